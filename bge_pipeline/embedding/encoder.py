@@ -1,0 +1,57 @@
+"""What the backfill asks of an encoder: two steps, so that tokenising can run beside encoding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_pipeline.embedding.space import EmbeddingSpace
+
+
+@dataclass(frozen=True)
+class TokenizedTexts:
+    """Texts ready for the encoder that tokenised them.
+
+    Attributes:
+        payload: the encoder's own representation; nobody else looks inside.
+        token_counts: int32 (n,), tokens that the encoder will read of each text.
+        truncated: bool (n,), whether the text was longer than the encoder reads.
+    """
+
+    payload: Any
+    token_counts: NDArray[np.int32]
+    truncated: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.token_counts)
+
+
+class Encoder(Protocol):
+    """Turns passages into vectors of one embedding space. Implementations are thread-safe."""
+
+    @property
+    def space(self) -> EmbeddingSpace:
+        """The embedding space of every vector this encoder returns."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where the arithmetic happens, for example `cpu` or `cuda:0`."""
+        ...
+
+    @property
+    def concurrent_calls(self) -> int:
+        """How many threads should call `encode` at once to keep the device busy."""
+        ...
+
+    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Tokenise passages; cheap beside `encode`, and safe to run in another thread."""
+        ...
+
+    def encode(self, tokens: TokenizedTexts) -> NDArray[np.float32]:
+        """Vectors float32 (n, dimensions), in the order of the texts, of unit length."""
+        ...

@@ -1,0 +1,176 @@
+"""Every knob of the project: read from the environment and `.env`, validated, immutable."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from bge_pipeline.errors import ConfigurationError
+
+PlainName = Annotated[str, Field(min_length=1, max_length=63)]
+"""A PostgreSQL identifier as it stands in the catalog, without quotes; at most 63 bytes."""
+
+
+class Settings(BaseSettings):
+    """The whole configuration. The environment variable of a field is its name in capitals."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    # Where the data is
+    database_url: SecretStr | None = Field(
+        None, description="PostgreSQL URL of the application's database; unset: the embedded PostgreSQL"
+    )
+    bge_pipeline_home: Path = Field(
+        Path(".bge-pipeline"), description="folder for the embedded PostgreSQL, converted models and Dagster's home"
+    )
+    target_schema: PlainName = Field("public", description="schema of the target table")
+    target_table: PlainName = Field("segments", description="the table whose embedding column changes")
+    target_id_column: PlainName = Field("id", description="integer or UUID column with a unique index")
+    target_text_column: PlainName = Field("text", description="the column whose text is embedded")
+    target_embedding_column: PlainName = Field("embedding", description="the pgvector column that search reads")
+
+    # What makes the new vectors
+    embedding_provider: Literal["local", "openai"] = Field(
+        "local", description="local: a model on this machine; openai: an OpenAI-compatible endpoint (legacy interface only)"
+    )
+    embedding_model: str = Field(
+        "BAAI/bge-small-en-v1.5",
+        min_length=1,
+        description="hub name, local folder, `bundled` (all-MiniLM-L6-v2 from the extra `embedded`) or "
+        "`hashing` (deterministic lexical vectors, for rehearsals)",
+    )
+    embedding_dimensions: int = Field(384, ge=1, le=16_000, description="dimensions the new column holds")
+    embedding_device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda, cuda:1 ...")
+    embedding_backend: Literal["auto", "torch", "openvino"] = Field("auto", description="library that runs the model")
+    embedding_precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
+        "auto", description="arithmetic of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"
+    )
+    embedding_batch_size: int = Field(256, ge=1, description="most texts in one forward pass")
+    embedding_api_url: str = Field("https://api.openai.com/v1", description="base URL for EMBEDDING_PROVIDER=openai")
+    embedding_api_key: SecretStr | None = Field(None, description="key for EMBEDDING_PROVIDER=openai")
+
+    # Search and reranking
+    enable_reranker: bool = Field(False, description="rerank candidates with a cross-encoder")
+    reranker_model: str = Field("BAAI/bge-reranker-large", min_length=1, description="hub name or local folder")
+    rerank_top_k: int = Field(200, ge=1, description="candidates fetched from pgvector for the reranker")
+    return_top_k: int = Field(20, ge=1, description="results returned")
+    rerank_batch_size: int = Field(64, ge=1, description="query-document pairs in one forward pass")
+
+    # Backfill
+    partition_rows: int = Field(50_000, ge=1, description="rows in one id range, that is one Dagster partition")
+    backfill_batch_rows: int = Field(1_000, ge=1, le=100_000, description="rows in one read, one COPY and one commit")
+    backfill_max_attempts: int = Field(3, ge=1, description="attempts of a batch on transient errors")
+
+    # Index and swap
+    index_method: Literal["ivfflat", "hnsw"] = Field("ivfflat", description="kind of the new vector index")
+    index_element: Literal["vector", "halfvec"] = Field("vector", description="what the index stores: float32 or float16")
+    index_lists: int | None = Field(None, ge=1, le=32_768, description="IVFFlat lists; unset: rows/1000, above 1M rows sqrt(rows)")
+    index_m: int = Field(16, ge=2, le=100, description="HNSW connections per layer")
+    index_ef_construction: int = Field(64, ge=4, le=1_000, description="HNSW candidate list while building")
+    index_max_memory_mb: int | None = Field(None, ge=1, description="ceiling for maintenance_work_mem in the build's session")
+    old_index: Literal["drop", "keep"] = Field(
+        "drop", description="drop: the old ANN index goes in expand (fast backfill, slow search meanwhile); keep: it stays"
+    )
+    old_embedding: Literal["keep", "drop"] = Field("keep", description="what the swap does with the old vectors")
+    dependents: Literal["refuse", "ignore"] = Field(
+        "refuse", description="swap when views, policies or the like still depend on the old column"
+    )
+    swap_max_pending_rows: int = Field(0, ge=0, description="rows that may still be pending when the columns are exchanged")
+    lock_timeout_ms: int = Field(500, ge=1, le=60_000, description="longest wait for a strong lock, per attempt")
+    lock_max_attempts: int = Field(20, ge=1, description="attempts to get a strong lock, with backoff between them")
+
+    # Dagster
+    max_partition_attempts: int = Field(3, ge=1, description="runs of one partition before the sensor gives up on it")
+    retry_backoff_seconds: int = Field(60, ge=0, description="wait before the first rerun of a failed partition; doubles")
+
+    # The vectors that are there today
+    legacy_model: str = Field("Alibaba-NLP/gte-Qwen2-1.5B-instruct", description="name shown for the old vectors")
+    legacy_dimensions: int = Field(1_536, ge=1, description="dimensions of the old vectors, where no database can be asked")
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        expected = "expected postgresql://user:password@host:5432/database"
+        try:
+            url = make_url(value.get_secret_value())
+        except ArgumentError:
+            raise ValueError(expected) from None
+        if url.get_backend_name() not in ("postgres", "postgresql"):
+            raise ValueError(f"{expected}, got a URL for {url.get_backend_name()}")
+        return value
+
+    @field_validator("target_schema", "target_table", "target_id_column", "target_text_column", "target_embedding_column")
+    @classmethod
+    def _fits_an_identifier(cls, value: str) -> str:
+        if len(value.encode()) > 63 or "\0" in value:
+            raise ValueError("expected a PostgreSQL identifier of at most 63 bytes, without quotes")
+        return value
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Settings:
+        columns = [self.target_id_column, self.target_text_column, self.target_embedding_column]
+        if len(set(columns)) < 3:
+            raise ValueError(
+                "expected three different columns in TARGET_ID_COLUMN, TARGET_TEXT_COLUMN and TARGET_EMBEDDING_COLUMN, "
+                f"got {', '.join(columns)}"
+            )
+        if self.index_element == "vector" and self.embedding_dimensions > 2_000:
+            raise ValueError(
+                f"EMBEDDING_DIMENSIONS: pgvector indexes at most 2,000 dimensions as vector, got {self.embedding_dimensions}; "
+                "set INDEX_ELEMENT=halfvec for up to 4,000"
+            )
+        if self.index_element == "halfvec" and self.embedding_dimensions > 4_000:
+            raise ValueError(f"EMBEDDING_DIMENSIONS: pgvector indexes at most 4,000 dimensions, got {self.embedding_dimensions}")
+        if self.return_top_k > self.rerank_top_k:
+            raise ValueError(f"RETURN_TOP_K ({self.return_top_k}): expected at most RERANK_TOP_K ({self.rerank_top_k})")
+        return self
+
+    @property
+    def home(self) -> Path:
+        """The data folder as an absolute path."""
+        return self.bge_pipeline_home.expanduser().resolve()
+
+
+_SECRET_FIELDS = frozenset({"database_url", "embedding_api_key"})
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment and `.env`, `overrides` winning.
+
+    Raises:
+        ConfigurationError: names each variable at fault, what it held and what it may hold.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error), next_step="correct the variable in the environment or in .env") from None
+
+
+@lru_cache(maxsize=1)
+def settings_from_env() -> Settings:
+    """The process-wide settings, read once."""
+    return load_settings()
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False):
+        field = str(problem["loc"][0]) if problem["loc"] else None
+        message = problem["msg"].removeprefix("Value error, ")
+        if field is None:
+            lines.append(message)
+            continue
+        held = "" if field in _SECRET_FIELDS else f" (held {problem['input']!r})"
+        description = Settings.model_fields[field].description if field in Settings.model_fields else None
+        lines.append(f"{field.upper()}: {message}{held}" + (f". It is: {description}" if description else ""))
+    return "\n".join(lines)
