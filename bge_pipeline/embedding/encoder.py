@@ -55,3 +55,19 @@ class Encoder(Protocol):
     def encode(self, tokens: TokenizedTexts) -> NDArray[np.float32]:
         """Vectors float32 (n, dimensions), in the order of the texts, of unit length."""
         ...
+
+
+class QueryEncoder(Encoder, Protocol):
+    """What EmbeddingsService asks on top: queries, a ceiling on the batch, and an end."""
+
+    def tokenize_queries(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Tokenise search queries, with the model's query prompt where it has one."""
+        ...
+
+    def encode(self, tokens: TokenizedTexts, *, batch_size: int | None = None) -> NDArray[np.float32]:
+        """As `Encoder.encode`, with at most `batch_size` texts in one forward pass."""
+        ...
+
+    def close(self) -> None:
+        """Release the model and the device's memory."""
+        ...

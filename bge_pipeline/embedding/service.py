@@ -1,0 +1,139 @@
+"""EmbeddingsService: the one object through which everything else turns text into vectors."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_pipeline.embedding.encoder import QueryEncoder, TokenizedTexts
+from bge_pipeline.embedding.loading import CalibrationTexts, load_encoder
+from bge_pipeline.embedding.space import EmbeddingSpace
+from bge_pipeline.errors import ConfigurationError
+from bge_pipeline.settings import Settings, settings_from_env
+
+_WINDOW_TEXTS = 4_096
+"""Texts tokenised and sorted by length together."""
+
+
+class EmbeddingsService:
+    """Embeds passages and queries, and reranks, with the models that the settings name. Thread-safe.
+
+    `init_from_env` gives the process-wide instance; `from_settings` makes one of its own.
+
+    Attributes:
+        encoder: the passage encoder; the backfill drives its `tokenize` and `encode` itself.
+    """
+
+    _instance: EmbeddingsService | None = None
+    _instance_lock = threading.Lock()
+
+    def __init__(self, encoder: QueryEncoder, settings: Settings) -> None:
+        self.encoder = encoder
+        self._settings = settings
+
+    @classmethod
+    def init_from_env(cls, settings: Settings | None = None) -> EmbeddingsService:
+        """The process-wide service, made by the first call and shared by all later ones.
+
+        Args:
+            settings: in place of those from the environment.
+
+        Raises:
+            ConfigurationError: the model does not have EMBEDDING_DIMENSIONS dimensions, or a service with other
+                settings is in use already.
+            ModelUnavailable: the model or the library that runs it cannot be loaded.
+        """
+        with cls._instance_lock:
+            if cls._instance is None:
+                cls._instance = cls.from_settings(settings or settings_from_env())
+            elif settings is not None and _model_settings(settings) != _model_settings(cls._instance._settings):
+                raise ConfigurationError(
+                    "expected the settings that the process-wide EmbeddingsService was made with, got others",
+                    next_step="call shutdown() on it first, or use EmbeddingsService.from_settings(settings)",
+                )
+            return cls._instance
+
+    @classmethod
+    def from_settings(cls, settings: Settings, calibration_texts: CalibrationTexts | None = None) -> EmbeddingsService:
+        """A service of its own, not shared with anybody.
+
+        Args:
+            calibration_texts: gives texts like those to be embedded, for EMBEDDING_PRECISION=int8; asked only when no
+                quantised model is cached yet.
+        """
+        return cls(load_encoder(settings, calibration_texts), settings)
+
+    @property
+    def space(self) -> EmbeddingSpace:
+        """The embedding space of every vector this service returns."""
+        return self.encoder.space
+
+    @property
+    def dimensions(self) -> int:
+        """Length of a vector."""
+        return self.encoder.space.dimensions
+
+    @property
+    def device(self) -> str:
+        """Where the arithmetic happens, for example `cpu` or `cuda:0`."""
+        return self.encoder.device
+
+    def encode_texts(self, texts: Sequence[str], batch_size: int | None = None) -> NDArray[np.float32]:
+        """Vectors float32 (n, dimensions) of passages, in order, of unit length; (0, dimensions) for no texts.
+
+        Args:
+            batch_size: most texts in one forward pass; EMBEDDING_BATCH_SIZE when not given. Fewer go together where
+                texts are long.
+
+        Raises:
+            EncodingError: the model failed on these texts.
+        """
+        batch_size = batch_size or self._settings.embedding_batch_size
+        vectors = np.empty((len(texts), self.dimensions), np.float32)
+        windows = (
+            (first, self.encoder.tokenize(texts[first : first + _WINDOW_TEXTS]))
+            for first in range(0, len(texts), _WINDOW_TEXTS)
+        )
+        for first, window in self._encode_concurrently(windows, batch_size):
+            vectors[first : first + len(window)] = window
+        return vectors
+
+    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors float32 (n, dimensions) of search queries, with the model's query prompt."""
+        return self.encoder.encode(self.encoder.tokenize_queries(texts), batch_size=self._settings.embedding_batch_size)
+
+    def shutdown(self) -> None:
+        """Release models and device memory; the next `init_from_env` makes a new service."""
+        cls = type(self)
+        with cls._instance_lock:
+            if cls._instance is self:
+                cls._instance = None
+        self.encoder.close()
+
+    def _encode_concurrently(
+        self, windows: Iterator[tuple[int, TokenizedTexts]], batch_size: int
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Encode windows on as many threads as the device wants, while the next one is being tokenised here."""
+        with ThreadPoolExecutor(self.encoder.concurrent_calls) as pool:
+            under_way: deque[tuple[int, Future[NDArray[np.float32]]]] = deque()
+            for first, tokens in windows:
+                under_way.append((first, pool.submit(self.encoder.encode, tokens, batch_size=batch_size)))
+                if len(under_way) > self.encoder.concurrent_calls:
+                    done, future = under_way.popleft()
+                    yield done, future.result()
+            for done, future in under_way:
+                yield done, future.result()
+
+
+def _model_settings(settings: Settings) -> dict[str, object]:
+    """The settings that decide which models are loaded and how."""
+    return {
+        name: value
+        for name, value in settings.model_dump().items()
+        if name.startswith(("embedding_", "rerank")) or name == "enable_reranker"
+    }
