@@ -1,0 +1,1 @@
+"""The sample corpus, its questions, and the embedded PostgreSQL."""
