@@ -87,11 +87,12 @@ def corpus_rows() -> int:
 
 @lru_cache(maxsize=1)
 def _corpus() -> tuple[Segment, ...]:
-    seen: set[str] = set()
+    seen_passages: set[str] = set()
+    seen_texts: set[str] = set()
     found: list[Segment] = []
     for video_id, documents in _documents_by_source():
-        texts = [text for text in dict.fromkeys(pack(_unseen(documents, seen))) if text not in seen]
-        seen.update(texts)
+        texts = [text for text in dict.fromkeys(pack(_unseen(documents, seen_passages))) if text not in seen_texts]
+        seen_texts.update(texts)
         found += _spoken(video_id, texts)
     return tuple(found)
 

@@ -62,8 +62,8 @@ def passages(document: str, label: str = "") -> list[Passage]:
         if _is_label(body):
             label = _LABEL.match(body).group().split("(")[0]  # type: ignore[union-attr]
         elif _is_prose(body):
-            text = _without_markup(f"{label}: {body}" if label else body)
-            sentences = split_sentences(text if text.endswith((".", "!", "?", ":", ")")) else f"{text}.")
+            text = _without_markup(f"{label}: {body}" if label else body).rstrip(",;")
+            sentences = split_sentences(text if text.endswith((".", "!", "?", ":")) else f"{text}.")
             found.append(Passage(tuple(sentences)))
             label = ""
     return found
