@@ -61,7 +61,7 @@ def passages(document: str, label: str = "") -> list[Passage]:
         body = _without_examples(textwrap.dedent(block)).strip()
         if _is_label(body):
             label = _LABEL.match(body).group().split("(")[0]  # type: ignore[union-attr]
-        elif _is_prose(body):
+        elif _is_prose(body) or (label and _is_summary(body)):
             text = _without_markup(f"{label}: {body}" if label else body).rstrip(",;")
             sentences = split_sentences(text if text.endswith((".", "!", "?", ":")) else f"{text}.")
             found.append(Passage(tuple(sentences)))
@@ -145,16 +145,26 @@ def _is_label(block: str) -> bool:
 
 def _is_prose(block: str) -> bool:
     """Whether most of the block is English words with English function words between them."""
-    if _NOT_PROSE.search(block):
-        return False
     words = [word.strip(_PUNCTUATION) for word in block.split()]
-    names = sum(all(part.isidentifier() for part in word.split(".")) for word in words)
     functional = sum(word.lower() in _FUNCTION_WORDS for word in words)
-    symbols = sum(character in "=<>{}[]|\\%+" for character in block)
-    is_sentence = block[:1].isupper() and block.endswith((".", ":", "!", "?", ")"))
     return (
         len(words) >= 4
-        and names >= 0.6 * len(words)
-        and functional >= (1 if is_sentence else max(1, 0.1 * len(words)))
-        and symbols <= 0.04 * len(block)
+        and functional >= (1 if _is_sentence(block) else max(1, 0.1 * len(words)))
+        and _is_wordy(block, words, symbols_share=0.04)
     )
+
+
+def _is_summary(block: str) -> bool:
+    """Whether the block is the short sentence that a docstring begins with: names and symbols are welcome."""
+    words = [word.strip(_PUNCTUATION) for word in block.split()]
+    return len(words) >= 2 and _is_sentence(block) and _is_wordy(block, words, symbols_share=0.1)
+
+
+def _is_sentence(block: str) -> bool:
+    return block[:1].isupper() and block.endswith((".", ":", "!", "?", ")"))
+
+
+def _is_wordy(block: str, words: list[str], *, symbols_share: float) -> bool:
+    names = sum(all(part.isidentifier() for part in word.split(".")) for word in words)
+    symbols = sum(character in "=<>{}[]|\\%+" for character in block)
+    return names >= 0.6 * len(words) and symbols <= symbols_share * len(block) and not _NOT_PROSE.search(block)
