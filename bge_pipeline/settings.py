@@ -39,7 +39,8 @@ class Settings(BaseSettings):
 
     # What makes the new vectors
     embedding_provider: Literal["local", "openai"] = Field(
-        "local", description="local: a model on this machine; openai: an OpenAI-compatible endpoint (legacy interface only)"
+        "local",
+        description="local: a model on this machine; openai: an OpenAI-compatible endpoint (legacy interface only)",
     )
     embedding_model: str = Field(
         "BAAI/bge-small-en-v1.5",
@@ -48,7 +49,9 @@ class Settings(BaseSettings):
         "`hashing` (deterministic lexical vectors, for rehearsals)",
     )
     embedding_dimensions: int = Field(384, ge=1, le=16_000, description="dimensions the new column holds")
-    embedding_device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda, cuda:1 ...")
+    embedding_device: str = Field(
+        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda, cuda:1 ..."
+    )
     embedding_backend: Literal["auto", "torch", "openvino"] = Field("auto", description="library that runs the model")
     embedding_precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
         "auto", description="arithmetic of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"
@@ -71,29 +74,42 @@ class Settings(BaseSettings):
 
     # Index and swap
     index_method: Literal["ivfflat", "hnsw"] = Field("ivfflat", description="kind of the new vector index")
-    index_element: Literal["vector", "halfvec"] = Field("vector", description="what the index stores: float32 or float16")
-    index_lists: int | None = Field(None, ge=1, le=32_768, description="IVFFlat lists; unset: rows/1000, above 1M rows sqrt(rows)")
+    index_element: Literal["vector", "halfvec"] = Field(
+        "vector", description="what the index stores: float32 or float16"
+    )
+    index_lists: int | None = Field(
+        None, ge=1, le=32_768, description="IVFFlat lists; unset: rows/1000, above 1M rows sqrt(rows)"
+    )
     index_m: int = Field(16, ge=2, le=100, description="HNSW connections per layer")
     index_ef_construction: int = Field(64, ge=4, le=1_000, description="HNSW candidate list while building")
-    index_max_memory_mb: int | None = Field(None, ge=1, description="ceiling for maintenance_work_mem in the build's session")
+    index_max_memory_mb: int | None = Field(
+        None, ge=1, description="ceiling for maintenance_work_mem in the build's session"
+    )
     old_index: Literal["drop", "keep"] = Field(
-        "drop", description="drop: the old ANN index goes in expand (fast backfill, slow search meanwhile); keep: it stays"
+        "drop",
+        description="drop: the old ANN index goes in expand (fast backfill, slow search meanwhile); keep: it stays",
     )
     old_embedding: Literal["keep", "drop"] = Field("keep", description="what the swap does with the old vectors")
     dependents: Literal["refuse", "ignore"] = Field(
         "refuse", description="swap when views, policies or the like still depend on the old column"
     )
-    swap_max_pending_rows: int = Field(0, ge=0, description="rows that may still be pending when the columns are exchanged")
+    swap_max_pending_rows: int = Field(
+        0, ge=0, description="rows that may still be pending when the columns are exchanged"
+    )
     lock_timeout_ms: int = Field(500, ge=1, le=60_000, description="longest wait for a strong lock, per attempt")
     lock_max_attempts: int = Field(20, ge=1, description="attempts to get a strong lock, with backoff between them")
 
     # Dagster
     max_partition_attempts: int = Field(3, ge=1, description="runs of one partition before the sensor gives up on it")
-    retry_backoff_seconds: int = Field(60, ge=0, description="wait before the first rerun of a failed partition; doubles")
+    retry_backoff_seconds: int = Field(
+        60, ge=0, description="wait before the first rerun of a failed partition; doubles"
+    )
 
     # The vectors that are there today
     legacy_model: str = Field("Alibaba-NLP/gte-Qwen2-1.5B-instruct", description="name shown for the old vectors")
-    legacy_dimensions: int = Field(1_536, ge=1, description="dimensions of the old vectors, where no database can be asked")
+    legacy_dimensions: int = Field(
+        1_536, ge=1, description="dimensions of the old vectors, where no database can be asked"
+    )
 
     @field_validator("database_url")
     @classmethod
@@ -109,7 +125,9 @@ class Settings(BaseSettings):
             raise ValueError(f"{expected}, got a URL for {url.get_backend_name()}")
         return value
 
-    @field_validator("target_schema", "target_table", "target_id_column", "target_text_column", "target_embedding_column")
+    @field_validator(
+        "target_schema", "target_table", "target_id_column", "target_text_column", "target_embedding_column"
+    )
     @classmethod
     def _fits_an_identifier(cls, value: str) -> str:
         if len(value.encode()) > 63 or "\0" in value:
@@ -130,7 +148,9 @@ class Settings(BaseSettings):
                 "set INDEX_ELEMENT=halfvec for up to 4,000"
             )
         if self.index_element == "halfvec" and self.embedding_dimensions > 4_000:
-            raise ValueError(f"EMBEDDING_DIMENSIONS: pgvector indexes at most 4,000 dimensions, got {self.embedding_dimensions}")
+            raise ValueError(
+                f"EMBEDDING_DIMENSIONS: pgvector indexes at most 4,000 dimensions, got {self.embedding_dimensions}"
+            )
         if self.return_top_k > self.rerank_top_k:
             raise ValueError(f"RETURN_TOP_K ({self.return_top_k}): expected at most RERANK_TOP_K ({self.rerank_top_k})")
         return self
@@ -153,7 +173,9 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        raise ConfigurationError(_explain(error), next_step="correct the variable in the environment or in .env") from None
+        raise ConfigurationError(
+            _explain(error), next_step="correct the variable in the environment or in .env"
+        ) from None
 
 
 @lru_cache(maxsize=1)

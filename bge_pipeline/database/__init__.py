@@ -1,0 +1,1 @@
+"""PostgreSQL. Knows no model and no Dagster."""

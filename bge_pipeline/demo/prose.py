@@ -23,7 +23,7 @@ _MARKUP = (
     (re.compile(r"(\w-)\n\s*(?=[a-z])"), r"\1"),  # the reference wraps at hyphens
     (re.compile(r":[a-z]+(?::[a-z]+)?:`~?([^`<]+?)(?:\s*<[^`]*>)?`"), r"\1"),
     (re.compile(r"``?([^`]+)``?_?"), r"\1"),
-    (re.compile(r"(?<![\w*])\*\*?([A-Za-z_][^*]{0,200}?)(?<=\S)\*\*?(?![\w*])"), r"\1"),
+    (re.compile(r"(?<![\w*\"'`])\*\*?([A-Za-z_][^*]{0,200}?)(?<=\S)\*\*?(?![\w*])"), r"\1"),
     (re.compile(r"^\s*[:@](?:param|arg|raises?|type|keyword|ivar|cvar)\s+([^:]+):", re.MULTILINE), r"\1:"),
     (re.compile(r"^\s*[:@](returns?|rtype):", re.MULTILINE), r"\1:"),
     (re.compile(r"^\s*(?:[*+-]|\d{1,2}[.)]|\(\d\))\s+", re.MULTILINE), ""),

@@ -57,7 +57,9 @@ class EmbeddingSpace:
     def differences(self, other: EmbeddingSpace) -> list[str]:
         """The fields of the identity that differ, as `field: ours != theirs`."""
         theirs = other.identity
-        return [f"{name}: {value!r} != {theirs[name]!r}" for name, value in self.identity.items() if value != theirs[name]]
+        return [
+            f"{name}: {value!r} != {theirs[name]!r}" for name, value in self.identity.items() if value != theirs[name]
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """The space as plain JSON values."""

@@ -1,0 +1,75 @@
+"""PostgreSQL's binary COPY format from NumPy arrays, without a Python loop over rows.
+
+Format: https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format"; the vector's own layout is
+`vector_send` in pgvector: dim int16, unused int16, then big-endian float32s.
+"""
+
+from __future__ import annotations
+
+import io
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_pipeline.database.catalog import IdKind
+
+_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_TRAILER = b"\xff\xff"
+
+
+def staged_vectors(
+    id_kind: IdKind, ids: Sequence[Any], versions: Sequence[int], vectors: NDArray[np.float32]
+) -> io.BytesIO:
+    """Rows `(id bigint | uuid, version xid, vector vector)` as a binary COPY stream.
+
+    Args:
+        id_kind: `integer` or `uuid`.
+        ids: n integers, or n UUIDs as strings.
+        versions: n row versions.
+        vectors: float32 (n, dimensions).
+    """
+    n, dimensions = vectors.shape
+    id_type = ">i8" if id_kind == "integer" else "V16"
+    rows = np.zeros(
+        n,
+        dtype=[
+            ("fields", ">i2"),
+            ("id_length", ">i4"),
+            ("id", id_type),
+            ("version_length", ">i4"),
+            ("version", ">u4"),
+            ("vector_length", ">i4"),
+            ("dimensions", ">i2"),
+            ("unused", ">i2"),
+            ("values", ">f4", (dimensions,)),
+        ],
+    )
+    rows["fields"] = 3
+    rows["id_length"] = rows["id"].itemsize
+    rows["id"] = ids if id_kind == "integer" else np.frombuffer(b"".join(uuid.UUID(i).bytes for i in ids), dtype="V16")
+    rows["version_length"] = 4
+    rows["version"] = versions
+    rows["vector_length"] = 4 + 4 * dimensions
+    rows["dimensions"] = dimensions
+    rows["values"] = vectors
+    return io.BytesIO(_HEADER + rows.tobytes() + _TRAILER)
+
+
+def copy_stream(rows: Iterable[Sequence[bytes]]) -> io.BytesIO:
+    """Rows of fields, each already in its type's binary form, as a binary COPY stream."""
+    parts = [_HEADER]
+    for row in rows:
+        parts.append(len(row).to_bytes(2, "big"))
+        for value in row:
+            parts += (len(value).to_bytes(4, "big"), value)
+    parts.append(_TRAILER)
+    return io.BytesIO(b"".join(parts))
+
+
+def vector_fields(vectors: NDArray[np.float32]) -> list[bytes]:
+    """Each row of float32 (n, dimensions) in the binary form of a `vector` field."""
+    prefix = vectors.shape[1].to_bytes(2, "big") + bytes(2)
+    return [prefix + row.tobytes() for row in vectors.astype(">f4")]

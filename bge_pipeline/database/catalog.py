@@ -1,0 +1,158 @@
+"""The target table as PostgreSQL's catalog describes it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import Connection, text
+
+from bge_pipeline.database.notes import ColumnNote
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.errors import TargetTableError
+
+VECTOR_TYPES = ("vector", "halfvec", "sparsevec", "bit")
+IdKind = Literal["integer", "uuid"]
+_ID_KINDS: dict[str, IdKind] = {"smallint": "integer", "integer": "integer", "bigint": "integer", "uuid": "uuid"}
+
+_TABLE = """
+SELECT c.oid, c.relkind, GREATEST(c.reltuples, 0)::bigint AS estimated_rows
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = :schema AND c.relname = :table
+"""
+_COLUMNS = """
+SELECT a.attname AS name, a.attnum AS number, t.typname AS type_name,
+       format_type(a.atttypid, a.atttypmod) AS full_type, a.attnotnull AS not_null,
+       a.attgenerated <> '' AS generated, col_description(a.attrelid, a.attnum) AS comment
+FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+WHERE a.attrelid = :oid AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum
+"""
+_IS_UNIQUE = """
+SELECT EXISTS (
+  SELECT FROM pg_index
+  WHERE indrelid = :oid AND indisunique AND indisvalid AND indnkeyatts = 1 AND indkey[0] = :number
+    AND indpred IS NULL AND indexprs IS NULL)
+"""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the target table; `dimensions` is None for a column that is not a vector of fixed length."""
+
+    name: str
+    number: int
+    type_name: str
+    full_type: str
+    not_null: bool
+    generated: bool
+    comment: str | None
+
+    @property
+    def note(self) -> ColumnNote | None:
+        """What this project wrote in the column's comment."""
+        return ColumnNote.from_comment(self.comment)
+
+    @property
+    def dimensions(self) -> int | None:
+        """The length in `vector(1536)`."""
+        match = re.search(r"\((\d+)\)$", self.full_type)
+        return int(match.group(1)) if match and self.type_name in VECTOR_TYPES else None
+
+
+@dataclass(frozen=True)
+class TableDescription:
+    """The target table: its columns by name, the kind of its ids, the planner's estimate of its rows."""
+
+    target: TargetTable
+    oid: int
+    estimated_rows: int
+    columns: dict[str, Column]
+    id_kind: IdKind
+
+    @property
+    def embedding(self) -> Column:
+        """The column that search reads."""
+        return self.columns[self.target.embedding_column]
+
+    def with_role(self, role: str) -> Column | None:
+        """The column whose note gives it `role`, or None."""
+        return next((column for column in self.columns.values() if column.note and column.note.role == role), None)
+
+
+def describe_table(connection: Connection, target: TargetTable) -> TableDescription:
+    """The target table, checked for the shape that a migration needs.
+
+    Raises:
+        TargetTableError: names what is missing or cannot be migrated, and what was expected.
+    """
+    _check_extension(connection)
+    row = connection.execute(text(_TABLE), {"schema": target.schema, "table": target.table}).one_or_none()
+    if row is None:
+        raise TargetTableError(
+            f"the target table {target} does not exist",
+            state="nothing was changed",
+            next_step="set TARGET_SCHEMA and TARGET_TABLE to the table to migrate (plain names, without quotes)",
+        )
+    if row.relkind != "r":
+        kinds = {"v": "a view", "m": "a materialized view", "p": "a partitioned table", "f": "a foreign table"}
+        raise TargetTableError(
+            f"{target} is {kinds.get(row.relkind, 'not a table')}: expected an ordinary table",
+            state="nothing was changed",
+            next_step="for a partitioned table, migrate each partition by its own name" if row.relkind == "p" else None,
+        )
+    columns = {r.name: Column(**r._mapping) for r in connection.execute(text(_COLUMNS), {"oid": row.oid})}  # noqa: SLF001
+    _check_columns(target, columns)
+    identifier = columns[target.id_column]
+    if not connection.execute(text(_IS_UNIQUE), {"oid": row.oid, "number": identifier.number}).scalar_one():
+        raise TargetTableError(
+            f"TARGET_ID_COLUMN {target.id_column!r} of {target} has no unique index of its own: expected a primary key "
+            "or a unique index on that column alone",
+            state="nothing was changed",
+        )
+    return TableDescription(target, row.oid, row.estimated_rows, columns, _ID_KINDS[identifier.full_type])
+
+
+def _check_extension(connection: Connection) -> None:
+    if connection.execute(text("SELECT 1 FROM pg_extension WHERE extname = 'vector'")).one_or_none() is None:
+        raise TargetTableError(
+            "the extension pgvector is not installed in this database",
+            state="nothing was changed",
+            next_step="CREATE EXTENSION vector;",
+        )
+
+
+def _check_columns(target: TargetTable, columns: dict[str, Column]) -> None:
+    wanted = {
+        "TARGET_ID_COLUMN": target.id_column,
+        "TARGET_TEXT_COLUMN": target.text_column,
+        "TARGET_EMBEDDING_COLUMN": target.embedding_column,
+    }
+    missing = [f"{variable} {name!r}" for variable, name in wanted.items() if name not in columns]
+    if missing:
+        raise TargetTableError(
+            f"{target} has no {', no '.join(missing)}; its columns are {', '.join(columns)}",
+            state="nothing was changed",
+        )
+    identifier, source, embedding = (columns[name] for name in wanted.values())
+    problem = None
+    if identifier.full_type not in _ID_KINDS:
+        problem = f"{identifier.name!r} is {identifier.full_type}: expected {', '.join(_ID_KINDS)} as id"
+    elif not re.match(r"text|character|citext", source.full_type):
+        problem = f"{source.name!r} is {source.full_type}: expected text, character varying or citext to embed"
+    elif source.generated:
+        problem = (
+            f"{source.name!r} is a generated column: a trigger cannot see it change; embed the column it is made of"
+        )
+    elif embedding.type_name not in VECTOR_TYPES:
+        problem = f"{embedding.name!r} is {embedding.full_type}: expected a pgvector column"
+    elif embedding.generated:
+        problem = f"{embedding.name!r} is a generated column: expected one that the application writes"
+    if problem:
+        raise TargetTableError(f"{target}: {problem}", state="nothing was changed")
+
+
+def pgvector_version(connection: Connection) -> str | None:
+    """Version of the installed extension, for example `0.8.5`."""
+    return connection.execute(text("SELECT extversion FROM pg_extension WHERE extname = 'vector'")).scalar_one_or_none()

@@ -1,0 +1,102 @@
+"""Connections: URL spellings, transactions, autocommit, and errors a person can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import OperationalError
+
+from bge_pipeline.database.embedded import start_embedded_postgres
+from bge_pipeline.errors import DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as PsycopgConnection
+
+    from bge_pipeline.settings import Settings
+
+# The vector type may live in a schema that is not on the role's path (`extensions` on Supabase).
+_FIND_VECTOR_SCHEMA = """
+SELECT set_config('search_path', current_setting('search_path') || ', ' || quote_ident(nspname), false)
+FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace
+WHERE extname = 'vector' AND NOT nspname = ANY (current_schemas(true))
+"""
+
+
+def normalise_url(url: str | URL) -> URL:
+    """The URL for psycopg2: `postgres://` and `postgresql://` name no driver, and SQLAlchemy 2.1 would take psycopg 3."""
+    if isinstance(url, str) and url.startswith("postgres:"):
+        url = "postgresql:" + url.removeprefix("postgres:")
+    return make_url(url).set(drivername="postgresql+psycopg2")
+
+
+class Database:
+    """One PostgreSQL database; safe to share between threads."""
+
+    def __init__(self, url: str | URL, *, application_name: str = "bge-pipeline") -> None:
+        self.url = normalise_url(url)
+        self.engine = create_engine(
+            self.url, pool_pre_ping=True, pool_size=4, connect_args={"application_name": application_name}
+        )
+        event.listen(self.engine, "connect", _add_vector_schema)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Database:
+        """The database of DATABASE_URL, or the embedded one."""
+        if settings.database_url is not None:
+            return cls(settings.database_url.get_secret_value())
+        return cls(start_embedded_postgres(settings.home / "postgres"))
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A connection in a transaction that is committed at the end and rolled back on any error."""
+        with self._reachable(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def autocommit(self) -> Iterator[Connection]:
+        """A connection without a transaction block, for CREATE INDEX CONCURRENTLY and single reads."""
+        with (
+            self._reachable(),
+            self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
+        ):
+            yield connection
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _reachable(self) -> Iterator[None]:
+        try:
+            yield
+        except OperationalError as error:
+            if not error.connection_invalidated and getattr(error.orig, "pgcode", None) is not None:
+                raise
+            raise DatabaseUnavailable(
+                f"cannot reach {self.url.render_as_string(hide_password=True)}: {str(error.orig).strip()}",
+                next_step="check DATABASE_URL and that the server takes connections, then run the same command again",
+            ) from error
+
+    def __str__(self) -> str:
+        return self.url.render_as_string(hide_password=True)
+
+
+def _add_vector_schema(connection: PsycopgConnection, _record: object) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(_FIND_VECTOR_SCHEMA)
+    connection.commit()
+
+
+def server_version(connection: Connection) -> int:
+    """PostgreSQL's version as `server_version_num`, for example 180004."""
+    return int(connection.execute(text("SHOW server_version_num")).scalar_one())

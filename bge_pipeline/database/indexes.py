@@ -1,0 +1,159 @@
+"""Vector indexes: which there are, how the new one should be made, and how much memory its build takes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Connection, TextClause, text
+
+from bge_pipeline.database.sql import sql
+from bge_pipeline.database.target import TargetTable
+
+MEBIBYTE = 1 << 20
+_EXACT_METHODS = ("btree", "hash", "gin", "gist", "spgist", "brin")
+
+_INDEXES_ON_COLUMN = """
+SELECT DISTINCT c.relname AS name, m.amname AS method, i.indisvalid AS valid, pg_get_indexdef(c.oid) AS definition,
+       pg_relation_size(c.oid) AS bytes
+FROM pg_depend d JOIN pg_index i ON i.indexrelid = d.objid JOIN pg_class c ON c.oid = i.indexrelid
+JOIN pg_am m ON m.oid = c.relam
+WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+  AND d.refobjid = :oid AND d.refobjsubid = :number
+ORDER BY 1
+"""
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index as the catalog has it."""
+
+    name: str
+    method: str
+    valid: bool
+    definition: str
+    bytes: int
+
+    @property
+    def is_vector_index(self) -> bool:
+        """Whether it answers nearest-neighbour queries (any access method that PostgreSQL itself does not ship)."""
+        return self.method not in _EXACT_METHODS
+
+
+@dataclass(frozen=True)
+class IndexPlan:
+    """How a vector index is to be built.
+
+    Attributes:
+        method: `ivfflat` or `hnsw`.
+        element: `vector` (float32) or `halfvec` (float16).
+        lists: IVFFlat lists, 0 for HNSW.
+        m, ef_construction: HNSW parameters, 0 for IVFFlat.
+        memory_bytes: what the build needs in maintenance_work_mem, estimated.
+        dimensions: of the column.
+    """
+
+    method: str
+    element: str
+    dimensions: int
+    lists: int
+    m: int
+    ef_construction: int
+    memory_bytes: int
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def plan_index(
+    rows: int,
+    dimensions: int,
+    *,
+    method: str,
+    element: str,
+    lists: int | None,
+    m: int,
+    ef_construction: int,
+    max_memory_bytes: int | None = None,
+) -> IndexPlan:
+    """The index for a table of `rows` rows.
+
+    IVFFlat lists follow pgvector's README: rows / 1000 up to 1M rows and sqrt(rows) above. With a memory ceiling
+    and no lists asked for, the lists are reduced until the k-means of the build fits under it.
+    """
+    if method == "hnsw":
+        memory = hnsw_memory_bytes(rows, dimensions, m, element)
+        return IndexPlan(method, element, dimensions, 0, m, ef_construction, memory)
+    wanted = lists or recommended_lists(rows)
+    if lists is None and max_memory_bytes is not None:
+        while wanted > 1 and ivfflat_memory_bytes(wanted, dimensions, element) > max_memory_bytes:
+            wanted = max(1, wanted * 9 // 10)
+    return IndexPlan(method, element, dimensions, wanted, 0, 0, ivfflat_memory_bytes(wanted, dimensions, element))
+
+
+def recommended_lists(rows: int) -> int:
+    """Lists by pgvector's rule: https://github.com/pgvector/pgvector#ivfflat."""
+    return max(1, rows // 1_000 if rows <= 1_000_000 else math.isqrt(rows))
+
+
+def ivfflat_memory_bytes(lists: int, dimensions: int, element: str) -> int:
+    """What pgvector's k-means asks of maintenance_work_mem: the sum of its allocations in `ElkanKmeans`, ivfkmeans.c."""
+    samples = max(lists * 50, 10_000)
+    item = _item_bytes(dimensions, element)
+    floats = samples * lists + samples + lists * lists + 2 * lists  # bounds, half distances, s, new distances
+    integers = samples + 2 * lists  # closest centers, center counts
+    aggregated = 4 * dimensions * lists
+    return (samples + 2 * lists) * item + 4 * floats + 4 * integers + aggregated + MEBIBYTE
+
+
+def hnsw_memory_bytes(rows: int, dimensions: int, m: int, element: str) -> int:
+    """An estimate of the graph that pgvector keeps in maintenance_work_mem while it builds (above it, it slows down).
+
+    Per row the value, an element of about 150 bytes and 24 bytes for each of its 2m neighbours on the ground layer
+    and of m on the layers above, of which a row has 1 / (m - 1) on average.
+    """
+    neighbours = 2 * m + m / max(1, m - 1)
+    return int(rows * (_item_bytes(dimensions, element) + 150 + 24 * neighbours)) + MEBIBYTE
+
+
+def _item_bytes(dimensions: int, element: str) -> int:
+    return 8 + dimensions * (2 if element == "halfvec" else 4)
+
+
+def indexes_on(connection: Connection, oid: int, column_number: int) -> list[Index]:
+    """Every index that depends on a column."""
+    rows = connection.execute(text(_INDEXES_ON_COLUMN), {"oid": oid, "number": column_number})
+    return [Index(row.name, row.method, row.valid, row.definition, row.bytes) for row in rows]
+
+
+def create_index_statement(target: TargetTable, column: str, name: str, plan: IndexPlan) -> TextClause:
+    """The statement that builds the index of `plan`, without blocking writers."""
+    key = "{column}" if plan.element == "vector" else "({column}::halfvec({dimensions}))"
+    options = (
+        f"lists = {plan.lists}"
+        if plan.method == "ivfflat"
+        else f"m = {plan.m}, ef_construction = {plan.ef_construction}"
+    )
+    return target.sql(
+        f"CREATE INDEX CONCURRENTLY {{index}} ON {{table}} USING {plan.method} "
+        f"({key} {plan.element}_cosine_ops) WITH ({options})",
+        index=name,
+        column=column,
+        dimensions=plan.dimensions,
+    )
+
+
+def drop_index(connection: Connection, schema: str, name: str) -> None:
+    """Drop an index without blocking the table; give an autocommit connection."""
+    connection.execute(sql("DROP INDEX CONCURRENTLY IF EXISTS {index}", index=(schema, name)))
+
+
+def index_is_valid(connection: Connection, schema: str, name: str) -> bool | None:
+    """Whether the index of that name is complete; None where there is none."""
+    statement = text(
+        "SELECT i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+        "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = :schema AND c.relname = :name"
+    )
+    return connection.execute(statement, {"schema": schema, "name": name}).scalar_one_or_none()

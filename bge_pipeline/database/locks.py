@@ -1,0 +1,69 @@
+"""Strong locks without a queue: a short lock_timeout, and another attempt after a pause."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from psycopg2.errors import DeadlockDetected, LockNotAvailable
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.errors import LockNotAcquired
+
+if TYPE_CHECKING:
+    from bge_pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+def in_short_transaction(
+    database: Database, settings: Settings, purpose: str, work: Callable[[Connection], Result]
+) -> Result:
+    """Run `work` in a transaction that gives up its wait for a lock after LOCK_TIMEOUT_MS, and try again.
+
+    A statement that waits for a strong lock makes every later query of the application wait behind it. So the wait
+    is short, the whole transaction is rolled back, and the pause between attempts grows.
+
+    Raises:
+        LockNotAcquired: LOCK_MAX_ATTEMPTS attempts ran out; nothing was changed.
+    """
+
+    def attempt() -> Result:
+        with database.transaction() as connection:
+            connection.execute(
+                text("SELECT set_config('lock_timeout', :value, true)"), {"value": f"{settings.lock_timeout_ms}ms"}
+            )
+            return work(connection)
+
+    def report(state: RetryCallState) -> None:
+        logger.info(
+            "%s: the table is busy, attempt %d of %d", purpose, state.attempt_number, settings.lock_max_attempts
+        )
+
+    retrying = Retrying(
+        retry=retry_if_exception(is_lock_conflict),
+        stop=stop_after_attempt(settings.lock_max_attempts),
+        wait=wait_random_exponential(multiplier=0.1, max=5),
+        before_sleep=report,
+        reraise=True,
+    )
+    try:
+        return retrying(attempt)
+    except DBAPIError as error:
+        if not is_lock_conflict(error):
+            raise
+        raise LockNotAcquired(
+            f"{purpose}: could not lock the table within {settings.lock_timeout_ms} ms, {settings.lock_max_attempts} times",
+            state="nothing was changed by this step",
+            next_step="run the same command again when long transactions on the table have ended, or raise LOCK_TIMEOUT_MS",
+        ) from error
+
+
+def is_lock_conflict(error: BaseException) -> bool:
+    """Whether the statement failed only because somebody else holds the lock."""
+    return isinstance(error, DBAPIError) and isinstance(error.orig, (LockNotAvailable, DeadlockDetected))

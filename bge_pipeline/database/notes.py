@@ -1,0 +1,80 @@
+"""What a column says about itself: JSON in `COMMENT ON COLUMN`, which survives renames and pg_dump."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from sqlalchemy import TextClause
+
+from bge_pipeline.database.sql import with_values
+from bge_pipeline.database.target import TargetTable
+
+_KEY = "bge_pipeline"
+
+Role = Literal["legacy", "new", "current", "previous"]
+
+
+@dataclass(frozen=True)
+class ColumnNote:
+    """The part a column plays in a migration.
+
+    Attributes:
+        role: `legacy` is what search read before any migration, `new` is being filled, `current` is what search reads
+            after the swap, `previous` is kept for the way back.
+        space: the embedding space of the vectors, as plain JSON; None where nobody recorded it.
+        dropped_indexes: definitions of the old ANN indexes that expand dropped, for the way back.
+        not_null: whether the column was NOT NULL before the swap made it optional.
+        comment: the comment that the column had before, kept word for word.
+    """
+
+    role: Role
+    space: dict[str, Any] | None = None
+    dropped_indexes: tuple[str, ...] = ()
+    not_null: bool = False
+    comment: str | None = None
+
+    def with_role(self, role: Role) -> ColumnNote:
+        """The same note for another role."""
+        return replace(self, role=role)
+
+    def as_comment(self) -> str:
+        """The note as the text of a column comment."""
+        note: dict[str, Any] = {"role": self.role, "space": self.space}
+        if self.dropped_indexes:
+            note["dropped_indexes"] = list(self.dropped_indexes)
+        if self.not_null:
+            note["not_null"] = True
+        if self.comment is not None:
+            note["comment"] = self.comment
+        return json.dumps({_KEY: note}, ensure_ascii=False)
+
+    @classmethod
+    def from_comment(cls, comment: str | None) -> ColumnNote | None:
+        """The note in a column comment, or None where the comment is not one of ours."""
+        if comment is None or _KEY not in comment:
+            return None
+        try:
+            note = json.loads(comment)[_KEY]
+        except (ValueError, KeyError, TypeError):
+            return None
+        return cls(
+            role=note["role"],
+            space=note.get("space"),
+            dropped_indexes=tuple(note.get("dropped_indexes", ())),
+            not_null=bool(note.get("not_null", False)),
+            comment=note.get("comment"),
+        )
+
+
+def note_statement(target: TargetTable, column: str, note: ColumnNote) -> TextClause:
+    """The statement that writes the note as the column's comment."""
+    return comment_statement(target, column, note.as_comment())
+
+
+def comment_statement(target: TargetTable, column: str, comment: str | None) -> TextClause:
+    """The statement that sets or, with None, removes a column's comment."""
+    if comment is None:
+        return target.sql("COMMENT ON COLUMN {table}.{column} IS NULL", column=column)
+    return with_values(target.sql("COMMENT ON COLUMN {table}.{column} IS :comment", column=column), comment=comment)

@@ -1,0 +1,60 @@
+"""Quarantine: rows that cannot be embedded, kept with their error, never blocking the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, TextClause
+
+from bge_pipeline.database.reader import PendingBatch
+from bge_pipeline.database.target import TargetTable
+
+
+@dataclass(frozen=True)
+class QuarantinedRow:
+    """One row that could not be embedded, and why."""
+
+    row_id: Any
+    error: str
+    quarantined_at: str
+
+
+def create_quarantine_statements(target: TargetTable) -> list[TextClause]:
+    """The statements that make an empty quarantine table; the id column takes its type from the target table."""
+    return [
+        target.sql(
+            "CREATE TABLE IF NOT EXISTS {quarantine} AS SELECT {id} AS row_id, CAST('' AS text) AS error, "
+            "now() AS quarantined_at FROM {table} WITH NO DATA"
+        ),
+        target.sql("CREATE UNIQUE INDEX IF NOT EXISTS {index} ON {quarantine} (row_id)", index=target.quarantine_key),
+    ]
+
+
+def drop_quarantine_statement(target: TargetTable) -> TextClause:
+    """The statement that removes the quarantine table."""
+    return target.sql("DROP TABLE IF EXISTS {quarantine}")
+
+
+def quarantine_row(connection: Connection, target: TargetTable, batch: PendingBatch, position: int, error: str) -> bool:
+    """Put one row aside, unless its text has changed since it was read; returns whether it was."""
+    statement = target.sql(
+        "INSERT INTO {quarantine} (row_id, error, quarantined_at) "
+        "SELECT {id}, :error, now() FROM {table} WHERE {id} = :row_id AND xmin::text::bigint = :version "
+        "ON CONFLICT (row_id) DO UPDATE SET error = EXCLUDED.error, quarantined_at = EXCLUDED.quarantined_at"
+    )
+    values = {"row_id": batch.ids[position], "version": batch.versions[position], "error": error[:2_000]}
+    return connection.execute(statement, values).rowcount == 1
+
+
+def list_quarantined(connection: Connection, target: TargetTable, limit: int = 20) -> list[QuarantinedRow]:
+    """The latest rows put aside."""
+    statement = target.sql(
+        "SELECT row_id::text, error, quarantined_at::text FROM {quarantine} ORDER BY quarantined_at DESC, row_id LIMIT :limit"
+    )
+    return [QuarantinedRow(*row) for row in connection.execute(statement, {"limit": limit})]
+
+
+def release_all(connection: Connection, target: TargetTable) -> int:
+    """Make every quarantined row pending again; returns how many."""
+    return connection.execute(target.sql("DELETE FROM {quarantine}")).rowcount

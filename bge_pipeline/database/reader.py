@@ -1,0 +1,88 @@
+"""Reading pending rows: keyset pages, each row with the version stamp that the writer checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from bge_pipeline.database.pending import LACKS_VECTOR, NOT_QUARANTINED
+from bge_pipeline.database.ranges import IdRange
+from bge_pipeline.database.target import TargetTable
+
+
+@dataclass(frozen=True)
+class PendingBatch:
+    """Rows as they stood when they were read.
+
+    Attributes:
+        ids: integers or UUID strings, ascending.
+        versions: the rows' `xmin`: any later update of a row has another.
+        texts: what to embed.
+    """
+
+    ids: Sequence[Any]
+    versions: Sequence[int]
+    texts: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def only(self, positions: Sequence[int]) -> PendingBatch:
+        """The batch reduced to some of its rows."""
+        return PendingBatch(
+            [self.ids[i] for i in positions], [self.versions[i] for i in positions], [self.texts[i] for i in positions]
+        )
+
+
+def read_pending(
+    connection: Connection,
+    target: TargetTable,
+    column: str,
+    rows: int,
+    id_range: IdRange | None = None,
+    *,
+    after: Any = None,
+) -> Iterator[PendingBatch]:
+    """Pending rows in batches of `rows`, in id order, in constant memory.
+
+    Each page is a query of its own that starts after the last id of the page before: no transaction stays open, so
+    vacuum is never held up. Give an autocommit connection. `after` resumes behind an id.
+    """
+    where = f"{LACKS_VECTOR} AND {NOT_QUARANTINED}"
+    values: dict[str, Any] = {"rows": rows}
+    if id_range is not None:
+        where += " AND {id} >= :lower AND {id} < :upper"
+        values |= {"lower": id_range.lower, "upper": id_range.upper}
+    while True:
+        behind = "" if after is None else " AND {id} > :after"
+        page = target.sql(
+            f"SELECT {{id}}, xmin::text::bigint, {{text}} FROM {{table}} t WHERE {where}{behind} ORDER BY {{id}} LIMIT :rows",
+            column=column,
+        )
+        found = connection.execute(page, values if after is None else values | {"after": after}).all()
+        if not found:
+            return
+        ids, versions, texts = zip(*found, strict=True)
+        yield PendingBatch([value if isinstance(value, int) else str(value) for value in ids], versions, texts)
+        after = ids[-1]
+
+
+def sample_texts(connection: Connection, target: TargetTable, rows: int, *, seed: int = 0) -> list[str]:
+    """About `rows` texts drawn from random pages of the table, the same ones for the same seed and table."""
+    statement = target.sql(
+        "SELECT {text} FROM {table} TABLESAMPLE SYSTEM (:percent) REPEATABLE (:seed) WHERE {text} ~ '\\S' LIMIT :rows"
+    )
+    percent = _sample_percent(connection, target, rows)
+    return list(connection.execute(statement, {"percent": percent, "seed": seed, "rows": rows}).scalars())
+
+
+def _sample_percent(connection: Connection, target: TargetTable, rows: int) -> float:
+    estimate = connection.execute(
+        target.sql("SELECT GREATEST(reltuples, 0) FROM pg_class WHERE oid = CAST(:name AS regclass)"),
+        {"name": str(target)},
+    ).scalar_one()
+    # Twice what is wanted, since pages differ; a table never analysed is read whole, up to the limit.
+    return 100.0 if estimate < 4 * rows else min(100.0, 200.0 * rows / estimate)

@@ -1,0 +1,65 @@
+"""SQL text with quoted identifiers: the one place where a name becomes part of a statement."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+from sqlalchemy import Dialect, TextClause, bindparam, text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import UserDefinedType
+
+_PREPARER = postgresql.dialect().identifier_preparer
+MAX_IDENTIFIER_BYTES = 63
+"""PostgreSQL's NAMEDATALEN - 1."""
+
+
+def quote(*names: str) -> str:
+    """A quoted, dot-separated identifier: `quote("public", "Order Notes")` is `"public"."Order Notes"`."""
+    return ".".join(_PREPARER.quote_identifier(name) for name in names)
+
+
+def sql(template: str, /, **identifiers: str | tuple[str, ...] | int) -> TextClause:
+    """A statement in which `{name}` stands for an identifier and `:name` for a value.
+
+    Identifiers are quoted; a tuple is a qualified name; an int stands as it is (a type modifier).
+    """
+    parts = {}
+    for key, value in identifiers.items():
+        if isinstance(value, int):
+            parts[key] = str(value)
+        else:
+            quoted = quote(*value) if isinstance(value, tuple) else quote(value)
+            parts[key] = quoted.replace(":", "\\:")
+    return text(template.format(**parts))
+
+
+class SqlString(UserDefinedType[str]):
+    """A string that can be written into a statement for a person to review (standard_conforming_strings on)."""
+
+    cache_ok = True
+
+    def literal_processor(self, dialect: Dialect) -> Callable[[str], str]:  # noqa: ARG002
+        """Quote a value as a string constant."""
+        return lambda value: "'" + value.replace("'", "''") + "'"
+
+
+def with_values(statement: TextClause, **values: str) -> TextClause:
+    """The statement with its `:name` strings bound, so that it can be executed or rendered."""
+    return statement.bindparams(*(bindparam(name, value, SqlString()) for name, value in values.items()))
+
+
+def render(statement: TextClause) -> str:
+    """The statement as a person would type it, values included; for `alembic --sql` and for messages."""
+    dialect = postgresql.dialect(paramstyle="named")
+    return str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+
+
+def shortened(name: str) -> str:
+    """`name` if PostgreSQL takes it whole, otherwise its beginning and a digest, so that it stays unique."""
+    encoded = name.encode()
+    if len(encoded) <= MAX_IDENTIFIER_BYTES:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:8]
+    head = encoded[: MAX_IDENTIFIER_BYTES - 9].decode(errors="ignore")
+    return f"{head}_{digest}"

@@ -1,0 +1,84 @@
+"""The target table by name, and the names of everything that this project puts beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import TextClause
+
+from bge_pipeline.database.sql import quote, shortened, sql
+
+if TYPE_CHECKING:
+    from bge_pipeline.settings import Settings
+
+
+@dataclass(frozen=True)
+class TargetTable:
+    """Names as they stand in the catalog, without quotes."""
+
+    schema: str
+    table: str
+    id_column: str
+    text_column: str
+    embedding_column: str
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> TargetTable:
+        """The table that the TARGET_* variables name."""
+        return cls(
+            schema=settings.target_schema,
+            table=settings.target_table,
+            id_column=settings.target_id_column,
+            text_column=settings.target_text_column,
+            embedding_column=settings.target_embedding_column,
+        )
+
+    def column_for(self, dimensions: int | None) -> str:
+        """Name of the column beside the embedding column that holds vectors of `dimensions`."""
+        return shortened(f"{self.embedding_column}_{'legacy' if dimensions is None else dimensions}")
+
+    @property
+    def exchange_column(self) -> str:
+        """Name that a column bears for an instant while two columns exchange theirs."""
+        return shortened(f"{self.embedding_column}_exchange")
+
+    @property
+    def quarantine_table(self) -> str:
+        """Table of rows that cannot be embedded."""
+        return shortened(f"{self.table}_embedding_quarantine")
+
+    @property
+    def quarantine_key(self) -> str:
+        """Unique index of the quarantine table."""
+        return shortened(f"{self.table}_embedding_quarantine_key")
+
+    @property
+    def trigger(self) -> str:
+        """Trigger that empties the vector of a row whose text changes; fires after the user's own, by name."""
+        return shortened(f"zz_{self.table}_{self.embedding_column}_stale")
+
+    def pending_index(self, column: str, fingerprint: str) -> str:
+        """Partial index that answers whether anything is pending in `column`."""
+        return shortened(f"ix_{self.table}_{column}_{fingerprint}_pending")
+
+    def vector_index(self, column: str, fingerprint: str, method: str) -> str:
+        """ANN index on `column`; the fingerprint keeps two migrations to equal dimensions apart."""
+        return shortened(f"ix_{self.table}_{column}_{fingerprint}_{method}")
+
+    def sql(self, template: str, /, **identifiers: str | tuple[str, ...] | int) -> TextClause:
+        """`sql` with `{table}`, `{id}`, `{text}`, `{embedding}`, `{quarantine}`, `{trigger}` and `{trigger_function}` known."""
+        return sql(
+            template,
+            table=(self.schema, self.table),
+            id=self.id_column,
+            text=self.text_column,
+            embedding=self.embedding_column,
+            quarantine=(self.schema, self.quarantine_table),
+            trigger=self.trigger,
+            trigger_function=(self.schema, self.trigger),
+            **identifiers,
+        )
+
+    def __str__(self) -> str:
+        return quote(self.schema, self.table)

@@ -1,0 +1,67 @@
+"""Which texts go through the network together: sorted by length, limited by padded tokens. Pure NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_pipeline.embedding.tokenizer import RaggedTokens
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Texts for one forward pass.
+
+    Attributes:
+        rows: int64 (b,), which texts.
+        length: tokens that each is padded to.
+    """
+
+    rows: NDArray[np.int64]
+    length: int
+
+
+def plan_batches(lengths: NDArray[np.int32], *, token_budget: int, max_texts: int, length_step: int = 1) -> list[Batch]:
+    """Every text in exactly one batch, neighbours in length together, longest first.
+
+    Longest first, because a budget that is too large for the memory then shows at once, and because short batches at the
+    end keep parallel workers busy to the last.
+
+    Args:
+        lengths: tokens of each text, (n,).
+        token_budget: most padded tokens in a batch; a text longer than this goes alone.
+        max_texts: most texts in a batch.
+        length_step: padded lengths are multiples of this, so that a network that compiles per shape sees few shapes.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    padded = -(-np.maximum(lengths[order], 1) // length_step) * length_step
+    batches = []
+    first = 0
+    while first < len(order):
+        length = int(padded[first])
+        last = min(first + max(1, min(max_texts, token_budget // length)), len(order))
+        batches.append(Batch(order[first:last], length))
+        first = last
+    return batches
+
+
+def pad(tokens: RaggedTokens, batch: Batch, pad_id: int) -> dict[str, NDArray[np.int64]]:
+    """The batch as the rectangular arrays that a transformer takes, int64 (b, length) each.
+
+    Returns:
+        `input_ids`, `attention_mask` and, for pairs, `token_type_ids`.
+    """
+    starts = tokens.offsets[batch.rows]
+    lengths = tokens.offsets[batch.rows + 1] - starts
+    columns = np.arange(batch.length)
+    is_token = columns < lengths[:, None]
+    source = np.where(is_token, starts[:, None] + columns, 0)
+    arrays = {
+        "input_ids": np.where(is_token, tokens.ids[source], pad_id).astype(np.int64),
+        "attention_mask": is_token.astype(np.int64),
+    }
+    if tokens.types is not None:
+        arrays["token_type_ids"] = np.where(is_token, tokens.types[source], 0).astype(np.int64)
+    return arrays

@@ -1,0 +1,107 @@
+"""Texts to token ids: one pass, no padding, truncation counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_pipeline.embedding.models import ModelFiles
+
+_CHARACTERS_PER_TOKEN = 64
+"""A text longer than this times the model's tokens is first read in part, so that a book costs no more than a page."""
+
+
+@dataclass(frozen=True)
+class RaggedTokens:
+    """Token ids of many texts, one after the other.
+
+    Attributes:
+        ids: int32 (total,).
+        offsets: int64 (n + 1,); text i is `ids[offsets[i]:offsets[i + 1]]`.
+        types: int32 (total,), 0 for the first and 1 for the second text of a pair; None where all are 0.
+    """
+
+    ids: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    types: NDArray[np.int32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """Tokens of each text, int32 (n,)."""
+        return np.diff(self.offsets).astype(np.int32)
+
+
+class Tokenizer:
+    """A model's fast tokenizer, cutting at the model's length. Thread-safe."""
+
+    def __init__(self, files: ModelFiles, definition: Path | None = None) -> None:
+        """Load the tokenizer.
+
+        Args:
+            definition: a `tokenizer.json` that `save` wrote earlier; without it the model's own files are read, which
+                takes a second longer.
+        """
+        import tokenizers  # noqa: PLC0415
+
+        if definition is None:
+            from transformers import AutoTokenizer  # noqa: PLC0415 - slow to import
+
+            slow_to_load = AutoTokenizer.from_pretrained(str(files.folder), use_fast=True)
+            self._tokenizer = tokenizers.Tokenizer.from_str(slow_to_load.backend_tokenizer.to_str())
+            pad_token = slow_to_load.pad_token_id
+        else:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(definition))
+            pad_token = files.config.get("pad_token_id")
+        self.pad_id = int(pad_token or 0)
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(files.max_tokens)
+        self._max_tokens = files.max_tokens
+        self._lower_case = files.lower_case
+
+    def save(self, path: Path) -> None:
+        """Write the tokenizer where `definition` finds it."""
+        self._tokenizer.save(str(path))
+
+    def texts(self, texts: Sequence[str]) -> tuple[RaggedTokens, NDArray[np.bool_]]:
+        """Token ids of texts, and bool (n,) whether each was cut off."""
+        if self._lower_case:
+            texts = [text.lower() for text in texts]
+        longest = self._max_tokens * _CHARACTERS_PER_TOKEN
+        encodings = self._tokenizer.encode_batch_fast([text[:longest] for text in texts])
+        for position, text in enumerate(texts):
+            if len(text) > longest and len(encodings[position].ids) < self._max_tokens:
+                encodings[position] = self._tokenizer.encode(text)
+        return _ragged(encodings), self._truncated(encodings)
+
+    def pairs(self, first: str, seconds: Sequence[str]) -> tuple[RaggedTokens, NDArray[np.bool_]]:
+        """Token ids of the pairs (first, second), and bool (n,) whether each was cut off."""
+        longest = self._max_tokens * _CHARACTERS_PER_TOKEN
+        encodings = self._tokenizer.encode_batch_fast([(first[:longest], second[:longest]) for second in seconds])
+        return _ragged(encodings, with_types=True), self._truncated(encodings)
+
+    def _truncated(self, encodings: Sequence[object]) -> NDArray[np.bool_]:
+        return np.fromiter(
+            (len(encoding) == self._max_tokens and bool(encoding.overflowing) for encoding in encodings),  # type: ignore[attr-defined,arg-type]
+            np.bool_,
+            len(encodings),
+        )
+
+
+def _ragged(encodings: Sequence[object], *, with_types: bool = False) -> RaggedTokens:
+    lists = [encoding.ids for encoding in encodings]  # type: ignore[attr-defined]
+    offsets = np.zeros(len(lists) + 1, np.int64)
+    np.cumsum([len(ids) for ids in lists], out=offsets[1:])
+    total = int(offsets[-1])
+    types = None
+    if with_types:
+        type_lists = (encoding.type_ids for encoding in encodings)  # type: ignore[attr-defined]
+        types = np.fromiter(chain.from_iterable(type_lists), np.int32, total)
+    return RaggedTokens(np.fromiter(chain.from_iterable(lists), np.int32, total), offsets, types)

@@ -1,0 +1,325 @@
+"""Running a transformer with PyTorch, on CPU, CUDA or MPS. Imported only when it is used."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bge_pipeline.embedding.batching import Batch, pad, plan_batches
+from bge_pipeline.embedding.models import ModelFiles
+from bge_pipeline.embedding.tokenizer import RaggedTokens
+from bge_pipeline.errors import EncodingError, ModelUnavailable
+
+_log = logging.getLogger(__name__)
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_CPU_TOKEN_BUDGET = 2_048
+_ACCELERATOR_TOKEN_BUDGET = 65_536
+_MINIMUM_TOKEN_BUDGET = 512
+_SHARE_OF_FREE_MEMORY = 0.5
+
+_PACKED = "bge_pipeline_packed"
+_BERT_LIKE = frozenset({"bert", "roberta", "xlm-roberta"})
+
+PackedAttention = Callable[[Tensor, Tensor, Tensor, Tensor, int, float], Tensor]
+"""(query, key, value, boundaries, longest, scale) -> output; tensors (tokens, heads, head size)."""
+
+
+class SentenceNetwork(nn.Module):
+    """Token ids to unit vectors: transformer, pooling and normalisation in one graph."""
+
+    def __init__(self, transformer: nn.Module, pooling: str) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.pooling = pooling
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Vectors float32 (b, dimensions) of padded texts (b, length)."""
+        hidden = self.transformer(
+            input_ids=input_ids, attention_mask=_mask_for(self.transformer, attention_mask)
+        ).last_hidden_state
+        return nn.functional.normalize(self._pool(hidden, attention_mask).float(), dim=-1)
+
+    def forward_packed(self, input_ids: Tensor, boundaries: Tensor, **packing: Any) -> Tensor:
+        """Vectors float32 (b, dimensions) of texts that stand one after the other, (1, tokens)."""
+        hidden = self.transformer(input_ids=input_ids, cu_seq_lens_q=boundaries, **packing).last_hidden_state[0]
+        return nn.functional.normalize(self._pool_packed(hidden, boundaries).float(), dim=-1)
+
+    def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        if self.pooling == "cls":
+            return hidden[:, 0]
+        weights = mask.unsqueeze(-1)
+        if self.pooling == "mean":
+            hidden = hidden.float()
+            return (hidden * weights).sum(1) / weights.sum(1)
+        if self.pooling == "max":
+            return hidden.float().masked_fill(weights == 0, -1e30).amax(1)
+        last = mask.sum(1) - 1
+        return hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[-1]))[:, 0]
+
+    def _pool_packed(self, hidden: Tensor, boundaries: Tensor) -> Tensor:
+        starts, ends = boundaries[:-1].long(), boundaries[1:].long()
+        if self.pooling == "cls":
+            return hidden[starts]
+        if self.pooling == "lasttoken":
+            return hidden[ends - 1]
+        reduce = "mean" if self.pooling == "mean" else "max"
+        return torch.segment_reduce(hidden.float(), reduce, lengths=ends - starts, axis=0)
+
+
+class ScoringNetwork(nn.Module):
+    """Token ids of pairs to one relevance logit each."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        """Logits float32 (b, 1) of padded pairs (b, length)."""
+        kwargs = {"token_type_ids": token_type_ids} if self.classifier.config.type_vocab_size > 1 else {}
+        mask = _mask_for(self.classifier, attention_mask)
+        return self.classifier(input_ids=input_ids, attention_mask=mask, **kwargs).logits.float()
+
+
+def _mask_for(transformer: nn.Module, mask: Tensor) -> Tensor:
+    """The mask as those models take it ready-made: (b, 1, 1, length), so that tracing meets no code that builds one."""
+    return mask[:, None, None, :].bool() if transformer.config.model_type in _BERT_LIKE else mask
+
+
+def load_network(files: ModelFiles, pooling: str | None) -> nn.Module:
+    """The network in fp32 on the CPU: a `SentenceNetwork`, or without pooling a `ScoringNetwork`.
+
+    Raises:
+        ModelUnavailable: the files are no transformer that `transformers` can load.
+        MemoryError: the weights do not fit into memory.
+    """
+    from transformers import AutoModel, AutoModelForSequenceClassification
+
+    kind = AutoModelForSequenceClassification if pooling is None else AutoModel
+    try:
+        loaded = kind.from_pretrained(str(files.folder), dtype=torch.float32, attn_implementation="sdpa")
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelUnavailable(f"{files.name}: transformers cannot load {files.folder}: {error}") from error
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise MemoryError(f"{files.name} does not fit into memory") from error
+        raise
+    loaded.eval().requires_grad_(False)
+    return ScoringNetwork(loaded) if pooling is None else SentenceNetwork(loaded, pooling)
+
+
+def best_device() -> str:
+    """`cuda:0`, `mps` or `cpu`, whichever is the first that this machine has."""
+    if torch.cuda.is_available():
+        return "cuda:0"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def best_precision(device: str) -> str:
+    """fp16 on accelerators, bf16 on CPUs with instructions for it, else fp32."""
+    if not device.startswith("cpu"):
+        return "fp16"
+    capabilities = torch.backends.cpu.get_capabilities()
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the host had no memory left."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "alloc" in str(error) and "memory" in str(error)
+    )
+
+
+class TorchBackend:
+    """Runs a network over ragged tokens. Thread-safe.
+
+    On CUDA, where PyTorch and transformers offer attention over packed texts, nothing is padded.
+
+    Args:
+        network: from `load_network`.
+        packed_attention: attention over packed texts; None decides by what is installed.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        device: str,
+        precision: str,
+        pad_id: int,
+        token_budget: int | None = None,
+        packed_attention: PackedAttention | None = None,
+    ) -> None:
+        self.device = device
+        self.precision = precision
+        self.concurrent_calls = 2 if device.startswith("cuda") else 1
+        self._pad_id = pad_id
+        self._device = torch.device(device)
+        self._network: nn.Module | None = network.to(self._device, _DTYPES[precision])
+        self._packed_attention = packed_attention or _packed_attention(network, self._device, precision)
+        if self._packed_attention is not None:
+            _use_packed_attention(network, self._packed_attention)
+        self._token_budget = token_budget or self._budget_for_free_memory(network)
+
+    @property
+    def token_budget(self) -> int:
+        """Most padded tokens in one forward pass; halves for good when memory runs out."""
+        return self._token_budget
+
+    def run(self, tokens: RaggedTokens, *, max_texts: int) -> NDArray[np.float32]:
+        """The network's output float32 (n, width), in the order of the texts.
+
+        Raises:
+            EncodingError: memory runs out even on the smallest batch.
+        """
+        with torch.inference_mode():
+            outputs = [(batch.rows, output) for batch, output in self._forward_all(tokens, max_texts)]
+            rows = np.concatenate([rows for rows, _ in outputs])
+            together = torch.cat([output for _, output in outputs]).cpu().numpy()
+        result = np.empty_like(together)
+        result[rows] = together
+        return result
+
+    def close(self) -> None:
+        """Release the network and give the device's memory back."""
+        self._network = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _forward_all(self, tokens: RaggedTokens, max_texts: int) -> Iterator[tuple[Batch, Tensor]]:
+        left = plan_batches(tokens.lengths, token_budget=self._token_budget, max_texts=max_texts)
+        left.reverse()
+        while left:
+            batch = left.pop()
+            try:
+                output = self._forward(tokens, batch)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._shrink(batch, error)
+            else:
+                yield batch, output
+                continue
+            left.extend(reversed(_halves(batch)))
+
+    def _forward(self, tokens: RaggedTokens, batch: Batch) -> Tensor:
+        if self._network is None:
+            raise EncodingError("this encoder was shut down")
+        if self._packed_attention is not None:
+            return self._network.forward_packed(**self._to_device(_pack(tokens, batch, self._position_offset)))
+        return self._network(**self._to_device(pad(tokens, batch, self._pad_id)))
+
+    @property
+    def _position_offset(self) -> int:
+        """Position of a text's first token: the RoBERTa family counts from after its padding id."""
+        config = self._network.transformer.config  # type: ignore[union-attr]
+        return 0 if config.model_type == "bert" else config.pad_token_id + 1
+
+    def _to_device(self, arrays: dict[str, Any]) -> dict[str, Any]:
+        on_cuda = self._device.type == "cuda"
+        moved = {}
+        for name, value in arrays.items():
+            if isinstance(value, np.ndarray):
+                host = torch.from_numpy(value)
+                moved[name] = (host.pin_memory() if on_cuda else host).to(self._device, non_blocking=on_cuda)
+            else:
+                moved[name] = value
+        return moved
+
+    def _shrink(self, batch: Batch, error: BaseException) -> None:
+        if len(batch.rows) == 1:
+            raise EncodingError(
+                f"out of memory on {self.device} with a single text of {batch.length} tokens",
+                next_step="free memory on the device, or choose another with EMBEDDING_DEVICE",
+            ) from error
+        tried = len(batch.rows) * batch.length
+        self._token_budget = max(1, min(self._token_budget, tried) // 2)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        _log.warning(
+            "out of memory on %s with %d tokens; going on with at most %d", self.device, tried, self._token_budget
+        )
+
+    def _budget_for_free_memory(self, network: nn.Module) -> int:
+        if self._device.type != "cuda":
+            return _CPU_TOKEN_BUDGET if self._device.type == "cpu" else _ACCELERATOR_TOKEN_BUDGET // 4
+        free, _ = torch.cuda.mem_get_info(self._device)
+        config = next(module.config for module in network.modules() if hasattr(module, "config"))
+        # Live at the peak of a layer: the feed-forward's two intermediates and about eight hidden states.
+        bytes_per_token = 2 * (2 * config.intermediate_size + 8 * config.hidden_size)
+        budget = int(free * _SHARE_OF_FREE_MEMORY / bytes_per_token)
+        return max(_MINIMUM_TOKEN_BUDGET, min(budget, _ACCELERATOR_TOKEN_BUDGET))
+
+
+def _halves(batch: Batch) -> Iterable[Batch]:
+    middle = len(batch.rows) // 2
+    return [Batch(batch.rows[:middle], batch.length), Batch(batch.rows[middle:], batch.length)]
+
+
+def _pack(tokens: RaggedTokens, batch: Batch, position_offset: int) -> dict[str, Any]:
+    """The batch as one row of tokens without padding, and where each text begins."""
+    starts = tokens.offsets[batch.rows]
+    lengths = tokens.offsets[batch.rows + 1] - starts
+    boundaries = np.concatenate(([0], np.cumsum(lengths)))
+    positions = np.arange(boundaries[-1]) - np.repeat(boundaries[:-1], lengths)
+    return {
+        "input_ids": tokens.ids[np.repeat(starts, lengths) + positions].astype(np.int64)[None],
+        "position_ids": (positions + position_offset)[None],
+        "boundaries": boundaries.astype(np.int32),
+        "max_length_q": int(lengths.max()),
+    }
+
+
+def _packed_attention(network: nn.Module, device: torch.device, precision: str) -> PackedAttention | None:
+    """PyTorch's own attention over packed texts (torch 2.10 and later, Ampere and later), where it applies."""
+    if device.type != "cuda" or precision == "fp32" or not isinstance(network, SentenceNetwork):
+        return None
+    if network.transformer.config.model_type not in _BERT_LIKE or torch.cuda.get_device_capability(device) < (
+        8,
+        0,
+    ):
+        return None
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+        from transformers import AttentionInterface  # noqa: F401
+    except ImportError:
+        return None
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, longest: int, scale: float) -> Tensor:
+        return varlen_attn(query, key, value, boundaries, boundaries, longest, longest, scale=scale)
+
+    return attend
+
+
+def _use_packed_attention(network: nn.Module, attend: PackedAttention) -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    def packed(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> tuple[Tensor, None]:
+        heads_last = (states[0].transpose(0, 1) for states in (query, key, value))
+        attend_here = module.config.bge_pipeline_attend
+        output = attend_here(*heads_last, kwargs["cu_seq_lens_q"], kwargs["max_length_q"], kwargs["scaling"])
+        return output.unsqueeze(0), None
+
+    AttentionInterface.register(_PACKED, packed)
+    AttentionMaskInterface.register(_PACKED, lambda *_args, **_kwargs: None)
+    network.transformer.set_attn_implementation(_PACKED)  # type: ignore[operator,union-attr]
+    network.transformer.config.bge_pipeline_attend = attend  # type: ignore[union-attr]
+
+
+@contextmanager
+def compute_threads(count: int) -> Iterator[None]:
+    """PyTorch's threads within one operation, for the time of the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

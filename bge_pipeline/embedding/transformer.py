@@ -1,0 +1,87 @@
+"""A sentence-transformers model as an Encoder: tokenizer and backend joined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_pipeline.embedding.encoder import TokenizedTexts
+from bge_pipeline.embedding.models import SentenceModel
+from bge_pipeline.embedding.space import EmbeddingSpace
+from bge_pipeline.embedding.tokenizer import RaggedTokens, Tokenizer
+
+
+class Backend(Protocol):
+    """Runs one network over token ids. Implementations are thread-safe."""
+
+    @property
+    def device(self) -> str:
+        """Where the arithmetic happens."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """`fp32`, `bf16`, `fp16` or `int8`: the arithmetic in use, which may not be the one asked for."""
+        ...
+
+    @property
+    def concurrent_calls(self) -> int:
+        """How many threads should call `run` at once to keep the device busy."""
+        ...
+
+    def run(self, tokens: RaggedTokens, *, max_texts: int) -> NDArray[np.float32]:
+        """The network's output float32 (n, width), in order, with at most `max_texts` in one forward pass."""
+        ...
+
+    def close(self) -> None:
+        """Release the network and the device's memory."""
+        ...
+
+
+class TransformerEncoder:
+    """Embeds texts with a transformer. Thread-safe."""
+
+    def __init__(self, model: SentenceModel, tokenizer: Tokenizer, backend: Backend, *, batch_size: int) -> None:
+        self.backend = backend
+        self.space: EmbeddingSpace = model.space(backend.precision)
+        self._tokenizer = tokenizer
+        self._batch_size = batch_size
+
+    @property
+    def device(self) -> str:
+        """Where the arithmetic happens, for example `cpu` or `cuda:0`."""
+        return self.backend.device
+
+    @property
+    def concurrent_calls(self) -> int:
+        """How many threads should call `encode` at once to keep the device busy."""
+        return self.backend.concurrent_calls
+
+    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Tokenise passages, with the passage prompt."""
+        return self._tokenize(texts, self.space.passage_prompt)
+
+    def tokenize_queries(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Tokenise search queries, with the query prompt."""
+        return self._tokenize(texts, self.space.query_prompt)
+
+    def encode(self, tokens: TokenizedTexts, *, batch_size: int | None = None) -> NDArray[np.float32]:
+        """Vectors float32 (n, dimensions), in order, of unit length.
+
+        Raises:
+            EncodingError: the device has no memory for even one text, or the encoder was shut down.
+        """
+        if not len(tokens):
+            return np.empty((0, self.space.dimensions), np.float32)
+        return self.backend.run(tokens.payload, max_texts=batch_size or self._batch_size)
+
+    def close(self) -> None:
+        """Release the model and the device's memory."""
+        self.backend.close()
+
+    def _tokenize(self, texts: Sequence[str], prompt: str) -> TokenizedTexts:
+        tokens, truncated = self._tokenizer.texts([prompt + text for text in texts] if prompt else texts)
+        return TokenizedTexts(payload=tokens, token_counts=tokens.lengths, truncated=truncated)

@@ -1,0 +1,191 @@
+"""Backfill: embed what is pending, in passes over an id range, until nothing is left that can be embedded."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy.exc import OperationalError
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.pending import count_pending
+from bge_pipeline.database.ranges import IdRange
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.embedding.encoder import Encoder
+from bge_pipeline.errors import DatabaseUnavailable
+from bge_pipeline.phases.row_path import PassTotals, RowPath
+from bge_pipeline.phases.state import read_state, require_space
+from bge_pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BackfillProgress:
+    """How far a backfill is; `total` is what was pending when it began."""
+
+    written: int
+    total: int
+    seconds: float
+
+    @property
+    def rows_per_second(self) -> float:
+        """Rows written a second so far."""
+        return self.written / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class BackfillResult:
+    """What a backfill did.
+
+    Attributes:
+        rows: vectors written and committed.
+        left_changed: rows that were edited or locked while their vector was made; later passes took them up again.
+        quarantined: rows put aside because their text cannot be embedded.
+        truncated: rows whose text was longer than the model reads.
+        tokens: tokens that the model read.
+        pending_after: rows of the range that still wait for a vector.
+        seconds: wall time.
+        read_seconds, tokenize_seconds, encode_seconds, write_seconds: time that each stage was busy; the stages
+            overlap, so that they add up to more than `seconds`.
+        peak_memory_bytes: largest resident size of the process.
+    """
+
+    id_range: str
+    column: str
+    model: str
+    device: str
+    precision: str
+    rows: int
+    left_changed: int
+    quarantined: int
+    truncated: int
+    tokens: int
+    pending_after: int
+    seconds: float
+    read_seconds: float
+    tokenize_seconds: float
+    encode_seconds: float
+    write_seconds: float
+    peak_memory_bytes: int
+
+    @property
+    def texts_per_second(self) -> float:
+        """Rows written per second of wall time."""
+        return self.rows / self.seconds if self.seconds else 0.0
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self) | {"texts_per_second": self.texts_per_second}
+
+
+def backfill(
+    database: Database,
+    settings: Settings,
+    encoder: Encoder,
+    id_range: IdRange | None = None,
+    *,
+    on_progress: Callable[[BackfillProgress], None] | None = None,
+    stop: threading.Event | None = None,
+) -> BackfillResult:
+    """Give every pending row of the range (None: of the table) its vector.
+
+    Every batch is a commit of its own: killed at any instant, a second call does what the first had not committed.
+    Before the swap it fills the new column, afterwards the current one.
+
+    Args:
+        database: where the target table is.
+        settings: among them BACKFILL_BATCH_ROWS and BACKFILL_MAX_ATTEMPTS.
+        encoder: makes the vectors; must be of the column's embedding space.
+        id_range: `[lower, upper)`.
+        on_progress: called after each commit.
+        stop: set it to end after the batches in flight.
+
+    Raises:
+        PhaseError: expand has not run.
+        EmbeddingSpaceMismatch: the encoder is of another space than the column; nothing was written.
+        EncodingError: the encoder fails on every text.
+        DatabaseUnavailable: the database went away and did not come back.
+    """
+    target = TargetTable.from_settings(settings)
+    with database.autocommit() as connection:
+        state = read_state(connection, target)
+        column = state.filled
+        require_space(column, encoder.space, target)
+        total = count_pending(connection, target, column.name, id_range)
+
+    started = time.perf_counter()
+    totals = PassTotals()
+
+    def report() -> None:
+        if on_progress is not None:
+            on_progress(BackfillProgress(totals.written, total, time.perf_counter() - started))
+
+    path = RowPath(
+        database,
+        target,
+        column.name,
+        state.table.id_kind,
+        encoder,
+        batch_rows=settings.backfill_batch_rows,
+        max_attempts=settings.backfill_max_attempts,
+        stop=stop or threading.Event(),
+    )
+    pending = total
+    idle_passes = 0
+    while pending and not path.stopped and idle_passes < settings.backfill_max_attempts:
+        before = totals.written + totals.quarantined
+        try:
+            path.run(id_range, totals, report)
+        except OperationalError as error:
+            raise DatabaseUnavailable(
+                f"the database did not take a batch after {settings.backfill_max_attempts} attempts: {error.orig}",
+                state=f"{totals.written} rows are committed, nothing is lost",
+                next_step="run the backfill again when the database answers; it resumes",
+            ) from error
+        with database.autocommit() as connection:
+            pending = count_pending(connection, target, column.name, id_range)
+        if pending and totals.written + totals.quarantined == before:
+            # Every row that is left is locked or edited faster than it is embedded.
+            idle_passes += 1
+            path.pause(2.0**idle_passes)
+    if pending:
+        logger.warning("%d rows are still pending: locked or edited all the while; run the backfill again", pending)
+    if totals.truncated:
+        logger.warning(
+            "%d of %d texts were longer than the %d tokens that the model reads; their vectors ignore the rest",
+            totals.truncated,
+            totals.written,
+            encoder.space.max_tokens,
+        )
+    return BackfillResult(
+        id_range=str(id_range) if id_range is not None else "all",
+        column=column.name,
+        model=encoder.space.model,
+        device=encoder.device,
+        precision=encoder.space.precision,
+        rows=totals.written,
+        left_changed=totals.left_changed,
+        quarantined=totals.quarantined,
+        truncated=totals.truncated,
+        tokens=totals.tokens,
+        pending_after=pending,
+        seconds=time.perf_counter() - started,
+        read_seconds=totals.read_seconds,
+        tokenize_seconds=totals.tokenize_seconds,
+        encode_seconds=totals.encode_seconds,
+        write_seconds=totals.write_seconds,
+        peak_memory_bytes=peak_memory_bytes(),
+    )
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident size that this process has had."""
+    unit = 1 if sys.platform == "darwin" else 1_024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

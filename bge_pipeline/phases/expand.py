@@ -1,0 +1,231 @@
+"""Expand: put the new column beside the old one, with everything that keeps it true. Undone by `collapse`."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Connection, TextClause, text
+
+from bge_pipeline.database.catalog import Column
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.dependents import find_dependents
+from bge_pipeline.database.index_build import build_concurrently
+from bge_pipeline.database.indexes import Index, drop_index, index_is_valid, indexes_on
+from bge_pipeline.database.locks import in_short_transaction
+from bge_pipeline.database.notes import ColumnNote, note_statement
+from bge_pipeline.database.pending import pending_index_statement
+from bge_pipeline.database.quarantine import create_quarantine_statements, drop_quarantine_statement
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.trigger import drop_trigger_statements, trigger_function_statement, trigger_statements
+from bge_pipeline.embedding.space import EmbeddingSpace
+from bge_pipeline.errors import ConfigurationError, PhaseError
+from bge_pipeline.phases.state import MigrationState, read_state, require_space
+from bge_pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExpandResult:
+    """What expand did; `added` is False when the column was there already."""
+
+    table: str
+    column: str
+    dimensions: int
+    added: bool
+    dropped_indexes: tuple[str, ...]
+    dependents: tuple[str, ...]
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def expand(database: Database, settings: Settings, space: EmbeddingSpace) -> ExpandResult:
+    """Add the column for `space`, its trigger, quarantine and pending index; drop the old ANN index if asked to.
+
+    Safe to interrupt and to repeat: each step looks at what is there first.
+
+    Raises:
+        PhaseError: an earlier migration has not been retired.
+        EmbeddingSpaceMismatch: a migration to another space is under way.
+    """
+    target = TargetTable.from_settings(settings)
+    _check_dimensions(settings, space)
+    with database.autocommit() as connection:
+        state = read_state(connection, target)
+    if _is_done_already(state, space):
+        return ExpandResult(str(target), target.embedding_column, space.dimensions, False, (), ())
+
+    column = target.column_for(space.dimensions)
+    _check_names_are_free(state, column)
+    with database.autocommit() as connection:
+        old_indexes = [
+            i for i in indexes_on(connection, state.table.oid, state.table.embedding.number) if i.is_vector_index
+        ]
+        dependents = find_dependents(connection, state.table, target.embedding_column)
+    doomed = [index for index in old_indexes if settings.old_index == "drop"]
+    note = _note(state.new, space, doomed)
+
+    def add_column(connection: Connection) -> None:
+        for statement in column_statements(target, space, note):
+            connection.execute(statement)
+
+    in_short_transaction(database, settings, "expand: add the column", add_column)
+    _build_pending_index(database, target, column, space)
+    with database.autocommit() as connection:
+        for index in doomed:
+            logger.info("dropping index %s on the old column; rollback builds it again", index.name)
+            drop_index(connection, target.schema, index.name)
+    for dependent in dependents:
+        logger.warning(
+            "%s depends on the old column %r and will not follow the swap", dependent, target.embedding_column
+        )
+    return ExpandResult(
+        table=str(target),
+        column=column,
+        dimensions=space.dimensions,
+        added=state.new is None,
+        dropped_indexes=tuple(index.name for index in doomed),
+        dependents=tuple(str(dependent) for dependent in dependents),
+    )
+
+
+def column_statements(target: TargetTable, space: EmbeddingSpace, note: ColumnNote) -> list[TextClause]:
+    """The statements of expand's one transaction, in order; each may be repeated."""
+    column = target.column_for(space.dimensions)
+    return [
+        target.sql(
+            "ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column} vector({dimensions})",
+            column=column,
+            dimensions=space.dimensions,
+        ),
+        note_statement(target, column, note),
+        *create_quarantine_statements(target),
+        trigger_function_statement(target, column),
+        *trigger_statements(target),
+    ]
+
+
+def expand_script(target: TargetTable, space: EmbeddingSpace) -> list[TextClause]:
+    """All of expand as statements for a reviewer, where no database can be asked for the old index."""
+    column = target.column_for(space.dimensions)
+    index = target.pending_index(column, space.fingerprint)
+    return [
+        *column_statements(target, space, ColumnNote("new", space.as_dict())),
+        pending_index_statement(target, column, index),
+    ]
+
+
+def collapse(database: Database, settings: Settings) -> str | None:
+    """Undo expand: build the dropped indexes again, then drop the new column with everything that came with it.
+
+    Returns the name of the dropped column, None where there was nothing to undo.
+
+    Raises:
+        PhaseError: the columns are swapped; exchange them back first.
+    """
+    target = TargetTable.from_settings(settings)
+    with database.autocommit() as connection:
+        state = read_state(connection, target)
+    if state.phase in ("swapped", "retired"):
+        raise PhaseError(
+            f"{target} is in phase {state.phase}: the new column is the one that search reads",
+            state="nothing was changed",
+            next_step="bge-pipeline rollback"
+            if state.phase == "swapped"
+            else "the old vectors are gone: migrate to the old model",
+        )
+    if state.new is None:
+        return None
+    new = state.new
+    restore_indexes(database, settings, new)
+
+    def drop_column(connection: Connection) -> None:
+        for statement in (*drop_trigger_statements(target), drop_quarantine_statement(target)):
+            connection.execute(statement)
+        connection.execute(target.sql("ALTER TABLE {table} DROP COLUMN {column}", column=new.name))
+
+    in_short_transaction(database, settings, "collapse: drop the new column", drop_column)
+    return new.name
+
+
+def restore_indexes(database: Database, settings: Settings, keeper: Column) -> tuple[str, ...]:
+    """Build the ANN indexes again that expand dropped, by the definitions in the note of `keeper`."""
+    target = TargetTable.from_settings(settings)
+    assert keeper.note is not None
+    names = []
+    for definition in keeper.note.dropped_indexes:
+        head, _, rest = definition.partition(" INDEX ")
+        name = definition_name(definition)
+        statement = text(f"{head} INDEX CONCURRENTLY {rest}".replace(":", "\\:"))
+        build_concurrently(database, target, name, statement)
+        names.append(name)
+    return tuple(names)
+
+
+def definition_name(definition: str) -> str:
+    """The index's name in what `pg_get_indexdef` returned."""
+    quoted = definition.partition(" INDEX ")[2]
+    if quoted.startswith('"'):
+        end = quoted.index('"', 1)
+        while quoted[end : end + 2] == '""':
+            end = quoted.index('"', end + 2)
+        return quoted[1:end].replace('""', '"')
+    return quoted.split(" ", 1)[0]
+
+
+def _check_dimensions(settings: Settings, space: EmbeddingSpace) -> None:
+    if space.dimensions != settings.embedding_dimensions:
+        raise ConfigurationError(
+            f"EMBEDDING_DIMENSIONS is {settings.embedding_dimensions}, and {space.model} makes {space.dimensions} dimensions",
+            state="nothing was changed",
+            next_step=f"set EMBEDDING_DIMENSIONS={space.dimensions}, or another EMBEDDING_MODEL",
+        )
+
+
+def _check_names_are_free(state: MigrationState, column: str) -> None:
+    """Neither the new column's name nor the one that the swap will give the old column may be the user's own."""
+    target = state.table.target
+    ours = state.new.name if state.new is not None else None
+    for name in (column, target.column_for(state.table.embedding.dimensions)):
+        if name in state.table.columns and name != ours:
+            raise PhaseError(
+                f"{target} already has a column {name!r}, which this tool did not make and whose name it needs",
+                state="nothing was changed",
+                next_step=f"rename or drop the column {name!r} first",
+            )
+
+
+def _is_done_already(state: MigrationState, space: EmbeddingSpace) -> bool:
+    target = state.table.target
+    if state.new is not None:
+        require_space(state.new, space, target)
+        return False
+    if state.current_space is not None and state.current_space.is_same_as(space):
+        return True
+    if state.phase == "swapped":
+        raise PhaseError(
+            f"{target} still keeps {state.previous.name if state.previous else 'the old column'!r} of the last migration",
+            state="nothing was changed",
+            next_step="bge-pipeline retire (drops the old vectors), or bge-pipeline rollback, then begin the next migration",
+        )
+    return False
+
+
+def _note(new: Column | None, space: EmbeddingSpace, doomed: list[Index]) -> ColumnNote:
+    """The new column's note; a repeated expand keeps what the first one recorded."""
+    definitions = dict.fromkeys(new.note.dropped_indexes if new is not None and new.note is not None else ())
+    definitions |= dict.fromkeys(index.definition for index in doomed)
+    recorded = new.note.space if new is not None and new.note is not None else space.as_dict()
+    return ColumnNote("new", recorded, dropped_indexes=tuple(definitions))
+
+
+def _build_pending_index(database: Database, target: TargetTable, column: str, space: EmbeddingSpace) -> None:
+    name = target.pending_index(column, space.fingerprint)
+    with database.autocommit() as connection:
+        if index_is_valid(connection, target.schema, name):
+            return
+    build_concurrently(database, target, name, pending_index_statement(target, column, name))

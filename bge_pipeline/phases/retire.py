@@ -1,0 +1,71 @@
+"""Retire: drop the old column; after it there is no way back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.locks import in_short_transaction
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.trigger import trigger_function_statement
+from bge_pipeline.errors import PhaseError
+from bge_pipeline.phases.state import read_state
+from bge_pipeline.settings import Settings
+
+
+@dataclass(frozen=True)
+class RetireResult:
+    """What retire did; `dropped_column` is None when the column was gone already."""
+
+    table: str
+    dropped_column: str | None
+    table_bytes_before: int
+    table_bytes_after: int
+    rewritten: bool
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def retire(database: Database, settings: Settings, *, reclaim: bool = False) -> RetireResult:
+    """Drop the old column and what depends on it, in one short transaction.
+
+    PostgreSQL gives the space back as rows are rewritten. `reclaim` rewrites the table at once with VACUUM FULL,
+    which locks out readers and writers for as long as it takes.
+
+    Raises:
+        PhaseError: the columns are not swapped yet.
+    """
+    target = TargetTable.from_settings(settings)
+    with database.autocommit() as connection:
+        state = read_state(connection, target)
+        before = table_bytes(connection, target)
+    if state.phase not in ("swapped", "retired"):
+        raise PhaseError(
+            f"{target} is in phase {state.phase}: search still reads the old column",
+            state="nothing was changed",
+            next_step="bge-pipeline migrate",
+        )
+    if state.previous is not None:
+        previous = state.previous.name
+
+        def drop_column(connection: Connection) -> None:
+            connection.execute(trigger_function_statement(target, target.embedding_column))
+            connection.execute(target.sql("ALTER TABLE {table} DROP COLUMN {previous}", previous=previous))
+
+        in_short_transaction(database, settings, "retire: drop the old column", drop_column)
+    with database.autocommit() as connection:
+        if reclaim:
+            connection.execute(target.sql("VACUUM (FULL, ANALYZE) {table}"))
+        after = table_bytes(connection, target)
+    return RetireResult(str(target), state.previous.name if state.previous else None, before, after, reclaim)
+
+
+def table_bytes(connection: Connection, target: TargetTable) -> int:
+    """Size of the table with its indexes and out-of-line values."""
+    statement = target.sql("SELECT pg_total_relation_size(CAST(:name AS regclass))")
+    return int(connection.execute(statement, {"name": str(target)}).scalar_one())

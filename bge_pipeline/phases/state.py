@@ -1,0 +1,95 @@
+"""Where a migration stands, read from the catalog and the column notes; nothing else remembers it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import Connection
+
+from bge_pipeline.database.catalog import Column, TableDescription, describe_table
+from bge_pipeline.database.pending import has_more_pending_than
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.embedding.space import EmbeddingSpace
+from bge_pipeline.errors import EmbeddingSpaceMismatch, PhaseError
+
+Phase = Literal["legacy", "expanded", "backfilled", "swapped", "retired"]
+
+
+@dataclass(frozen=True)
+class MigrationState:
+    """The target table and the part that each of its vector columns plays.
+
+    Attributes:
+        table: the table as the catalog has it.
+        phase: `legacy` before expand, `expanded` while rows are pending, `backfilled` when none is, `swapped` while
+            the old column is kept, `retired` when it is gone.
+        new: the column being filled, before the swap.
+        previous: the old column, after the swap.
+    """
+
+    table: TableDescription
+    phase: Phase
+    new: Column | None
+    previous: Column | None
+
+    @property
+    def current_space(self) -> EmbeddingSpace | None:
+        """The embedding space of the column that search reads, if it is recorded."""
+        return space_of(self.table.embedding)
+
+    @property
+    def filled(self) -> Column:
+        """The column that the backfill writes to: the new one, after the swap the current one.
+
+        Raises:
+            PhaseError: there is none yet.
+        """
+        if self.new is not None:
+            return self.new
+        if self.phase in ("swapped", "retired"):
+            return self.table.embedding
+        raise PhaseError(
+            f"{self.table.target} has no column to fill yet: it is in phase legacy",
+            state="nothing was changed",
+            next_step="bge-pipeline migrate (or: alembic upgrade 005; or materialize schema_with_384_column)",
+        )
+
+
+def space_of(column: Column) -> EmbeddingSpace | None:
+    """The embedding space recorded with a column."""
+    note = column.note
+    return EmbeddingSpace.from_dict(note.space) if note is not None and note.space is not None else None
+
+
+def read_state(connection: Connection, target: TargetTable) -> MigrationState:
+    """Where the migration of `target` stands."""
+    table = describe_table(connection, target)
+    new, previous = table.with_role("new"), table.with_role("previous")
+    phase: Phase = "legacy"
+    if new is not None:
+        phase = "expanded" if has_more_pending_than(connection, target, new.name, 0) else "backfilled"
+    elif previous is not None:
+        phase = "swapped"
+    elif table.with_role("current") is not None:
+        phase = "retired"
+    return MigrationState(table, phase, new, previous)
+
+
+def require_space(column: Column, space: EmbeddingSpace, target: TargetTable) -> None:
+    """Refuse vectors of another embedding space than the column's.
+
+    Raises:
+        EmbeddingSpaceMismatch: names what differs.
+    """
+    recorded = space_of(column)
+    if recorded is not None and recorded.is_same_as(space):
+        return
+    differences = "nothing recorded" if recorded is None else "; ".join(recorded.differences(space))
+    raise EmbeddingSpaceMismatch(
+        f"column {column.name!r} of {target} holds vectors of {recorded or 'an unrecorded embedding space'}, "
+        f"and the configured model makes {space} ({differences})",
+        state="nothing was written",
+        next_step="set EMBEDDING_MODEL and EMBEDDING_DIMENSIONS to the column's model, or begin a migration to the other "
+        "one: finish this one with `bge-pipeline retire`, or undo it with `bge-pipeline rollback`",
+    )

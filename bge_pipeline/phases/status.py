@@ -1,0 +1,108 @@
+"""Status: the facts about a table and its migration, as one object. Changes nothing, loads no model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.indexes import indexes_on
+from bge_pipeline.database.pending import count_rows
+from bge_pipeline.database.quarantine import QuarantinedRow, list_quarantined
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.phases.retire import table_bytes
+from bge_pipeline.phases.state import Phase, read_state, space_of
+from bge_pipeline.settings import Settings
+
+
+@dataclass(frozen=True)
+class IndexStatus:
+    """The vector index on the column being reported on."""
+
+    name: str
+    method: str
+    valid: bool
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a migration stands.
+
+    Attributes:
+        table: schema-qualified, quoted.
+        phase: `legacy`, `expanded`, `backfilled`, `swapped` or `retired`.
+        rows: all rows of the table.
+        column: the column that the counts below are about: the one being filled, or the one that search reads.
+        embedded, pending, quarantined, without_text: rows by what is left to do for that column.
+        dimensions: of the column that search reads.
+        model: name of the model behind the column that search reads, None if nobody recorded it.
+        index: vector index on `column`, None if there is none.
+        new_model, new_dimensions: of the column being filled, None outside a migration.
+        previous_column: the old column, kept for the way back.
+        quarantine: the latest rows put aside.
+        bytes: size of the table with indexes and out-of-line values.
+    """
+
+    table: str
+    phase: Phase
+    rows: int
+    embedded: int
+    pending: int
+    quarantined: int
+    without_text: int
+    column: str
+    dimensions: int | None
+    model: str | None
+    index: IndexStatus | None
+    new_model: str | None
+    new_dimensions: int | None
+    previous_column: str | None
+    quarantine: tuple[QuarantinedRow, ...]
+    bytes: int
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @property
+    def next_step(self) -> str:
+        """What to run next."""
+        return {
+            "legacy": "bge-pipeline plan, then bge-pipeline migrate",
+            "expanded": "bge-pipeline migrate (resumes the backfill)",
+            "backfilled": "bge-pipeline migrate (builds the index and swaps)",
+            "swapped": "bge-pipeline retire when you trust the new search, or bge-pipeline rollback",
+            "retired": "nothing: the migration is complete",
+        }[self.phase]
+
+
+def read_status(database: Database, settings: Settings) -> Status:
+    """The status of the target table; counts every row once."""
+    target = TargetTable.from_settings(settings)
+    with database.autocommit() as connection:
+        state = read_state(connection, target)
+        column = state.new or state.table.embedding
+        has_quarantine = state.phase != "legacy"
+        counts = count_rows(connection, target, column.name, has_quarantine=has_quarantine)
+        indexes = [i for i in indexes_on(connection, state.table.oid, column.number) if i.is_vector_index]
+        best = max(indexes, key=lambda index: index.valid, default=None)
+        current, new = state.current_space, space_of(state.new) if state.new else None
+        return Status(
+            table=str(target),
+            phase=state.phase,
+            rows=counts.rows,
+            embedded=counts.embedded,
+            pending=counts.pending,
+            quarantined=counts.quarantined,
+            without_text=counts.without_text,
+            column=column.name,
+            dimensions=state.table.embedding.dimensions,
+            model=current.model if current else None,
+            index=IndexStatus(best.name, best.method, best.valid, best.bytes) if best else None,
+            new_model=new.model if new else None,
+            new_dimensions=new.dimensions if new else None,
+            previous_column=state.previous.name if state.previous else None,
+            quarantine=tuple(list_quarantined(connection, target)) if has_quarantine else (),
+            bytes=table_bytes(connection, target),
+        )

@@ -1,0 +1,384 @@
+"""Swap: index the new column, verify it, exchange the columns in one short transaction; and the way back."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from sqlalchemy import Connection, TextClause, text
+
+from bge_pipeline.database.catalog import Column, describe_table
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.dependents import find_dependents
+from bge_pipeline.database.index_build import BuildProgress, BuildResult, build_concurrently
+from bge_pipeline.database.indexes import (
+    MEBIBYTE,
+    IndexPlan,
+    create_index_statement,
+    index_is_valid,
+    plan_index,
+)
+from bge_pipeline.database.locks import in_short_transaction
+from bge_pipeline.database.notes import ColumnNote, comment_statement, note_statement
+from bge_pipeline.database.pending import count_pending, has_more_pending_than
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.trigger import trigger_function_statement
+from bge_pipeline.embedding.space import EmbeddingSpace
+from bge_pipeline.errors import PhaseError, SwapRefused
+from bge_pipeline.phases.expand import restore_indexes
+from bge_pipeline.phases.state import MigrationState, read_state, require_space, space_of
+from bge_pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SwapResult:
+    """What the swap did.
+
+    Attributes:
+        exchanged: False when the columns had been exchanged before.
+        previous_column: where the old vectors are, None when they were dropped.
+        lock_milliseconds: how long the exclusive lock on the table was held.
+        not_null_dropped: the old column was NOT NULL, which inserts without an old vector would have broken.
+    """
+
+    table: str
+    column: str
+    exchanged: bool
+    previous_column: str | None
+    index_name: str
+    index_method: str
+    index_built: bool
+    index_seconds: float
+    index_bytes: int
+    maintenance_work_mem_mb: int
+    lock_milliseconds: float
+    not_null_dropped: bool
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class RollbackResult:
+    """What the way back did.
+
+    Attributes:
+        rows_without_old_vector: rows that came or changed since the swap, for which there is no old vector.
+        restored_indexes: ANN indexes on the old column that were built again.
+        notices: what a person should still do.
+    """
+
+    table: str
+    column: str
+    kept_column: str
+    lock_milliseconds: float
+    rows_without_old_vector: int
+    restored_indexes: tuple[str, ...]
+    notices: tuple[str, ...]
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def build_index(
+    database: Database, settings: Settings, *, on_progress: Callable[[BuildProgress], None] | None = None
+) -> BuildResult:
+    """Build the vector index on the column that the migration fills, unless it is there and valid."""
+    target = TargetTable.from_settings(settings)
+    with database.autocommit() as connection:
+        state = read_state(connection, target)
+        column, space = _filled(state)
+        plan = index_plan(connection, settings, state, space)
+    name = target.vector_index(target.column_for(space.dimensions), space.fingerprint, plan.method)
+    statement = create_index_statement(target, column.name, name, plan)
+    result = build_concurrently(
+        database, target, name, statement, memory_bytes=plan.memory_bytes, on_progress=on_progress
+    )
+    with database.autocommit() as connection:
+        connection.execute(target.sql("ANALYZE {table} ({column})", column=column.name))
+    return result
+
+
+def index_plan(connection: Connection, settings: Settings, state: MigrationState, space: EmbeddingSpace) -> IndexPlan:
+    """The vector index that the settings ask for on a table of this size."""
+    rows = int(connection.execute(state.table.target.sql("SELECT count(*) FROM {table}")).scalar_one())
+    return plan_index(
+        rows,
+        space.dimensions,
+        method=settings.index_method,
+        element=settings.index_element,
+        lists=settings.index_lists,
+        m=settings.index_m,
+        ef_construction=settings.index_ef_construction,
+        max_memory_bytes=settings.index_max_memory_mb * MEBIBYTE if settings.index_max_memory_mb else None,
+    )
+
+
+def swap(
+    database: Database,
+    settings: Settings,
+    space: EmbeddingSpace,
+    *,
+    verify: Callable[[], None] | None = None,
+    on_progress: Callable[[BuildProgress], None] | None = None,
+) -> SwapResult:
+    """Index the new column, verify, and make it the one that search reads.
+
+    Args:
+        database: where the target table is.
+        settings: among them OLD_EMBEDDING, DEPENDENTS and SWAP_MAX_PENDING_ROWS.
+        space: what the caller believes the new column holds.
+        verify: called after the index is built and before the lock is taken; raises to refuse the swap.
+        on_progress: told how far the index build is.
+
+    Raises:
+        SwapRefused: rows are pending, something depends on the old column, or the index is not valid.
+        EmbeddingSpaceMismatch: the new column holds another space.
+        LockNotAcquired: the table was never free for LOCK_TIMEOUT_MS.
+    """
+    target = TargetTable.from_settings(settings)
+    with database.autocommit() as connection:
+        state = read_state(connection, target)
+        column, _ = _filled(state)
+        require_space(column, space, target)
+        if state.new is not None:
+            _check_dependents(connection, settings, state)
+            _check_pending(connection, settings, target, column.name)
+    index = build_index(database, settings, on_progress=on_progress)
+    if state.new is None:
+        previous = state.previous.name if state.previous else None
+        return _result(settings, state, index, previous, exchanged=False, milliseconds=0.0)
+    if verify is not None:
+        verify()
+    _compact_pending_index(database, target, space)
+    new, old = state.new, state.table.embedding
+    previous_column = target.column_for(old.dimensions)
+    locked_at = time.perf_counter()
+
+    def exchange(connection: Connection) -> None:
+        nonlocal locked_at
+        connection.execute(target.sql("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
+        locked_at = time.perf_counter()
+        _verify_under_lock(connection, settings, target, new, space, index.name)
+        for statement in exchange_statements(target, new, old, drop_old=settings.old_embedding == "drop"):
+            connection.execute(statement)
+        _copy_column_grants(connection, state.table.oid, target, old, target.embedding_column)
+
+    in_short_transaction(database, settings, "swap: exchange the columns", exchange)
+    milliseconds = (time.perf_counter() - locked_at) * 1_000
+    kept = previous_column if settings.old_embedding == "keep" else None
+    return _result(settings, state, index, kept, exchanged=True, milliseconds=milliseconds)
+
+
+def exchange_statements(target: TargetTable, new: Column, old: Column, *, drop_old: bool) -> list[TextClause]:
+    """The statements that make `new` the embedding column and keep or drop `old`; for one transaction, under lock."""
+    assert new.note is not None
+    previous_column = target.column_for(old.dimensions)
+    old_space = old.note.space if old.note else None
+    previous = ColumnNote(
+        "previous",
+        old_space,
+        dropped_indexes=new.note.dropped_indexes,
+        not_null=old.not_null,
+        comment=old.note.comment if old.note else old.comment,
+    )
+    statements = [
+        target.sql("ALTER TABLE {table} ALTER COLUMN {embedding} DROP NOT NULL"),
+        *_rename_statements(target, new.name, previous_column),
+        note_statement(target, target.embedding_column, replace(new.note, role="current", dropped_indexes=())),
+        note_statement(target, previous_column, previous),
+        trigger_function_statement(target, target.embedding_column, also_empty=None if drop_old else previous_column),
+    ]
+    if drop_old:
+        statements.append(target.sql("ALTER TABLE {table} DROP COLUMN {previous}", previous=previous_column))
+    return statements
+
+
+def rollback(database: Database, settings: Settings) -> RollbackResult:
+    """Exchange the columns back: search reads the old vectors again, the new ones are kept beside them.
+
+    The exchange comes first and takes milliseconds; ANN indexes that expand dropped are built again afterwards.
+
+    Raises:
+        PhaseError: the columns are not swapped, or the old one is gone.
+    """
+    target = TargetTable.from_settings(settings)
+    with database.autocommit() as connection:
+        state = read_state(connection, target)
+    if state.previous is None:
+        raise PhaseError(
+            f"{target} is in phase {state.phase}: there is no old column to go back to",
+            state="nothing was changed",
+            next_step="the old vectors were dropped: migrate to the old model" if state.phase == "retired" else None,
+        )
+    previous, current = state.previous, state.table.embedding
+    space = space_of(current)
+    assert previous.note is not None
+    assert current.note is not None
+    assert space is not None
+    kept_column = target.column_for(space.dimensions)
+    current_note = replace(current.note, role="new", dropped_indexes=previous.note.dropped_indexes)
+    old_note = replace(previous.note, role="legacy") if previous.note.space is not None else None
+    locked_at = time.perf_counter()
+
+    def exchange_back(connection: Connection) -> None:
+        nonlocal locked_at
+        connection.execute(target.sql("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
+        locked_at = time.perf_counter()
+        for statement in _rename_statements(target, previous.name, kept_column):
+            connection.execute(statement)
+        connection.execute(note_statement(target, kept_column, current_note))
+        connection.execute(
+            note_statement(target, target.embedding_column, replace(old_note, dropped_indexes=(), not_null=False))
+            if old_note is not None
+            else comment_statement(target, target.embedding_column, previous.note.comment if previous.note else None)
+        )
+        connection.execute(trigger_function_statement(target, kept_column))
+
+    in_short_transaction(database, settings, "rollback: exchange the columns back", exchange_back)
+    milliseconds = (time.perf_counter() - locked_at) * 1_000
+    with database.autocommit() as connection:
+        new = describe_table(connection, target).with_role("new")
+        assert new is not None
+    restored = restore_indexes(database, settings, new)
+    with database.autocommit() as connection:
+        connection.execute(note_statement(target, new.name, replace(current_note, dropped_indexes=())))
+        missing = count_pending(connection, target, target.embedding_column)
+    return RollbackResult(
+        table=str(target),
+        column=target.embedding_column,
+        kept_column=kept_column,
+        lock_milliseconds=milliseconds,
+        rows_without_old_vector=missing,
+        restored_indexes=restored,
+        notices=_rollback_notices(target, missing, was_not_null=previous.note.not_null),
+    )
+
+
+def _rollback_notices(target: TargetTable, missing: int, *, was_not_null: bool) -> tuple[str, ...]:
+    notices = []
+    if missing:
+        notices.append(
+            f"{missing} rows came or changed since the swap and have no old vector; the application's old code must embed them"
+        )
+    if was_not_null:
+        notices.append(
+            f"{target.embedding_column!r} was NOT NULL before the swap; when every row has a vector again: "
+            f"ALTER TABLE {target} ALTER COLUMN {target.embedding_column!r} SET NOT NULL"
+        )
+    return tuple(notices)
+
+
+def _rename_statements(target: TargetTable, incoming: str, outgoing: str) -> list[TextClause]:
+    """`incoming` becomes the embedding column, which becomes `outgoing`; by way of a third name, as both may be one."""
+    rename = "ALTER TABLE {table} RENAME COLUMN {old} TO {new}"
+    embedding, between = target.embedding_column, target.exchange_column
+    return [
+        target.sql(rename, old=embedding, new=between),
+        target.sql(rename, old=incoming, new=embedding),
+        target.sql(rename, old=between, new=outgoing),
+    ]
+
+
+def _filled(state: MigrationState) -> tuple[Column, EmbeddingSpace]:
+    column = state.filled
+    space = space_of(column)
+    if space is None:
+        raise PhaseError(f"column {column.name!r} of {state.table.target} has no embedding space recorded")
+    return column, space
+
+
+def _check_dependents(connection: Connection, settings: Settings, state: MigrationState) -> None:
+    bound = [d for d in find_dependents(connection, state.table, state.table.embedding.name) if d.bound]
+    if not bound:
+        return
+    names = ", ".join(str(dependent) for dependent in bound)
+    if settings.dependents == "ignore" and settings.old_embedding == "keep":
+        logger.warning("these stay bound to the old vectors: %s", names)
+        return
+    raise SwapRefused(
+        f"{len(bound)} objects depend on column {state.table.embedding.name!r} and would keep reading the old vectors: {names}",
+        state="nothing was exchanged; search reads the old column",
+        next_step="drop them and create them again after the swap, or set DEPENDENTS=ignore to leave them on the old vectors",
+    )
+
+
+def _check_pending(connection: Connection, settings: Settings, target: TargetTable, column: str) -> None:
+    if has_more_pending_than(connection, target, column, settings.swap_max_pending_rows):
+        pending = count_pending(connection, target, column)
+        raise SwapRefused(
+            f"{pending} rows of {target} are pending: expected at most {settings.swap_max_pending_rows} (SWAP_MAX_PENDING_ROWS)",
+            state="nothing was exchanged; search reads the old column",
+            next_step="run the backfill again: bge-pipeline migrate",
+        )
+
+
+def _compact_pending_index(database: Database, target: TargetTable, space: EmbeddingSpace) -> None:
+    """Rid the pending index of the entries of every embedded row, which the check under the lock would step over."""
+    index = (target.schema, target.pending_index(target.column_for(space.dimensions), space.fingerprint))
+    with database.autocommit() as connection:
+        connection.execute(target.sql("REINDEX INDEX CONCURRENTLY {index}", index=index))
+
+
+def _verify_under_lock(
+    connection: Connection, settings: Settings, target: TargetTable, new: Column, space: EmbeddingSpace, index: str
+) -> None:
+    table = describe_table(connection, target)
+    column = table.columns.get(new.name)
+    if column is None or column.dimensions != space.dimensions:
+        raise SwapRefused(f"column {new.name!r} changed under the swap", state="nothing was exchanged")
+    require_space(column, space, target)
+    _check_pending(connection, settings, target, new.name)
+    if not index_is_valid(connection, target.schema, index):
+        raise SwapRefused(
+            f"index {index} is not valid", state="nothing was exchanged", next_step="run the same command again"
+        )
+
+
+def _copy_column_grants(connection: Connection, oid: int, target: TargetTable, old: Column, new_name: str) -> None:
+    """Give the new column the privileges that roles hold on the old one by name."""
+    grants = connection.execute(
+        text(
+            "SELECT acl.privilege_type, acl.grantee::regrole::text AS grantee FROM pg_attribute a, aclexplode(a.attacl) acl "
+            "WHERE a.attrelid = :oid AND a.attnum = :number AND acl.grantee <> 0"
+        ),
+        {"oid": oid, "number": old.number},
+    ).all()
+    for grant in grants:
+        # regrole prints the role quoted where it must be; privilege_type is one of PostgreSQL's own words.
+        role = grant.grantee.replace(":", "\\:")
+        connection.execute(
+            target.sql(f"GRANT {grant.privilege_type} ({{column}}) ON {{table}} TO {role}", column=new_name)
+        )
+
+
+def _result(
+    settings: Settings,
+    state: MigrationState,
+    index: BuildResult,
+    previous_column: str | None,
+    *,
+    exchanged: bool,
+    milliseconds: float,
+) -> SwapResult:
+    return SwapResult(
+        table=str(state.table.target),
+        column=state.table.target.embedding_column,
+        exchanged=exchanged,
+        previous_column=previous_column,
+        index_name=index.name,
+        index_method=settings.index_method,
+        index_built=index.built,
+        index_seconds=index.seconds,
+        index_bytes=index.bytes,
+        maintenance_work_mem_mb=index.maintenance_work_mem_mb,
+        lock_milliseconds=milliseconds,
+        not_null_dropped=exchanged and state.table.embedding.not_null,
+    )
