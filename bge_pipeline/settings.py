@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     lock_max_attempts: int = Field(20, ge=1, description="attempts to get a strong lock, with backoff between them")
 
     # Dagster
+    dagster_database_url: SecretStr | None = Field(
+        None, description="PostgreSQL URL of the database for Dagster's own records; unset: one on the embedded PostgreSQL"
+    )
     max_partition_attempts: int = Field(3, ge=1, description="runs of one partition before the sensor gives up on it")
     retry_backoff_seconds: int = Field(
         60, ge=0, description="wait before the first rerun of a failed partition; doubles"
@@ -111,7 +114,7 @@ class Settings(BaseSettings):
         1_536, ge=1, description="dimensions of the old vectors, where no database can be asked"
     )
 
-    @field_validator("database_url")
+    @field_validator("database_url", "dagster_database_url")
     @classmethod
     def _is_postgres_url(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
@@ -161,7 +164,7 @@ class Settings(BaseSettings):
         return self.bge_pipeline_home.expanduser().resolve()
 
 
-_SECRET_FIELDS = frozenset({"database_url", "embedding_api_key"})
+_SECRET_FIELDS = frozenset({"database_url", "dagster_database_url", "embedding_api_key"})
 
 
 def load_settings(**overrides: Any) -> Settings:

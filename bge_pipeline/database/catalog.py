@@ -12,12 +12,14 @@ from bge_pipeline.database.notes import ColumnNote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import TargetTableError
 
+_TEXT_TYPES = ("text", "varchar", "bpchar", "citext")
 VECTOR_TYPES = ("vector", "halfvec", "sparsevec", "bit")
 IdKind = Literal["integer", "uuid"]
 _ID_KINDS: dict[str, IdKind] = {"smallint": "integer", "integer": "integer", "bigint": "integer", "uuid": "uuid"}
 
 _TABLE = """
-SELECT c.oid, c.relkind, GREATEST(c.reltuples, 0)::bigint AS estimated_rows
+SELECT c.oid, c.relkind, c.relispartition AS is_partition, GREATEST(c.reltuples, 0)::bigint AS estimated_rows,
+       EXISTS (SELECT FROM pg_inherits WHERE c.oid IN (inhrelid, inhparent)) AS is_inherited
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = :schema AND c.relname = :table
 """
@@ -77,8 +79,12 @@ class TableDescription:
         return self.columns[self.target.embedding_column]
 
     def with_role(self, role: str) -> Column | None:
-        """The column whose note gives it `role`, or None."""
-        return next((column for column in self.columns.values() if column.note and column.note.role == role), None)
+        """The column that plays `role` for the embedding column, or None."""
+        for column in self.columns.values():
+            note = column.note
+            if note and note.role == role and (note.embedding_column or column.name) == self.target.embedding_column:
+                return column
+        return None
 
 
 def describe_table(connection: Connection, target: TargetTable) -> TableDescription:
@@ -100,7 +106,12 @@ def describe_table(connection: Connection, target: TargetTable) -> TableDescript
         raise TargetTableError(
             f"{target} is {kinds.get(row.relkind, 'not a table')}: expected an ordinary table",
             state="nothing was changed",
-            next_step="for a partitioned table, migrate each partition by its own name" if row.relkind == "p" else None,
+        )
+    if row.is_partition or row.is_inherited:
+        kind = "a partition" if row.is_partition else "part of an inheritance hierarchy"
+        raise TargetTableError(
+            f"{target} is {kind}: expected a table that stands alone, as PostgreSQL adds columns to whole hierarchies only",
+            state="nothing was changed",
         )
     columns = {r.name: Column(**r._mapping) for r in connection.execute(text(_COLUMNS), {"oid": row.oid})}  # noqa: SLF001
     _check_columns(target, columns)
@@ -139,7 +150,9 @@ def _check_columns(target: TargetTable, columns: dict[str, Column]) -> None:
     problem = None
     if identifier.full_type not in _ID_KINDS:
         problem = f"{identifier.name!r} is {identifier.full_type}: expected {', '.join(_ID_KINDS)} as id"
-    elif not re.match(r"text|character|citext", source.full_type):
+    elif not identifier.not_null:
+        problem = f"{identifier.name!r} may be NULL, and a row without an id cannot be found again: expected NOT NULL"
+    elif source.type_name not in _TEXT_TYPES:
         problem = f"{source.name!r} is {source.full_type}: expected text, character varying or citext to embed"
     elif source.generated:
         problem = (

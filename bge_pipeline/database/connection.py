@@ -14,7 +14,7 @@ from bge_pipeline.database.embedded import start_embedded_postgres
 from bge_pipeline.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:
-    from psycopg2.extensions import connection as PsycopgConnection
+    from psycopg2.extensions import connection as RawConnection  # noqa: N812
 
     from bge_pipeline.settings import Settings
 
@@ -91,7 +91,7 @@ class Database:
         return self.url.render_as_string(hide_password=True)
 
 
-def _add_vector_schema(connection: PsycopgConnection, _record: object) -> None:
+def _add_vector_schema(connection: RawConnection, _record: object) -> None:
     with connection.cursor() as cursor:
         cursor.execute(_FIND_VECTOR_SCHEMA)
     connection.commit()

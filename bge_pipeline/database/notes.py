@@ -26,7 +26,10 @@ class ColumnNote:
         space: the embedding space of the vectors, as plain JSON; None where nobody recorded it.
         dropped_indexes: definitions of the old ANN indexes that expand dropped, for the way back.
         not_null: whether the column was NOT NULL before the swap made it optional.
-        comment: the comment that the column had before, kept word for word.
+        comment: the user's own comment, kept word for word.
+        embedding_column: on a `new` or `previous` column, the embedding column that it belongs to; a table may have
+            several. None on an embedding column itself.
+        maintained: on a `previous` column, whether this project, not the application, filled it before the swap.
     """
 
     role: Role
@@ -34,6 +37,8 @@ class ColumnNote:
     dropped_indexes: tuple[str, ...] = ()
     not_null: bool = False
     comment: str | None = None
+    embedding_column: str | None = None
+    maintained: bool = False
 
     def with_role(self, role: Role) -> ColumnNote:
         """The same note for another role."""
@@ -48,6 +53,10 @@ class ColumnNote:
             note["not_null"] = True
         if self.comment is not None:
             note["comment"] = self.comment
+        if self.embedding_column is not None:
+            note["embedding_column"] = self.embedding_column
+        if self.maintained:
+            note["maintained"] = True
         return json.dumps({_KEY: note}, ensure_ascii=False)
 
     @classmethod
@@ -57,14 +66,17 @@ class ColumnNote:
             return None
         try:
             note = json.loads(comment)[_KEY]
+            role = note["role"]
         except (ValueError, KeyError, TypeError):
             return None
         return cls(
-            role=note["role"],
+            role=role,
             space=note.get("space"),
             dropped_indexes=tuple(note.get("dropped_indexes", ())),
             not_null=bool(note.get("not_null", False)),
             comment=note.get("comment"),
+            embedding_column=note.get("embedding_column"),
+            maintained=bool(note.get("maintained", False)),
         )
 
 

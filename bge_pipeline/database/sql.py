@@ -9,7 +9,7 @@ from sqlalchemy import Dialect, TextClause, bindparam, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import UserDefinedType
 
-_PREPARER = postgresql.dialect().identifier_preparer
+_PREPARER = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
 MAX_IDENTIFIER_BYTES = 63
 """PostgreSQL's NAMEDATALEN - 1."""
 
@@ -51,7 +51,7 @@ def with_values(statement: TextClause, **values: str) -> TextClause:
 
 def render(statement: TextClause) -> str:
     """The statement as a person would type it, values included; for `alembic --sql` and for messages."""
-    dialect = postgresql.dialect(paramstyle="named")
+    dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
     return str(statement.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
 
 

@@ -46,12 +46,12 @@ class TargetTable:
     @property
     def quarantine_table(self) -> str:
         """Table of rows that cannot be embedded."""
-        return shortened(f"{self.table}_embedding_quarantine")
+        return shortened(f"{self.table}_{self.embedding_column}_quarantine")
 
     @property
     def quarantine_key(self) -> str:
         """Unique index of the quarantine table."""
-        return shortened(f"{self.table}_embedding_quarantine_key")
+        return shortened(f"{self.table}_{self.embedding_column}_quarantine_key")
 
     @property
     def trigger(self) -> str:

@@ -109,7 +109,10 @@ class VectorWriter:
     def _update(self, *, skip_locked: bool) -> Any:
         source = f"pg_temp.{_STAGING}"
         if skip_locked:
-            source = f"(SELECT s.* FROM pg_temp.{_STAGING} s JOIN {{table}} l ON l.{{id}} = s.id FOR NO KEY UPDATE OF l SKIP LOCKED)"
+            source = (
+                f"(SELECT s.* FROM pg_temp.{_STAGING} s JOIN {{table}} l ON l.{{id}} = s.id "
+                "FOR NO KEY UPDATE OF l SKIP LOCKED)"
+            )
         return self._target.sql(
             f"UPDATE {{table}} t SET {{column}} = s.vector FROM {source} s "
             "WHERE t.{id} = s.id AND t.xmin = s.version AND t.{column} IS NULL",

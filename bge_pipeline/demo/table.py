@@ -144,7 +144,7 @@ def _load_sources(connection: Connection, table: tuple[str, str], rows: int | No
     stream = copy_stream((source.video_id.encode(), source.title.encode()) for source in sources(rows))
     _cursor(connection).copy_expert(f"COPY {quote(*table)} (video_id, title) FROM STDIN (FORMAT binary)", stream)
     found = connection.exec_driver_sql(f"SELECT video_id, id FROM {quote(*table)}")
-    return {video_id: source_id for video_id, source_id in found}
+    return {row.video_id: row.id for row in found}
 
 
 def _load_segments(

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 
-class Abandoned(Exception):  # noqa: N818 - an ending, not an error
+class Abandoned(Exception):
     """The pipeline was given up while a stage waited."""
 
 

@@ -13,7 +13,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.dependents import find_dependents
 from bge_pipeline.database.index_build import build_concurrently
 from bge_pipeline.database.indexes import Index, drop_index, index_is_valid, indexes_on
-from bge_pipeline.database.locks import in_short_transaction
+from bge_pipeline.database.locks import in_short_transaction, lock_timeout_statement
 from bge_pipeline.database.notes import ColumnNote, note_statement
 from bge_pipeline.database.pending import pending_index_statement
 from bge_pipeline.database.quarantine import create_quarantine_statements, drop_quarantine_statement
@@ -109,11 +109,13 @@ def column_statements(target: TargetTable, space: EmbeddingSpace, note: ColumnNo
     ]
 
 
-def expand_script(target: TargetTable, space: EmbeddingSpace) -> list[TextClause]:
-    """All of expand as statements for a reviewer, where no database can be asked for the old index."""
+def expand_script(target: TargetTable, settings: Settings, space: EmbeddingSpace) -> list[TextClause]:
+    """All of expand as statements for a reviewer; the old ANN index, whose name only the database knows, is left out."""
+    _check_dimensions(settings, space)
     column = target.column_for(space.dimensions)
     index = target.pending_index(column, space.fingerprint)
     return [
+        lock_timeout_statement(settings),
         *column_statements(target, space, ColumnNote("new", space.as_dict())),
         pending_index_statement(target, column, index),
     ]

@@ -200,7 +200,7 @@ class RowPath:
             vectors = self._encoder.encode(tokens)
         except BgePipelineError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - any library may sit behind an encoder; the rows are told apart below
             if len(batch) == 1:
                 return self._give_up(batch, error)
             logger.info("a batch of %d rows failed (%s); halving it", len(batch), _first_line(error))
@@ -223,7 +223,7 @@ class RowPath:
             self._require_working_encoder(None)
         failures = [
             (batch.only([i]), f"the encoder returned a vector of length {lengths[i]:.3f}: expected 1")
-            for i in np.flatnonzero(~sound)
+            for i in np.flatnonzero(~sound).tolist()
         ]
         kept = np.flatnonzero(sound)
         return _Encoded(
@@ -243,7 +243,7 @@ class RowPath:
         """Tell a bad text from a broken encoder: an encoder that fails on a plain sentence is broken."""
         try:
             vector = self._encoder.encode(self._encoder.tokenize([_PROBE]))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the encoder does not work
             raise self._broken(_first_line(error)) from (cause or error)
         length = float(np.linalg.norm(vector))
         if abs(length - 1.0) > _UNIT_LENGTH_TOLERANCE:

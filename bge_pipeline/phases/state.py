@@ -8,10 +8,12 @@ from typing import Literal
 from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column, TableDescription, describe_table
+from bge_pipeline.database.connection import Database
 from bge_pipeline.database.pending import has_more_pending_than
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import EmbeddingSpaceMismatch, PhaseError
+from bge_pipeline.settings import Settings
 
 Phase = Literal["legacy", "expanded", "backfilled", "swapped", "retired"]
 
@@ -74,6 +76,16 @@ def read_state(connection: Connection, target: TargetTable) -> MigrationState:
     elif table.with_role("current") is not None:
         phase = "retired"
     return MigrationState(table, phase, new, previous)
+
+
+def require_table(database: Database, settings: Settings) -> MigrationState:
+    """Where the configured table stands.
+
+    Raises:
+        TargetTableError: there is no such table, or it cannot be migrated.
+    """
+    with database.autocommit() as connection:
+        return read_state(connection, TargetTable.from_settings(settings))
 
 
 def require_space(column: Column, space: EmbeddingSpace, target: TargetTable) -> None:

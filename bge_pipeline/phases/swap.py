@@ -21,7 +21,7 @@ from bge_pipeline.database.indexes import (
     index_is_valid,
     plan_index,
 )
-from bge_pipeline.database.locks import in_short_transaction
+from bge_pipeline.database.locks import in_short_transaction, lock_timeout_statement
 from bge_pipeline.database.notes import ColumnNote, comment_statement, note_statement
 from bge_pipeline.database.pending import count_pending, has_more_pending_than
 from bge_pipeline.database.target import TargetTable
@@ -93,9 +93,9 @@ def build_index(
     """Build the vector index on the column that the migration fills, unless it is there and valid."""
     target = TargetTable.from_settings(settings)
     with database.autocommit() as connection:
-        state = read_state(connection, target)
-        column, space = _filled(state)
-        plan = index_plan(connection, settings, state, space)
+        column, space = _filled(read_state(connection, target))
+        rows = int(connection.execute(target.sql("SELECT count(*) FROM {table}")).scalar_one())
+    plan = plan_vector_index(settings, space, rows)
     name = target.vector_index(target.column_for(space.dimensions), space.fingerprint, plan.method)
     statement = create_index_statement(target, column.name, name, plan)
     result = build_concurrently(
@@ -106,9 +106,8 @@ def build_index(
     return result
 
 
-def index_plan(connection: Connection, settings: Settings, state: MigrationState, space: EmbeddingSpace) -> IndexPlan:
-    """The vector index that the settings ask for on a table of this size."""
-    rows = int(connection.execute(state.table.target.sql("SELECT count(*) FROM {table}")).scalar_one())
+def plan_vector_index(settings: Settings, space: EmbeddingSpace, rows: int) -> IndexPlan:
+    """The vector index that the settings ask for on a table of `rows` rows."""
     return plan_index(
         rows,
         space.dimensions,
@@ -199,6 +198,33 @@ def exchange_statements(target: TargetTable, new: Column, old: Column, *, drop_o
     if drop_old:
         statements.append(target.sql("ALTER TABLE {table} DROP COLUMN {previous}", previous=previous_column))
     return statements
+
+
+def swap_script(target: TargetTable, settings: Settings, space: EmbeddingSpace) -> list[TextClause]:
+    """All of swap as statements for a reviewer, where no database can be asked for rows and the old column.
+
+    The lists of an IVFFlat index are INDEX_LISTS or those of a million rows, the old column LEGACY_DIMENSIONS wide.
+    """
+    new_name = target.column_for(space.dimensions)
+    new = Column(
+        new_name,
+        0,
+        "vector",
+        f"vector({space.dimensions})",
+        False,
+        False,
+        ColumnNote("new", space.as_dict()).as_comment(),
+    )
+    old = Column(target.embedding_column, 0, "vector", f"vector({settings.legacy_dimensions})", False, False, None)
+    plan = plan_vector_index(settings, space, 1_000_000)
+    index = target.vector_index(new_name, space.fingerprint, plan.method)
+    return [
+        create_index_statement(target, new_name, index, plan),
+        target.sql("ANALYZE {table} ({column})", column=new_name),
+        lock_timeout_statement(settings),
+        target.sql("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"),
+        *exchange_statements(target, new, old, drop_old=settings.old_embedding == "drop"),
+    ]
 
 
 def rollback(database: Database, settings: Settings) -> RollbackResult:

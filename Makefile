@@ -1,0 +1,44 @@
+# `make demo` and `make test` are all that a new machine needs: each sets up what it uses.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format dev benchmark docs clean
+
+help:  ## Show this list.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: $(INSTALLED)  ## Make .venv with everything that demo, test and lint use.
+
+$(INSTALLED): pyproject.toml constraints.txt setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[embedded,openvino,dev]'
+	touch $@
+
+demo: $(INSTALLED)  ## Migrate a table of Python documentation from 1536 to 384 dimensions, and search it before and after.
+	$(BIN)/bge-pipeline demo --reset
+
+test: $(INSTALLED)  ## Run the tests; those that need what is missing here are skipped and say so.
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(INSTALLED)  ## Check style, types and the direction of imports.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(INSTALLED)  ## Put the code into shape.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+dev: $(INSTALLED)  ## Start the Dagster UI on http://127.0.0.1:3000.
+	$(BIN)/bge-pipeline dev
+
+benchmark: $(INSTALLED)  ## Measure this machine and write docs/benchmarks.md.
+	$(BIN)/python -m benchmarks
+
+clean:  ## Remove .venv, the embedded database and caches.
+	rm -rf $(VENV) .bge-pipeline .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info

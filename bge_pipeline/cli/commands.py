@@ -1,0 +1,238 @@
+"""The subcommands. Each opens the database, calls one function and prints the result as text or as JSON."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.logging import RichHandler
+from sqlalchemy.exc import SQLAlchemyError
+
+from bge_pipeline.cli import render
+from bge_pipeline.console import backfill_progress, index_progress, stderr
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.quarantine import release_all
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.errors import BgePipelineError, ConfigurationError
+from bge_pipeline.phases.expand import collapse
+from bge_pipeline.phases.migrate import migrate, open_service
+from bge_pipeline.phases.plan import plan
+from bge_pipeline.phases.retire import retire
+from bge_pipeline.phases.state import require_table
+from bge_pipeline.phases.status import read_status
+from bge_pipeline.phases.swap import rollback
+from bge_pipeline.settings import Settings, load_settings
+
+EPILOG = (
+    "Configuration comes from the environment and .env (see .env.example). Exit codes: 0 done, 1 failed, 2 wrong usage or "
+    "configuration, 3 refused because a check did not hold, 4 database or model unavailable, 5 table locked, 130 interrupted."
+)
+
+app = typer.Typer(
+    name="bge-pipeline",
+    help="Change the embedding model behind a live pgvector table: plan, backfill, verify, swap, roll back.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+
+_overrides: dict[str, str] = {}
+
+
+@app.callback()
+def _options(
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, e.g. INDEX_METHOD=hnsw."),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what happens in detail.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors only.")] = False,
+) -> None:
+    _overrides.clear()
+    for assignment in set_ or []:
+        name, separator, value = assignment.partition("=")
+        if not separator or name.lower() not in Settings.model_fields:
+            raise ConfigurationError(f"--set: expected NAME=VALUE with the name of a setting, got {assignment!r}")
+        _overrides[name.lower()] = value
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    logger = logging.getLogger("bge_pipeline")
+    logger.setLevel(level)
+    logger.handlers = [RichHandler(console=stderr, show_path=False, show_time=False, markup=False)]
+    logger.propagate = False
+
+
+def settings_of_command(**defaults: object) -> Settings:
+    """Settings with `--set` on top; `defaults` stand in for variables that are not set at all."""
+    settings = load_settings(**_overrides)
+    missing = {name: value for name, value in defaults.items() if name not in settings.model_fields_set}
+    return load_settings(**(missing | _overrides)) if missing else settings
+
+
+@contextmanager
+def opened() -> Iterator[tuple[Database, Settings]]:
+    """The configured database, closed at the end."""
+    settings = settings_of_command()
+    with Database.from_settings(settings) as database:
+        yield database, settings
+
+
+@app.command("plan")
+def plan_command(json: Json = False) -> None:
+    """Say what a migration would do: rows, time, disk, memory, obstacles. Changes nothing."""
+    with opened() as (database, settings):
+        require_table(database, settings)
+        with open_service(database, settings) as service:
+            result = plan(database, settings, service)
+    render.print_json(result) if json else render.print_plan(result)
+
+
+@app.command("migrate")
+def migrate_command(
+    json: Json = False,
+    retry_quarantined: Annotated[bool, typer.Option(help="Try the quarantined rows again.")] = False,
+    force: Annotated[bool, typer.Option(help="Swap even if the quality gate does not pass (recorded).")] = False,
+) -> None:
+    """Expand, backfill, verify and swap; resumes from wherever an earlier run stopped."""
+    if force:
+        _overrides["quality_gate"] = "warn"
+    with opened() as (database, settings):
+        state = require_table(database, settings)
+        if retry_quarantined and state.phase != "legacy":
+            with database.transaction() as connection:
+                release_all(connection, TargetTable.from_settings(settings))
+        with (
+            open_service(database, settings) as service,
+            backfill_progress() as on_backfill,
+            index_progress() as on_index,
+        ):
+            result = migrate(database, settings, service, on_backfill=on_backfill, on_index=on_index)
+        status = read_status(database, settings)
+    render.print_json(result) if json else render.print_migration(result, status)
+
+
+@app.command("status")
+def status_command(json: Json = False) -> None:
+    """Say where the migration stands."""
+    with opened() as (database, settings):
+        result = read_status(database, settings)
+    render.print_json(result) if json else render.print_status(result)
+
+
+@app.command("rollback")
+def rollback_command(
+    json: Json = False,
+    discard: Annotated[bool, typer.Option(help="Also drop the new column and everything that came with it.")] = False,
+    yes: Yes = False,
+) -> None:
+    """Exchange the columns back; before the swap, or with --discard, drop the new column."""
+    with opened() as (database, settings):
+        phase = require_table(database, settings).phase
+        facts: dict[str, object] = {}
+        if phase in ("swapped", "retired"):
+            result = rollback(database, settings)
+            facts = result.as_metadata()
+            for notice in result.notices:
+                stderr.print(notice)
+        if discard or phase in ("expanded", "backfilled"):
+            _confirm("This drops the new column with the vectors in it.", yes=yes)
+            facts["dropped_column"] = collapse(database, settings)
+        status = read_status(database, settings)
+    render.print_json(facts) if json else render.print_status(status)
+
+
+@app.command("retire")
+def retire_command(
+    json: Json = False,
+    reclaim: Annotated[
+        bool, typer.Option(help="Rewrite the table to give its space back at once; locks it meanwhile (VACUUM FULL).")
+    ] = False,
+    yes: Yes = False,
+) -> None:
+    """Drop the old column. There is no way back after it."""
+    with opened() as (database, settings):
+        state = require_table(database, settings)
+        if state.previous is not None:
+            _confirm(f"This drops {state.previous.name!r} with the old vectors; there is no way back.", yes=yes)
+        result = retire(database, settings, reclaim=reclaim)
+    render.print_json(result) if json else render.print_retirement(result)
+
+
+@app.command("search")
+def search_command(
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="Results; RETURN_TOP_K by default.")] = None,
+    mode: Annotated[str, typer.Option(help="dense, lexical or hybrid.")] = "dense",
+    rerank: Annotated[str, typer.Option(help="auto, always or never; needs ENABLE_RERANKER.")] = "auto",
+    explain: Annotated[bool, typer.Option(help="Show where each result comes from and what took how long.")] = False,
+    json: Json = False,
+) -> None:
+    """Search the target table and print ranked text with scores."""
+    from bge_pipeline.search import Retriever
+
+    with opened() as (database, settings), open_service(database, settings) as service:
+        retriever = Retriever(database, settings, service)
+        response = retriever.search(query, mode=mode, rerank=rerank, top_k=top_k, explain=explain)
+    render.print_json(response) if json else render.print_search(response, explain=explain)
+
+
+@app.command("demo")
+def demo_command(
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Rows of the demo table; the whole corpus by default.")
+    ] = None,
+    reset: Annotated[bool, typer.Option(help="Drop the demo's tables first.")] = False,
+    json: Json = False,
+) -> None:
+    """Make a table with 1536-dimensional vectors, migrate it through Dagster and search it before and after."""
+    from bge_pipeline.cli.demo import run_demo
+
+    result = run_demo(settings_of_command(embedding_model="bundled"), rows=rows, reset=reset)
+    if json:
+        render.print_json(result)
+
+
+@app.command("dev")
+def dev_command(
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the Dagster UI.")] = 3000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Start the Dagster UI and daemon on the configured database."""
+    from bge_pipeline.orchestration.instance import run_dev
+
+    raise typer.Exit(run_dev(settings_of_command(), port=port, host=host))
+
+
+def main() -> None:
+    """Run the command; an error of this project is one message and an exit code, not a traceback."""
+    try:
+        app()
+    except BgePipelineError as error:
+        stderr.print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(error.exit_code)
+    except SQLAlchemyError as error:
+        stderr.print(f"error: {_database_message(error)}", style="red", markup=False, highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        stderr.print("interrupted; every committed batch is kept, run the same command again to resume")
+        sys.exit(130)
+
+
+def _database_message(error: SQLAlchemyError) -> str:
+    reason = str(getattr(error, "orig", None) or error).strip()
+    return f"PostgreSQL refused a statement: {reason}\nNext: bge-pipeline status shows where the migration stands"
+
+
+def _confirm(warning: str, *, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigurationError(warning, next_step="add --yes to confirm")
+    typer.confirm(f"{warning} Go on?", abort=True)

@@ -1,0 +1,154 @@
+"""Results as text for people, or as one JSON object for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from bge_pipeline.phases.migrate import MigrateResult
+    from bge_pipeline.phases.plan import Plan
+    from bge_pipeline.phases.retire import RetireResult
+    from bge_pipeline.phases.status import Status
+    from bge_pipeline.search import SearchResponse
+
+stdout = Console(highlight=False)
+
+
+class HasMetadata(Protocol):
+    """A result that can be told as plain values."""
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Plain values."""
+        ...
+
+
+def print_json(result: HasMetadata | Mapping[str, Any]) -> None:
+    """One JSON object on standard output."""
+    values = result if isinstance(result, Mapping) else result.as_metadata()
+    stdout.file.write(json.dumps(values, indent=2, default=str, ensure_ascii=False) + "\n")
+
+
+def print_facts(title: str, facts: Mapping[str, str | None]) -> None:
+    """Two columns of names and values; None leaves a line out."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        if value is not None:
+            table.add_row(name, Text(value))
+    stdout.print(table)
+
+
+def print_status(status: Status) -> None:
+    """Where the migration stands, and what to run next."""
+    index = status.index
+    print_facts(
+        f"{status.table}: {status.phase}",
+        {
+            "rows": f"{status.rows:,} ({megabytes(status.bytes)})",
+            "embedded": f"{status.embedded:,} in {status.column!r}",
+            "pending": f"{status.pending:,}",
+            "quarantined": f"{status.quarantined:,}" if status.quarantined else None,
+            "without text": f"{status.without_text:,}" if status.without_text else None,
+            "search reads": f"{status.dimensions} dimensions, {status.model or 'model not recorded'}",
+            "being filled": f"{status.new_dimensions} dimensions, {status.new_model}" if status.new_model else None,
+            "kept": f"{status.previous_column!r}, for the way back" if status.previous_column else None,
+            "index": f"{index.name} ({index.method}, {'valid' if index.valid else 'INVALID'})" if index else "none",
+            "next": status.next_step,
+        },
+    )
+    for row in status.quarantine:
+        stdout.print(Text(f"  quarantined {row.row_id}: {row.error}"))
+
+
+def print_plan(plan: Plan) -> None:
+    """What a migration would do."""
+    tokens, index = plan.tokens, plan.index
+    print_facts(
+        f"{plan.table}: {plan.phase}",
+        {
+            "vectors": f"{plan.old_dimensions} -> {plan.new_dimensions} dimensions, by {plan.model}",
+            "rows": f"{plan.rows:,}, of which {plan.pending:,} are to be embedded",
+            "tokens": f"mean {tokens.mean:.0f}, median {tokens.median}, 95% up to {tokens.p95}, longest {tokens.longest} "
+            f"(of {tokens.sampled_rows:,} sampled texts)",
+            "truncated": f"{tokens.share_truncated:.1%} of texts are longer than the model's {tokens.limit} tokens",
+            "speed": f"{plan.texts_per_second:,.0f} texts/s measured here ({plan.device}, {plan.precision})",
+            "backfill": f"about {duration(plan.backfill_seconds)}",
+            "disk": f"{megabytes(plan.disk_bytes)} more until retired (table now {megabytes(plan.table_bytes)})",
+            "index": f"{index.method}{f', {index.lists} lists' if index.lists else f', m {index.m}'} on {index.element}; "
+            f"its build wants {megabytes(index.memory_bytes)} of maintenance_work_mem "
+            f"(server default {megabytes(plan.maintenance_work_mem_bytes)}, raised for the build)",
+            "old index": ", ".join(plan.old_indexes) or "none",
+            "OLD_INDEX=drop": plan.old_index_costs["drop"],
+            "OLD_INDEX=keep": plan.old_index_costs["keep"],
+            "depend on it": ", ".join(plan.dependents) or None,
+            "mention it": f"{', '.join(plan.mentions)} (check by hand)" if plan.mentions else None,
+            "server": f"PostgreSQL {plan.postgres_version // 10_000}, pgvector {plan.pgvector_version}",
+            "obstacles": "; ".join(plan.obstacles) or "none: bge-pipeline migrate",
+        },
+    )
+
+
+def print_migration(result: MigrateResult, status: Status) -> None:
+    """What each phase did, and where the table stands now."""
+    filled, swapped = result.backfill, result.swap
+    built = f"built in {duration(swapped.index_seconds)}" if swapped.index_built else "was there"
+    exchanged = f"held its lock for {swapped.lock_milliseconds:.0f} ms" if swapped.exchanged else "had been done before"
+    print_facts(
+        "migration",
+        {
+            "expand": f"column {result.expand.column!r} {'added' if result.expand.added else 'was there'}",
+            "backfill": f"{filled.rows:,} rows in {duration(filled.seconds)}, {filled.texts_per_second:,.0f} texts/s",
+            "truncated": f"{filled.truncated:,} texts were longer than the model reads" if filled.truncated else None,
+            "index": f"{swapped.index_name} {built}",
+            "swap": exchanged,
+        },
+    )
+    print_status(status)
+
+
+def print_retirement(result: RetireResult) -> None:
+    """What retire dropped and how large the table is now."""
+    print_facts(
+        result.table,
+        {
+            "dropped": repr(result.dropped_column) if result.dropped_column else "nothing: the old column was gone",
+            "size": f"{megabytes(result.table_bytes_before)} -> {megabytes(result.table_bytes_after)}",
+            "space": None
+            if result.rewritten
+            else "comes back as rows are rewritten; --reclaim does it at once, under a lock",
+        },
+    )
+
+
+def print_search(response: SearchResponse, *, explain: bool) -> None:
+    """Ranked text with scores."""
+    for rank, found in enumerate(response.results, start=1):
+        stdout.print(
+            Text.assemble(
+                (f"{rank:3} ", "bold"), (f"{found.score:.3f} ", "cyan"), (f"[{found.id}] ", "dim"), found.text
+            )
+        )
+    if not response.results:
+        stdout.print("nothing found")
+    if explain:
+        stdout.print(Text(response.explanation))
+
+
+def megabytes(size: int) -> str:
+    """A size as people read it."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
+def duration(seconds: float) -> str:
+    """A time as people read it."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:,.0f} min" if minutes < 120 else f"{minutes / 60:,.1f} h"

@@ -1,0 +1,108 @@
+"""What a person sees on the terminal: progress bars, or log lines where there is no terminal."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from bge_pipeline.database.index_build import BuildProgress
+from bge_pipeline.phases.backfill import BackfillProgress
+
+logger = logging.getLogger(__name__)
+
+LOG_INTERVAL_SECONDS = 10.0
+stderr = Console(stderr=True)
+"""Progress and notices; facts go to standard output, where they can be piped."""
+
+
+class Throttle:
+    """Lets one call through per interval, and the first."""
+
+    def __init__(self, seconds: float = LOG_INTERVAL_SECONDS) -> None:
+        self._seconds = seconds
+        self._last = float("-inf")
+
+    def passes(self) -> bool:
+        """Whether the interval has gone by since the last call that passed."""
+        now = time.monotonic()
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True
+
+
+@contextmanager
+def backfill_progress() -> Iterator[Callable[[BackfillProgress], None]]:
+    """A bar with rate and time left; without a terminal, a log line every ten seconds."""
+    if not stderr.is_terminal:
+        yield _log_backfill(Throttle())
+        return
+    columns = (
+        TextColumn("[bold]backfill"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]} rows/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=stderr) as progress:
+        task = progress.add_task("backfill", total=None, rate="-")
+
+        def show(state: BackfillProgress) -> None:
+            progress.update(task, total=state.total, completed=state.written, rate=f"{state.rows_per_second:,.0f}")
+
+        yield show
+
+
+@contextmanager
+def index_progress() -> Iterator[Callable[[BuildProgress], None]]:
+    """The phase that the index build is in, with a bar where the server says how far it is."""
+    if not stderr.is_terminal:
+        yield _log_index(Throttle())
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("[bold]index[/] {task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f}%"),
+    )
+    with Progress(*columns, console=stderr) as progress:
+        task = progress.add_task("starting", total=None)
+
+        def show(state: BuildProgress) -> None:
+            total = None if state.fraction is None else 1.0
+            progress.update(task, description=state.phase, total=total, completed=state.fraction or 0.0)
+
+        yield show
+
+
+@contextmanager
+def loading_progress(total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar for rows loaded into the demo's table."""
+    if not stderr.is_terminal:
+        throttle = Throttle()
+        yield lambda rows: logger.info("%d rows loaded", rows) if throttle.passes() else None
+        return
+    with Progress(TextColumn("[bold]load"), BarColumn(), MofNCompleteColumn(), console=stderr) as progress:
+        task = progress.add_task("load", total=total)
+        yield lambda rows: progress.update(task, completed=rows)
+
+
+def _log_backfill(throttle: Throttle) -> Callable[[BackfillProgress], None]:
+    def log(state: BackfillProgress) -> None:
+        if state.written >= state.total or throttle.passes():
+            logger.info("backfill: %d of %d rows, %.0f rows/s", state.written, state.total, state.rows_per_second)
+
+    return log
+
+
+def _log_index(throttle: Throttle) -> Callable[[BuildProgress], None]:
+    def log(state: BuildProgress) -> None:
+        if throttle.passes():
+            logger.info("index: %s%s", state.phase, "" if state.fraction is None else f", {state.fraction:.0%}")
+
+    return log

@@ -1,0 +1,120 @@
+"""Migrate: the phases in order, from wherever the table stands, and the services they need."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.index_build import BuildProgress
+from bge_pipeline.database.reader import sample_texts
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.embedding.hashing import HashingEncoder
+from bge_pipeline.embedding.models import find_sentence_model
+from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.embedding.space import EmbeddingSpace
+from bge_pipeline.errors import SwapRefused
+from bge_pipeline.phases.backfill import BackfillProgress, BackfillResult, backfill
+from bge_pipeline.phases.expand import ExpandResult, expand
+from bge_pipeline.phases.state import read_state
+from bge_pipeline.phases.swap import SwapResult, swap
+from bge_pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_CALIBRATION_TEXTS = 512
+_CATCH_UP_ROUNDS = 10
+"""Rounds of embedding what the application wrote meanwhile before the swap gives up."""
+
+
+@dataclass(frozen=True)
+class MigrateResult:
+    """What each phase did."""
+
+    expand: ExpandResult
+    backfill: BackfillResult
+    swap: SwapResult
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Plain values, one object a phase."""
+        return {
+            "expand": self.expand.as_metadata(),
+            "backfill": self.backfill.as_metadata(),
+            "swap": self.swap.as_metadata(),
+        }
+
+
+@contextmanager
+def open_service(database: Database, settings: Settings) -> Iterator[EmbeddingsService]:
+    """The embeddings service, quantised on texts of the target table where int8 is asked for; shut down at the end."""
+
+    def texts() -> list[str]:
+        with database.autocommit() as connection:
+            return sample_texts(connection, TargetTable.from_settings(settings), _CALIBRATION_TEXTS)
+
+    service = EmbeddingsService.from_settings(settings, calibration_texts=texts)
+    try:
+        yield service
+    finally:
+        service.shutdown()
+
+
+def configured_space(settings: Settings) -> EmbeddingSpace:
+    """The embedding space that the settings ask for, from the model's files alone: nothing is loaded to run.
+
+    Raises:
+        ModelUnavailable: the model cannot be found.
+    """
+    if settings.embedding_model == "hashing":
+        return HashingEncoder(settings.embedding_dimensions).space
+    return find_sentence_model(settings.embedding_model).space(settings.embedding_precision)
+
+
+def migrate(
+    database: Database,
+    settings: Settings,
+    service: EmbeddingsService,
+    *,
+    on_backfill: Callable[[BackfillProgress], None] | None = None,
+    on_index: Callable[[BuildProgress], None] | None = None,
+) -> MigrateResult:
+    """Expand, backfill and swap, each from where it was left; running it again when all is done changes nothing.
+
+    Raises:
+        BgePipelineError: whatever a phase raises; what was committed stays, and another call resumes.
+    """
+    expanded = expand(database, settings, service.space)
+    filled = backfill(database, settings, service.encoder, on_progress=on_backfill)
+    swapped = swap_when_caught_up(database, settings, service, on_index=on_index)
+    return MigrateResult(expanded, filled, swapped)
+
+
+def swap_when_caught_up(
+    database: Database,
+    settings: Settings,
+    service: EmbeddingsService,
+    *,
+    on_index: Callable[[BuildProgress], None] | None = None,
+) -> SwapResult:
+    """Swap; while the application keeps writing, embed what it wrote and try again.
+
+    Raises:
+        SwapRefused: rows were pending at every attempt, or another check did not hold.
+    """
+    for attempt in range(1, _CATCH_UP_ROUNDS + 1):
+        try:
+            return swap(database, settings, service.space, on_progress=on_index)
+        except SwapRefused as refusal:
+            if attempt == _CATCH_UP_ROUNDS or not _has_pending(database, settings):
+                raise
+            logger.info("%s; embedding them, round %d of %d", refusal.message, attempt, _CATCH_UP_ROUNDS)
+        backfill(database, settings, service.encoder)
+    raise AssertionError("the last round returns or raises")
+
+
+def _has_pending(database: Database, settings: Settings) -> bool:
+    with database.autocommit() as connection:
+        return read_state(connection, TargetTable.from_settings(settings)).phase == "expanded"

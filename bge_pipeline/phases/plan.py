@@ -1,0 +1,221 @@
+"""Plan: what a migration would do to this table, measured and counted. Changes nothing."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection
+
+from bge_pipeline.database.catalog import pgvector_version
+from bge_pipeline.database.connection import Database, server_version
+from bge_pipeline.database.dependents import find_dependents
+from bge_pipeline.database.indexes import MEBIBYTE, IndexPlan, indexes_on
+from bge_pipeline.database.pending import count_rows
+from bge_pipeline.database.privileges import missing_privileges
+from bge_pipeline.database.reader import sample_texts
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.phases.retire import table_bytes
+from bge_pipeline.phases.state import MigrationState, Phase, read_state
+from bge_pipeline.phases.swap import plan_vector_index
+from bge_pipeline.settings import Settings
+
+_TOKEN_SAMPLE_ROWS = 2_000
+_SPEED_SAMPLE_ROWS = 256
+_WRITE_ROWS_PER_SECOND = {"none": 40_000, "ivfflat": 16_000, "hnsw": 170}
+"""Measured by `python -m benchmarks.write` on two cores, with that index on the old column; see docs/benchmarks.md."""
+
+
+@dataclass(frozen=True)
+class TokenLengths:
+    """Lengths of a sample of the table's texts, in tokens of the new model, before truncation to `limit`."""
+
+    sampled_rows: int
+    mean: float
+    median: int
+    p95: int
+    longest: int
+    limit: int
+    share_truncated: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a migration would do.
+
+    Attributes:
+        rows, pending: rows of the table, and those that would be embedded.
+        texts_per_second: measured on a sample of the table on this machine.
+        backfill_seconds: pending rows at the slower of encoding and writing.
+        disk_bytes: growth while old and new vectors stand side by side: new row versions, vectors and index.
+        index: how the new vector index would be built.
+        maintenance_work_mem_bytes: what the server gives an index build by default.
+        old_indexes: vector indexes on the old column.
+        old_index_costs: what each value of OLD_INDEX means for this table.
+        dependents: what is bound to the old column; the swap refuses while these exist.
+        mentions: functions whose text names the old column; to be checked by a person.
+        missing_privileges: what the role lacks, with the statement that grants it.
+        obstacles: what would stop the migration.
+    """
+
+    table: str
+    phase: Phase
+    rows: int
+    pending: int
+    old_dimensions: int | None
+    new_dimensions: int
+    model: str
+    device: str
+    precision: str
+    tokens: TokenLengths
+    texts_per_second: float
+    backfill_seconds: float
+    disk_bytes: int
+    table_bytes: int
+    index: IndexPlan
+    maintenance_work_mem_bytes: int
+    old_indexes: tuple[str, ...]
+    old_index_costs: dict[str, str]
+    dependents: tuple[str, ...]
+    mentions: tuple[str, ...]
+    missing_privileges: tuple[str, ...]
+    postgres_version: int
+    pgvector_version: str | None
+    obstacles: tuple[str, ...]
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def plan(database: Database, settings: Settings, service: EmbeddingsService) -> Plan:
+    """Look at the table, measure the model on a sample of it, and say what a migration would do."""
+    target = TargetTable.from_settings(settings)
+    with database.autocommit() as connection:
+        state = read_state(connection, target)
+        column = (state.new or state.table.embedding).name
+        counts = count_rows(connection, target, column, has_quarantine=state.phase != "legacy")
+        pending = counts.rows - counts.without_text if state.phase == "legacy" else counts.pending
+        texts = sample_texts(connection, target, _TOKEN_SAMPLE_ROWS)
+        index = plan_vector_index(settings, service.space, counts.rows)
+        old_indexes = [
+            i for i in indexes_on(connection, state.table.oid, state.table.embedding.number) if i.is_vector_index
+        ]
+        dependents = find_dependents(connection, state.table, target.embedding_column)
+        lacking = tuple(str(privilege) for privilege in missing_privileges(connection, state.table))
+        version = pgvector_version(connection)
+        memory = _setting_bytes(connection, "maintenance_work_mem")
+        size = table_bytes(connection, target)
+        disk = _disk_bytes(connection, target, pending, index)
+        postgres = server_version(connection)
+    tokens = _token_lengths(service, texts)
+    speed = _texts_per_second(service, texts)
+    write_speed = _WRITE_ROWS_PER_SECOND[_slowest(old_indexes) if settings.old_index == "keep" else "none"]
+    bound = tuple(str(dependent) for dependent in dependents if dependent.bound)
+    return Plan(
+        table=str(target),
+        phase=state.phase,
+        rows=counts.rows,
+        pending=pending,
+        old_dimensions=state.table.embedding.dimensions,
+        new_dimensions=service.dimensions,
+        model=service.space.model,
+        device=service.device,
+        precision=service.space.precision,
+        tokens=tokens,
+        texts_per_second=speed,
+        backfill_seconds=pending / min(speed, write_speed) if speed else 0.0,
+        disk_bytes=disk,
+        table_bytes=size,
+        index=index,
+        maintenance_work_mem_bytes=memory,
+        old_indexes=tuple(f"{old.name} ({old.method}, {old.bytes / MEBIBYTE:,.0f} MB)" for old in old_indexes),
+        old_index_costs=_old_index_costs(_slowest(old_indexes), pending, speed),
+        dependents=bound,
+        mentions=tuple(str(dependent) for dependent in dependents if not dependent.bound),
+        missing_privileges=lacking,
+        postgres_version=postgres,
+        pgvector_version=version,
+        obstacles=_obstacles(settings, service, state, bound, lacking),
+    )
+
+
+def _token_lengths(service: EmbeddingsService, texts: list[str]) -> TokenLengths:
+    limit = service.space.max_tokens
+    if not texts:
+        return TokenLengths(0, 0.0, 0, 0, 0, limit, 0.0)
+    tokens = service.encoder.tokenize(texts)
+    lengths = tokens.token_counts
+    return TokenLengths(
+        sampled_rows=len(texts),
+        mean=float(lengths.mean()),
+        median=int(np.median(lengths)),
+        p95=int(np.percentile(lengths, 95)),
+        longest=int(lengths.max()),
+        limit=limit,
+        share_truncated=float(tokens.truncated.mean()),
+    )
+
+
+def _texts_per_second(service: EmbeddingsService, texts: list[str]) -> float:
+    """Texts a second on a sample of the table, after a first call that pays for the start."""
+    sample = texts[:_SPEED_SAMPLE_ROWS]
+    if not sample:
+        return 0.0
+    service.encode_texts(sample[:8])
+    started = time.perf_counter()
+    service.encode_texts(sample)
+    return len(sample) / (time.perf_counter() - started)
+
+
+def _setting_bytes(connection: Connection, name: str) -> int:
+    return int(connection.exec_driver_sql(f"SELECT pg_size_bytes(current_setting('{name}'))").scalar_one())
+
+
+def _disk_bytes(connection: Connection, target: TargetTable, pending: int, index: IndexPlan) -> int:
+    """New row versions (values out of line stay where they are), new vectors, and the new index with its lists."""
+    statement = target.sql("SELECT pg_relation_size(CAST(:name AS regclass))")
+    heap = int(connection.execute(statement, {"name": str(target)}).scalar_one())
+    element = 2 if index.element == "halfvec" else 4
+    return int(heap + pending * (4 * index.dimensions + 16) * 1.05 + pending * (element * index.dimensions + 32) * 1.1)
+
+
+def _slowest(indexes: list[Any]) -> str:
+    methods = {index.method for index in indexes}
+    if not methods:
+        return "none"
+    return "ivfflat" if methods == {"ivfflat"} else "hnsw"
+
+
+def _old_index_costs(method: str, pending: int, speed: float) -> dict[str, str]:
+    if method == "none":
+        return {
+            "drop": "no vector index on the old column: nothing changes",
+            "keep": "no vector index on the old column",
+        }
+    kept, dropped = (pending / min(speed, _WRITE_ROWS_PER_SECOND[m]) if speed else 0.0 for m in (method, "none"))
+    return {
+        "drop": f"backfill about {dropped / 60:,.0f} min; until the swap, search on the old column scans the whole table",
+        "keep": f"search stays fast; backfill about {kept / 60:,.0f} min, since every write also goes to the {method} index",
+    }
+
+
+def _obstacles(
+    settings: Settings,
+    service: EmbeddingsService,
+    state: MigrationState,
+    dependents: tuple[str, ...],
+    lacking: tuple[str, ...],
+) -> tuple[str, ...]:
+    found = []
+    if service.dimensions != settings.embedding_dimensions:
+        found.append(f"EMBEDDING_DIMENSIONS is {settings.embedding_dimensions}, the model makes {service.dimensions}")
+    if state.phase == "swapped":
+        found.append("the last migration still keeps its old column: bge-pipeline retire, or bge-pipeline rollback")
+    if dependents and settings.dependents == "refuse":
+        found.append(f"the swap will refuse: {', '.join(dependents)} depend on the old column")
+    found.extend(f"missing privilege: {privilege}" for privilege in lacking)
+    return tuple(found)

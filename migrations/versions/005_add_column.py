@@ -1,0 +1,27 @@
+"""Expand: the new column, its trigger, its quarantine and its index of pending rows."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from bge_pipeline.phases.expand import collapse, expand, expand_script
+from bge_pipeline.phases.migrate import configured_space
+from migrations.steps import print_phase, run_phase
+
+revision = "005"
+down_revision = "004"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add the column."""
+    if context.is_offline_mode():
+        print_phase(expand_script)
+    else:
+        run_phase(lambda database, settings: expand(database, settings, configured_space(settings)))
+
+
+def downgrade() -> None:
+    """Build the dropped indexes again and drop the column, with the vectors in it."""
+    run_phase(collapse)

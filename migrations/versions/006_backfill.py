@@ -1,0 +1,32 @@
+"""Backfill: every pending row gets its vector. Resumable: killed, it goes on with what is still NULL."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from bge_pipeline.console import backfill_progress
+from bge_pipeline.database.connection import Database
+from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.settings import Settings
+from migrations.steps import run_phase
+
+revision = "006"
+down_revision = "005"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Embed what is pending; in `--sql` there is nothing to print, since vectors come from the model."""
+    if not context.is_offline_mode():
+        run_phase(_embed)
+
+
+def downgrade() -> None:
+    """Nothing to take back: the vectors stay in the new column, which 005's downgrade drops."""
+
+
+def _embed(database: Database, settings: Settings) -> None:
+    with open_service(database, settings) as service, backfill_progress() as show:
+        backfill(database, settings, service.encoder, on_progress=show)

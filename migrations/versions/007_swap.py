@@ -1,0 +1,35 @@
+"""Swap: index the new column, verify it, exchange the columns in one short transaction."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from bge_pipeline.console import index_progress
+from bge_pipeline.database.connection import Database
+from bge_pipeline.phases.migrate import open_service, swap_when_caught_up
+from bge_pipeline.phases.swap import rollback, swap_script
+from bge_pipeline.settings import Settings
+from migrations.steps import print_phase, run_phase
+
+revision = "007"
+down_revision = "006"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Make the new column the one that search reads."""
+    if context.is_offline_mode():
+        print_phase(swap_script)
+    else:
+        run_phase(_swap)
+
+
+def downgrade() -> None:
+    """Exchange the columns back, while the old one is there."""
+    run_phase(rollback)
+
+
+def _swap(database: Database, settings: Settings) -> None:
+    with open_service(database, settings) as service, index_progress() as show:
+        swap_when_caught_up(database, settings, service, on_index=show)
