@@ -1,0 +1,95 @@
+"""Queries with judged passages: what an EVAL_QUERIES file holds, and how it is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bge_pipeline.errors import ConfigurationError
+
+_FORMAT = '{"query": "...", "relevant": {"<id>": grade, ...}} or {"query": "...", "relevant": ["<id>", ...]}'
+
+
+@dataclass(frozen=True)
+class JudgedQueries:
+    """Queries and which passages answer them.
+
+    Attributes:
+        queries: text of each query by query id.
+        qrels: grade (1 and up, higher is better) by passage id, by query id. Passage ids are row ids as text.
+        dropped: how many queries were left out because nothing relevant is there.
+    """
+
+    queries: dict[str, str]
+    qrels: dict[str, dict[str, int]]
+    dropped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+
+def load_judged_queries(path: Path) -> JudgedQueries:
+    """Read an EVAL_QUERIES file: JSON Lines, one query per line, empty lines ignored.
+
+    A query's id is its line number, so that a report can be traced to the file.
+
+    Raises:
+        ConfigurationError: the file cannot be read or is empty, or a line has another form; names every such line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"EVAL_QUERIES: expected a readable JSON Lines file, got {path}: {error}") from error
+    queries: dict[str, str] = {}
+    qrels: dict[str, dict[str, int]] = {}
+    problems: list[str] = []
+    for number, line in _non_empty(lines):
+        try:
+            queries[str(number)], qrels[str(number)] = _parse(line)
+        except ValueError as error:
+            problems.append(f"line {number}: {error}")
+    if not problems and not queries:
+        problems.append("the file has no queries")
+    if problems:
+        raise ConfigurationError(
+            f"EVAL_QUERIES: {path} cannot be used:\n" + "\n".join(problems),
+            next_step=f"write one JSON object per line: {_FORMAT}",
+        )
+    return JudgedQueries(queries, qrels)
+
+
+def _non_empty(lines: list[str]) -> Iterator[tuple[int, str]]:
+    return ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+
+
+def _parse(line: str) -> tuple[str, dict[str, int]]:
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"expected JSON, got {error.msg} at column {error.colno}") from None
+    if not isinstance(entry, dict):
+        raise ValueError(f"expected an object, got {type(entry).__name__}")
+    query = entry.get("query")
+    if not isinstance(query, str) or not query.strip():
+        raise ValueError(f"expected a text in 'query', got {query!r}")
+    return query, _grades(entry.get("relevant"))
+
+
+def _grades(relevant: Any) -> dict[str, int]:
+    if isinstance(relevant, list):
+        relevant = dict.fromkeys(map(_identifier, relevant), 1)
+    if not isinstance(relevant, dict) or not relevant:
+        raise ValueError(f"expected ids in 'relevant', as an object of grades or as a list, got {relevant!r}")
+    for identifier, grade in relevant.items():
+        if isinstance(grade, bool) or not isinstance(grade, int) or grade < 1:
+            raise ValueError(f"expected a whole grade of 1 or more for id {identifier!r}, got {grade!r}")
+    return relevant
+
+
+def _identifier(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"expected ids in 'relevant' to be texts or whole numbers, got {value!r}")
+    return str(value)
