@@ -1,13 +1,25 @@
-"""From settings to an encoder or a reranker: which model, on which device, run by which library."""
+"""From settings to an encoder: which model, on which device, run by which library."""
 
 from __future__ import annotations
 
+import ctypes
+import logging
+import platform
+import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 
 from bge_pipeline.embedding.encoder import QueryEncoder
 from bge_pipeline.embedding.hashing import HashingEncoder
-from bge_pipeline.errors import ModelUnavailable
+from bge_pipeline.embedding.models import ModelFiles, find_sentence_model
+from bge_pipeline.embedding.tokenizer import Tokenizer
+from bge_pipeline.embedding.transformer import Backend, TransformerEncoder
+from bge_pipeline.errors import ConfigurationError, ModelUnavailable
 from bge_pipeline.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+HASHING = "hashing"
 
 CalibrationTexts = Callable[[], Sequence[str]]
 """Gives texts like those that will be embedded; asked only when an int8 model has to be made."""
@@ -20,6 +32,96 @@ def load_encoder(settings: Settings, calibration_texts: CalibrationTexts | None 
         ConfigurationError: the model does not have EMBEDDING_DIMENSIONS dimensions, or cannot run as asked.
         ModelUnavailable: the model or the library that runs it cannot be loaded.
     """
-    if settings.embedding_model == "hashing":
+    if settings.embedding_model == HASHING:
         return HashingEncoder(settings.embedding_dimensions)
-    raise ModelUnavailable(f"EMBEDDING_MODEL={settings.embedding_model}: only `hashing` can be loaded so far")
+    model = find_sentence_model(settings.embedding_model)
+    if model.dimensions != settings.embedding_dimensions:
+        raise ConfigurationError(
+            f"EMBEDDING_DIMENSIONS={settings.embedding_dimensions}, but {model.files.name} makes vectors of "
+            f"{model.dimensions} dimensions",
+            next_step=f"set EMBEDDING_DIMENSIONS={model.dimensions} or choose another EMBEDDING_MODEL",
+        )
+    tokenizer, backend = load_backend(
+        model.files, model.pooling, model.space("fp32").fingerprint, settings, calibration_texts
+    )
+    return TransformerEncoder(model, tokenizer, backend, batch_size=settings.embedding_batch_size)
+
+
+def load_backend(
+    files: ModelFiles,
+    pooling: str | None,
+    cache_key: str,
+    settings: Settings,
+    calibration_texts: CalibrationTexts | None,
+) -> tuple[Tokenizer, Backend]:
+    """The tokenizer and the network of a model, run by the library and on the device that the settings ask for.
+
+    Args:
+        pooling: None for a cross-encoder.
+        cache_key: names the folder of the converted model.
+
+    Raises:
+        ConfigurationError: device, backend and precision do not fit together.
+        ModelUnavailable: the model or the library cannot be loaded.
+        MemoryError: it does not fit into memory.
+    """
+    device = resolve_device(settings.embedding_device, settings.embedding_backend)
+    precision = settings.embedding_precision
+    if device != "cpu" or settings.embedding_backend == "torch" or find_spec("openvino") is None:
+        if settings.embedding_backend == "openvino":
+            raise _openvino_cannot(device)
+        return _load_torch(files, pooling, device, precision)
+    raise ModelUnavailable("EMBEDDING_BACKEND=openvino is not there yet")
+
+
+def resolve_device(device: str, backend: str = "auto") -> str:
+    """`auto` as the device it means here; any other name as it stands.
+
+    Asks the driver before PyTorch, whose import takes seconds that a machine without a GPU need not spend.
+    """
+    if device != "auto":
+        return "cuda:0" if device == "cuda" else device
+    if backend == "openvino" or not _may_have_accelerator():
+        return "cpu"
+    from bge_pipeline.embedding.torch_backend import best_device  # noqa: PLC0415
+
+    return best_device()
+
+
+def _may_have_accelerator() -> bool:
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def _load_torch(files: ModelFiles, pooling: str | None, device: str, precision: str) -> tuple[Tokenizer, Backend]:
+    from bge_pipeline.embedding.torch_backend import (  # noqa: PLC0415
+        TorchBackend,
+        best_precision,
+        check_device,
+        load_network,
+    )
+
+    if precision == "int8":
+        raise ConfigurationError(
+            f"EMBEDDING_PRECISION=int8 runs on OpenVINO on a CPU, got EMBEDDING_DEVICE={device} with PyTorch",
+            next_step="set EMBEDDING_DEVICE=cpu and pip install 'bge-pipeline[openvino]', or choose another precision",
+        )
+    check_device(device)
+    tokenizer = Tokenizer(files)
+    network = load_network(files, pooling)
+    precision = best_precision(device) if precision == "auto" else precision
+    return tokenizer, TorchBackend(network, device=device, precision=precision, pad_id=tokenizer.pad_id)
+
+
+def _openvino_cannot(device: str) -> Exception:
+    if device != "cpu":
+        return ConfigurationError(f"EMBEDDING_BACKEND=openvino runs on EMBEDDING_DEVICE=cpu, got {device}")
+    return ModelUnavailable(
+        "EMBEDDING_BACKEND=openvino needs the extra `openvino`, which is not installed",
+        next_step="pip install 'bge-pipeline[openvino]'",
+    )

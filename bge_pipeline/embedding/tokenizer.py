@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_pipeline.embedding.models import ModelFiles
+from bge_pipeline.errors import ModelUnavailable
 
 _CHARACTERS_PER_TOKEN = 64
 """A text longer than this times the model's tokens is first read in part, so that a book costs no more than a page."""
@@ -23,7 +24,7 @@ class RaggedTokens:
     Attributes:
         ids: int32 (total,).
         offsets: int64 (n + 1,); text i is `ids[offsets[i]:offsets[i + 1]]`.
-        types: int32 (total,), 0 for the first and 1 for the second text of a pair; None where all are 0.
+        types: int32 (total,), 0 for the first and 1 for the second text of a pair; None where all are 0 or the model knows none.
     """
 
     ids: NDArray[np.int32]
@@ -54,7 +55,10 @@ class Tokenizer:
         if definition is None:
             from transformers import AutoTokenizer  # noqa: PLC0415 - slow to import
 
-            slow_to_load = AutoTokenizer.from_pretrained(str(files.folder), use_fast=True)
+            try:
+                slow_to_load = AutoTokenizer.from_pretrained(str(files.folder), use_fast=True)
+            except (OSError, ValueError) as error:
+                raise ModelUnavailable(f"{files.name}: expected a fast tokenizer in {files.folder}: {error}") from error
             self._tokenizer = tokenizers.Tokenizer.from_str(slow_to_load.backend_tokenizer.to_str())
             pad_token = slow_to_load.pad_token_id
         else:
@@ -64,6 +68,7 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(files.max_tokens)
         self._max_tokens = files.max_tokens
+        self._has_types = int(files.config.get("type_vocab_size", 0)) > 1
         self._lower_case = files.lower_case
 
     def save(self, path: Path) -> None:
@@ -85,7 +90,7 @@ class Tokenizer:
         """Token ids of the pairs (first, second), and bool (n,) whether each was cut off."""
         longest = self._max_tokens * _CHARACTERS_PER_TOKEN
         encodings = self._tokenizer.encode_batch_fast([(first[:longest], second[:longest]) for second in seconds])
-        return _ragged(encodings, with_types=True), self._truncated(encodings)
+        return _ragged(encodings, with_types=self._has_types), self._truncated(encodings)
 
     def _truncated(self, encodings: Sequence[object]) -> NDArray[np.bool_]:
         return np.fromiter(

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bge_pipeline.embedding.batching import Batch, pad, plan_batches
+from bge_pipeline.embedding.batching import Batch, halves, pad, plan_batches
 from bge_pipeline.embedding.models import ModelFiles
 from bge_pipeline.embedding.tokenizer import RaggedTokens
-from bge_pipeline.errors import EncodingError, ModelUnavailable
+from bge_pipeline.errors import ConfigurationError, EncodingError, ModelUnavailable
 
 _log = logging.getLogger(__name__)
 
@@ -82,11 +82,10 @@ class ScoringNetwork(nn.Module):
         super().__init__()
         self.classifier = classifier
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Logits float32 (b, 1) of padded pairs (b, length)."""
-        kwargs = {"token_type_ids": token_type_ids} if self.classifier.config.type_vocab_size > 1 else {}
         mask = _mask_for(self.classifier, attention_mask)
-        return self.classifier(input_ids=input_ids, attention_mask=mask, **kwargs).logits.float()
+        return self.classifier(input_ids=input_ids, attention_mask=mask, token_type_ids=token_type_ids).logits.float()
 
 
 def _mask_for(transformer: nn.Module, mask: Tensor) -> Tensor:
@@ -105,7 +104,8 @@ def load_network(files: ModelFiles, pooling: str | None) -> nn.Module:
 
     kind = AutoModelForSequenceClassification if pooling is None else AutoModel
     try:
-        loaded = kind.from_pretrained(str(files.folder), dtype=torch.float32, attn_implementation="sdpa")
+        with _quiet_transformers():
+            loaded = kind.from_pretrained(str(files.folder), dtype=torch.float32, attn_implementation="sdpa")
     except (OSError, ValueError, KeyError) as error:
         raise ModelUnavailable(f"{files.name}: transformers cannot load {files.folder}: {error}") from error
     except RuntimeError as error:
@@ -116,11 +116,40 @@ def load_network(files: ModelFiles, pooling: str | None) -> nn.Module:
     return ScoringNetwork(loaded) if pooling is None else SentenceNetwork(loaded, pooling)
 
 
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bar and no report about unused weights on the terminal while a model loads."""
+    from transformers.utils import logging as transformers_logging
+
+    verbosity = transformers_logging.get_verbosity()
+    had_progress_bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if had_progress_bar:
+            transformers_logging.enable_progress_bar()
+
+
 def best_device() -> str:
     """`cuda:0`, `mps` or `cpu`, whichever is the first that this machine has."""
     if torch.cuda.is_available():
         return "cuda:0"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def check_device(device: str) -> None:
+    """Raise ConfigurationError unless PyTorch can use the device."""
+    wanted = torch.device(device)
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise ConfigurationError(
+            f"EMBEDDING_DEVICE={device}: PyTorch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices here",
+            next_step="set EMBEDDING_DEVICE=auto, or install a PyTorch build for this machine's CUDA driver",
+        )
+    if wanted.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigurationError("EMBEDDING_DEVICE=mps: PyTorch cannot use Metal on this machine")
 
 
 def best_precision(device: str) -> str:
@@ -166,7 +195,7 @@ class TorchBackend:
         self._network: nn.Module | None = network.to(self._device, _DTYPES[precision])
         self._packed_attention = packed_attention or _packed_attention(network, self._device, precision)
         if self._packed_attention is not None:
-            _use_packed_attention(network, self._packed_attention)
+            _use_packed_attention(network.transformer)
         self._token_budget = token_budget or self._budget_for_free_memory(network)
 
     @property
@@ -208,13 +237,14 @@ class TorchBackend:
             else:
                 yield batch, output
                 continue
-            left.extend(reversed(_halves(batch)))
+            left.extend(reversed(halves(batch)))
 
     def _forward(self, tokens: RaggedTokens, batch: Batch) -> Tensor:
         if self._network is None:
             raise EncodingError("this encoder was shut down")
         if self._packed_attention is not None:
-            return self._network.forward_packed(**self._to_device(_pack(tokens, batch, self._position_offset)))
+            packed = self._to_device(_pack(tokens, batch, self._position_offset))
+            return self._network.forward_packed(**packed, attend=self._packed_attention)
         return self._network(**self._to_device(pad(tokens, batch, self._pad_id)))
 
     @property
@@ -259,11 +289,6 @@ class TorchBackend:
         return max(_MINIMUM_TOKEN_BUDGET, min(budget, _ACCELERATOR_TOKEN_BUDGET))
 
 
-def _halves(batch: Batch) -> Iterable[Batch]:
-    middle = len(batch.rows) // 2
-    return [Batch(batch.rows[:middle], batch.length), Batch(batch.rows[middle:], batch.length)]
-
-
 def _pack(tokens: RaggedTokens, batch: Batch, position_offset: int) -> dict[str, Any]:
     """The batch as one row of tokens without padding, and where each text begins."""
     starts = tokens.offsets[batch.rows]
@@ -299,27 +324,15 @@ def _packed_attention(network: nn.Module, device: torch.device, precision: str) 
     return attend
 
 
-def _use_packed_attention(network: nn.Module, attend: PackedAttention) -> None:
+def _use_packed_attention(transformer: Any) -> None:
+    """Make the transformer call the `attend` that it is given, instead of an attention over padded texts."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    def packed(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> tuple[Tensor, None]:
+    def packed(_module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Any, **kwargs: Any) -> tuple[Tensor, None]:
         heads_last = (states[0].transpose(0, 1) for states in (query, key, value))
-        attend_here = module.config.bge_pipeline_attend
-        output = attend_here(*heads_last, kwargs["cu_seq_lens_q"], kwargs["max_length_q"], kwargs["scaling"])
+        output = kwargs["attend"](*heads_last, kwargs["cu_seq_lens_q"], kwargs["max_length_q"], kwargs["scaling"])
         return output.unsqueeze(0), None
 
     AttentionInterface.register(_PACKED, packed)
     AttentionMaskInterface.register(_PACKED, lambda *_args, **_kwargs: None)
-    network.transformer.set_attn_implementation(_PACKED)  # type: ignore[operator,union-attr]
-    network.transformer.config.bge_pipeline_attend = attend  # type: ignore[union-attr]
-
-
-@contextmanager
-def compute_threads(count: int) -> Iterator[None]:
-    """PyTorch's threads within one operation, for the time of the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    transformer.set_attn_implementation(_PACKED)
