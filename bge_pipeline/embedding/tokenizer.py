@@ -50,10 +50,10 @@ class Tokenizer:
             definition: a `tokenizer.json` that `save` wrote earlier; without it the model's own files are read, which
                 takes a second longer.
         """
-        import tokenizers  # noqa: PLC0415
+        import tokenizers
 
         if definition is None:
-            from transformers import AutoTokenizer  # noqa: PLC0415 - slow to import
+            from transformers import AutoTokenizer
 
             try:
                 slow_to_load = AutoTokenizer.from_pretrained(str(files.folder), use_fast=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -156,7 +156,7 @@ def best_precision(device: str) -> str:
     """fp16 on accelerators, bf16 on CPUs with instructions for it, else fp32."""
     if not device.startswith("cpu"):
         return "fp16"
-    capabilities = torch.backends.cpu.get_capabilities()
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
 
 
@@ -328,7 +328,9 @@ def _use_packed_attention(transformer: Any) -> None:
     """Make the transformer call the `attend` that it is given, instead of an attention over padded texts."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    def packed(_module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Any, **kwargs: Any) -> tuple[Tensor, None]:
+    def packed(
+        _module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Any, **kwargs: Any
+    ) -> tuple[Tensor, None]:
         heads_last = (states[0].transpose(0, 1) for states in (query, key, value))
         output = kwargs["attend"](*heads_last, kwargs["cu_seq_lens_q"], kwargs["max_length_q"], kwargs["scaling"])
         return output.unsqueeze(0), None
