@@ -12,7 +12,7 @@ from bge_pipeline.database.locks import in_short_transaction
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import trigger_function_statement
 from bge_pipeline.errors import PhaseError
-from bge_pipeline.phases.state import read_state
+from bge_pipeline.phases.state import read_state, require_table
 from bge_pipeline.settings import Settings
 
 
@@ -69,3 +69,14 @@ def table_bytes(connection: Connection, target: TargetTable) -> int:
     """Size of the table with its indexes and out-of-line values."""
     statement = target.sql("SELECT pg_total_relation_size(CAST(:name AS regclass))")
     return int(connection.execute(statement, {"name": str(target)}).scalar_one())
+
+
+def read_table_bytes(database: Database, settings: Settings) -> int:
+    """Size of the configured table, as `table_bytes`.
+
+    Raises:
+        TargetTableError: there is no such table, or it cannot be migrated.
+    """
+    target = require_table(database, settings).table.target
+    with database.autocommit() as connection:
+        return table_bytes(connection, target)

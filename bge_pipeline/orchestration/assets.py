@@ -1,0 +1,140 @@
+"""The four assets. A body takes its context, calls one function and reports; work and SQL live in phases/."""
+
+import dagster as dg
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.ranges import IdRange
+from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.orchestration import partitions
+from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
+from bge_pipeline.orchestration.history import read_history
+from bge_pipeline.orchestration.metadata import as_dagster_metadata
+from bge_pipeline.orchestration.names import BACKFILLED, GROUP, OWNERS, POOL, REPORT, SCHEMA, SWAPPED
+from bge_pipeline.orchestration.progress import log_backfill, log_index_build
+from bge_pipeline.phases.backfill import BackfillResult, backfill
+from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migrate import configured_space, swap_when_caught_up
+from bge_pipeline.phases.retire import read_table_bytes
+from bge_pipeline.settings import Settings
+
+
+@dg.asset(
+    name=SCHEMA,
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"postgres"},
+    tags={"phase": "expand"},
+    code_version="1",
+    retry_policy=TRANSIENT_RETRIES,
+    description=(
+        "The new vector column beside the old one, with the trigger that empties a vector whose text changes, the "
+        "quarantine table and the index of pending rows. Cuts the table into the partitions of the backfill. "
+        "Repeating it changes nothing."
+    ),
+)
+def schema_with_384_column(
+    context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings], database: dg.ResourceParam[Database]
+) -> dg.MaterializeResult:
+    """Expand."""
+    with explained():
+        bytes_before = read_table_bytes(database, settings)
+        result = expand(database, settings, configured_space(settings))
+        if result.added or not partitions.known_keys(context.instance):
+            partitions.recut(context.instance, database, settings)
+    counts = {"table_bytes_before": bytes_before, "partitions": len(partitions.known_keys(context.instance))}
+    return dg.MaterializeResult(metadata=as_dagster_metadata(result.as_metadata() | counts))
+
+
+@dg.asset(
+    name=BACKFILLED,
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"postgres", "python"},
+    tags={"phase": "backfill"},
+    code_version="1",
+    deps=[SCHEMA],
+    partitions_def=partitions.id_ranges,
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
+    retry_policy=TRANSIENT_RETRIES,
+    pool=POOL,
+    description=(
+        "A vector of the new model for every row that has text. One partition is an id range of about PARTITION_ROWS "
+        "rows. Every batch is committed by itself and only rows without a vector are read, so a failed or killed run "
+        "loses at most the batches in flight, and running a partition again does what is left."
+    ),
+)
+def backfilled_embeddings(
+    context: dg.AssetExecutionContext,
+    settings: dg.ResourceParam[Settings],
+    database: dg.ResourceParam[Database],
+    embeddings: dg.ResourceParam[EmbeddingsService],
+) -> dg.MaterializeResult:
+    """Backfill of one partition, or of each partition of a range."""
+    for key in context.partition_keys:
+        with explained():
+            result = backfill(
+                database,
+                settings,
+                embeddings.encoder,
+                IdRange.from_key(key),
+                on_progress=log_backfill(context.log, BACKFILLED),
+            )
+        context.add_asset_metadata(backfill_metadata(result), partition_key=key)
+    return dg.MaterializeResult()
+
+
+@dg.asset(
+    name=SWAPPED,
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"postgres"},
+    tags={"phase": "swap"},
+    code_version="1",
+    deps=[BACKFILLED],
+    retry_policy=TRANSIENT_RETRIES,
+    description=(
+        "The table as search reads it after the exchange: the new vectors, indexed, under the old column's name. Builds "
+        "the index beside live traffic, embeds what the application wrote meanwhile, verifies under the lock and "
+        "exchanges the columns in milliseconds. The old vectors stay until `retire_job`; `rollback_job` goes back."
+    ),
+)
+def swapped_index(
+    context: dg.AssetExecutionContext,
+    settings: dg.ResourceParam[Settings],
+    database: dg.ResourceParam[Database],
+    embeddings: dg.ResourceParam[EmbeddingsService],
+) -> dg.MaterializeResult:
+    """Swap."""
+    with explained():
+        result = swap_when_caught_up(database, settings, embeddings, on_index=log_index_build(context.log, SWAPPED))
+    return dg.MaterializeResult(metadata=as_dagster_metadata(result.as_metadata()))
+
+
+@dg.asset(
+    name=REPORT,
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"markdown"},
+    tags={"phase": "report"},
+    code_version="1",
+    deps=[SWAPPED],
+    retry_policy=TRANSIENT_RETRIES,
+    description="What the migration took: time and throughput of each phase, storage before and after.",
+)
+def benchmark_report(
+    context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings], database: dg.ResourceParam[Database]
+) -> dg.MaterializeResult:
+    """Report."""
+    with explained():
+        history = read_history(context.instance, database, settings)
+    return dg.MaterializeResult(
+        metadata={"report": dg.MetadataValue.md(history.as_markdown())} | as_dagster_metadata(history.as_metadata())
+    )
+
+
+def backfill_metadata(result: BackfillResult) -> dict[str, dg.MetadataValue]:
+    """The metadata of a partition; its rows are also what the UI shows as row count."""
+    return as_dagster_metadata(result.as_metadata() | {"dagster/partition_row_count": result.rows})
+
+
+ASSETS = [schema_with_384_column, backfilled_embeddings, swapped_index, benchmark_report]

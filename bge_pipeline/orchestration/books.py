@@ -1,0 +1,147 @@
+"""What Dagster's books say: runs of each partition, runs and backfills under way. The one place that reads its event log."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import dagster as dg
+from dagster._core.execution.backfill import (
+    BULK_ACTION_TERMINAL_STATUSES,
+    BulkActionsFilter,
+    BulkActionStatus,
+    PartitionBackfill,
+)
+
+from bge_pipeline.orchestration.names import BACKFILLED, SCHEMA
+from bge_pipeline.orchestration.partitions import known_keys
+from bge_pipeline.orchestration.rerun import Attempt
+
+UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+_WILL_RETRY_TAG = "dagster/will_retry"
+_RETRIED_BY_TAG = "dagster/auto_retry_run_id"
+_BACKFILL_TAG = "dagster/backfill"
+_RUNS_PER_QUERY = 500
+
+
+def unmaterialized_attempts(instance: dg.DagsterInstance) -> dict[str, list[Attempt]]:
+    """For each partition whose latest run did not materialize it, its runs since it was last materialized.
+
+    A run of a range counts for each of its partitions, and so does a run that Dagster's own retries started.
+    """
+    asset = dg.AssetKey(BACKFILLED)
+    known = set(known_keys(instance))
+    latest = instance.event_log_storage.get_latest_asset_partition_materialization_attempts_without_materializations(
+        asset
+    )
+    keys = [key for key in latest if key in known]
+    if not keys:
+        return {}
+    materialized = instance.event_log_storage.get_latest_storage_id_by_partition(
+        asset, dg.DagsterEventType.ASSET_MATERIALIZATION, set(keys)
+    )
+    planned = instance.event_log_storage.get_event_records(
+        dg.EventRecordsFilter(dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED, asset, asset_partitions=keys),
+        ascending=True,
+    )
+    run_ids: dict[str, dict[str, None]] = defaultdict(dict)
+    for record in planned:
+        if record.partition_key is not None and record.storage_id > materialized.get(record.partition_key, 0):
+            run_ids[record.partition_key][record.run_id] = None
+    runs = _run_records(instance, {run_id for ids in run_ids.values() for run_id in ids})
+    attempts = {
+        key: [_attempt(runs[run_id]) for run_id in ids if run_id in runs] for key, ids in sorted(run_ids.items())
+    }
+    return {key: found for key, found in attempts.items() if found}
+
+
+def never_materialized(instance: dg.DagsterInstance) -> list[str]:
+    """Partitions that no run has materialized since the column was added."""
+    expanded = _last_expansion(instance)
+    materialized = instance.event_log_storage.get_latest_storage_id_by_partition(
+        dg.AssetKey(BACKFILLED), dg.DagsterEventType.ASSET_MATERIALIZATION
+    )
+    return [key for key in known_keys(instance) if materialized.get(key, 0) <= expanded]
+
+
+def unfinished_runs(instance: dg.DagsterInstance, job_names: Iterable[str]) -> Sequence[dg.DagsterRun]:
+    """Runs of these jobs that are queued or under way, and any other run that backfills partitions."""
+    names = set(job_names)
+    runs = instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED))
+    return [run for run in runs if run.job_name in names or _is_about_backfill(run)]
+
+
+def backfills_under_way(instance: dg.DagsterInstance) -> Sequence[PartitionBackfill]:
+    """Dagster backfills that have not ended."""
+    running = [status for status in BulkActionStatus if status not in BULK_ACTION_TERMINAL_STATUSES]
+    return instance.get_backfills(BulkActionsFilter(statuses=running))
+
+
+def claimed_by_backfills(instance: dg.DagsterInstance, attempts: Mapping[str, Sequence[Attempt]]) -> set[str]:
+    """Of these partitions, those that a Dagster backfill under way has yet to run.
+
+    A backfill does not repeat a partition that failed in it, so one whose last run was that backfill's is not claimed.
+    """
+    claimed: set[str] = set()
+    for backfill in backfills_under_way(instance):
+        of_backfill = dg.RunsFilter(tags={_BACKFILL_TAG: backfill.backfill_id})
+        own_runs = {run.run_id for run in instance.get_runs(filters=of_backfill)}
+        targets = _targets(backfill)
+        claimed |= {key for key, runs in attempts.items() if key in targets and runs[-1].run_id not in own_runs}
+    return claimed
+
+
+def consecutive_failures(instance: dg.DagsterInstance, job_name: str) -> list[Attempt]:
+    """The failed runs of a job since its last success, oldest first."""
+    failed = []
+    for record in instance.get_run_records(filters=dg.RunsFilter(job_name=job_name), limit=20):
+        if record.dagster_run.status == dg.DagsterRunStatus.SUCCESS:
+            break
+        failed.append(_attempt(record))
+    return failed[::-1]
+
+
+def _attempt(record: dg.RunRecord) -> Attempt:
+    run = record.dagster_run
+    return Attempt(
+        run_id=run.run_id,
+        failed_at=(record.end_time or record.update_timestamp.timestamp()) if run.is_finished else None,
+        was_cancelled=run.status == dg.DagsterRunStatus.CANCELED,
+        # Once the retry is there, it is an attempt of its own.
+        is_retried_by_dagster=run.tags.get(_WILL_RETRY_TAG) == "true" and _RETRIED_BY_TAG not in run.tags,
+    )
+
+
+def _run_records(instance: dg.DagsterInstance, run_ids: set[str]) -> dict[str, dg.RunRecord]:
+    ordered = sorted(run_ids)
+    chunks = (ordered[first : first + _RUNS_PER_QUERY] for first in range(0, len(ordered), _RUNS_PER_QUERY))
+    return {
+        record.dagster_run.run_id: record
+        for chunk in chunks
+        for record in instance.get_run_records(filters=dg.RunsFilter(run_ids=chunk))
+    }
+
+
+def _last_expansion(instance: dg.DagsterInstance) -> int:
+    """Storage id of the last materialization of the schema that added the column; 0 without one."""
+    for record in instance.fetch_materializations(dg.AssetKey(SCHEMA), limit=50).records:
+        materialization = record.asset_materialization
+        if materialization is not None and materialization.metadata["added"].value is True:
+            return record.storage_id
+    return 0
+
+
+def _is_about_backfill(run: dg.DagsterRun) -> bool:
+    return bool(run.asset_selection) and dg.AssetKey(BACKFILLED) in run.asset_selection
+
+
+def _targets(backfill: PartitionBackfill) -> set[str]:
+    """The partitions that a Dagster backfill is to run."""
+    if backfill.asset_backfill_data is None:
+        return set(backfill.partition_names or ())
+    asset, subset = dg.AssetKey(BACKFILLED), backfill.asset_backfill_data.target_subset
+    return set(subset.get_partitions_subset(asset).get_partition_keys()) if asset in subset.asset_keys else set()

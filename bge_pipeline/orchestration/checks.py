@@ -1,0 +1,99 @@
+"""Asset checks. What they ask is in phases/verify.py; here is what an answer means for a run.
+
+A check of `backfilled_embeddings` looks at the partitions that its run is about; in a run without a partition, as in
+`swap_job`, at the whole table, and then it blocks: the swap does not begin. A swap that is launched without the checks
+verifies for itself, under its lock.
+"""
+
+import dagster as dg
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.orchestration.failures import explained
+from bge_pipeline.orchestration.metadata import as_dagster_metadata
+from bge_pipeline.orchestration.names import BACKFILLED, SWAPPED
+from bge_pipeline.orchestration.partitions import targeted_range
+from bge_pipeline.phases.verify import verify_index, verify_nothing_pending, verify_space, verify_unit_length
+from bge_pipeline.settings import Settings
+
+
+@dg.asset_check(
+    asset=BACKFILLED,
+    blocking=True,
+    description=(
+        "No row waits for a vector (up to SWAP_MAX_PENDING_ROWS). Only a warning in the run of a partition, and while no "
+        "more than a hundredth of the table waits: the application writes on, and the swap embeds such rows itself."
+    ),
+)
+def nothing_pending(
+    context: dg.AssetCheckExecutionContext,
+    settings: dg.ResourceParam[Settings],
+    database: dg.ResourceParam[Database],
+) -> dg.AssetCheckResult:
+    """Whether every row has its vector."""
+    id_range = targeted_range(context.run.tags, context.instance)
+    with explained():
+        found = verify_nothing_pending(database, settings, id_range)
+    is_error = id_range is None and found.blocks_swap
+    return dg.AssetCheckResult(
+        passed=found.passed,
+        severity=dg.AssetCheckSeverity.ERROR if is_error else dg.AssetCheckSeverity.WARN,
+        description=f"{found.pending:,} rows are pending, {found.allowed:,} may be",
+        metadata=as_dagster_metadata(found.as_metadata()),
+    )
+
+
+@dg.asset_check(asset=BACKFILLED, blocking=True, description="Sampled vectors have unit length.")
+def unit_length(
+    context: dg.AssetCheckExecutionContext,
+    settings: dg.ResourceParam[Settings],
+    database: dg.ResourceParam[Database],
+) -> dg.AssetCheckResult:
+    """Whether cosine and inner product agree on the new vectors."""
+    with explained():
+        found = verify_unit_length(database, settings, targeted_range(context.run.tags, context.instance))
+    return dg.AssetCheckResult(
+        passed=found.passed,
+        description=f"{found.rows_off_length:,} of {found.sampled_rows:,} sampled vectors are not of unit length",
+        metadata=as_dagster_metadata(found.as_metadata()),
+    )
+
+
+@dg.asset_check(
+    asset=BACKFILLED,
+    blocking=True,
+    description="The column is recorded as the configured model's, and sampled texts embedded again give the stored vectors.",
+)
+def right_embedding_space(
+    context: dg.AssetCheckExecutionContext,
+    settings: dg.ResourceParam[Settings],
+    database: dg.ResourceParam[Database],
+    embeddings: dg.ResourceParam[EmbeddingsService],
+) -> dg.AssetCheckResult:
+    """Whether the column holds what the configured model makes."""
+    with explained():
+        found = verify_space(database, settings, embeddings.encoder, targeted_range(context.run.tags, context.instance))
+    return dg.AssetCheckResult(
+        passed=found.passed,
+        description=f"column {found.column!r} holds {found.recorded}, the configured model makes {found.configured}",
+        metadata=as_dagster_metadata(found.as_metadata()),
+    )
+
+
+@dg.asset_check(
+    asset=SWAPPED,
+    blocking=True,
+    description="The column that search reads has a vector index, and no unfinished leftover of one.",
+)
+def index_valid(settings: dg.ResourceParam[Settings], database: dg.ResourceParam[Database]) -> dg.AssetCheckResult:
+    """Whether search uses a complete index."""
+    with explained():
+        found = verify_index(database, settings)
+    return dg.AssetCheckResult(
+        passed=found.passed,
+        description=f"valid: {', '.join(found.valid) or 'none'}; invalid: {', '.join(found.invalid) or 'none'}",
+        metadata=as_dagster_metadata(found.as_metadata()),
+    )
+
+
+CHECKS = [nothing_pending, unit_length, right_embedding_space, index_valid]

@@ -1,0 +1,109 @@
+"""Jobs: one for each phase, one that embeds what is pending, and the ways back and out."""
+
+import dagster as dg
+from pydantic import Field
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.orchestration.assets import backfill_metadata
+from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
+from bge_pipeline.orchestration.metadata import as_dagster_metadata
+from bge_pipeline.orchestration.names import BACKFILLED, POOL, REPORT, SCHEMA, SWAPPED
+from bge_pipeline.orchestration.partitions import id_ranges
+from bge_pipeline.orchestration.progress import log_backfill
+from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.retire import retire
+from bge_pipeline.phases.swap import rollback
+from bge_pipeline.settings import Settings
+
+expand_job = dg.define_asset_job(
+    "expand_job",
+    selection=[SCHEMA],
+    description="Add the new column and what keeps it true, and cut the table into partitions.",
+)
+
+backfill_job = dg.define_asset_job(
+    "backfill_job",
+    selection=[BACKFILLED],
+    partitions_def=id_ranges,
+    description="Embed one partition, or a range of partitions in one run, and check it.",
+)
+
+swap_job = dg.define_asset_job(
+    "swap_job",
+    selection=dg.AssetSelection.assets(SWAPPED) | dg.AssetSelection.checks_for_assets(BACKFILLED),
+    description="Check the whole table, build the index, exchange the columns, check the index. A failed check stops it.",
+)
+
+report_job = dg.define_asset_job("report_job", selection=[REPORT], description="Write the benchmark report.")
+
+
+@dg.op(pool=POOL, retry_policy=TRANSIENT_RETRIES, description="Embed every pending row, whatever its id.")
+def embed_pending(
+    context: dg.OpExecutionContext,
+    settings: dg.ResourceParam[Settings],
+    database: dg.ResourceParam[Database],
+    embeddings: dg.ResourceParam[EmbeddingsService],
+) -> None:
+    """Embed what is pending; seen in the history of `backfilled_embeddings` as an observation."""
+    with explained():
+        result = backfill(
+            database, settings, embeddings.encoder, on_progress=log_backfill(context.log, "embed_pending")
+        )
+    context.log_event(dg.AssetObservation(BACKFILLED, metadata=backfill_metadata(result)))
+
+
+@dg.op(retry_policy=TRANSIENT_RETRIES, description="Exchange the columns back; the new vectors are kept beside them.")
+def roll_back(
+    context: dg.OpExecutionContext, settings: dg.ResourceParam[Settings], database: dg.ResourceParam[Database]
+) -> None:
+    """Roll back; seen in the history of `swapped_index` as an observation."""
+    with explained():
+        result = rollback(database, settings)
+    for notice in result.notices:
+        context.log.warning(notice)
+    context.log_event(dg.AssetObservation(SWAPPED, metadata=as_dagster_metadata(result.as_metadata())))
+
+
+class RetireConfig(dg.Config):
+    """Choices of `retire_old_column`."""
+
+    reclaim: bool = Field(
+        False,
+        description="Rewrite the table at once with VACUUM FULL, which locks out readers and writers until it is done; "
+        "otherwise PostgreSQL reuses the space as rows are rewritten.",
+    )
+
+
+@dg.op(retry_policy=TRANSIENT_RETRIES, description="Drop the old column. There is no way back after it.")
+def retire_old_column(
+    context: dg.OpExecutionContext,
+    config: RetireConfig,
+    settings: dg.ResourceParam[Settings],
+    database: dg.ResourceParam[Database],
+) -> None:
+    """Retire; seen in the history of `swapped_index` as an observation."""
+    with explained():
+        result = retire(database, settings, reclaim=config.reclaim)
+    context.log_event(dg.AssetObservation(SWAPPED, metadata=as_dagster_metadata(result.as_metadata())))
+
+
+@dg.job(description="Embed every pending row, new and changed ones, before the swap and ever after it.")
+def embed_pending_job() -> None:
+    """Embed what is pending."""
+    embed_pending()
+
+
+@dg.job(description="Go back: search reads the old vectors again. Possible until retire_job has run.")
+def rollback_job() -> None:
+    """Roll back the swap."""
+    roll_back()
+
+
+@dg.job(description="Finish: drop the old vectors. There is no way back after it.")
+def retire_job() -> None:
+    """Retire the old column."""
+    retire_old_column()
+
+
+JOBS = [expand_job, backfill_job, swap_job, report_job, embed_pending_job, rollback_job, retire_job]

@@ -1,0 +1,76 @@
+"""Resources: configuration in, plain objects out. What comes out knows no Dagster."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.settings import Settings, load_settings
+
+
+def _override(name: str) -> Any:
+    """A field of the launchpad that wins over the environment variable of the same name."""
+    described = Settings.model_fields[name].description
+    return Field(None, description=f"{described} (unset: {name.upper()} of the environment, or its default)")
+
+
+class SettingsResource(dg.ConfigurableResource[Settings]):
+    """The settings of the environment, read as a run starts, with what the launchpad overrides.
+
+    Secrets, the model and the names of the target table come from the environment alone.
+    """
+
+    partition_rows: int | None = _override("partition_rows")
+    backfill_batch_rows: int | None = _override("backfill_batch_rows")
+    embedding_device: str | None = _override("embedding_device")
+    embedding_batch_size: int | None = _override("embedding_batch_size")
+    index_method: str | None = _override("index_method")
+    index_lists: int | None = _override("index_lists")
+    index_max_memory_mb: int | None = _override("index_max_memory_mb")
+    swap_max_pending_rows: int | None = _override("swap_max_pending_rows")
+
+    def create_resource(self, context: dg.InitResourceContext) -> Settings:  # noqa: ARG002
+        """The validated settings."""
+        chosen = {name: getattr(self, name) for name in type(self).model_fields}
+        return load_settings(**{name: value for name, value in chosen.items() if value is not None})
+
+
+class DatabaseResource(dg.ConfigurableResource[Database]):
+    """The database of DATABASE_URL, or the embedded PostgreSQL; its connections are closed as the run ends."""
+
+    settings: dg.ResourceDependency[Settings]
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Database]:  # noqa: ARG002
+        """The database, connected to when it is first used."""
+        with Database.from_settings(self.settings) as database:
+            yield database
+
+
+class EmbeddingsResource(dg.ConfigurableResource[EmbeddingsService]):
+    """The EmbeddingsService of EMBEDDING_MODEL, loaded once for all steps of a run; releases the device as it ends."""
+
+    settings: dg.ResourceDependency[Settings]
+    database: dg.ResourceDependency[Database]
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[EmbeddingsService]:  # noqa: ARG002
+        """The service, its model loaded."""
+        with open_service(self.database, self.settings) as service:
+            yield service
+
+
+def resources() -> dict[str, dg.ConfigurableResource[Any]]:
+    """The resources of the code location, under the names that assets and ops ask for."""
+    settings = SettingsResource.configure_at_launch()
+    database = DatabaseResource(settings=settings)
+    return {
+        "settings": settings,
+        "database": database,
+        "embeddings": EmbeddingsResource(settings=settings, database=database),
+    }

@@ -1,0 +1,72 @@
+"""Dagster's own records: dagster-postgres on DAGSTER_DATABASE_URL, or in a database of the embedded server."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dagster._config import UserConfigSchema
+from dagster._serdes import ConfigurableClassData
+from dagster_postgres import DagsterPostgresStorage
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import URL
+from sqlalchemy.pool import NullPool
+
+from bge_pipeline.database.connection import normalise_url
+from bge_pipeline.database.embedded import start_embedded_postgres
+from bge_pipeline.errors import DatabaseUnavailable
+from bge_pipeline.settings import Settings, load_settings
+
+DATABASE = "bge_pipeline_dagster"
+
+
+class PipelineStorage(DagsterPostgresStorage):
+    """dagster-postgres that finds its server by itself, so that every `dagster` command works with DAGSTER_HOME alone.
+
+    No URL and no password is written to a file.
+    """
+
+    @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        """Nothing to configure: the environment says it."""
+        return {}
+
+    @classmethod
+    def from_config_value(
+        cls,
+        inst_data: ConfigurableClassData | None,
+        config_value: Mapping[str, Any],  # noqa: ARG003
+    ) -> "PipelineStorage":
+        """The storage that the environment asks for."""
+        url = dagster_database_url(load_settings())
+        return cls(inst_data=inst_data, postgres_url=url.render_as_string(hide_password=False))
+
+
+def dagster_database_url(settings: Settings) -> URL:
+    """URL of the database for Dagster's records, with the driver that dagster-postgres needs.
+
+    Raises:
+        DatabaseUnavailable: DAGSTER_DATABASE_URL is not set and there is no embedded server.
+    """
+    if settings.dagster_database_url is not None:
+        return normalise_url(settings.dagster_database_url.get_secret_value())
+    try:
+        server = normalise_url(start_embedded_postgres(settings.home / "postgres"))
+    except DatabaseUnavailable as error:
+        raise DatabaseUnavailable(
+            f"Dagster has no database for its records: {error.message}",
+            next_step="set DAGSTER_DATABASE_URL to an empty database, or pip install 'bge-pipeline[embedded]'",
+        ) from error
+    _create_database(server)
+    return server.set(database=DATABASE)
+
+
+def _create_database(server: URL) -> None:
+    engine = create_engine(server, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        # Two processes may get here at once; the lock makes the second one wait and see the database.
+        connection.execute(text("SELECT pg_advisory_lock(hashtext(:name))"), {"name": DATABASE})
+        if (
+            connection.execute(text("SELECT 1 FROM pg_database WHERE datname = :name"), {"name": DATABASE}).first()
+            is None
+        ):
+            connection.execute(text(f"CREATE DATABASE {DATABASE}"))
+    engine.dispose()
