@@ -1,0 +1,184 @@
+"""`bge-pipeline demo`: a table of the old dimensions, migrated through Dagster and searched before and after."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from bge_pipeline.cli.render import megabytes, stdout
+from bge_pipeline.console import backfill_progress, loading_progress, stderr
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.demo.questions import judge
+from bge_pipeline.demo.table import create_demo_table, drop_demo_table, legacy_encoder
+from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.evaluation.judgements import JudgedQueries, write_judged_queries
+from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.phases.quality import search_quality
+from bge_pipeline.phases.status import Status, read_status
+from bge_pipeline.search import Retriever, SearchResponse
+from bge_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from bge_pipeline.orchestration.progress import StepProgress
+
+logger = logging.getLogger(__name__)
+
+QUERY = "why does my default list argument keep its contents between calls"
+_SHOWN_RESULTS = 3
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """The table before and after, as status and as search quality.
+
+    Attributes:
+        before, after: status of the table.
+        questions: judged questions that the quality figures are means over.
+        ndcg_before, ndcg_after, ndcg_hybrid: nDCG@20 of the stand-in vectors, of the new ones, and of both ways fused.
+        report: path of the benchmark report, None where none was written.
+    """
+
+    before: Status
+    after: Status
+    questions: int
+    ndcg_before: float
+    ndcg_after: float
+    ndcg_hybrid: float
+    texts_per_second: float
+    lock_milliseconds: float
+    report: str | None
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def run_demo(settings: Settings, *, rows: int | None, reset: bool) -> DemoResult:
+    """Make the demo's table, search it, migrate it through Dagster, search it again and print what changed."""
+    # Dagster's rooms are loaded here, so that the other commands start without them.
+    from bge_pipeline.orchestration.instance import migrate_through_dagster
+
+    _announce(settings)
+    with Database.from_settings(settings) as database:
+        if reset:
+            drop_demo_table(database, settings)
+        with loading_progress(rows) as show:
+            table = create_demo_table(database, settings, rows, on_progress=show)
+        _say(f"{table.rows:,} segments of Python documentation, with {table.legacy_dimensions}-d vectors: {table.legacy_model}")
+        judged = _judged(database, settings)
+        settings = settings.model_copy(update={"eval_queries": _write_queries(settings, judged)})
+        before = read_status(database, settings)
+        with open_service(database, settings) as service:
+            legacy = Retriever(database, settings, service, query_encoder=legacy_encoder(settings))
+            old_quality = search_quality(legacy, judged)
+            old_answer = legacy.search(QUERY, top_k=_SHOWN_RESULTS)
+
+        with _watched_migration() as watch:
+            migration = migrate_through_dagster(settings, on_progress=watch)
+
+        after = read_status(database, settings)
+        with open_service(database, settings) as service:
+            retriever = Retriever(database, settings, service)
+            new_quality = search_quality(retriever, judged)
+            hybrid_quality = search_quality(retriever, judged, mode="hybrid")
+            new_answer = retriever.search(QUERY, top_k=_SHOWN_RESULTS)
+    result = DemoResult(
+        before=before,
+        after=after,
+        questions=len(judged),
+        ndcg_before=old_quality.ndcg,
+        ndcg_after=new_quality.ndcg,
+        ndcg_hybrid=hybrid_quality.ndcg,
+        texts_per_second=float(migration.figures["texts_per_second"]),
+        lock_milliseconds=float(migration.figures["lock_milliseconds"]),
+        report=migration.figures.get("report_path"),
+    )
+    _print(result, old_answer, new_answer)
+    return result
+
+
+def _announce(settings: Settings) -> None:
+    if settings.embedding_model == "bundled":
+        _say("model: the bundled all-MiniLM-L6-v2 (384-d), since it needs no download; EMBEDDING_MODEL chooses another")
+    where = "DATABASE_URL" if settings.database_url is not None else f"an embedded PostgreSQL in {settings.home}"
+    _say(f"database: {where}")
+
+
+def _judged(database: Database, settings: Settings) -> JudgedQueries:
+    target = TargetTable.from_settings(settings)
+    with database.autocommit() as connection:
+        return judge(tuple(row) for row in connection.execute(target.sql("SELECT {id}, video_id, {text} FROM {table}")))
+
+
+def _write_queries(settings: Settings, judged: JudgedQueries) -> Path:
+    """The judged questions as an EVAL_QUERIES file, so that the quality gate asks them too."""
+    path = settings.home / "demo-questions.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_judged_queries(path, judged)
+    return path
+
+
+@contextmanager
+def _watched_migration() -> Iterator[Callable[[StepProgress], None]]:
+    """A line as each asset begins, and the backfill's bar."""
+    with backfill_progress() as show:
+        seen: set[tuple[str, int]] = set()
+
+        def watch(progress: StepProgress) -> None:
+            if (progress.step, progress.partition) not in seen:
+                seen.add((progress.step, progress.partition))
+                part = f", id range {progress.partition} of {progress.partitions}" if progress.partitions else ""
+                _say(f"dagster: {progress.step}{part}")
+            if progress.backfill is not None:
+                show(progress.backfill)
+
+        yield watch
+
+
+def _print(result: DemoResult, old: SearchResponse, new: SearchResponse) -> None:
+    stdout.print(_comparison(result))
+    for title, answer in (("before", old), ("after", new)):
+        stdout.print(Text.assemble(("\n" + title, "bold"), f": {QUERY}"))
+        for rank, found in enumerate(answer.results, start=1):
+            stdout.print(Text(f"  {rank}. {found.score:.3f}  {found.text}"), overflow="ellipsis", no_wrap=True)
+    stdout.print("\nWhere to look next")
+    if result.report:
+        stdout.print(Text(f"  report            {result.report}"))
+    for command, what in (
+        ("bge-pipeline status", "where the migration stands"),
+        ('bge-pipeline search "how do I stop a generator early" --mode hybrid --explain', ""),
+        ("bge-pipeline dev", "the Dagster UI on this very history, http://127.0.0.1:3000"),
+        ("bge-pipeline rollback", "the old vectors again; bge-pipeline retire drops them"),
+    ):
+        stdout.print(Text(f"  {command}    {what}".rstrip()))
+
+
+def _comparison(result: DemoResult) -> Table:
+    before, after = result.before, result.after
+    table = Table(title="before and after", title_justify="left")
+    table.add_column("")
+    table.add_column("before", justify="right")
+    table.add_column("after", justify="right")
+    table.add_row("model", "stand-in for GTE-Qwen2-1.5B", str(after.model))
+    table.add_row("dimensions", str(before.dimensions), str(after.dimensions))
+    table.add_row("one vector", f"{4 * (before.dimensions or 0) + 8:,} bytes", f"{4 * (after.dimensions or 0) + 8:,} bytes")
+    if before.index and after.index:
+        table.add_row("vector index", megabytes(before.index.bytes), megabytes(after.index.bytes))
+    table.add_row(f"nDCG@20, {result.questions} questions", f"{result.ndcg_before:.3f}", f"{result.ndcg_after:.3f}")
+    table.add_row("nDCG@20, hybrid search", "", f"{result.ndcg_hybrid:.3f}")
+    table.add_row("embedded and written", "", f"{result.texts_per_second:,.0f} texts/s")
+    table.add_row("lock held by the swap", "", f"{result.lock_milliseconds:.0f} ms")
+    table.add_row("pending", "", str(after.pending))
+    return table
+
+
+def _say(line: str) -> None:
+    stderr.print(line, style="dim", highlight=False, markup=False)

@@ -1,0 +1,54 @@
+"""Reading stored vectors back, for checks and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection
+
+from bge_pipeline.database.pending import HAS_TEXT
+from bge_pipeline.database.reader import SHUFFLED, sample_percent
+from bge_pipeline.database.target import TargetTable
+
+
+@dataclass(frozen=True)
+class SampledRows:
+    """Rows with their vectors.
+
+    Attributes:
+        ids: n ids.
+        texts: n texts.
+        vectors: for each column asked for, float32 (n, dimensions).
+    """
+
+    ids: Sequence[Any]
+    texts: Sequence[str]
+    vectors: dict[str, NDArray[np.float32]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def sample_vectors(
+    connection: Connection, target: TargetTable, columns: Sequence[str], rows: int, *, seed: int = 0
+) -> SampledRows:
+    """About `rows` rows that have a vector in every one of `columns`, from random pages of the table."""
+    names = {f"column_{number}": column for number, column in enumerate(columns)}
+    vectors = ", ".join(f"CAST({{{name}}}::vector AS real[])" for name in names)
+    present = " AND ".join(f"{{{name}}} IS NOT NULL" for name in names)
+    statement = target.sql(
+        f"SELECT {{id}}, {{text}}, {vectors} FROM {{table}} TABLESAMPLE SYSTEM (:percent) REPEATABLE (:seed) "
+        f"WHERE {present} AND {HAS_TEXT} {SHUFFLED} LIMIT :rows",
+        **names,
+    )
+    values = {"percent": sample_percent(connection, target, rows), "seed": seed, "rows": rows}
+    found = connection.execute(statement, values).all()
+    arrays = {
+        column: np.array([row[2 + number] for row in found], np.float32) if found else np.empty((0, 0), np.float32)
+        for number, column in enumerate(columns)
+    }
+    return SampledRows([row[0] for row in found], [row[1] for row in found], arrays)

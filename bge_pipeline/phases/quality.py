@@ -1,0 +1,165 @@
+"""Quality: measure the new column against the old one and against the model, and let the gate decide on the swap."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.vectors import SampledRows, sample_vectors
+from bge_pipeline.embedding.loading import load_encoder_of
+from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.errors import SwapRefused
+from bge_pipeline.evaluation.gate import GateBounds, GateResult, QualityMeasurements, decide
+from bge_pipeline.evaluation.judgements import JudgedQueries, load_judged_queries
+from bge_pipeline.evaluation.label_free import (
+    MIN_ROWS_PER_NEIGHBOUR,
+    NeighbourAgreement,
+    excerpts,
+    known_item_search,
+    neighbour_agreement,
+    stored_vectors_match,
+)
+from bge_pipeline.evaluation.metrics import RankingQuality, ranking_quality
+from bge_pipeline.phases.state import MigrationState, read_state, space_of
+from bge_pipeline.search import RerankMode, Retriever, SearchMode
+from bge_pipeline.search.ann import exact_ranking, index_recall
+from bge_pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_NEIGHBOURS = 20
+_REEMBEDDED_ROWS = 200
+_RECALL_QUERIES = 100
+
+
+@dataclass(frozen=True)
+class QualityReport:
+    """What was measured, and what the gate made of it."""
+
+    measured: QualityMeasurements
+    gate: GateResult
+
+
+def require_quality(database: Database, settings: Settings, service: EmbeddingsService) -> QualityReport | None:
+    """Measure, decide, and refuse the swap where the gate is enforced and does not pass.
+
+    Returns None with QUALITY_GATE=off and on a table without a vector.
+
+    Raises:
+        SwapRefused: names each bound that was missed.
+    """
+    if settings.quality_gate == "off":
+        return None
+    report = measure_quality(database, settings, service)
+    if report is None:
+        return None
+    logger.info("%s", report.gate.summary())
+    if report.gate.blocks:
+        raise SwapRefused(
+            report.gate.summary(),
+            state="nothing was exchanged; search reads the old column",
+            next_step="correct the model and start again (bge-pipeline rollback), or override knowingly: "
+            "bge-pipeline migrate --force, or QUALITY_GATE=warn",
+        )
+    return report
+
+
+def measure_quality(database: Database, settings: Settings, service: EmbeddingsService) -> QualityReport | None:
+    """Compare old and new vectors of sampled rows, stored and recomputed ones, and the index with exact search."""
+    target = TargetTable.from_settings(settings)
+    with database.autocommit() as connection:
+        state = read_state(connection, target)
+        new, old = _columns(state)
+        columns = [new] if old is None else [new, old]
+        sample = sample_vectors(connection, target, columns, settings.quality_sample_rows)
+        if not len(sample):
+            return None
+        recall = index_recall(connection, settings, new, sample.vectors[new][:_RECALL_QUERIES], k=_NEIGHBOURS)
+        ndcg_old, ndcg_new = _labelled(connection, settings, service, state, new, old)
+    few = min(len(sample), _REEMBEDDED_ROWS)
+    recomputed = service.encode_texts(sample.texts[:few])
+    queries = service.encode_queries(excerpts(sample.texts[:few]))
+    measured = QualityMeasurements(
+        ndcg_old=ndcg_old,
+        ndcg_new=ndcg_new,
+        ann_recall=recall,
+        neighbours=_neighbours(sample, new, old),
+        known_items=known_item_search(queries, sample.vectors[new], range(few), k=_NEIGHBOURS),
+        stored_vectors=stored_vectors_match(sample.vectors[new][:few], recomputed),
+    )
+    return QualityReport(measured, decide(measured, _bounds(settings), settings.quality_gate))
+
+
+def search_quality(
+    retriever: Retriever,
+    judged: JudgedQueries,
+    *,
+    mode: SearchMode = "dense",
+    rerank: RerankMode = "never",
+    k: int = 20,
+) -> RankingQuality:
+    """nDCG@k, recall@k and MRR of a retriever on judged queries."""
+    rankings = {
+        query_id: [str(found.id) for found in retriever.search(query, mode=mode, rerank=rerank, top_k=k).results]
+        for query_id, query in judged.queries.items()
+    }
+    return ranking_quality(judged.qrels, rankings, k)
+
+
+def _columns(state: MigrationState) -> tuple[str, str | None]:
+    """The column of the new vectors and the one of the old, where both are there."""
+    if state.new is not None:
+        return state.new.name, state.table.target.embedding_column
+    return state.filled.name, state.previous.name if state.previous is not None else None
+
+
+def _neighbours(sample: SampledRows, new: str, old: str | None) -> NeighbourAgreement | None:
+    if old is None or len(sample) < MIN_ROWS_PER_NEIGHBOUR * _NEIGHBOURS:
+        return None
+    return neighbour_agreement(sample.vectors[old], sample.vectors[new], _NEIGHBOURS)
+
+
+def _labelled(
+    connection: Connection,
+    settings: Settings,
+    service: EmbeddingsService,
+    state: MigrationState,
+    new: str,
+    old: str | None,
+) -> tuple[float | None, float | None]:
+    """nDCG@20 of exact search on the old and on the new column, as far as queries and an old encoder are at hand."""
+    if settings.eval_queries is None:
+        return None, None
+    judged = load_judged_queries(settings.eval_queries)
+    texts = list(judged.queries.values())
+    ndcg_new = _exact_ndcg(connection, settings, judged, new, service.encode_queries(texts))
+    old_space = space_of(state.table.columns[old]) if old is not None else None
+    encoder = load_encoder_of(old_space, settings) if old_space is not None else None
+    if old is None or encoder is None:
+        logger.info("the old model is not at hand: nDCG@20 of the new vectors is measured alone")
+        return None, ndcg_new
+    old_queries = encoder.encode(encoder.tokenize_queries(texts))
+    return _exact_ndcg(connection, settings, judged, old, old_queries), ndcg_new
+
+
+def _exact_ndcg(
+    connection: Connection, settings: Settings, judged: JudgedQueries, column: str, queries: NDArray[np.float32]
+) -> float:
+    rankings = exact_ranking(connection, settings, column, queries, k=20)
+    by_query = {query_id: [str(i) for i in ids] for query_id, ids in zip(judged.queries, rankings, strict=True)}
+    return ranking_quality(judged.qrels, by_query).ndcg
+
+
+def _bounds(settings: Settings) -> GateBounds:
+    bounds = GateBounds.for_search(reranked=settings.enable_reranker)
+    return replace(
+        bounds,
+        ann_recall=settings.quality_min_ann_recall,
+        ndcg_retained=settings.quality_min_ndcg_retained or bounds.ndcg_retained,
+    )

@@ -1,0 +1,185 @@
+"""The command `bge-pipeline`, as a person or a CI job runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.settings import Settings
+from bge_pipeline_tests.roads import environment
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(settings: Settings, tmp_path: Any) -> Run:
+    def run_command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "bge_pipeline", *arguments],
+            env=environment(settings, **variables),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+
+    return run_command
+
+
+@pytest.mark.pgvector
+def test_plan_changes_nothing_and_names_rows_time_disk_and_index(run: Run) -> None:
+    before = json.loads(run("status", "--json").stdout)
+    plan = json.loads(run("plan", "--json").stdout)
+
+    assert plan["pending"] == plan["rows"] == before["rows"]
+    assert (plan["old_dimensions"], plan["new_dimensions"]) == (1536, 384)
+    assert plan["texts_per_second"] > 0
+    assert plan["disk_bytes"] > plan["rows"] * 384 * 4
+    assert plan["index"]["lists"] == 1
+    assert plan["obstacles"] == []
+    assert json.loads(run("status", "--json").stdout) == before
+
+
+@pytest.mark.pgvector
+def test_migrate_rollback_migrate_and_retire(run: Run) -> None:
+    migrated = run("migrate", "--json")
+    assert migrated.returncode == 0, migrated.stderr
+    status = json.loads(run("status", "--json").stdout)
+    assert {name: status[name] for name in ("phase", "pending", "dimensions", "quarantined")} == {
+        "phase": "swapped",
+        "pending": 0,
+        "dimensions": 384,
+        "quarantined": 0,
+    }
+    assert status["index"]["valid"]
+
+    assert json.loads(run("rollback", "--json").stdout)["rows_without_old_vector"] == 0
+    assert json.loads(run("status", "--json").stdout)["dimensions"] == 1536
+
+    assert run("migrate").returncode == 0
+    refused = run("retire")
+    assert (refused.returncode, "no way back" in refused.stderr) == (2, True)
+    assert run("retire", "--yes").returncode == 0
+    assert json.loads(run("status", "--json").stdout)["phase"] == "retired"
+
+
+@pytest.mark.pgvector
+def test_migrate_says_what_it_did_and_what_comes_next(run: Run) -> None:
+    out = run("migrate").stdout
+    assert "300 rows" in out
+    assert "held its lock for" in out
+    assert "bge-pipeline retire" in out
+
+
+@pytest.mark.pgvector
+def test_a_second_migrate_changes_nothing(run: Run) -> None:
+    run("migrate")
+    again = json.loads(run("migrate", "--json").stdout)
+    assert again["backfill"]["rows"] == 0
+    assert not again["swap"]["exchanged"]
+
+
+@pytest.mark.pgvector
+def test_rollback_discards_a_migration_that_was_not_swapped_yet(run: Run, database: Database) -> None:
+    run("migrate")
+    run("rollback")
+    assert run("rollback").returncode == 2
+    assert run("rollback", "--yes").returncode == 0
+    assert json.loads(run("status", "--json").stdout)["phase"] == "legacy"
+
+
+@pytest.mark.pgvector
+def test_a_table_with_awkward_names_and_uuid_ids_is_migrated(run: Run, database: Database) -> None:
+    with database.transaction() as connection:
+        connection.execute(
+            text(
+                'CREATE TABLE "Order Notes" ("Key" uuid PRIMARY KEY DEFAULT gen_random_uuid(), "Body" text, vec vector(1536));'
+                'INSERT INTO "Order Notes" ("Body", vec) SELECT text, embedding FROM segments'
+            )
+        )
+    names = {
+        "TARGET_TABLE": "Order Notes",
+        "TARGET_ID_COLUMN": "Key",
+        "TARGET_TEXT_COLUMN": "Body",
+        "TARGET_EMBEDDING_COLUMN": "vec",
+    }
+    migrated = run("migrate", **names)
+    assert migrated.returncode == 0, migrated.stderr
+    status = json.loads(run("status", "--json", **names).stdout)
+    assert (status["phase"], status["pending"], status["dimensions"]) == ("swapped", 0, 384)
+    found = run("search", "how are generators closed", "--json", **names)
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["results"]
+
+
+@pytest.mark.pgvector
+def test_set_overrides_a_variable(run: Run) -> None:
+    run("--set", "INDEX_METHOD=hnsw", "migrate")
+    assert json.loads(run("status", "--json").stdout)["index"]["method"] == "hnsw"
+
+
+@pytest.mark.pgvector
+def test_an_unreachable_database_is_one_message_without_the_password(run: Run) -> None:
+    result = run("status", DATABASE_URL="postgresql://someone:hunter2@127.0.0.1:1/nowhere")
+    assert result.returncode == 4
+    assert "cannot reach postgresql+psycopg2://someone:***@127.0.0.1:1/nowhere" in result.stderr.replace("\n", "")
+    assert "hunter2" not in result.stderr + result.stdout
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.pgvector
+def test_a_missing_table_is_named_with_what_to_do(run: Run) -> None:
+    result = run("migrate", TARGET_TABLE="segmints")
+    assert result.returncode == 2
+    assert "segmints" in result.stderr
+    assert "TARGET_TABLE" in result.stderr
+
+
+@pytest.mark.pgvector
+def test_wrong_dimensions_are_refused_before_anything_is_written(run: Run, database: Database) -> None:
+    result = run("migrate", EMBEDDING_MODEL="bundled", EMBEDDING_DIMENSIONS="512")
+    assert result.returncode == 2
+    assert "512" in result.stderr
+    assert "384" in result.stderr
+    assert json.loads(run("status", "--json").stdout)["phase"] == "legacy"
+
+
+@pytest.mark.pgvector
+def test_a_bad_value_names_the_variable_and_what_it_may_hold(run: Run) -> None:
+    result = run("status", INDEX_METHOD="btree")
+    assert result.returncode == 2
+    assert "INDEX_METHOD" in result.stderr
+    assert "'ivfflat' or 'hnsw'" in result.stderr
+
+
+@pytest.mark.pgvector
+def test_an_unknown_setting_is_refused(run: Run) -> None:
+    result = run("--set", "INDEX_METHODS=hnsw", "status")
+    assert result.returncode == 2
+    assert "INDEX_METHODS" in result.stderr
+
+
+def test_every_command_has_help() -> None:
+    listing = subprocess.run(
+        [sys.executable, "-m", "bge_pipeline", "--help"], capture_output=True, text=True, check=True
+    )
+    for name in ("demo", "plan", "migrate", "status", "rollback", "retire", "search", "benchmark", "dev"):
+        assert f"\n  {name}" in listing.stdout
+
+
+def test_importing_the_package_and_the_command_loads_no_model_library() -> None:
+    script = (
+        "import sys, bge_pipeline, bge_pipeline.cli;"
+        "print([m for m in ('torch', 'transformers', 'sentence_transformers', 'openvino', 'dagster') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,165 @@
+"""`alembic upgrade head` and back, on a real table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from alembic import command
+from alembic.util import CommandError
+from sqlalchemy import text
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.embedding.hashing import HashingEncoder
+from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.status import read_status
+from bge_pipeline.settings import Settings
+from bge_pipeline_tests.roads import alembic_config, environment, schema, vectors
+
+pytestmark = pytest.mark.pgvector
+
+
+@pytest.fixture
+def configured(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    for name, value in environment(settings).items():
+        monkeypatch.setenv(name, value)
+    return settings
+
+
+def _version(database: Database) -> str | None:
+    with database.autocommit() as connection:
+        return connection.execute(text("SELECT version_num FROM bge_pipeline_alembic_version")).scalar_one_or_none()
+
+
+def test_each_revision_takes_the_table_one_phase_further(configured: Settings, database: Database) -> None:
+    phases = []
+    for revision in ("004", "005", "006", "007"):
+        command.upgrade(alembic_config(), revision)
+        phases.append(read_status(database, configured).phase)
+
+    assert phases == ["legacy", "expanded", "backfilled", "swapped"]
+    assert _version(database) == "007"
+    assert read_status(database, configured).dimensions == 384
+
+
+def test_down_to_the_baseline_leaves_the_table_as_it_was(configured: Settings, database: Database) -> None:
+    before, old_vectors = schema(database), vectors(database)
+    command.upgrade(alembic_config(), "head")
+    assert vectors(database) != old_vectors
+
+    command.downgrade(alembic_config(), "004")
+
+    assert schema(database) == before
+    assert vectors(database) == old_vectors
+
+
+def test_up_down_and_up_again_ends_where_the_first_time_ended(configured: Settings, database: Database) -> None:
+    command.upgrade(alembic_config(), "head")
+    first = schema(database), vectors(database)
+    command.downgrade(alembic_config(), "004")
+    command.upgrade(alembic_config(), "head")
+
+    assert (schema(database), vectors(database)) == first
+
+
+def test_going_back_one_revision_keeps_the_new_vectors(configured: Settings, database: Database) -> None:
+    command.upgrade(alembic_config(), "head")
+    command.downgrade(alembic_config(), "006")
+
+    status = read_status(database, configured)
+    assert (status.phase, status.dimensions, status.embedded) == ("backfilled", 1536, status.rows)
+
+
+@pytest.mark.parametrize("revision", ["005", "006", "007"])
+def test_a_revision_killed_before_it_was_recorded_can_be_repeated(
+    configured: Settings, database: Database, revision: str
+) -> None:
+    command.upgrade(alembic_config(), revision)
+    after = schema(database)
+    command.stamp(alembic_config(), f"00{int(revision) - 1}")
+
+    command.upgrade(alembic_config(), revision)
+
+    assert schema(database) == after
+
+
+def test_rows_that_arrive_between_backfill_and_swap_are_embedded_before_the_swap(
+    configured: Settings, database: Database
+) -> None:
+    command.upgrade(alembic_config(), "006")
+    with database.transaction() as connection:
+        connection.execute(text("UPDATE segments SET text = text || ' again' WHERE id % 10 = 0"))
+    assert read_status(database, configured).pending > 0
+
+    command.upgrade(alembic_config(), "007")
+
+    status = read_status(database, configured)
+    assert (status.phase, status.pending) == ("swapped", 0)
+
+
+def test_the_printed_script_adds_the_column_as_the_revision_does(
+    configured: Settings, database: Database, capsys: pytest.CaptureFixture[str], make_settings: Callable[..., Settings]
+) -> None:
+    command.upgrade(alembic_config(), "004:005", sql=True)
+    script = capsys.readouterr().out
+    with database.autocommit() as connection:
+        for statement in _statements(script):
+            if "bge_pipeline_alembic_version" not in statement:
+                connection.exec_driver_sql(statement.replace("%", "%%"))
+    by_hand = schema(database)
+
+    keep_index = make_settings(old_index="keep")
+    expand(database, keep_index, HashingEncoder(384).space)
+
+    assert schema(database) == by_hand
+
+
+def test_the_printed_script_of_the_swap_runs(
+    configured: Settings, database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.upgrade(alembic_config(), "006")
+    command.upgrade(alembic_config(), "006:007", sql=True)
+    script = capsys.readouterr().out
+    assert "CREATE INDEX CONCURRENTLY" in script
+    with database.autocommit() as connection:
+        for statement in _statements(script):
+            connection.exec_driver_sql(statement.replace("%", "%%"))
+
+    status = read_status(database, configured)
+    assert (status.phase, status.dimensions, status.pending) == ("swapped", 384, 0)
+
+
+def test_a_missing_table_is_one_clear_error(
+    configured: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TARGET_TABLE", "segmints")
+    with pytest.raises(CommandError, match='the target table "public"."segmints" does not exist'):
+        command.upgrade(alembic_config(), "head")
+    assert _version(database) is None
+
+
+def test_the_applications_own_alembic_history_is_left_alone(configured: Settings, database: Database) -> None:
+    with database.transaction() as connection:
+        connection.execute(text("CREATE TABLE alembic_version (version_num text)"))
+        connection.execute(text("INSERT INTO alembic_version VALUES ('003_application')"))
+
+    command.upgrade(alembic_config(), "head")
+
+    with database.autocommit() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == [
+            "003_application"
+        ]
+
+
+def _statements(script: str) -> list[str]:
+    """Statements of a script whose only semicolons inside a statement are those of the quoted function body."""
+    statements, current, quoted = [], "", False
+    for line in script.splitlines():
+        if line.startswith("--") and not quoted:
+            continue
+        current += line + "\n"
+        quoted ^= line.count("'") % 2 == 1
+        if line.endswith(";") and not quoted:
+            statements.append(current.strip().rstrip(";"))
+            current = ""
+    return [statement for statement in statements if statement]

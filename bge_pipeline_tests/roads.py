@@ -1,0 +1,62 @@
+"""What the tests of the three roads share: environment for a subprocess, Alembic's configuration, a table's fingerprint."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from alembic.config import Config
+from sqlalchemy import text
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+
+_COLUMNS = """
+SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, col_description(a.attrelid, a.attnum)
+FROM pg_attribute a WHERE a.attrelid = 'segments'::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY 1
+"""
+_INDEXES = (
+    "SELECT pg_get_indexdef(indexrelid), indisvalid FROM pg_index WHERE indrelid = 'segments'::regclass ORDER BY 1"
+)
+_TRIGGERS = """
+SELECT pg_get_triggerdef(t.oid), pg_get_functiondef(t.tgfoid) FROM pg_trigger t
+WHERE tgrelid = 'segments'::regclass AND NOT tgisinternal ORDER BY 1
+"""
+_VECTORS = "SELECT id, embedding::text FROM segments ORDER BY id"
+
+
+def environment(settings: Settings, **overrides: str) -> dict[str, str]:
+    """The environment in which a subprocess sees the same settings."""
+    assert settings.database_url is not None
+    own = {
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "BGE_PIPELINE_HOME": str(settings.bge_pipeline_home),
+        "EMBEDDING_MODEL": settings.embedding_model,
+        "TARGET_TABLE": settings.target_table,
+    }
+    return {name: value for name, value in os.environ.items() if name.upper() not in own} | own | overrides
+
+
+def alembic_config() -> Config:
+    """Alembic's configuration as `alembic` reads it in the project's folder, without its logging."""
+    config = Config(toml_file=ROOT / "pyproject.toml")
+    config.set_main_option("script_location", str(ROOT / "migrations"))
+    config.set_main_option("prepend_sys_path", str(ROOT))
+    return config
+
+
+def schema(database: Database) -> dict[str, list[tuple[object, ...]]]:
+    """Everything about the target table that a migration may change, but its rows."""
+    with database.autocommit() as connection:
+        return {
+            name: [tuple(row) for row in connection.execute(text(query))]
+            for name, query in {"columns": _COLUMNS, "indexes": _INDEXES, "triggers": _TRIGGERS}.items()
+        }
+
+
+def vectors(database: Database) -> dict[int, str]:
+    """The vectors that search reads, by id."""
+    with database.autocommit() as connection:
+        return {row.id: row.embedding for row in connection.execute(text(_VECTORS))}
