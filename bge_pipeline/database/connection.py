@@ -6,18 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from psycopg2.errors import InsufficientPrivilege
 from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from bge_pipeline.database.embedded import start_embedded_postgres
-from bge_pipeline.errors import DatabaseUnavailable
+from bge_pipeline.errors import DatabaseUnavailable, MissingPrivilege
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as RawConnection  # noqa: N812
 
     from bge_pipeline.settings import Settings
 
+# As pg_dump does: an index build or a count of every row takes what it takes, whatever the role's own limit is.
+_NO_TIME_LIMITS = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0"
 # The vector type may live in a schema that is not on the role's path (`extensions` on Supabase).
 _FIND_VECTOR_SCHEMA = """
 SELECT set_config('search_path', current_setting('search_path') || ', ' || quote_ident(nspname), false)
@@ -41,7 +44,7 @@ class Database:
         self.engine = create_engine(
             self.url, pool_pre_ping=True, pool_size=4, connect_args={"application_name": application_name}
         )
-        event.listen(self.engine, "connect", _add_vector_schema)
+        event.listen(self.engine, "connect", _prepare_session)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Database:
@@ -79,6 +82,14 @@ class Database:
     def _reachable(self) -> Iterator[None]:
         try:
             yield
+        except ProgrammingError as error:
+            if not isinstance(error.orig, InsufficientPrivilege):
+                raise
+            raise MissingPrivilege(
+                f"the role {self.url.username or 'of this connection'} may not do this: {str(error.orig).strip()}",
+                state="the statement was refused; what was committed before it stays",
+                next_step="bge-pipeline plan lists every privilege that is missing, with the statement that grants it",
+            ) from error
         except OperationalError as error:
             if not error.connection_invalidated and getattr(error.orig, "pgcode", None) is not None:
                 raise
@@ -91,8 +102,9 @@ class Database:
         return self.url.render_as_string(hide_password=True)
 
 
-def _add_vector_schema(connection: RawConnection, _record: object) -> None:
+def _prepare_session(connection: RawConnection, _record: object) -> None:
     with connection.cursor() as cursor:
+        cursor.execute(_NO_TIME_LIMITS)
         cursor.execute(_FIND_VECTOR_SCHEMA)
     connection.commit()
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from bge_pipeline.database.catalog import TableDescription
+from bge_pipeline.database.connection import server_version
 
-# pg_depend knows what is bound to the column by number; the text of function bodies it does not know.
+# pg_depend knows what is bound to the column by number; the text of function bodies it does not know. The last condition
+# leaves out this project's own index of pending rows.
 _BOUND = """
 WITH dependency AS (
   SELECT DISTINCT classid, objid FROM pg_depend
@@ -39,19 +41,31 @@ SELECT 'index', i.indexrelid::regclass::text FROM dependency d
 JOIN pg_index i ON d.classid = 'pg_class'::regclass AND i.indexrelid = d.objid
 JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
 WHERE m.amname IN ('btree', 'hash', 'gin', 'gist', 'spgist', 'brin')
+  AND NOT (left(c.relname, 3) = 'ix_' AND position('~ ''\\S''' IN COALESCE(pg_get_expr(i.indpred, i.indrelid), '')) > 0)
 ORDER BY 1, 2
 """
 _PUBLISHED = """
 SELECT p.pubname AS name FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
 WHERE r.prrelid = :oid AND r.prattrs IS NOT NULL AND :number = ANY (r.prattrs::int2[])
 """
+# Functions that name table and column, and functions of the table's triggers that name the column.
 _MENTIONED = """
 SELECT p.oid::regprocedure::text AS name
 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
 WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND p.prokind IN ('f', 'p')
-  AND position(:table IN p.prosrc) > 0 AND position(:column IN p.prosrc) > 0
+  AND position(lower(:column) IN lower(p.prosrc)) > 0
+  AND (position(lower(:table) IN lower(p.prosrc)) > 0
+    OR p.oid IN (SELECT tgfoid FROM pg_trigger WHERE tgrelid = :oid AND NOT tgisinternal))
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
   AND p.proname <> :own_function
+ORDER BY 1
+"""
+_PUBLISHED_WHOLE = """
+SELECT DISTINCT p.pubname AS name FROM pg_publication p
+LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = :oid
+WHERE (p.puballtables OR r.oid IS NOT NULL OR p.pubname IN (
+    SELECT pubname FROM pg_publication_tables WHERE schemaname = :schema AND tablename = :table))
+  AND (p.pubinsert OR p.pubupdate) AND p.pubname <> ALL (:listed)
 ORDER BY 1
 """
 _POSTGRES_15 = 150_000
@@ -60,10 +74,11 @@ _POSTGRES_15 = 150_000
 
 @dataclass(frozen=True)
 class Dependent:
-    """An object that reads or guards the old column.
+    """An object that reads, guards or carries the old column.
 
-    `bound` objects follow the old column through the rename. The others, functions whose text mentions table and
-    column, are resolved by name when they run and so meet the new vectors: they are named for a person to check.
+    `bound` objects follow the old column through the rename. The others go by its name and so meet the new vectors:
+    functions whose text mentions table and column, and publications of whole rows, whose subscribers need the new column
+    before expand adds it. They are named for a person to check.
     """
 
     kind: str
@@ -74,19 +89,32 @@ class Dependent:
         return f"{self.kind} {self.name}"
 
 
-def find_dependents(connection: Connection, table: TableDescription, column: str) -> list[Dependent]:
-    """Everything but vector indexes that depends on `column`, first what is bound to it."""
+def find_bound(connection: Connection, table: TableDescription, column: str) -> list[Dependent]:
+    """Everything but vector indexes that is bound to `column`."""
     values = {"oid": table.oid, "number": table.columns[column].number}
     found = [Dependent(row.kind, row.name, bound=True) for row in connection.execute(text(_BOUND), values)]
-    version = int(connection.execute(text("SHOW server_version_num")).scalar_one())
-    if version >= _POSTGRES_15:
+    if server_version(connection) >= _POSTGRES_15:
         found += [
             Dependent("publication", row.name, bound=True) for row in connection.execute(text(_PUBLISHED), values)
         ]
-    mentioned = connection.execute(
-        text(_MENTIONED),
-        {"table": table.target.table, "column": column, "own_function": table.target.trigger},
-    )
-    named = {dependent.name for dependent in found}
-    found += [Dependent("function", row.name, bound=False) for row in mentioned if row.name not in named]
     return found
+
+
+def find_dependents(connection: Connection, table: TableDescription, column: str) -> list[Dependent]:
+    """What is bound to `column`, then what goes by its name."""
+    bound = find_bound(connection, table, column)
+    named = [dependent.name for dependent in bound]
+    target = table.target
+    functions = connection.execute(
+        text(_MENTIONED),
+        {"table": target.table, "column": column, "oid": table.oid, "own_function": target.trigger},
+    ).scalars()
+    publications = connection.execute(
+        text(_PUBLISHED_WHOLE),
+        {"oid": table.oid, "schema": target.schema, "table": target.table, "listed": named},
+    ).scalars()
+    return [
+        *bound,
+        *(Dependent("function", name, bound=False) for name in functions if name not in named),
+        *(Dependent("publication", name, bound=False) for name in publications),
+    ]

@@ -6,9 +6,10 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from psycopg2.errors import DiskFull, InsufficientPrivilege, OutOfMemory, ProgramLimitExceeded
 from sqlalchemy import Connection, TextClause, text
@@ -17,10 +18,22 @@ from sqlalchemy.exc import DBAPIError
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.indexes import MEBIBYTE, drop_index, index_is_valid
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.errors import IndexBuildFailed
+from bge_pipeline.errors import DatabaseUnavailable, IndexBuildFailed
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as RawConnection  # noqa: N812
 
 logger = logging.getLogger(__name__)
 
+_POLL_SECONDS = 0.5
+_UNCUT_BYTES = 50
+"""PostgreSQL cuts a name to make room for `_ccnew`; so much of ours is there in any case."""
+_TAKE_TURN = "SELECT pg_try_advisory_lock(hashtextextended(:name, 0))"
+_REINDEX_LEFTOVERS = """
+SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+WHERE i.indrelid = CAST(:table AS regclass) AND NOT i.indisvalid
+  AND left(c.relname, :length) = :beginning AND c.relname ~ '_cc(new|old)[0-9]*$'
+"""
 _PROGRESS = """
 SELECT phase, blocks_done, blocks_total, tuples_done, tuples_total FROM pg_stat_progress_create_index WHERE pid = :pid
 """
@@ -59,7 +72,8 @@ def build_concurrently(
     Raises:
         IndexBuildFailed: the server could not; the invalid leftover is gone and search is as it was.
     """
-    with database.autocommit() as connection:
+    started = time.perf_counter()
+    with _build_session(database, target, name) as connection:
         existing = index_is_valid(connection, target.schema, name)
         if existing:
             return BuildResult(name, False, 0.0, _bytes(connection, target.schema, name), 0)
@@ -67,18 +81,49 @@ def build_concurrently(
             logger.info("index %s is an invalid leftover of an interrupted build; building it again", name)
             drop_index(connection, target.schema, name)
         megabytes = _give_memory(connection, memory_bytes)
-        started = time.perf_counter()
         try:
             _execute_watched(database, connection, (target.schema, name), statement, on_progress)
-        except DBAPIError as error:
-            _explain_failure(connection, target, name, error, memory_bytes)
-        finally:
-            connection.execute(text("RESET maintenance_work_mem"))
-            connection.execute(text("RESET max_parallel_maintenance_workers"))
+        except BaseException as error:
+            _remove_leftover(database, target, name)
+            if isinstance(error, DBAPIError) and not error.connection_invalidated:
+                raise _failure(name, error, memory_bytes) from error
+            raise
         seconds = time.perf_counter() - started
         if not index_is_valid(connection, target.schema, name):
             raise IndexBuildFailed(f"index {name} is invalid after its build", next_step="run the same command again")
         return BuildResult(name, True, seconds, _bytes(connection, target.schema, name), megabytes)
+
+
+def rebuild_concurrently(database: Database, target: TargetTable, name: str, statement: TextClause) -> None:
+    """Make an index anew beside live traffic, without the entries of rows that have left it; build it if it is not there.
+
+    Raises:
+        IndexBuildFailed: the server could not.
+    """
+    build_concurrently(database, target, name, statement)
+    with _build_session(database, target, name) as connection:
+        beginning = name.encode()[:_UNCUT_BYTES].decode(errors="ignore")
+        values = {"table": str(target), "beginning": beginning, "length": len(beginning)}
+        for leftover in connection.execute(text(_REINDEX_LEFTOVERS), values).scalars().all():
+            drop_index(connection, target.schema, leftover)
+        connection.execute(target.sql("REINDEX INDEX CONCURRENTLY {index}", index=(target.schema, name)))
+
+
+@contextmanager
+def _build_session(database: Database, target: TargetTable, name: str) -> Iterator[Connection]:
+    """A session that alone builds or drops the index of that name, and whose settings end with it."""
+    with database.autocommit() as connection:
+        waiting = False
+        # Polled: a session that waits inside PostgreSQL holds a snapshot, and the other's build would wait for that.
+        while not connection.execute(text(_TAKE_TURN), {"name": f"{target}.{name}"}).scalar_one():
+            if not waiting:
+                logger.info("another process is building index %s; waiting for it", name)
+            waiting = True
+            time.sleep(_POLL_SECONDS)
+        try:
+            yield connection
+        finally:
+            connection.invalidate()
 
 
 def _bytes(connection: Connection, schema: str, name: str) -> int:
@@ -125,8 +170,7 @@ def _execute_watched(
     on_progress: Callable[[BuildProgress], None] | None,
 ) -> None:
     try:
-        with _Watcher(database, connection, on_progress):
-            connection.execute(statement)
+        _execute_in_thread(database, connection, statement, on_progress)
     except DBAPIError as error:
         # A parallel build keeps its graph in /dev/shm, which containers make 64 MB small.
         if "shared memory" not in str(error.orig):
@@ -134,61 +178,82 @@ def _execute_watched(
         logger.warning("too little shared memory for a parallel build; using one process: %s", str(error.orig).strip())
         drop_index(connection, *index)
         connection.execute(text("SET max_parallel_maintenance_workers = 0"))
-        with _Watcher(database, connection, on_progress):
-            connection.execute(statement)
+        _execute_in_thread(database, connection, statement, on_progress)
 
 
-def _explain_failure(
-    connection: Connection, target: TargetTable, name: str, error: DBAPIError, memory_bytes: int
+def _execute_in_thread(
+    database: Database,
+    connection: Connection,
+    statement: TextClause,
+    on_progress: Callable[[BuildProgress], None] | None,
 ) -> None:
-    drop_index(connection, target.schema, name)
+    """Run a long statement in a thread, so that this one can report progress and take an interrupt."""
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            connection.execute(statement)
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
+            failures.append(error)
+
+    watch = _watcher(database, connection, on_progress)
+    server_side = cast("RawConnection", connection.connection.dbapi_connection)
+    thread = threading.Thread(target=work, name="index-build")
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(_POLL_SECONDS)
+            watch()
+    except BaseException:
+        server_side.cancel()
+        raise
+    finally:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _watcher(
+    database: Database, connection: Connection, on_progress: Callable[[BuildProgress], None] | None
+) -> Callable[[], None]:
+    """A function that reports how far the statement is that `connection` runs, from a connection of its own."""
+    if on_progress is None:
+        return lambda: None
+    pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+
+    def watch() -> None:
+        try:
+            with database.autocommit() as other:
+                row = other.execute(text(_PROGRESS), {"pid": pid}).one_or_none()
+        except (DatabaseUnavailable, DBAPIError) as error:
+            logger.debug("no progress of the index build can be shown: %s", error)
+            return
+        if row is not None:
+            on_progress(BuildProgress(row.phase, _fraction(row)))
+
+    return watch
+
+
+def _remove_leftover(database: Database, target: TargetTable, name: str) -> None:
+    try:
+        with database.autocommit() as connection:
+            drop_index(connection, target.schema, name)
+    except (DatabaseUnavailable, DBAPIError) as error:
+        logger.warning("the unfinished index %s could not be removed, the next run will: %s", name, error)
+
+
+def _failure(name: str, error: DBAPIError, memory_bytes: int) -> IndexBuildFailed:
     state = "search is as it was; the unfinished index was removed"
     reason = str(error.orig).strip().splitlines()[0]
     megabytes = math.ceil(memory_bytes / MEBIBYTE)
     if isinstance(error.orig, (OutOfMemory, ProgramLimitExceeded)) or "maintenance_work_mem" in reason:
-        raise IndexBuildFailed(
+        return IndexBuildFailed(
             f"index {name} needs about {megabytes} MB of maintenance_work_mem: {reason}",
             state=state,
-            next_step=f"raise INDEX_MAX_MEMORY_MB or the server's maintenance_work_mem to {megabytes} MB, or set fewer INDEX_LISTS",
-        ) from error
-    if isinstance(error.orig, DiskFull):
-        raise IndexBuildFailed(
-            f"no disk space for index {name}: {reason}", state=state, next_step="free space, run again"
-        ) from error
-    raise IndexBuildFailed(f"index {name}: {reason}", state=state, next_step="run the same command again") from error
-
-
-class _Watcher:
-    """Reports the progress of the statement that `connection` runs, from a connection of its own."""
-
-    def __init__(
-        self, database: Database, connection: Connection, on_progress: Callable[[BuildProgress], None] | None
-    ) -> None:
-        self._database = database
-        self._report = on_progress
-        self._pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="index-progress", daemon=True)
-
-    def __enter__(self) -> None:
-        if self._report is not None:
-            self._thread.start()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._done.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _watch(self) -> None:
-        assert self._report is not None
-        try:
-            with self._database.autocommit() as connection:
-                while not self._done.wait(0.5):
-                    row = connection.execute(text(_PROGRESS), {"pid": self._pid}).one_or_none()
-                    if row is not None:
-                        self._report(BuildProgress(row.phase, _fraction(row)))
-        except DBAPIError as error:
-            logger.warning("no progress of the index build can be shown: %s", str(error.orig).strip())
+            next_step=f"raise INDEX_MAX_MEMORY_MB or maintenance_work_mem to {megabytes} MB, or set fewer INDEX_LISTS",
+        )
+    next_step = "free space, then run the same command again" if isinstance(error.orig, DiskFull) else None
+    return IndexBuildFailed(f"index {name}: {reason}", state=state, next_step=next_step or "run the same command again")
 
 
 def _fraction(row: Any) -> float | None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection, TextClause, text
 
-from bge_pipeline.database.sql import sql
+from bge_pipeline.database.sql import quote, sql
 from bge_pipeline.database.target import TargetTable
 
 MEBIBYTE = 1 << 20
 _EXACT_METHODS = ("btree", "hash", "gin", "gist", "spgist", "brin")
+
+_TOKENS = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|[^\W\d][\w$]*|.""", re.DOTALL)
+"""String constants, quoted names, plain names, and single characters."""
 
 _INDEXES_ON_COLUMN = """
 SELECT DISTINCT c.relname AS name, m.amname AS method, i.indisvalid AS valid, pg_get_indexdef(c.oid) AS definition,
@@ -116,6 +120,39 @@ def hnsw_memory_bytes(rows: int, dimensions: int, m: int, element: str) -> int:
     """
     neighbours = 2 * m + m / max(1, m - 1)
     return int(rows * (_item_bytes(dimensions, element) + 150 + 24 * neighbours)) + MEBIBYTE
+
+
+def build_memory_bytes(definition: str, dimensions: int | None, rows: int) -> int:
+    """What building an index by its definition, as `pg_get_indexdef` prints it, takes; 0 where that is not known."""
+    method = re.search(r" USING (ivfflat|hnsw) ", definition)
+    if method is None or dimensions is None:
+        return 0
+    element = "halfvec" if "halfvec_" in definition else "vector"
+    if method.group(1) == "hnsw":
+        return hnsw_memory_bytes(rows, dimensions, _option(definition, "m", default=16), element)
+    return ivfflat_memory_bytes(_option(definition, "lists", default=100), dimensions, element)
+
+
+def definition_on(definition: str, column: str, renamed: str) -> str:
+    """The definition as it reads for a column that has another name now."""
+    head, using, body = definition.partition(" USING ")
+    parts = []
+    for token in _TOKENS.findall(body):
+        name = token[1:-1].replace('""', '"') if token.startswith('"') else token
+        is_type = bool(parts) and parts[-1] == ":"
+        parts.append(quote(renamed) if name == column and not is_type else token)
+    return head + using + "".join(parts)
+
+
+def definition_name(definition: str) -> str:
+    """The index's name in a definition."""
+    name = _TOKENS.findall(definition.partition(" INDEX ")[2])[0]
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def _option(definition: str, name: str, *, default: int) -> int:
+    match = re.search(rf"\b{name}='?(\d+)", definition)
+    return int(match.group(1)) if match else default
 
 
 def _item_bytes(dimensions: int, element: str) -> int:

@@ -17,6 +17,9 @@ from bge_pipeline.errors import LockNotAcquired
 if TYPE_CHECKING:
     from bge_pipeline.settings import Settings
 
+_LONGEST_STATEMENT_MS = 10_000
+"""Whatever goes wrong under a strong lock, the application waits no longer than this for one statement of ours."""
+
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
@@ -36,8 +39,33 @@ def in_short_transaction(
     def attempt() -> Result:
         with database.transaction() as connection:
             connection.execute(lock_timeout_statement(settings))
+            connection.execute(
+                text(f"SET LOCAL statement_timeout = {settings.lock_timeout_ms + _LONGEST_STATEMENT_MS}")
+            )
             return work(connection)
 
+    return _retrying(settings, purpose, attempt)
+
+
+def with_short_lock_wait(database: Database, settings: Settings, purpose: str, statement: TextClause) -> None:
+    """Run a statement that may not stand in a transaction and needs a strong lock (VACUUM FULL), in the same way.
+
+    Raises:
+        LockNotAcquired: LOCK_MAX_ATTEMPTS attempts ran out; nothing was changed.
+    """
+
+    def attempt() -> None:
+        with database.autocommit() as connection:
+            connection.execute(text(f"SET lock_timeout = {settings.lock_timeout_ms}"))
+            try:
+                connection.execute(statement)
+            finally:
+                connection.invalidate()  # the setting goes with the session
+
+    _retrying(settings, purpose, attempt)
+
+
+def _retrying(settings: Settings, purpose: str, attempt: Callable[[], Result]) -> Result:
     def report(state: RetryCallState) -> None:
         logger.info(
             "%s: the table is busy, attempt %d of %d", purpose, state.attempt_number, settings.lock_max_attempts

@@ -11,7 +11,9 @@ from bge_pipeline.database.ranges import IdRange
 from bge_pipeline.database.target import TargetTable
 
 # Both halves of the partial index's predicate; queries repeat it word for word so that the planner sees the match.
-LACKS_VECTOR = "{column} IS NULL AND {text} ~ '\\S'"
+# The collation makes the match cheap, and possible where the column's own collation is nondeterministic.
+HAS_TEXT = "({text}::text COLLATE \"C\") ~ '\\S'"
+LACKS_VECTOR = f"{{column}} IS NULL AND {HAS_TEXT}"
 NOT_QUARANTINED = "NOT EXISTS (SELECT FROM {quarantine} q WHERE q.row_id = t.{id})"
 _IN_RANGE = "{id} >= :lower AND {id} < :upper"
 

@@ -37,10 +37,12 @@ def drop_quarantine_statement(target: TargetTable) -> TextClause:
 
 
 def quarantine_row(connection: Connection, target: TargetTable, batch: PendingBatch, position: int, error: str) -> bool:
-    """Put one row aside, unless its text has changed since it was read; returns whether it was."""
+    """Put one row aside, unless it has changed since it was read or is locked; returns whether it was."""
     statement = target.sql(
         "INSERT INTO {quarantine} (row_id, error, quarantined_at) "
+        # Locked, so that a change of the text comes before this, and is seen, or after it, and releases the row again.
         "SELECT {id}, :error, now() FROM {table} WHERE {id} = :row_id AND xmin::text::bigint = :version "
+        "FOR NO KEY UPDATE SKIP LOCKED "
         "ON CONFLICT (row_id) DO UPDATE SET error = EXCLUDED.error, quarantined_at = EXCLUDED.quarantined_at"
     )
     values = {"row_id": batch.ids[position], "version": batch.versions[position], "error": error[:2_000]}

@@ -8,9 +8,12 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from bge_pipeline.database.pending import LACKS_VECTOR, NOT_QUARANTINED
+from bge_pipeline.database.pending import HAS_TEXT, LACKS_VECTOR, NOT_QUARANTINED
 from bge_pipeline.database.ranges import IdRange
 from bge_pipeline.database.target import TargetTable
+
+SHUFFLED = "ORDER BY md5({id}::text || CAST(:seed AS text))"
+"""Sampled pages come in the order of the table; a limit would favour its beginning."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class PendingBatch:
     """Rows as they stood when they were read.
 
     Attributes:
-        ids: integers or UUID strings, ascending.
+        ids: integers or UUID strings.
         versions: the rows' `xmin`: any later update of a row has another.
         texts: what to embed.
     """
@@ -35,6 +38,15 @@ class PendingBatch:
         return PendingBatch(
             [self.ids[i] for i in positions], [self.versions[i] for i in positions], [self.texts[i] for i in positions]
         )
+
+    def halves(self) -> tuple[PendingBatch, PendingBatch]:
+        """The first half of the rows, rounded down, and the rest."""
+        middle = len(self) // 2
+        return self.only(range(middle)), self.only(range(middle, len(self)))
+
+    def joined(self, other: PendingBatch) -> PendingBatch:
+        """These rows and then the others."""
+        return PendingBatch([*self.ids, *other.ids], [*self.versions, *other.versions], [*self.texts, *other.texts])
 
 
 def read_pending(
@@ -73,13 +85,14 @@ def read_pending(
 def sample_texts(connection: Connection, target: TargetTable, rows: int, *, seed: int = 0) -> list[str]:
     """About `rows` texts drawn from random pages of the table, the same ones for the same seed and table."""
     statement = target.sql(
-        "SELECT {text} FROM {table} TABLESAMPLE SYSTEM (:percent) REPEATABLE (:seed) WHERE {text} ~ '\\S' LIMIT :rows"
+        "SELECT {text} FROM {table} TABLESAMPLE SYSTEM (:percent) REPEATABLE (:seed) "
+        f"WHERE {HAS_TEXT} {SHUFFLED} LIMIT :rows"
     )
-    percent = _sample_percent(connection, target, rows)
+    percent = sample_percent(connection, target, rows)
     return list(connection.execute(statement, {"percent": percent, "seed": seed, "rows": rows}).scalars())
 
 
-def _sample_percent(connection: Connection, target: TargetTable, rows: int) -> float:
+def sample_percent(connection: Connection, target: TargetTable, rows: int) -> float:
     estimate = connection.execute(
         target.sql("SELECT GREATEST(reltuples, 0) FROM pg_class WHERE oid = CAST(:name AS regclass)"),
         {"name": str(target)},

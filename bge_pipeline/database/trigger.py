@@ -7,18 +7,18 @@ from sqlalchemy import TextClause
 from bge_pipeline.database.sql import quote, with_values
 from bge_pipeline.database.target import TargetTable
 
-# A vector that the same statement replaces is the application's own new one and stays. Vectors are compared as text
-# because the operator `=` of the type need not be on the application's search_path.
 _BODY = """
-BEGIN
-  IF NEW.{column}::text IS NOT DISTINCT FROM OLD.{column}::text THEN
-    NEW.{column} = NULL;
-  END IF;
-  {also}
+BEGIN{columns}
   DELETE FROM {quarantine} WHERE row_id = OLD.{id};
   RETURN NEW;
 END
 """
+# A vector that the same statement replaces is the application's own new one and stays. Vectors are compared as text
+# because the operator `=` of the type need not be on the function's search_path.
+_EMPTY_COLUMN = """
+  IF NEW.{column}::text IS NOT DISTINCT FROM OLD.{column}::text THEN
+    NEW.{column} = NULL;
+  END IF;"""
 
 
 def trigger_function_statement(target: TargetTable, column: str, *, also_empty: str | None = None) -> TextClause:
@@ -26,9 +26,9 @@ def trigger_function_statement(target: TargetTable, column: str, *, also_empty: 
 
     SECURITY DEFINER, since the application's role need not have rights on the quarantine table.
     """
+    columns = [column] if also_empty is None else [column, also_empty]
     body = _BODY.format(
-        column=quote(column),
-        also=f"NEW.{quote(also_empty)} = NULL;" if also_empty else "",
+        columns="".join(_EMPTY_COLUMN.format(column=quote(name)) for name in columns),
         quarantine=quote(target.schema, target.quarantine_table),
         id=quote(target.id_column),
     )
@@ -42,13 +42,19 @@ def trigger_function_statement(target: TargetTable, column: str, *, also_empty: 
 
 
 def trigger_statements(target: TargetTable) -> list[TextClause]:
-    """The statements that put the trigger on the table."""
+    """The statements that put the trigger on the table.
+
+    Texts are compared byte by byte: to citext or a nondeterministic collation two spellings may be equal, to a model
+    they are not. ALWAYS: it also fires for rows that logical replication brings.
+    """
     return [
         target.sql("DROP TRIGGER IF EXISTS {trigger} ON {table}"),
         target.sql(
             "CREATE TRIGGER {trigger} BEFORE UPDATE ON {table} FOR EACH ROW "
-            "WHEN (OLD.{text} IS DISTINCT FROM NEW.{text}) EXECUTE FUNCTION {trigger_function}()"
+            'WHEN ((OLD.{text}::text COLLATE "C") IS DISTINCT FROM (NEW.{text}::text COLLATE "C")) '
+            "EXECUTE FUNCTION {trigger_function}()"
         ),
+        target.sql("ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}"),
     ]
 
 

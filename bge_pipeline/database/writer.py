@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import psycopg2
 from numpy.typing import NDArray
 from psycopg2.errors import LockNotAvailable
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.binary_copy import staged_vectors
 from bge_pipeline.database.catalog import IdKind
-from bge_pipeline.database.connection import Database
+from bge_pipeline.database.connection import Database, server_version
 from bge_pipeline.database.reader import PendingBatch
 from bge_pipeline.database.target import TargetTable
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as RawConnection  # noqa: N812
 
 logger = logging.getLogger(__name__)
 
 _STAGING = "bge_pipeline_staging"
+_COPY = f"COPY pg_temp.{_STAGING} FROM STDIN (FORMAT binary)"
 
 # synchronous_commit: a crash of the server may lose the last commits, and NULL then says that they are missing.
 # enable_*: the staging table is small and has no statistics; the plan must stay one index lookup a row.
-# lock_timeout is below deadlock_timeout (1 s by default), so that this session gives way before PostgreSQL would
-# have to choose a victim, which could be the application's transaction.
+# lock_timeout: locked rows are skipped, but a trigger of the application may wait for others. Below deadlock_timeout
+# (1 s by default), this session gives way before PostgreSQL would choose a victim, which could be the application.
 _SESSION = """
 SET synchronous_commit = off;
 SET enable_seqscan = off;
@@ -32,6 +37,18 @@ SET enable_hashjoin = off;
 SET enable_mergejoin = off;
 SET lock_timeout = '300ms'
 """
+
+
+# The subquery locks the rows that nobody else has locked and that are as they were read; they cannot change after that.
+_UPDATE = f"""
+UPDATE {{table}} t SET {{column}} = s.vector FROM (
+  SELECT s.id, s.vector FROM pg_temp.{_STAGING} s JOIN {{table}} l ON l.{{id}} = s.id
+  WHERE l.xmin = s.version AND l.{{column}} IS NULL
+  FOR NO KEY UPDATE OF l SKIP LOCKED
+) s WHERE t.{{id}} = s.id
+"""
+_POSTGRES_16 = 160_000
+"""STORAGE became part of CREATE TABLE with PostgreSQL 16."""
 
 
 class VectorWriter:
@@ -44,6 +61,7 @@ class VectorWriter:
         self._id_kind = id_kind
         self._dimensions = dimensions
         self._connection: Connection | None = None
+        self._update = target.sql(_UPDATE, column=column)
 
     def write(self, batch: PendingBatch, vectors: NDArray[np.float32]) -> int:
         """Commit the vectors of rows that are still pending and unchanged; returns how many those were.
@@ -55,13 +73,13 @@ class VectorWriter:
             vectors: float32 (n, dimensions), in the same order.
         """
         try:
-            return self._write(batch, vectors, skip_locked=False)
+            return self._write(batch, vectors)
         except DBAPIError as error:
+            self.close()
             if not isinstance(error.orig, LockNotAvailable):
-                self.close()
                 raise
-            logger.debug("rows are locked by the application; writing the others")
-            return self._write(batch, vectors, skip_locked=True)
+            logger.debug("a trigger waited for a lock of the application; the batch stays pending")
+            return 0
 
     def close(self) -> None:
         """Give the connection up, staging table and session settings with it."""
@@ -76,15 +94,24 @@ class VectorWriter:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _write(self, batch: PendingBatch, vectors: NDArray[np.float32], *, skip_locked: bool) -> int:
+    def _write(self, batch: PendingBatch, vectors: NDArray[np.float32]) -> int:
         connection = self._open()
         with connection.begin():
-            cursor = cast("Any", connection.connection.cursor())
-            cursor.copy_expert(
-                f"COPY pg_temp.{_STAGING} FROM STDIN (FORMAT binary)",
-                staged_vectors(self._id_kind, batch.ids, batch.versions, vectors),
-            )
-            return connection.execute(self._update(skip_locked=skip_locked)).rowcount
+            self._stage(connection, batch, vectors)
+            return connection.execute(self._update).rowcount
+
+    def _stage(self, connection: Connection, batch: PendingBatch, vectors: NDArray[np.float32]) -> None:
+        raw = cast("RawConnection", connection.connection.dbapi_connection)
+        stream = staged_vectors(self._id_kind, batch.ids, batch.versions, vectors)
+        try:
+            with raw.cursor() as cursor:
+                cursor.copy_expert(_COPY, stream)
+        except psycopg2.Error as error:  # SQLAlchemy has no COPY and so does not see its errors
+            if raw.closed:
+                connection.invalidate()
+            raise DBAPIError.instance(
+                _COPY, None, error, psycopg2.Error, connection_invalidated=raw.closed != 0
+            ) from error
 
     def _open(self) -> Connection:
         if self._connection is None:
@@ -92,13 +119,7 @@ class VectorWriter:
             try:
                 with connection.begin():
                     connection.execute(text(_SESSION))
-                    id_type = "bigint" if self._id_kind == "integer" else "uuid"
-                    connection.execute(
-                        text(
-                            f"CREATE TEMPORARY TABLE {_STAGING} (id {id_type}, version xid, "
-                            f"vector vector({self._dimensions})) ON COMMIT DELETE ROWS"
-                        )
-                    )
+                    connection.execute(self._staging(server_version(connection)))
             except DBAPIError:
                 connection.invalidate()
                 connection.close()
@@ -106,15 +127,12 @@ class VectorWriter:
             self._connection = connection
         return self._connection
 
-    def _update(self, *, skip_locked: bool) -> Any:
-        source = f"pg_temp.{_STAGING}"
-        if skip_locked:
-            source = (
-                f"(SELECT s.* FROM pg_temp.{_STAGING} s JOIN {{table}} l ON l.{{id}} = s.id "
-                "FOR NO KEY UPDATE OF l SKIP LOCKED)"
-            )
-        return self._target.sql(
-            f"UPDATE {{table}} t SET {{column}} = s.vector FROM {source} s "
-            "WHERE t.{id} = s.id AND t.xmin = s.version AND t.{column} IS NULL",
-            column=self._column,
+    def _staging(self, server: int) -> TextClause:
+        id_type = "bigint" if self._id_kind == "integer" else "uuid"
+        # Without out-of-line storage there is no second table and index to empty at every commit.
+        fits_a_page = self._dimensions <= 1_900
+        storage = " STORAGE PLAIN" if fits_a_page and server >= _POSTGRES_16 else ""
+        return text(
+            f"CREATE TEMPORARY TABLE {_STAGING} (id {id_type}, version xid, "
+            f"vector vector({self._dimensions}){storage}) ON COMMIT DELETE ROWS"
         )

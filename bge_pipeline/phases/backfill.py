@@ -20,6 +20,7 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.errors import DatabaseUnavailable
 from bge_pipeline.phases.row_path import PassTotals, RowPath
+from bge_pipeline.phases.row_writing import first_line
 from bge_pipeline.phases.state import read_state, require_space
 from bge_pipeline.settings import Settings
 
@@ -143,9 +144,9 @@ def backfill(
         before = totals.written + totals.quarantined
         try:
             path.run(id_range, totals, report)
-        except OperationalError as error:
+        except (OperationalError, DatabaseUnavailable) as error:
             raise DatabaseUnavailable(
-                f"the database did not take a batch after {settings.backfill_max_attempts} attempts: {error.orig}",
+                f"the database did not answer in {settings.backfill_max_attempts} attempts: {first_line(error)}",
                 state=f"{totals.written} rows are committed, nothing is lost",
                 next_step="run the backfill again when the database answers; it resumes",
             ) from error

@@ -8,15 +8,22 @@ from typing import Any
 
 from sqlalchemy import Connection, TextClause, text
 
-from bge_pipeline.database.catalog import Column
+from bge_pipeline.database.catalog import Column, describe_table
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.dependents import find_dependents
 from bge_pipeline.database.index_build import build_concurrently
-from bge_pipeline.database.indexes import Index, drop_index, index_is_valid, indexes_on
+from bge_pipeline.database.indexes import (
+    Index,
+    build_memory_bytes,
+    definition_name,
+    definition_on,
+    drop_index,
+    indexes_on,
+)
 from bge_pipeline.database.locks import in_short_transaction, lock_timeout_statement
 from bge_pipeline.database.notes import ColumnNote, note_statement
 from bge_pipeline.database.pending import pending_index_statement
-from bge_pipeline.database.quarantine import create_quarantine_statements, drop_quarantine_statement
+from bge_pipeline.database.quarantine import create_quarantine_statements, drop_quarantine_statement, release_all
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import drop_trigger_statements, trigger_function_statement, trigger_statements
 from bge_pipeline.embedding.space import EmbeddingSpace
@@ -67,11 +74,17 @@ def expand(database: Database, settings: Settings, space: EmbeddingSpace) -> Exp
         ]
         dependents = find_dependents(connection, state.table, target.embedding_column)
     doomed = [index for index in old_indexes if settings.old_index == "drop"]
-    note = _note(state.new, space, doomed)
+    note = _note(state, space, doomed)
+    for dependent in dependents:
+        logger.warning(
+            "%s depends on the old column %r; see it to the new one before the swap", dependent, target.embedding_column
+        )
 
     def add_column(connection: Connection) -> None:
-        for statement in column_statements(target, space, note):
+        for statement in column_statements(target, space, note, maintains_old=_maintains_old(state)):
             connection.execute(statement)
+        if state.new is None:
+            release_all(connection, target)  # what another model could not embed
 
     in_short_transaction(database, settings, "expand: add the column", add_column)
     _build_pending_index(database, target, column, space)
@@ -79,10 +92,6 @@ def expand(database: Database, settings: Settings, space: EmbeddingSpace) -> Exp
         for index in doomed:
             logger.info("dropping index %s on the old column; rollback builds it again", index.name)
             drop_index(connection, target.schema, index.name)
-    for dependent in dependents:
-        logger.warning(
-            "%s depends on the old column %r and will not follow the swap", dependent, target.embedding_column
-        )
     return ExpandResult(
         table=str(target),
         column=column,
@@ -93,8 +102,13 @@ def expand(database: Database, settings: Settings, space: EmbeddingSpace) -> Exp
     )
 
 
-def column_statements(target: TargetTable, space: EmbeddingSpace, note: ColumnNote) -> list[TextClause]:
-    """The statements of expand's one transaction, in order; each may be repeated."""
+def column_statements(
+    target: TargetTable, space: EmbeddingSpace, note: ColumnNote, *, maintains_old: bool = False
+) -> list[TextClause]:
+    """The statements of expand's one transaction, in order; each may be repeated.
+
+    `maintains_old`: the embedding column comes from an earlier migration, so that the trigger goes on emptying it.
+    """
     column = target.column_for(space.dimensions)
     return [
         target.sql(
@@ -104,7 +118,7 @@ def column_statements(target: TargetTable, space: EmbeddingSpace, note: ColumnNo
         ),
         note_statement(target, column, note),
         *create_quarantine_statements(target),
-        trigger_function_statement(target, column),
+        trigger_function_statement(target, column, also_empty=target.embedding_column if maintains_old else None),
         *trigger_statements(target),
     ]
 
@@ -116,7 +130,7 @@ def expand_script(target: TargetTable, settings: Settings, space: EmbeddingSpace
     index = target.pending_index(column, space.fingerprint)
     return [
         lock_timeout_statement(settings),
-        *column_statements(target, space, ColumnNote("new", space.as_dict())),
+        *column_statements(target, space, ColumnNote("new", space.as_dict(), embedding_column=target.embedding_column)),
         pending_index_statement(target, column, index),
     ]
 
@@ -143,40 +157,46 @@ def collapse(database: Database, settings: Settings) -> str | None:
     if state.new is None:
         return None
     new = state.new
-    restore_indexes(database, settings, new)
+    restore_indexes(database, settings, new, state.table.embedding)
 
     def drop_column(connection: Connection) -> None:
-        for statement in (*drop_trigger_statements(target), drop_quarantine_statement(target)):
-            connection.execute(statement)
+        if _maintains_old(state):
+            connection.execute(trigger_function_statement(target, target.embedding_column))
+            release_all(connection, target)
+        else:
+            for statement in (*drop_trigger_statements(target), drop_quarantine_statement(target)):
+                connection.execute(statement)
         connection.execute(target.sql("ALTER TABLE {table} DROP COLUMN {column}", column=new.name))
 
     in_short_transaction(database, settings, "collapse: drop the new column", drop_column)
     return new.name
 
 
-def restore_indexes(database: Database, settings: Settings, keeper: Column) -> tuple[str, ...]:
-    """Build the ANN indexes again that expand dropped, by the definitions in the note of `keeper`."""
+def restore_indexes(database: Database, settings: Settings, keeper: Column, old: Column) -> tuple[str, ...]:
+    """Build the ANN indexes again that expand dropped, by the definitions in the note of `keeper`.
+
+    Args:
+        database: where the target table is.
+        settings: name the table.
+        keeper: the column whose note holds the definitions.
+        old: the column with the old vectors, under the name that it has now.
+
+    Returns:
+        The names of the indexes, which may have been there already.
+    """
     target = TargetTable.from_settings(settings)
     assert keeper.note is not None
+    with database.autocommit() as connection:
+        rows = describe_table(connection, target).estimated_rows
     names = []
     for definition in keeper.note.dropped_indexes:
-        head, _, rest = definition.partition(" INDEX ")
         name = definition_name(definition)
-        statement = text(f"{head} INDEX CONCURRENTLY {rest}".replace(":", "\\:"))
-        build_concurrently(database, target, name, statement)
+        head, _, body = definition_on(definition, target.embedding_column, old.name).partition(" INDEX ")
+        statement = text(f"{head} INDEX CONCURRENTLY {body}".replace(":", "\\:"))
+        memory = build_memory_bytes(definition, old.dimensions, rows)
+        build_concurrently(database, target, name, statement, memory_bytes=memory)
         names.append(name)
     return tuple(names)
-
-
-def definition_name(definition: str) -> str:
-    """The index's name in what `pg_get_indexdef` returned."""
-    quoted = definition.partition(" INDEX ")[2]
-    if quoted.startswith('"'):
-        end = quoted.index('"', 1)
-        while quoted[end : end + 2] == '""':
-            end = quoted.index('"', end + 2)
-        return quoted[1:end].replace('""', '"')
-    return quoted.split(" ", 1)[0]
 
 
 def _check_dimensions(settings: Settings, space: EmbeddingSpace) -> None:
@@ -192,7 +212,7 @@ def _check_names_are_free(state: MigrationState, column: str) -> None:
     """Neither the new column's name nor the one that the swap will give the old column may be the user's own."""
     target = state.table.target
     ours = state.new.name if state.new is not None else None
-    for name in (column, target.column_for(state.table.embedding.dimensions)):
+    for name in (column, target.column_for(state.table.embedding.dimensions), target.exchange_column):
         if name in state.table.columns and name != ours:
             raise PhaseError(
                 f"{target} already has a column {name!r}, which this tool did not make and whose name it needs",
@@ -217,17 +237,25 @@ def _is_done_already(state: MigrationState, space: EmbeddingSpace) -> bool:
     return False
 
 
-def _note(new: Column | None, space: EmbeddingSpace, doomed: list[Index]) -> ColumnNote:
+def _maintains_old(state: MigrationState) -> bool:
+    """Whether this project fills the embedding column too, because an earlier migration made it."""
+    note = state.table.embedding.note
+    return note is not None and note.role == "current"
+
+
+def _note(state: MigrationState, space: EmbeddingSpace, doomed: list[Index]) -> ColumnNote:
     """The new column's note; a repeated expand keeps what the first one recorded."""
-    definitions = dict.fromkeys(new.note.dropped_indexes if new is not None and new.note is not None else ())
-    definitions |= dict.fromkeys(index.definition for index in doomed)
-    recorded = new.note.space if new is not None and new.note is not None else space.as_dict()
-    return ColumnNote("new", recorded, dropped_indexes=tuple(definitions))
+    earlier = state.new.note if state.new is not None else None
+    definitions = dict.fromkeys(earlier.dropped_indexes if earlier is not None else ())
+    definitions |= dict.fromkeys(index.definition for index in doomed if index.valid)
+    return ColumnNote(
+        "new",
+        earlier.space if earlier is not None else space.as_dict(),
+        dropped_indexes=tuple(definitions),
+        embedding_column=state.table.target.embedding_column,
+    )
 
 
 def _build_pending_index(database: Database, target: TargetTable, column: str, space: EmbeddingSpace) -> None:
     name = target.pending_index(column, space.fingerprint)
-    with database.autocommit() as connection:
-        if index_is_valid(connection, target.schema, name):
-            return
     build_concurrently(database, target, name, pending_index_statement(target, column, name))

@@ -73,7 +73,7 @@ def read_state(connection: Connection, target: TargetTable) -> MigrationState:
         phase = "expanded" if has_more_pending_than(connection, target, new.name, 0) else "backfilled"
     elif previous is not None:
         phase = "swapped"
-    elif table.with_role("current") is not None:
+    elif table.with_role("current") is not None:  # the embedding column itself
         phase = "retired"
     return MigrationState(table, phase, new, previous)
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from sqlalchemy import Connection, TextClause, text
 
-from bge_pipeline.database.catalog import Column, describe_table
+from bge_pipeline.database.catalog import Column, TableDescription, describe_table
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.dependents import find_dependents
-from bge_pipeline.database.index_build import BuildProgress, BuildResult, build_concurrently
+from bge_pipeline.database.dependents import find_bound
+from bge_pipeline.database.grants import copy_column_grants
+from bge_pipeline.database.index_build import BuildProgress, BuildResult, build_concurrently, rebuild_concurrently
 from bge_pipeline.database.indexes import (
     MEBIBYTE,
     IndexPlan,
@@ -23,7 +24,8 @@ from bge_pipeline.database.indexes import (
 )
 from bge_pipeline.database.locks import in_short_transaction, lock_timeout_statement
 from bge_pipeline.database.notes import ColumnNote, comment_statement, note_statement
-from bge_pipeline.database.pending import count_pending, has_more_pending_than
+from bge_pipeline.database.pending import count_pending, has_more_pending_than, pending_index_statement
+from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import trigger_function_statement
 from bge_pipeline.embedding.space import EmbeddingSpace
@@ -156,19 +158,19 @@ def swap(
         return _result(settings, state, index, previous, exchanged=False, milliseconds=0.0)
     if verify is not None:
         verify()
-    _compact_pending_index(database, target, space)
+    _compact_pending_index(database, target, state.new, space)
     new, old = state.new, state.table.embedding
     previous_column = target.column_for(old.dimensions)
     locked_at = time.perf_counter()
 
     def exchange(connection: Connection) -> None:
         nonlocal locked_at
-        connection.execute(target.sql("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
+        _lock(connection, state)
         locked_at = time.perf_counter()
-        _verify_under_lock(connection, settings, target, new, space, index.name)
+        _verify_under_lock(connection, settings, state, space, index.name)
         for statement in exchange_statements(target, new, old, drop_old=settings.old_embedding == "drop"):
             connection.execute(statement)
-        _copy_column_grants(connection, state.table.oid, target, old, target.embedding_column)
+        copy_column_grants(connection, state.table, old, target.embedding_column)
 
     in_short_transaction(database, settings, "swap: exchange the columns", exchange)
     milliseconds = (time.perf_counter() - locked_at) * 1_000
@@ -180,18 +182,21 @@ def exchange_statements(target: TargetTable, new: Column, old: Column, *, drop_o
     """The statements that make `new` the embedding column and keep or drop `old`; for one transaction, under lock."""
     assert new.note is not None
     previous_column = target.column_for(old.dimensions)
-    old_space = old.note.space if old.note else None
+    comment = old.note.comment if old.note else old.comment
+    current = replace(new.note, role="current", dropped_indexes=(), embedding_column=None, comment=comment)
     previous = ColumnNote(
         "previous",
-        old_space,
+        old.note.space if old.note else None,
         dropped_indexes=new.note.dropped_indexes,
         not_null=old.not_null,
-        comment=old.note.comment if old.note else old.comment,
+        comment=comment,
+        embedding_column=target.embedding_column,
+        maintained=old.note is not None and old.note.role == "current",
     )
     statements = [
         target.sql("ALTER TABLE {table} ALTER COLUMN {embedding} DROP NOT NULL"),
         *_rename_statements(target, new.name, previous_column),
-        note_statement(target, target.embedding_column, replace(new.note, role="current", dropped_indexes=())),
+        note_statement(target, target.embedding_column, current),
         note_statement(target, previous_column, previous),
         trigger_function_statement(target, target.embedding_column, also_empty=None if drop_old else previous_column),
     ]
@@ -230,7 +235,8 @@ def swap_script(target: TargetTable, settings: Settings, space: EmbeddingSpace) 
 def rollback(database: Database, settings: Settings) -> RollbackResult:
     """Exchange the columns back: search reads the old vectors again, the new ones are kept beside them.
 
-    The exchange comes first and takes milliseconds; ANN indexes that expand dropped are built again afterwards.
+    ANN indexes that expand dropped are built again first, so that search is never without one; the exchange itself
+    takes milliseconds. Interrupted, a second call goes on where the first stopped.
 
     Raises:
         PhaseError: the columns are not swapped, or the old one is gone.
@@ -250,32 +256,19 @@ def rollback(database: Database, settings: Settings) -> RollbackResult:
     assert current.note is not None
     assert space is not None
     kept_column = target.column_for(space.dimensions)
-    current_note = replace(current.note, role="new", dropped_indexes=previous.note.dropped_indexes)
-    old_note = replace(previous.note, role="legacy") if previous.note.space is not None else None
+    restored = restore_indexes(database, settings, previous, previous)
     locked_at = time.perf_counter()
 
     def exchange_back(connection: Connection) -> None:
         nonlocal locked_at
-        connection.execute(target.sql("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
+        _lock(connection, state)
         locked_at = time.perf_counter()
-        for statement in _rename_statements(target, previous.name, kept_column):
+        for statement in _exchange_back_statements(target, previous, current, kept_column):
             connection.execute(statement)
-        connection.execute(note_statement(target, kept_column, current_note))
-        connection.execute(
-            note_statement(target, target.embedding_column, replace(old_note, dropped_indexes=(), not_null=False))
-            if old_note is not None
-            else comment_statement(target, target.embedding_column, previous.note.comment if previous.note else None)
-        )
-        connection.execute(trigger_function_statement(target, kept_column))
 
     in_short_transaction(database, settings, "rollback: exchange the columns back", exchange_back)
     milliseconds = (time.perf_counter() - locked_at) * 1_000
     with database.autocommit() as connection:
-        new = describe_table(connection, target).with_role("new")
-        assert new is not None
-    restored = restore_indexes(database, settings, new)
-    with database.autocommit() as connection:
-        connection.execute(note_statement(target, new.name, replace(current_note, dropped_indexes=())))
         missing = count_pending(connection, target, target.embedding_column)
     return RollbackResult(
         table=str(target),
@@ -288,6 +281,32 @@ def rollback(database: Database, settings: Settings) -> RollbackResult:
     )
 
 
+def _exchange_back_statements(
+    target: TargetTable, previous: Column, current: Column, kept_column: str
+) -> list[TextClause]:
+    assert previous.note is not None
+    assert current.note is not None
+    note = previous.note
+    maintained = target.embedding_column if note.maintained else None
+    if note.maintained:
+        restored = note_statement(
+            target, target.embedding_column, ColumnNote("current", note.space, comment=note.comment)
+        )
+    elif note.space is not None:
+        restored = note_statement(
+            target, target.embedding_column, ColumnNote("legacy", note.space, comment=note.comment)
+        )
+    else:
+        restored = comment_statement(target, target.embedding_column, note.comment)
+    kept_note = replace(current.note, role="new", embedding_column=target.embedding_column, comment=None)
+    return [
+        *_rename_statements(target, previous.name, kept_column),
+        restored,
+        note_statement(target, kept_column, kept_note),
+        trigger_function_statement(target, kept_column, also_empty=maintained),
+    ]
+
+
 def _rollback_notices(target: TargetTable, missing: int, *, was_not_null: bool) -> tuple[str, ...]:
     notices = []
     if missing:
@@ -297,7 +316,7 @@ def _rollback_notices(target: TargetTable, missing: int, *, was_not_null: bool) 
     if was_not_null:
         notices.append(
             f"{target.embedding_column!r} was NOT NULL before the swap; when every row has a vector again: "
-            f"ALTER TABLE {target} ALTER COLUMN {target.embedding_column!r} SET NOT NULL"
+            f"ALTER TABLE {target} ALTER COLUMN {quote(target.embedding_column)} SET NOT NULL;"
         )
     return tuple(notices)
 
@@ -322,17 +341,20 @@ def _filled(state: MigrationState) -> tuple[Column, EmbeddingSpace]:
 
 
 def _check_dependents(connection: Connection, settings: Settings, state: MigrationState) -> None:
-    bound = [d for d in find_dependents(connection, state.table, state.table.embedding.name) if d.bound]
+    bound = find_bound(connection, state.table, state.table.embedding.name)
     if not bound:
         return
     names = ", ".join(str(dependent) for dependent in bound)
     if settings.dependents == "ignore" and settings.old_embedding == "keep":
         logger.warning("these stay bound to the old vectors: %s", names)
         return
+    drop_and_create = "drop them and create them again after the swap"
     raise SwapRefused(
         f"{len(bound)} objects depend on column {state.table.embedding.name!r} and would keep reading the old vectors: {names}",
         state="nothing was exchanged; search reads the old column",
-        next_step="drop them and create them again after the swap, or set DEPENDENTS=ignore to leave them on the old vectors",
+        next_step=f"{drop_and_create}, or set DEPENDENTS=ignore to leave them on the old vectors"
+        if settings.old_embedding == "keep"
+        else f"{drop_and_create}; with OLD_EMBEDDING=drop there are no old vectors to leave them on",
     )
 
 
@@ -346,42 +368,50 @@ def _check_pending(connection: Connection, settings: Settings, target: TargetTab
         )
 
 
-def _compact_pending_index(database: Database, target: TargetTable, space: EmbeddingSpace) -> None:
+def _compact_pending_index(database: Database, target: TargetTable, new: Column, space: EmbeddingSpace) -> None:
     """Rid the pending index of the entries of every embedded row, which the check under the lock would step over."""
-    index = (target.schema, target.pending_index(target.column_for(space.dimensions), space.fingerprint))
-    with database.autocommit() as connection:
-        connection.execute(target.sql("REINDEX INDEX CONCURRENTLY {index}", index=index))
+    name = target.pending_index(new.name, space.fingerprint)
+    rebuild_concurrently(database, target, name, pending_index_statement(target, new.name, name))
 
 
-def _verify_under_lock(
-    connection: Connection, settings: Settings, target: TargetTable, new: Column, space: EmbeddingSpace, index: str
-) -> None:
-    table = describe_table(connection, target)
-    column = table.columns.get(new.name)
-    if column is None or column.dimensions != space.dimensions:
-        raise SwapRefused(f"column {new.name!r} changed under the swap", state="nothing was exchanged")
-    require_space(column, space, target)
-    _check_pending(connection, settings, target, new.name)
-    if not index_is_valid(connection, target.schema, index):
-        raise SwapRefused(
-            f"index {index} is not valid", state="nothing was exchanged", next_step="run the same command again"
+def _lock(connection: Connection, state: MigrationState) -> None:
+    """Lock the table, and see that its columns still play the parts that `state` says.
+
+    Raises:
+        PhaseError: another process exchanged them meanwhile.
+    """
+    target = state.table.target
+    connection.execute(target.sql("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
+    if _parts(describe_table(connection, target)) != _parts(state.table):
+        raise PhaseError(
+            f"the columns of {target} were exchanged or dropped by another process meanwhile",
+            state="this process exchanged nothing",
+            next_step="bge-pipeline status",
         )
 
 
-def _copy_column_grants(connection: Connection, oid: int, target: TargetTable, old: Column, new_name: str) -> None:
-    """Give the new column the privileges that roles hold on the old one by name."""
-    grants = connection.execute(
-        text(
-            "SELECT acl.privilege_type, acl.grantee::regrole::text AS grantee FROM pg_attribute a, aclexplode(a.attacl) acl "
-            "WHERE a.attrelid = :oid AND a.attnum = :number AND acl.grantee <> 0"
-        ),
-        {"oid": oid, "number": old.number},
-    ).all()
-    for grant in grants:
-        # regrole prints the role quoted where it must be; privilege_type is one of PostgreSQL's own words.
-        role = grant.grantee.replace(":", "\\:")
-        connection.execute(
-            target.sql(f"GRANT {grant.privilege_type} ({{column}}) ON {{table}} TO {role}", column=new_name)
+def _parts(table: TableDescription) -> tuple[int | None, ...]:
+    columns = (table.embedding, table.with_role("new"), table.with_role("previous"))
+    return tuple(column.number if column else None for column in columns)
+
+
+def _verify_under_lock(
+    connection: Connection, settings: Settings, state: MigrationState, space: EmbeddingSpace, index: str
+) -> None:
+    target = state.table.target
+    new = describe_table(connection, target).with_role("new")
+    if new is None or new.dimensions != space.dimensions:
+        raise SwapRefused(
+            f"the new column of {target} does not hold {space.dimensions} dimensions", state="nothing was exchanged"
+        )
+    require_space(new, space, target)
+    # The planner may believe that most rows are pending and read the table to find one; the index settles it.
+    connection.execute(text("SET LOCAL enable_seqscan = off"))
+    _check_pending(connection, settings, target, new.name)
+    _check_dependents(connection, settings, state)
+    if not index_is_valid(connection, target.schema, index):
+        raise SwapRefused(
+            f"index {index} is not valid", state="nothing was exchanged", next_step="run the same command again"
         )
 
 

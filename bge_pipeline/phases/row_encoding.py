@@ -1,0 +1,127 @@
+"""Rows to vectors: what an encoder returns is checked, and a row that it cannot embed is told from a broken encoder."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_pipeline.database.reader import PendingBatch
+from bge_pipeline.embedding.encoder import Encoder, TokenizedTexts
+from bge_pipeline.errors import BgePipelineError, EncodingError
+
+logger = logging.getLogger(__name__)
+
+_PROBE = "The quick brown fox jumps over the lazy dog."
+_UNIT_LENGTH_TOLERANCE = 0.01
+"""Wide enough for fp16 and int8 arithmetic, far too narrow for a model that does not normalise."""
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """What a batch became.
+
+    Attributes:
+        batch: the n rows that have a vector.
+        vectors: float32 (n, dimensions), in the same order.
+        tokens: tokens that the encoder read of them.
+        truncated: how many of them were longer than the encoder reads.
+        failures: batches of one row that cannot be embedded, each with its error.
+    """
+
+    batch: PendingBatch
+    vectors: NDArray[np.float32]
+    tokens: int
+    truncated: int
+    failures: tuple[tuple[PendingBatch, str], ...] = ()
+
+
+class RowEncoder:
+    """Tokenises and encodes batches of rows; as thread-safe as the encoder."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+
+    def tokenize(self, batch: PendingBatch) -> TokenizedTexts | None:
+        """Tokens of the batch; None where a text of it cannot be tokenised, which `encode` then finds."""
+        try:
+            return self._encoder.tokenize(batch.texts)
+        except Exception:
+            logger.debug("a text of the batch cannot be tokenised", exc_info=True)
+            return None
+
+    def encode(self, batch: PendingBatch, tokens: TokenizedTexts | None) -> EncodedBatch:
+        """Encode a batch; rows at fault are encoded again in ever smaller batches until they stand alone.
+
+        Raises:
+            EncodingError: the encoder fails on a plain sentence too, or returns arrays of another shape.
+        """
+        try:
+            tokens = tokens if tokens is not None else self._encoder.tokenize(batch.texts)
+            vectors = self._encoder.encode(tokens)
+        except BgePipelineError:
+            raise
+        except Exception as error:  # noqa: BLE001 - any library may sit behind an encoder; the rows are told apart below
+            return self._encode_apart(batch, f"{type(error).__name__}: {error}", error)
+        expected = (len(batch), self._encoder.space.dimensions)
+        if vectors.shape != expected:
+            raise self._broken(f"it returned an array of shape {vectors.shape}: expected {expected}")
+        return self._checked(batch, tokens, vectors)
+
+    def _checked(self, batch: PendingBatch, tokens: TokenizedTexts, vectors: NDArray[np.float32]) -> EncodedBatch:
+        """Keep vectors that are finite and of unit length; a zero or a NaN would be found by no search."""
+        lengths = np.linalg.norm(vectors, axis=1)
+        is_sound = np.abs(lengths - 1.0) <= _UNIT_LENGTH_TOLERANCE
+        if is_sound.all():
+            return EncodedBatch(batch, vectors, int(tokens.token_counts.sum()), int(tokens.truncated.sum()))
+        unsound = np.flatnonzero(~is_sound).tolist()
+        error = f"the encoder returned a vector of length {lengths[unsound[0]]:.3f}: expected 1"
+        if len(unsound) == len(batch):
+            return self._encode_apart(batch, error, None)
+        kept = np.flatnonzero(is_sound)
+        sound = EncodedBatch(
+            batch.only(kept.tolist()),
+            vectors[kept],
+            int(tokens.token_counts[kept].sum()),
+            int(tokens.truncated[kept].sum()),
+        )
+        return _joined(sound, self.encode(batch.only(unsound), None))
+
+    def _encode_apart(self, batch: PendingBatch, error: str, cause: Exception | None) -> EncodedBatch:
+        if len(batch) == 1:
+            self._require_working_encoder(cause)
+            nothing = np.empty((0, self._encoder.space.dimensions), np.float32)
+            return EncodedBatch(batch.only([]), nothing, 0, 0, ((batch, error),))
+        logger.info("a batch of %d rows cannot be embedded (%s); halving it", len(batch), error)
+        first, second = batch.halves()
+        return _joined(self.encode(first, None), self.encode(second, None))
+
+    def _require_working_encoder(self, cause: Exception | None) -> None:
+        """Tell a bad text from a broken encoder: an encoder that fails on a plain sentence is broken."""
+        try:
+            vector = self._encoder.encode(self._encoder.tokenize([_PROBE]))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the encoder does not work
+            raise self._broken(f"{type(error).__name__}: {error}") from (cause or error)
+        length = float(np.linalg.norm(vector))
+        is_sound = abs(length - 1.0) <= _UNIT_LENGTH_TOLERANCE
+        if not is_sound:
+            raise self._broken(f"it returns vectors of length {length:.3f}: expected 1") from cause
+
+    def _broken(self, reason: str) -> EncodingError:
+        return EncodingError(
+            f"the encoder {self._encoder.space.model} fails on a plain sentence: {reason}",
+            state="every committed batch is kept, no row was quarantined for it",
+            next_step="correct the model or the device, then run the backfill again; it resumes",
+        )
+
+
+def _joined(first: EncodedBatch, second: EncodedBatch) -> EncodedBatch:
+    return EncodedBatch(
+        first.batch.joined(second.batch),
+        np.concatenate([first.vectors, second.vectors]),
+        first.tokens + second.tokens,
+        first.truncated + second.truncated,
+        first.failures + second.failures,
+    )

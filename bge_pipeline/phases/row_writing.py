@@ -1,0 +1,129 @@
+"""Vectors to rows: every batch is committed, tried again where that can help, and never stopped by a single row."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from psycopg2.errors import DeadlockDetected, SerializationFailure
+from sqlalchemy.exc import DBAPIError, OperationalError
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.quarantine import quarantine_row
+from bge_pipeline.database.reader import PendingBatch
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.writer import VectorWriter
+from bge_pipeline.errors import DatabaseUnavailable, PhaseError
+from bge_pipeline.phases.row_encoding import EncodedBatch
+
+logger = logging.getLogger(__name__)
+
+_REFUSALS = ("22", "23", "44", "P0")
+"""Classes of SQLSTATE by which a constraint or a trigger of the application refuses a row: data exception, integrity
+constraint violation, WITH CHECK OPTION violation, RAISE in PL/pgSQL."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """Rows of one batch by what became of them."""
+
+    written: int
+    left_changed: int
+    quarantined: int
+
+
+class RowWriter:
+    """Writes encoded batches, and puts rows aside that cannot be embedded or that the database refuses."""
+
+    def __init__(
+        self,
+        database: Database,
+        target: TargetTable,
+        vectors: VectorWriter,
+        *,
+        max_attempts: int,
+        pause: Callable[[float], None],
+    ) -> None:
+        self._database = database
+        self._target = target
+        self._vectors = vectors
+        self._max_attempts = max_attempts
+        self._pause = pause
+
+    def write(self, encoded: EncodedBatch) -> Written:
+        """Commit what the encoder made of a batch.
+
+        Raises:
+            PhaseError: the database refuses every row of the batch, and so would every other.
+        """
+        refused: list[tuple[PendingBatch, str]] = []
+        written = self._write_rows(encoded.batch, encoded.vectors, refused) if len(encoded.batch) else 0
+        if len(refused) == len(encoded.batch) > 1:
+            raise PhaseError(
+                f"{self._target}: the database refuses every vector of a batch of {len(refused)}: {refused[0][1]}",
+                state="every committed batch is kept, no row was quarantined for it",
+                next_step="correct the constraint or the trigger, then run the backfill again; it resumes",
+            )
+        quarantined = sum(
+            self._retrying()(self._quarantine, row, error) for row, error in (*encoded.failures, *refused)
+        )
+        return Written(written, len(encoded.batch) - written - len(refused), quarantined)
+
+    def _write_rows(
+        self, batch: PendingBatch, vectors: NDArray[np.float32], refused: list[tuple[PendingBatch, str]]
+    ) -> int:
+        """Write a batch; if a constraint or a trigger refuses it, halve it until the rows at fault stand alone."""
+        try:
+            return self._retrying()(self._vectors.write, batch, vectors)
+        except DBAPIError as error:
+            if not str(getattr(error.orig, "pgcode", None)).startswith(_REFUSALS):
+                raise
+            if len(batch) == 1:
+                refused.append((batch, f"the database refuses the vector: {first_line(error.orig)}"))
+                return 0
+        middle = len(batch) // 2
+        first, second = batch.halves()
+        return self._write_rows(first, vectors[:middle], refused) + self._write_rows(second, vectors[middle:], refused)
+
+    def _quarantine(self, row: PendingBatch, error: str) -> bool:
+        logger.warning("row %s cannot be embedded and is put in quarantine: %s", row.ids[0], error)
+        with self._database.transaction() as connection:
+            return quarantine_row(connection, self._target, row, 0, error)
+
+    def _retrying(self) -> Retrying:
+        def report(state: RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome else None
+            logger.warning(
+                "writing failed (%s), attempt %d of %d", first_line(error), state.attempt_number, self._max_attempts
+            )
+
+        return Retrying(
+            retry=retry_if_exception(is_transient),
+            stop=stop_after_attempt(self._max_attempts),
+            wait=wait_exponential(multiplier=1, max=30),
+            sleep=self._pause,
+            before_sleep=report,
+            reraise=True,
+        )
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether another attempt can help: the connection broke, or the server ended the transaction to untie a knot."""
+    if isinstance(error, DatabaseUnavailable):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    return (
+        error.connection_invalidated
+        or isinstance(error, OperationalError)
+        or isinstance(error.orig, (SerializationFailure, DeadlockDetected))
+    )
+
+
+def first_line(error: BaseException | None) -> str:
+    """The beginning of an error's message, or its name where it has none."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
