@@ -6,9 +6,9 @@ import ctypes
 import logging
 import platform
 import sys
-from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
+from bge_pipeline.embedding.calibration import CalibrationTexts, Guard, vector_guard
 from bge_pipeline.embedding.encoder import QueryEncoder
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.models import ModelFiles, find_sentence_model
@@ -20,9 +20,6 @@ from bge_pipeline.settings import Settings
 _log = logging.getLogger(__name__)
 
 HASHING = "hashing"
-
-CalibrationTexts = Callable[[], Sequence[str]]
-"""Gives texts like those that will be embedded; asked only when an int8 model has to be made."""
 
 
 def load_encoder(settings: Settings, calibration_texts: CalibrationTexts | None = None) -> QueryEncoder:
@@ -41,24 +38,20 @@ def load_encoder(settings: Settings, calibration_texts: CalibrationTexts | None 
             f"{model.dimensions} dimensions",
             next_step=f"set EMBEDDING_DIMENSIONS={model.dimensions} or choose another EMBEDDING_MODEL",
         )
-    tokenizer, backend = load_backend(
-        model.files, model.pooling, model.space("fp32").fingerprint, settings, calibration_texts
-    )
+    guard = vector_guard(calibration_texts, model.passage_prompt)
+    tokenizer, backend = load_backend(model.files, model.pooling, model.space("fp32").fingerprint, settings, guard)
     return TransformerEncoder(model, tokenizer, backend, batch_size=settings.embedding_batch_size)
 
 
 def load_backend(
-    files: ModelFiles,
-    pooling: str | None,
-    cache_key: str,
-    settings: Settings,
-    calibration_texts: CalibrationTexts | None,
+    files: ModelFiles, pooling: str | None, cache_key: str, settings: Settings, guard: Guard
 ) -> tuple[Tokenizer, Backend]:
     """The tokenizer and the network of a model, run by the library and on the device that the settings ask for.
 
     Args:
         pooling: None for a cross-encoder.
         cache_key: names the folder of the converted model.
+        guard: judges an int8 model.
 
     Raises:
         ConfigurationError: device, backend and precision do not fit together.
@@ -67,11 +60,30 @@ def load_backend(
     """
     device = resolve_device(settings.embedding_device, settings.embedding_backend)
     precision = settings.embedding_precision
-    if device != "cpu" or settings.embedding_backend == "torch" or find_spec("openvino") is None:
-        if settings.embedding_backend == "openvino":
-            raise _openvino_cannot(device)
+    wish = settings.embedding_backend
+    if wish == "openvino" and device != "cpu":
+        raise ConfigurationError(f"EMBEDDING_BACKEND=openvino runs on EMBEDDING_DEVICE=cpu, got {device}")
+    if wish == "torch" or device != "cpu" or (wish == "auto" and not _has_openvino(precision)):
         return _load_torch(files, pooling, device, precision)
-    raise ModelUnavailable("EMBEDDING_BACKEND=openvino is not there yet")
+    if not _has_openvino(precision):
+        raise ModelUnavailable(
+            "EMBEDDING_BACKEND=openvino needs the extra `openvino`, which is not installed",
+            next_step="pip install 'bge-pipeline[openvino]'",
+        )
+    from bge_pipeline.embedding.openvino_models import OpenVinoModels
+
+    models = OpenVinoModels(settings.home / "models", cache_key, files, pooling)
+    try:
+        return models.load(precision, guard)
+    except ModelUnavailable as error:
+        if wish == "openvino" or precision == "int8":
+            raise
+        _log.warning("%s; running it with PyTorch instead, which is slower on a CPU", error.message)
+        return _load_torch(files, pooling, device, precision)
+
+
+def _has_openvino(precision: str) -> bool:
+    return find_spec("openvino") is not None and (precision != "int8" or find_spec("nncf") is not None)
 
 
 def resolve_device(device: str, backend: str = "auto") -> str:
@@ -116,12 +128,3 @@ def _load_torch(files: ModelFiles, pooling: str | None, device: str, precision: 
     network = load_network(files, pooling)
     precision = best_precision(device) if precision == "auto" else precision
     return tokenizer, TorchBackend(network, device=device, precision=precision, pad_id=tokenizer.pad_id)
-
-
-def _openvino_cannot(device: str) -> Exception:
-    if device != "cpu":
-        return ConfigurationError(f"EMBEDDING_BACKEND=openvino runs on EMBEDDING_DEVICE=cpu, got {device}")
-    return ModelUnavailable(
-        "EMBEDDING_BACKEND=openvino needs the extra `openvino`, which is not installed",
-        next_step="pip install 'bge-pipeline[openvino]'",
-    )

@@ -10,8 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_pipeline.embedding.calibration import CalibrationTexts
 from bge_pipeline.embedding.encoder import QueryEncoder, TokenizedTexts
-from bge_pipeline.embedding.loading import CalibrationTexts, load_encoder
+from bge_pipeline.embedding.loading import load_encoder
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.settings import Settings, settings_from_env

@@ -68,7 +68,7 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(files.max_tokens)
         self._max_tokens = files.max_tokens
-        self._has_types = int(files.config.get("type_vocab_size", 0)) > 1
+        self.has_types = int(files.config.get("type_vocab_size", 0)) > 1
         self._lower_case = files.lower_case
 
     def save(self, path: Path) -> None:
@@ -86,11 +86,13 @@ class Tokenizer:
                 encodings[position] = self._tokenizer.encode(text)
         return _ragged(encodings), self._truncated(encodings)
 
-    def pairs(self, first: str, seconds: Sequence[str]) -> tuple[RaggedTokens, NDArray[np.bool_]]:
-        """Token ids of the pairs (first, second), and bool (n,) whether each was cut off."""
+    def pairs(self, firsts: Sequence[str], seconds: Sequence[str]) -> tuple[RaggedTokens, NDArray[np.bool_]]:
+        """Token ids of pairs of texts, and bool (n,) whether each was cut off."""
         longest = self._max_tokens * _CHARACTERS_PER_TOKEN
-        encodings = self._tokenizer.encode_batch_fast([(first[:longest], second[:longest]) for second in seconds])
-        return _ragged(encodings, with_types=self._has_types), self._truncated(encodings)
+        encodings = self._tokenizer.encode_batch_fast(
+            [(first[:longest], second[:longest]) for first, second in zip(firsts, seconds, strict=True)]
+        )
+        return _ragged(encodings, with_types=self.has_types), self._truncated(encodings)
 
     def _truncated(self, encodings: Sequence[object]) -> NDArray[np.bool_]:
         return np.fromiter(

@@ -189,6 +189,7 @@ class TorchBackend:
     ) -> None:
         self.device = device
         self.precision = precision
+        self.quantization = None
         self.concurrent_calls = 2 if device.startswith("cuda") else 1
         self._pad_id = pad_id
         self._device = torch.device(device)

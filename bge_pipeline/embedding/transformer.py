@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_pipeline.embedding.agreement import Agreement
 from bge_pipeline.embedding.encoder import TokenizedTexts
 from bge_pipeline.embedding.models import SentenceModel
 from bge_pipeline.embedding.space import EmbeddingSpace
@@ -25,6 +26,11 @@ class Backend(Protocol):
     @property
     def precision(self) -> str:
         """`fp32`, `bf16`, `fp16` or `int8`: the arithmetic in use, which may not be the one asked for."""
+        ...
+
+    @property
+    def quantization(self) -> Agreement | None:
+        """The verdict on int8 where it was asked for, whether or not it is in use."""
         ...
 
     @property

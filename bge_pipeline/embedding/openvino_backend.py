@@ -1,0 +1,111 @@
+"""Running a transformer with OpenVINO on the CPU. Imported only when it is used."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from bge_pipeline.embedding.agreement import Agreement
+from bge_pipeline.embedding.batching import Batch, pad, plan_batches
+from bge_pipeline.embedding.tokenizer import RaggedTokens
+from bge_pipeline.errors import ConfigurationError, EncodingError
+
+_TOKEN_BUDGET = 1_024
+"""Padded tokens in a batch: enough that weights are read seldom, few enough that activations stay in the cache."""
+
+_CAPABILITY_OF_PRECISION = {"bf16": "BF16", "fp16": "FP16"}
+_HINT_OF_PRECISION = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+
+
+def best_precision() -> str:
+    """bf16 where the processor has instructions for it, else fp32."""
+    return "bf16" if "BF16" in _capabilities() else "fp32"
+
+
+def check_precision(precision: str) -> None:
+    """Raise ConfigurationError unless this processor computes in that precision."""
+    capability = _CAPABILITY_OF_PRECISION.get(precision)
+    if capability is not None and capability not in _capabilities():
+        raise ConfigurationError(
+            f"EMBEDDING_PRECISION={precision}: this processor has no instructions for it; expected auto, fp32 or int8"
+        )
+
+
+class OpenVinoBackend:
+    """Runs a converted network over ragged tokens, several batches at once. Thread-safe.
+
+    Calls from several threads share one pool of requests, so that the last batches of one call run beside the first of
+    the next.
+
+    Args:
+        model: the `model.xml` of a converted network.
+        precision: `fp32`, `bf16` or `fp16`; `int8` for a quantised network.
+        threads: cores to use; all when not given.
+
+    Attributes:
+        quantization: the verdict on int8 where it was asked for, whether or not it is in use.
+    """
+
+    device = "cpu"
+    concurrent_calls = 2
+
+    def __init__(self, model: Path, *, precision: str, pad_id: int, threads: int | None = None) -> None:
+        self.precision = precision
+        self.quantization: Agreement | None = None
+        self._pad_id = pad_id
+        hint = _HINT_OF_PRECISION[best_precision() if precision == "int8" else precision]
+        options = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": hint}
+        if threads is not None:
+            options["INFERENCE_NUM_THREADS"] = str(threads)
+        self._compiled: ov.CompiledModel | None = ov.Core().compile_model(model, "CPU", options)
+        self._inputs = [port.any_name for port in self._compiled.inputs]
+        # One more than run at once, so that the next batch is padded and waiting when one ends.
+        workers = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) + 1
+        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="openvino")
+        self._own = threading.local()
+
+    def run(self, tokens: RaggedTokens, *, max_texts: int) -> NDArray[np.float32]:
+        """The network's output float32 (n, width), in the order of the texts.
+
+        Raises:
+            EncodingError: OpenVINO failed, for example for want of memory, or the backend was closed.
+        """
+        if self._compiled is None:
+            raise EncodingError("this encoder was shut down")
+        batches = plan_batches(tokens.lengths, token_budget=_TOKEN_BUDGET, max_texts=max_texts, few_shapes=True)
+        under_way: list[Future[NDArray[np.float32]]] = [
+            self._workers.submit(self._infer, tokens, batch) for batch in batches
+        ]
+        result = np.empty((len(tokens), self._compiled.output(0).partial_shape[1].get_length()), np.float32)
+        try:
+            for batch, future in zip(batches, under_way, strict=True):
+                result[batch.rows] = future.result()
+        except RuntimeError as error:
+            raise EncodingError(f"OpenVINO failed on {len(tokens)} texts: {error}") from error
+        finally:
+            for future in under_way:
+                future.cancel()
+        return result
+
+    def close(self) -> None:
+        """Wait for what is under way, then release the network."""
+        self._workers.shutdown(cancel_futures=True)
+        self._compiled = None
+        self._own = threading.local()
+
+    def _infer(self, tokens: RaggedTokens, batch: Batch) -> NDArray[np.float32]:
+        if not hasattr(self._own, "request"):
+            assert self._compiled is not None
+            self._own.request = self._compiled.create_infer_request()
+        arrays = pad(tokens, batch, self._pad_id)
+        self._own.request.infer({name: arrays[name] for name in self._inputs}, share_inputs=True)
+        return np.array(self._own.request.get_output_tensor(0).data)
+
+
+def _capabilities() -> list[str]:
+    return list(ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))

@@ -1,0 +1,146 @@
+"""The cache of converted models, and the guard that an int8 model passes before anybody uses it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from bge_pipeline.embedding.agreement import Agreement
+from bge_pipeline.embedding.calibration import Guard
+from bge_pipeline.embedding.conversion import MODEL_FILE, TOKENIZER_FILE, convert_in_child, quantize_in_child
+from bge_pipeline.embedding.models import ModelFiles
+from bge_pipeline.embedding.openvino_backend import OpenVinoBackend, best_precision, check_precision
+from bge_pipeline.embedding.tokenizer import RaggedTokens, Tokenizer
+
+_log = logging.getLogger(__name__)
+
+_GRAPH_VERSION = 1
+"""Counts up whenever a cached model would be made differently."""
+
+_ABOUT_FILE = "about.json"
+_SECONDS_PER_DAY = 86_400
+
+
+class OpenVinoModels:
+    """Converted models of one kind of network, kept in folders `<key>-fp32` and `<key>-int8`.
+
+    A folder appears whole or not at all, and only one process at a time makes one.
+
+    Args:
+        folder: holds all converted models.
+        key: identifies the network.
+        pooling: None for a cross-encoder.
+    """
+
+    def __init__(self, folder: Path, key: str, files: ModelFiles, pooling: str | None) -> None:
+        self._fp32 = folder / f"{key}-fp32"
+        self._int8 = folder / f"{key}-int8"
+        self._files = files
+        self._pooling = pooling
+
+    def load(self, precision: str, guard: Guard) -> tuple[Tokenizer, OpenVinoBackend]:
+        """The tokenizer and the network, converted first where that was not done yet.
+
+        An int8 network that does not agree well enough with fp32 is not used: the backend then runs the best other
+        precision, and its `quantization` says why.
+
+        Raises:
+            ConfigurationError: this processor does not compute in that precision.
+            ModelUnavailable: the model cannot be converted.
+            MemoryError: there is no memory to convert it.
+        """
+        check_precision(precision)
+        if not _is_current(self._fp32):
+            self._make(self._fp32, self._convert)
+        tokenizer = Tokenizer(self._files, self._fp32 / TOKENIZER_FILE)
+        quantization = self._quantization(tokenizer, guard) if precision == "int8" else None
+        if quantization is not None and quantization.is_enough:
+            backend = OpenVinoBackend(self._int8 / MODEL_FILE, precision="int8", pad_id=tokenizer.pad_id)
+        else:
+            precision = best_precision() if precision in ("auto", "int8") else precision
+            backend = OpenVinoBackend(self._fp32 / MODEL_FILE, precision=precision, pad_id=tokenizer.pad_id)
+        backend.quantization = quantization
+        if quantization is not None and not quantization.is_enough:
+            _log.warning(
+                "int8 of %s was rejected and %s is used: %s. The verdict is kept in %s; remove that folder to try again",
+                self._files.name,
+                backend.precision,
+                "; ".join(quantization.shortfalls),
+                self._int8,
+            )
+        return tokenizer, backend
+
+    def _quantization(self, tokenizer: Tokenizer, guard: Guard) -> Agreement:
+        if not _is_current(self._int8):
+            _log.info("making an int8 model of %s and comparing it with fp32; this is done once", self._files.name)
+            self._make(self._int8, lambda target: self._quantize(tokenizer, guard, target))
+        return Agreement(**_read_about(self._int8)["agreement"])
+
+    def _convert(self, target: Path) -> dict[str, Any]:
+        _log.info("converting %s for OpenVINO; this is done once", self._files.name)
+        convert_in_child(self._files, self._pooling, target)
+        return {}
+
+    def _quantize(self, tokenizer: Tokenizer, guard: Guard, target: Path) -> dict[str, Any]:
+        quantize_in_child(self._files.name, self._fp32, guard.calibrate(tokenizer), target)
+        held_out = guard.held_out(tokenizer)
+        int8, fp32 = (
+            self._outputs(folder / MODEL_FILE, precision, tokenizer.pad_id, held_out)
+            for folder, precision in ((target, "int8"), (self._fp32, "fp32"))
+        )
+        agreement = guard.compare(int8, fp32)
+        if not agreement.is_enough:
+            for path in target.iterdir():
+                path.unlink()
+        return {"agreement": agreement.as_dict()}
+
+    def _outputs(self, model: Path, precision: str, pad_id: int, tokens: RaggedTokens) -> NDArray[np.float32]:
+        backend = OpenVinoBackend(model, precision=precision, pad_id=pad_id)
+        try:
+            return backend.run(tokens, max_texts=len(tokens))
+        finally:
+            backend.close()
+
+    def _make(self, final: Path, make: Callable[[Path], dict[str, Any]]) -> None:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(final.parent / ".lock"):
+            if _is_current(final):
+                return
+            with _temporary_folder(final) as temporary:
+                about = make(temporary) | {"graph_version": _GRAPH_VERSION, "model": self._files.name}
+                (temporary / _ABOUT_FILE).write_text(json.dumps(about, indent=2), encoding="utf-8")
+                shutil.rmtree(final, ignore_errors=True)
+                temporary.rename(final)
+
+
+def _is_current(folder: Path) -> bool:
+    return (folder / _ABOUT_FILE).is_file() and _read_about(folder).get("graph_version") == _GRAPH_VERSION
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads((folder / _ABOUT_FILE).read_text(encoding="utf-8"))
+    return about
+
+
+@contextmanager
+def _temporary_folder(final: Path) -> Iterator[Path]:
+    """A folder beside the final one; those that a killed process left a day ago are removed."""
+    for leftover in final.parent.glob(f".{final.name}-*"):
+        if time.time() - leftover.stat().st_mtime > _SECONDS_PER_DAY:
+            shutil.rmtree(leftover, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
