@@ -136,7 +136,7 @@ def build_memory_bytes(definition: str, dimensions: int | None, rows: int) -> in
 def definition_on(definition: str, column: str, renamed: str) -> str:
     """The definition as it reads for a column that has another name now."""
     head, using, body = definition.partition(" USING ")
-    parts = []
+    parts: list[str] = []
     for token in _TOKENS.findall(body):
         name = token[1:-1].replace('""', '"') if token.startswith('"') else token
         is_type = bool(parts) and parts[-1] == ":"
@@ -146,7 +146,7 @@ def definition_on(definition: str, column: str, renamed: str) -> str:
 
 def definition_name(definition: str) -> str:
     """The index's name in a definition."""
-    name = _TOKENS.findall(definition.partition(" INDEX ")[2])[0]
+    name = str(_TOKENS.findall(definition.partition(" INDEX ")[2])[0])
     return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 

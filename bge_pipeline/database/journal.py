@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, TextClause, text
 
+from bge_pipeline.database.connection import Database
 from bge_pipeline.database.target import TargetTable
 
 
@@ -29,12 +30,11 @@ def create_journal_statement(target: TargetTable) -> TextClause:
     )
 
 
-def record(connection: Connection, target: TargetTable, act: str, facts: Mapping[str, Any]) -> None:
-    """Add an entry; `facts` are plain values."""
-    connection.execute(
-        target.sql("INSERT INTO {journal} (act, facts) VALUES (:act, CAST(:facts AS jsonb))"),
-        {"act": act, "facts": json.dumps(facts, default=str)},
-    )
+def record(database: Database, target: TargetTable, act: str, facts: Mapping[str, Any]) -> None:
+    """Add an entry, in a transaction of its own; `facts` are plain values."""
+    statement = target.sql("INSERT INTO {journal} (act, facts) VALUES (:act, CAST(:facts AS jsonb))")
+    with database.transaction() as connection:
+        connection.execute(statement, {"act": act, "facts": json.dumps(facts, default=str)})
 
 
 def read_journal(connection: Connection, target: TargetTable, act: str | None = None) -> list[JournalEntry]:

@@ -15,7 +15,6 @@ from bge_pipeline.database.target import TargetTable
 HAS_TEXT = "({text}::text COLLATE \"C\") ~ '\\S'"
 LACKS_VECTOR = f"{{column}} IS NULL AND {HAS_TEXT}"
 NOT_QUARANTINED = "NOT EXISTS (SELECT FROM {quarantine} q WHERE q.row_id = t.{id})"
-_IN_RANGE = "{id} >= :lower AND {id} < :upper"
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,6 @@ def _select(target: TargetTable, what: str, column: str, id_range: IdRange | Non
     where = f"{LACKS_VECTOR} AND {NOT_QUARANTINED}"
     values: dict[str, Any] = {}
     if id_range is not None:
-        where += f" AND {_IN_RANGE}"
-        values = {"lower": id_range.lower, "upper": id_range.upper}
+        where += f" AND {id_range.condition}"
+        values |= id_range.values
     return target.sql(f"SELECT {what} FROM {{table}} t WHERE {where}", column=column), values

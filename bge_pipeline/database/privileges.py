@@ -1,4 +1,4 @@
-"""What the role may do: a migration alters the table and creates objects beside it."""
+"""What the role may do: a migration alters the table, creates objects beside it and updates every row."""
 
 from __future__ import annotations
 
@@ -8,14 +8,25 @@ from sqlalchemy import Connection, text
 
 from bge_pipeline.database.catalog import TableDescription
 from bge_pipeline.database.sql import quote
+from bge_pipeline.errors import MissingPrivilege
 
 _QUERY = """
-SELECT current_user::text AS role, c.relowner::regrole::text AS owner,
-       pg_has_role(current_user, c.relowner, 'USAGE') AS owns_table,
-       has_schema_privilege(current_user, c.relnamespace, 'CREATE') AS may_create,
-       has_table_privilege(current_user, c.oid, 'SELECT') AS may_select,
-       has_table_privilege(current_user, c.oid, 'UPDATE') AS may_update
-FROM pg_class c WHERE c.oid = :oid
+SELECT current_user::text AS role, o.rolname AS owner, current_database()::text AS database,
+       pg_has_role(c.relowner, 'USAGE') AS owns_table,
+       has_schema_privilege(c.relnamespace, 'USAGE') AS uses_schema,
+       has_schema_privilege(c.relnamespace, 'CREATE') AS creates_in_schema,
+       has_table_privilege(c.oid, 'SELECT') AS selects,
+       has_table_privilege(c.oid, 'UPDATE')
+         OR has_any_column_privilege(c.oid, 'UPDATE') AND has_column_privilege(c.oid, :column, 'UPDATE') AS updates,
+       has_database_privilege(current_database(), 'TEMPORARY') AS makes_temporary_tables,
+       row_security_active(c.oid) AS rows_hidden,
+       e.nspname AS vector_schema, has_schema_privilege(e.oid, 'USAGE') AS uses_vector,
+       q.oid IS NULL OR has_table_privilege(q.oid, 'SELECT') AND has_table_privilege(q.oid, 'INSERT')
+         AND has_table_privilege(q.oid, 'UPDATE') AND has_table_privilege(q.oid, 'DELETE') AS quarantines
+FROM pg_class c JOIN pg_roles o ON o.oid = c.relowner
+JOIN pg_extension x ON x.extname = 'vector' JOIN pg_namespace e ON e.oid = x.extnamespace
+LEFT JOIN pg_class q ON q.relname = :quarantine AND q.relnamespace = c.relnamespace AND q.relkind = 'r'
+WHERE c.oid = :oid
 """
 
 
@@ -30,26 +41,80 @@ class LackingPrivilege:
         return f"{self.need}; to grant it: {self.remedy}"
 
 
-def missing_privileges(connection: Connection, table: TableDescription) -> list[LackingPrivilege]:
-    """What the connected role lacks for a whole migration of `table`; empty if nothing."""
-    row = connection.execute(text(_QUERY), {"oid": table.oid}).one()
-    role, target = quote(row.role), table.target
-    lacking = []
-    if not row.owns_table:
-        lacking.append(
-            LackingPrivilege(
-                f"only its owner may add columns, triggers and indexes to {target}", f"GRANT {row.owner} TO {role};"
-            )
+def missing_privileges(
+    connection: Connection, table: TableDescription, column: str | None = None, *, alters: bool = True
+) -> list[LackingPrivilege]:
+    """What the connected role lacks, empty if nothing.
+
+    Args:
+        connection: as the role in question.
+        table: the target table.
+        column: the column to be filled; None: the embedding column.
+        alters: whether the table is to be altered (expand, swap, rollback, retire) or only filled (backfill).
+    """
+    target = table.target
+    values = {
+        "oid": table.oid,
+        "column": column or target.embedding_column,
+        "quarantine": target.quarantine_table,
+    }
+    row = connection.execute(text(_QUERY), values).one()
+    role, schema, database = quote(row.role), quote(target.schema), quote(row.database)
+    quarantine = quote(target.schema, target.quarantine_table)
+    checks = [
+        (
+            row.owns_table or not alters,
+            f"only the owner of {target} may add columns, triggers and indexes to it",
+            f"GRANT {quote(row.owner)} TO {role};",
+        ),
+        (row.uses_schema, f"{target} is in schema {schema}", f"GRANT USAGE ON SCHEMA {schema} TO {role};"),
+        (
+            row.creates_in_schema or not alters,
+            f"quarantine table, trigger function and indexes are created in schema {schema}",
+            f"GRANT CREATE ON SCHEMA {schema} TO {role};",
+        ),
+        (
+            row.uses_vector,
+            f"the vector type is in schema {quote(row.vector_schema)}",
+            f"GRANT USAGE ON SCHEMA {quote(row.vector_schema)} TO {role};",
+        ),
+        (
+            row.selects and row.updates,
+            f"the backfill reads and updates {target}",
+            f"GRANT SELECT, UPDATE ON {target} TO {role};",
+        ),
+        (
+            row.makes_temporary_tables,
+            "the backfill stages vectors in a temporary table",
+            f"GRANT TEMPORARY ON DATABASE {database} TO {role};",
+        ),
+        (
+            row.quarantines,
+            f"rows that cannot be embedded are recorded in {quarantine}",
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON {quarantine} TO {role};",
+        ),
+        (
+            not row.rows_hidden,
+            f"row level security hides rows of {target} from this role, which would never be embedded",
+            f"ALTER ROLE {role} BYPASSRLS;",
+        ),
+    ]
+    return [LackingPrivilege(need, remedy) for is_there, need, remedy in checks if not is_there]
+
+
+def require_privileges(
+    connection: Connection, table: TableDescription, column: str | None = None, *, alters: bool = True
+) -> None:
+    """Refuse to begin what the role could not finish.
+
+    Raises:
+        MissingPrivilege: names everything that is lacking, with the statements that grant it.
+    """
+    lacking = missing_privileges(connection, table, column, alters=alters)
+    if lacking:
+        role = connection.execute(text("SELECT current_user")).scalar_one()
+        raise MissingPrivilege(
+            f"the role {role!r} may not do this: {'; '.join(privilege.need for privilege in lacking)}",
+            state="nothing was changed",
+            next_step=f"as the owner or a superuser: {' '.join(privilege.remedy for privilege in lacking)}",
         )
-    if not row.may_create:
-        lacking.append(
-            LackingPrivilege(
-                f"quarantine table and trigger function are created in schema {target.schema!r}",
-                f"GRANT CREATE ON SCHEMA {quote(target.schema)} TO {role};",
-            )
-        )
-    if not (row.may_select and row.may_update):
-        lacking.append(
-            LackingPrivilege(f"the backfill reads and updates {target}", f"GRANT SELECT, UPDATE ON {target} TO {role};")
-        )
-    return lacking

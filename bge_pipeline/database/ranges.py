@@ -15,11 +15,12 @@ from bge_pipeline.errors import BgePipelineError
 
 _INTEGER_DIGITS = 19
 """Digits of the largest bigint: keys of equal length sort as their numbers do."""
+_GREATEST_UUID = str(uuid.UUID(int=2**128 - 1))
 
 
 @dataclass(frozen=True)
 class IdRange:
-    """`[lower, upper)`: ids as integers or as UUID strings."""
+    """`[lower, upper)`: ids as integers or as UUID strings. The greatest UUID there is, as an upper bound, is included."""
 
     lower: int | str
     upper: int | str
@@ -45,6 +46,16 @@ class IdRange:
             return cls(int(lower), int(upper))
         except ValueError:
             raise BgePipelineError(f"expected a partition key `<lower id>_<upper id>`, got {key!r}") from None
+
+    @property
+    def condition(self) -> str:
+        """The range as SQL about `{id}`, for the values `:lower` and `:upper`."""
+        return "{id} >= :lower AND {id} " + ("<=" if self.upper == _GREATEST_UUID else "<") + " :upper"
+
+    @property
+    def values(self) -> dict[str, int | str]:
+        """The values of `condition`."""
+        return {"lower": self.lower, "upper": self.upper}
 
     def __str__(self) -> str:
         return f"[{self.lower}, {self.upper})"

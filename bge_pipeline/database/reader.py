@@ -66,8 +66,8 @@ def read_pending(
     where = f"{LACKS_VECTOR} AND {NOT_QUARANTINED}"
     values: dict[str, Any] = {"rows": rows}
     if id_range is not None:
-        where += " AND {id} >= :lower AND {id} < :upper"
-        values |= {"lower": id_range.lower, "upper": id_range.upper}
+        where += f" AND {id_range.condition}"
+        values |= id_range.values
     while True:
         behind = "" if after is None else " AND {id} > :after"
         page = target.sql(
@@ -93,6 +93,7 @@ def sample_texts(connection: Connection, target: TargetTable, rows: int, *, seed
 
 
 def sample_percent(connection: Connection, target: TargetTable, rows: int) -> float:
+    """Percentage of the table's pages for TABLESAMPLE that holds `rows` rows or more."""
     estimate = connection.execute(
         target.sql("SELECT GREATEST(reltuples, 0) FROM pg_class WHERE oid = CAST(:name AS regclass)"),
         {"name": str(target)},

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 
 from sqlalchemy import Dialect, TextClause, bindparam, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import UserDefinedType
 
-_PREPARER = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
+_ESCAPED_COLON = re.compile(r"\\(:[\w$]*)(?![:\w$])")
 MAX_IDENTIFIER_BYTES = 63
 """PostgreSQL's NAMEDATALEN - 1."""
 
 
 def quote(*names: str) -> str:
-    """A quoted, dot-separated identifier: `quote("public", "Order Notes")` is `"public"."Order Notes"`."""
-    return ".".join(_PREPARER.quote_identifier(name) for name in names)
+    """A quoted, dot-separated identifier: `quote("public", "Order Notes")` is `"public"."Order Notes"`.
+
+    By PostgreSQL's rule, as SQLAlchemy's own quoting doubles percent signs for the driver a step too early.
+    """
+    return ".".join('"' + name.replace('"', '""') + '"' for name in names)
 
 
 def sql(template: str, /, **identifiers: str | tuple[str, ...] | int) -> TextClause:
@@ -40,8 +44,8 @@ class SqlString(UserDefinedType[str]):
     cache_ok = True
 
     def literal_processor(self, dialect: Dialect) -> Callable[[str], str]:  # noqa: ARG002
-        """Quote a value as a string constant."""
-        return lambda value: "'" + value.replace("'", "''") + "'"
+        """Quote a value as a string constant, so that `text` does not take its `\\:` for an escaped colon."""
+        return lambda value: "'" + _ESCAPED_COLON.sub(r"\\\\\1", value.replace("'", "''")) + "'"
 
 
 def with_values(statement: TextClause, **values: str) -> TextClause:

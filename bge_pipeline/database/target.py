@@ -54,6 +54,16 @@ class TargetTable:
         return shortened(f"{self.table}_{self.embedding_column}_quarantine_key")
 
     @property
+    def journal_table(self) -> str:
+        """Table of what each phase did."""
+        return shortened(f"{self.table}_embedding_journal")
+
+    @property
+    def journal(self) -> str:
+        """The journal's table, qualified and quoted."""
+        return quote(self.schema, self.journal_table)
+
+    @property
     def trigger(self) -> str:
         """Trigger that empties the vector of a row whose text changes; fires after the user's own, by name."""
         return shortened(f"zz_{self.table}_{self.embedding_column}_stale")
@@ -67,7 +77,7 @@ class TargetTable:
         return shortened(f"ix_{self.table}_{column}_{fingerprint}_{method}")
 
     def sql(self, template: str, /, **identifiers: str | tuple[str, ...] | int) -> TextClause:
-        """`sql` with `{table}`, `{id}`, `{text}`, `{embedding}`, `{quarantine}`, `{trigger}` and `{trigger_function}` known."""
+        """`sql` with the table, its columns, and the objects beside it known by the names below."""
         return sql(
             template,
             table=(self.schema, self.table),
@@ -75,6 +85,7 @@ class TargetTable:
             text=self.text_column,
             embedding=self.embedding_column,
             quarantine=(self.schema, self.quarantine_table),
+            journal=(self.schema, self.journal_table),
             trigger=self.trigger,
             trigger_function=(self.schema, self.trigger),
             **identifiers,

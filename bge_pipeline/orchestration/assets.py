@@ -11,10 +11,9 @@ from bge_pipeline.orchestration.history import read_history
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
 from bge_pipeline.orchestration.names import BACKFILLED, GROUP, OWNERS, POOL, REPORT, SCHEMA, SWAPPED
 from bge_pipeline.orchestration.progress import log_backfill, log_index_build
-from bge_pipeline.phases.backfill import BackfillResult, backfill
+from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import configured_space, swap_when_caught_up
-from bge_pipeline.phases.retire import read_table_bytes
 from bge_pipeline.settings import Settings
 
 
@@ -37,11 +36,10 @@ def schema_with_384_column(
 ) -> dg.MaterializeResult:
     """Expand."""
     with explained():
-        bytes_before = read_table_bytes(database, settings)
         result = expand(database, settings, configured_space(settings))
         if result.added or not partitions.known_keys(context.instance):
             partitions.recut(context.instance, database, settings)
-    counts = {"table_bytes_before": bytes_before, "partitions": len(partitions.known_keys(context.instance))}
+    counts = {"partitions": len(partitions.known_keys(context.instance))}
     return dg.MaterializeResult(metadata=as_dagster_metadata(result.as_metadata() | counts))
 
 
@@ -79,7 +77,7 @@ def backfilled_embeddings(
                 IdRange.from_key(key),
                 on_progress=log_backfill(context.log, BACKFILLED),
             )
-        context.add_asset_metadata(backfill_metadata(result), partition_key=key)
+        context.add_asset_metadata(as_dagster_metadata(result.as_metadata()), partition_key=key)
     return dg.MaterializeResult()
 
 
@@ -130,11 +128,6 @@ def benchmark_report(
     return dg.MaterializeResult(
         metadata={"report": dg.MetadataValue.md(history.as_markdown())} | as_dagster_metadata(history.as_metadata())
     )
-
-
-def backfill_metadata(result: BackfillResult) -> dict[str, dg.MetadataValue]:
-    """The metadata of a partition; its rows are also what the UI shows as row count."""
-    return as_dagster_metadata(result.as_metadata() | {"dagster/partition_row_count": result.rows})
 
 
 ASSETS = [schema_with_384_column, backfilled_embeddings, swapped_index, benchmark_report]

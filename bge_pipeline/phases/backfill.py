@@ -14,7 +14,9 @@ from typing import Any
 from sqlalchemy.exc import OperationalError
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.database.journal import record
 from bge_pipeline.database.pending import count_pending
+from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.ranges import IdRange
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import Encoder
@@ -119,6 +121,7 @@ def backfill(
         state = read_state(connection, target)
         column = state.filled
         require_space(column, encoder.space, target)
+        require_privileges(connection, state.table, column.name, alters=False)
         total = count_pending(connection, target, column.name, id_range)
 
     started = time.perf_counter()
@@ -165,7 +168,7 @@ def backfill(
             totals.written,
             encoder.space.max_tokens,
         )
-    return BackfillResult(
+    result = BackfillResult(
         id_range=str(id_range) if id_range is not None else "all",
         column=column.name,
         model=encoder.space.model,
@@ -184,6 +187,9 @@ def backfill(
         write_seconds=totals.write_seconds,
         peak_memory_bytes=peak_memory_bytes(),
     )
+    if result.rows or result.quarantined:
+        record(database, target, "backfill", result.as_metadata())
+    return result
 
 
 def peak_memory_bytes() -> int:

@@ -20,10 +20,13 @@ from bge_pipeline.database.indexes import (
     drop_index,
     indexes_on,
 )
+from bge_pipeline.database.journal import create_journal_statement, record
 from bge_pipeline.database.locks import in_short_transaction, lock_timeout_statement
 from bge_pipeline.database.notes import ColumnNote, note_statement
 from bge_pipeline.database.pending import pending_index_statement
+from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.quarantine import create_quarantine_statements, drop_quarantine_statement, release_all
+from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import drop_trigger_statements, trigger_function_statement, trigger_statements
 from bge_pipeline.embedding.space import EmbeddingSpace
@@ -36,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ExpandResult:
-    """What expand did; `added` is False when the column was there already."""
+    """What expand did; `added` is False when the column was there already, `table_bytes_before` the size at the start."""
 
     table: str
     column: str
@@ -44,6 +47,7 @@ class ExpandResult:
     added: bool
     dropped_indexes: tuple[str, ...]
     dependents: tuple[str, ...]
+    table_bytes_before: int
 
     def as_metadata(self) -> dict[str, Any]:
         """Plain values."""
@@ -63,8 +67,9 @@ def expand(database: Database, settings: Settings, space: EmbeddingSpace) -> Exp
     _check_dimensions(settings, space)
     with database.autocommit() as connection:
         state = read_state(connection, target)
+        size = table_bytes(connection, target)
     if _is_done_already(state, space):
-        return ExpandResult(str(target), target.embedding_column, space.dimensions, False, (), ())
+        return ExpandResult(str(target), target.embedding_column, space.dimensions, False, (), (), size)
 
     column = target.column_for(space.dimensions)
     _check_names_are_free(state, column)
@@ -73,6 +78,7 @@ def expand(database: Database, settings: Settings, space: EmbeddingSpace) -> Exp
             i for i in indexes_on(connection, state.table.oid, state.table.embedding.number) if i.is_vector_index
         ]
         dependents = find_dependents(connection, state.table, target.embedding_column)
+        require_privileges(connection, state.table)
     doomed = [index for index in old_indexes if settings.old_index == "drop"]
     note = _note(state, space, doomed)
     for dependent in dependents:
@@ -92,14 +98,17 @@ def expand(database: Database, settings: Settings, space: EmbeddingSpace) -> Exp
         for index in doomed:
             logger.info("dropping index %s on the old column; rollback builds it again", index.name)
             drop_index(connection, target.schema, index.name)
-    return ExpandResult(
+    result = ExpandResult(
         table=str(target),
         column=column,
         dimensions=space.dimensions,
         added=state.new is None,
         dropped_indexes=tuple(index.name for index in doomed),
         dependents=tuple(str(dependent) for dependent in dependents),
+        table_bytes_before=size,
     )
+    record(database, target, "expand", result.as_metadata())
+    return result
 
 
 def column_statements(
@@ -118,6 +127,7 @@ def column_statements(
         ),
         note_statement(target, column, note),
         *create_quarantine_statements(target),
+        create_journal_statement(target),
         trigger_function_statement(target, column, also_empty=target.embedding_column if maintains_old else None),
         *trigger_statements(target),
     ]
@@ -157,6 +167,8 @@ def collapse(database: Database, settings: Settings) -> str | None:
     if state.new is None:
         return None
     new = state.new
+    with database.autocommit() as connection:
+        require_privileges(connection, state.table)
     restore_indexes(database, settings, new, state.table.embedding)
 
     def drop_column(connection: Connection) -> None:
@@ -169,6 +181,7 @@ def collapse(database: Database, settings: Settings) -> str | None:
         connection.execute(target.sql("ALTER TABLE {table} DROP COLUMN {column}", column=new.name))
 
     in_short_transaction(database, settings, "collapse: drop the new column", drop_column)
+    record(database, target, "collapse", {"dropped_column": new.name})
     return new.name
 
 

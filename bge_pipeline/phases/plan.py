@@ -16,9 +16,9 @@ from bge_pipeline.database.indexes import MEBIBYTE, IndexPlan, indexes_on
 from bge_pipeline.database.pending import count_rows
 from bge_pipeline.database.privileges import missing_privileges
 from bge_pipeline.database.reader import sample_texts
+from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.phases.retire import table_bytes
 from bge_pipeline.phases.state import MigrationState, Phase, read_state
 from bge_pipeline.phases.swap import plan_vector_index
 from bge_pipeline.settings import Settings

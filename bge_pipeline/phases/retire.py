@@ -9,11 +9,14 @@ from sqlalchemy import Connection
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.dependents import find_bound
+from bge_pipeline.database.journal import record
 from bge_pipeline.database.locks import in_short_transaction, with_short_lock_wait
+from bge_pipeline.database.privileges import require_privileges
+from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import trigger_function_statement
 from bge_pipeline.errors import PhaseError
-from bge_pipeline.phases.state import read_state, require_table
+from bge_pipeline.phases.state import read_state
 from bge_pipeline.settings import Settings
 
 
@@ -59,6 +62,8 @@ def retire(database: Database, settings: Settings, *, reclaim: bool = False) -> 
             state="nothing was dropped",
             next_step="drop them or create them again on the new column, then run the same command",
         )
+    with database.autocommit() as connection:
+        require_privileges(connection, state.table)
     if state.previous is not None:
         previous = state.previous.name
 
@@ -73,21 +78,6 @@ def retire(database: Database, settings: Settings, *, reclaim: bool = False) -> 
         )
     with database.autocommit() as connection:
         after = table_bytes(connection, target)
-    return RetireResult(str(target), state.previous.name if state.previous else None, before, after, reclaim)
-
-
-def table_bytes(connection: Connection, target: TargetTable) -> int:
-    """Size of the table with its indexes and out-of-line values."""
-    statement = target.sql("SELECT pg_total_relation_size(CAST(:name AS regclass))")
-    return int(connection.execute(statement, {"name": str(target)}).scalar_one())
-
-
-def read_table_bytes(database: Database, settings: Settings) -> int:
-    """Size of the configured table, as `table_bytes`.
-
-    Raises:
-        TargetTableError: there is no such table, or it cannot be migrated.
-    """
-    target = require_table(database, settings).table.target
-    with database.autocommit() as connection:
-        return table_bytes(connection, target)
+    result = RetireResult(str(target), state.previous.name if state.previous else None, before, after, reclaim)
+    record(database, target, "retire", result.as_metadata())
+    return result

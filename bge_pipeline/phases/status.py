@@ -9,8 +9,8 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.indexes import indexes_on
 from bge_pipeline.database.pending import count_rows
 from bge_pipeline.database.quarantine import QuarantinedRow, list_quarantined
+from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.phases.retire import table_bytes
 from bge_pipeline.phases.state import Phase, read_state, space_of
 from bge_pipeline.settings import Settings
 

@@ -22,9 +22,11 @@ from bge_pipeline.database.indexes import (
     index_is_valid,
     plan_index,
 )
+from bge_pipeline.database.journal import record
 from bge_pipeline.database.locks import in_short_transaction, lock_timeout_statement
 from bge_pipeline.database.notes import ColumnNote, comment_statement, note_statement
 from bge_pipeline.database.pending import count_pending, has_more_pending_than, pending_index_statement
+from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import trigger_function_statement
@@ -149,6 +151,7 @@ def swap(
         state = read_state(connection, target)
         column, _ = _filled(state)
         require_space(column, space, target)
+        require_privileges(connection, state.table)
         if state.new is not None:
             _check_dependents(connection, settings, state)
             _check_pending(connection, settings, target, column.name)
@@ -175,7 +178,9 @@ def swap(
     in_short_transaction(database, settings, "swap: exchange the columns", exchange)
     milliseconds = (time.perf_counter() - locked_at) * 1_000
     kept = previous_column if settings.old_embedding == "keep" else None
-    return _result(settings, state, index, kept, exchanged=True, milliseconds=milliseconds)
+    result = _result(settings, state, index, kept, exchanged=True, milliseconds=milliseconds)
+    record(database, target, "swap", result.as_metadata())
+    return result
 
 
 def exchange_statements(target: TargetTable, new: Column, old: Column, *, drop_old: bool) -> list[TextClause]:
@@ -250,6 +255,8 @@ def rollback(database: Database, settings: Settings) -> RollbackResult:
             state="nothing was changed",
             next_step="the old vectors were dropped: migrate to the old model" if state.phase == "retired" else None,
         )
+    with database.autocommit() as connection:
+        require_privileges(connection, state.table)
     previous, current = state.previous, state.table.embedding
     space = space_of(current)
     assert previous.note is not None
@@ -270,7 +277,7 @@ def rollback(database: Database, settings: Settings) -> RollbackResult:
     milliseconds = (time.perf_counter() - locked_at) * 1_000
     with database.autocommit() as connection:
         missing = count_pending(connection, target, target.embedding_column)
-    return RollbackResult(
+    result = RollbackResult(
         table=str(target),
         column=target.embedding_column,
         kept_column=kept_column,
@@ -279,6 +286,8 @@ def rollback(database: Database, settings: Settings) -> RollbackResult:
         restored_indexes=restored,
         notices=_rollback_notices(target, missing, was_not_null=previous.note.not_null),
     )
+    record(database, target, "rollback", result.as_metadata())
+    return result
 
 
 def _exchange_back_statements(
