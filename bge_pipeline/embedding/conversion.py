@@ -59,8 +59,8 @@ def quantize_in_child(name: str, source: Path, tokens: RaggedTokens, target: Pat
         ModelUnavailable: the model cannot be quantised; the message ends with the reason.
         MemoryError: the child was stopped for want of memory.
     """
-    arrays = {"ids": tokens.ids, "offsets": tokens.offsets} | ({} if tokens.types is None else {"types": tokens.types})
-    np.savez(target / _CALIBRATION_FILE, **arrays)
+    types = np.zeros(0, np.int32) if tokens.types is None else tokens.types
+    np.savez(target / _CALIBRATION_FILE, ids=tokens.ids, offsets=tokens.offsets, types=types)
     _run_child(name, {"act": "quantize", "source": str(source), "target": str(target)})
     (target / _CALIBRATION_FILE).unlink()
 
@@ -105,7 +105,7 @@ def _quantize(source: Path, target: Path) -> None:
     import openvino as ov
 
     with np.load(target / _CALIBRATION_FILE) as arrays:
-        tokens = RaggedTokens(arrays["ids"], arrays["offsets"], arrays.get("types"))
+        tokens = RaggedTokens(arrays["ids"], arrays["offsets"], arrays["types"] if len(arrays["types"]) else None)
     nncf.set_log_level(logging.ERROR)
     # One text at a time: padding would enter the statistics of the activations.
     singles = [pad(tokens, batch, 0) for batch in plan_batches(tokens.lengths, token_budget=1, max_texts=1)]

@@ -109,7 +109,7 @@ class HashingEncoder:
         """The same as `tokenize`: words mean the same in a query and in a passage."""
         return self.tokenize(texts)
 
-    def encode(self, tokens: TokenizedTexts, *, batch_size: int | None = None) -> NDArray[np.float32]:
+    def encode(self, tokens: TokenizedTexts, *, batch_size: int | None = None) -> NDArray[np.float32]:  # noqa: ARG002
         """Vectors float32 (n, dimensions) of unit length; `batch_size` makes no difference here."""
         buckets: NDArray[np.int32] = tokens.payload
         ends = np.concatenate(([0], np.cumsum(tokens.token_counts, dtype=np.int64)))
@@ -186,7 +186,7 @@ def _without_stop_words(
     buckets = buckets[usable]
     (wordless,) = np.nonzero(counts == 0)
     if len(wordless):
-        stand_ins = [zlib.crc32(texts[position].strip().lower().encode()) % _BUCKETS for position in wordless]
+        stand_ins = [zlib.crc32(texts[position].strip().lower().encode()) % _BUCKETS for position in wordless.tolist()]
         buckets = np.insert(buckets, usable_before[ends[wordless]], stand_ins).astype(np.int32)
         counts[wordless] = 1
     return TokenizedTexts(payload=buckets, token_counts=counts, truncated=truncated)

@@ -59,7 +59,8 @@ class ModelFiles:
     @property
     def config(self) -> dict[str, Any]:
         """The transformer's `config.json`."""
-        return _read_json(self.folder / "config.json")
+        config: dict[str, Any] = _read_json(self.folder / "config.json")
+        return config
 
 
 @dataclass(frozen=True)
@@ -291,7 +292,7 @@ def _read_config(folder: Path, name: str, setting: str) -> dict[str, Any]:
         raise ModelUnavailable(
             f"{setting}={name}: expected config.json and model.safetensors (or pytorch_model.bin) in {folder}"
         )
-    config = _read_json(folder / "config.json")
+    config: dict[str, Any] = _read_json(folder / "config.json")
     if "hidden_size" not in config:
         raise ConfigurationError(f"{setting}={name}: expected a text encoder with `hidden_size` in config.json")
     return config

@@ -10,10 +10,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_pipeline.embedding.agreement import Agreement
 from bge_pipeline.embedding.calibration import CalibrationTexts
 from bge_pipeline.embedding.encoder import QueryEncoder, TokenizedTexts
 from bge_pipeline.embedding.loading import load_encoder
+from bge_pipeline.embedding.reranker import Reranker, load_reranker
 from bge_pipeline.embedding.space import EmbeddingSpace
+from bge_pipeline.embedding.transformer import TransformerEncoder
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.settings import Settings, settings_from_env
 
@@ -28,14 +31,21 @@ class EmbeddingsService:
 
     Attributes:
         encoder: the passage encoder; the backfill drives its `tokenize` and `encode` itself.
+        settings: what the service was made with.
     """
 
     _instance: EmbeddingsService | None = None
     _instance_lock = threading.Lock()
 
-    def __init__(self, encoder: QueryEncoder, settings: Settings) -> None:
+    def __init__(
+        self, encoder: QueryEncoder, settings: Settings, calibration_texts: CalibrationTexts | None = None
+    ) -> None:
         self.encoder = encoder
-        self._settings = settings
+        self.settings = settings
+        self._calibration_texts = calibration_texts
+        self._reranker: Reranker | None = None
+        self._reranker_was_tried = False
+        self._reranker_lock = threading.Lock()
 
     @classmethod
     def init_from_env(cls, settings: Settings | None = None) -> EmbeddingsService:
@@ -52,7 +62,7 @@ class EmbeddingsService:
         with cls._instance_lock:
             if cls._instance is None:
                 cls._instance = cls.from_settings(settings or settings_from_env())
-            elif settings is not None and _model_settings(settings) != _model_settings(cls._instance._settings):
+            elif settings is not None and _model_settings(settings) != _model_settings(cls._instance.settings):
                 raise ConfigurationError(
                     "expected the settings that the process-wide EmbeddingsService was made with, got others",
                     next_step="call shutdown() on it first, or use EmbeddingsService.from_settings(settings)",
@@ -67,7 +77,7 @@ class EmbeddingsService:
             calibration_texts: gives texts like those to be embedded, for EMBEDDING_PRECISION=int8; asked only when no
                 quantised model is cached yet.
         """
-        return cls(load_encoder(settings, calibration_texts), settings)
+        return cls(load_encoder(settings, calibration_texts), settings, calibration_texts)
 
     @property
     def space(self) -> EmbeddingSpace:
@@ -84,6 +94,20 @@ class EmbeddingsService:
         """Where the arithmetic happens, for example `cpu` or `cuda:0`."""
         return self.encoder.device
 
+    @property
+    def quantization(self) -> Agreement | None:
+        """How well int8 agrees with fp32 where EMBEDDING_PRECISION=int8; it is in use only if that is enough."""
+        return self.encoder.backend.quantization if isinstance(self.encoder, TransformerEncoder) else None
+
+    @property
+    def reranker(self) -> Reranker | None:
+        """The cross-encoder of RERANKER_MODEL, loaded when first asked for; None when it cannot be loaded."""
+        with self._reranker_lock:
+            if not self._reranker_was_tried:
+                self._reranker = load_reranker(self.settings, self._calibration_texts)
+                self._reranker_was_tried = True
+            return self._reranker
+
     def encode_texts(self, texts: Sequence[str], batch_size: int | None = None) -> NDArray[np.float32]:
         """Vectors float32 (n, dimensions) of passages, in order, of unit length; (0, dimensions) for no texts.
 
@@ -94,7 +118,7 @@ class EmbeddingsService:
         Raises:
             EncodingError: the model failed on these texts.
         """
-        batch_size = batch_size or self._settings.embedding_batch_size
+        batch_size = batch_size or self.settings.embedding_batch_size
         vectors = np.empty((len(texts), self.dimensions), np.float32)
         windows = (
             (first, self.encoder.tokenize(texts[first : first + _WINDOW_TEXTS]))
@@ -106,7 +130,19 @@ class EmbeddingsService:
 
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors float32 (n, dimensions) of search queries, with the model's query prompt."""
-        return self.encoder.encode(self.encoder.tokenize_queries(texts), batch_size=self._settings.embedding_batch_size)
+        return self.encoder.encode(self.encoder.tokenize_queries(texts), batch_size=self.settings.embedding_batch_size)
+
+    def rerank(self, query: str, docs: Sequence[str], top_k: int | None = None) -> list[int]:
+        """Indices of the `top_k` passages most relevant to the query, best first.
+
+        The order given, when ENABLE_RERANKER is off or no reranker can be loaded.
+
+        Args:
+            top_k: RETURN_TOP_K when not given.
+        """
+        top_k = self.settings.return_top_k if top_k is None else top_k
+        reranker = self.reranker if self.settings.enable_reranker else None
+        return reranker.rank(query, docs, top_k) if reranker else list(range(min(top_k, len(docs))))
 
     def shutdown(self) -> None:
         """Release models and device memory; the next `init_from_env` makes a new service."""
@@ -115,6 +151,10 @@ class EmbeddingsService:
             if cls._instance is self:
                 cls._instance = None
         self.encoder.close()
+        with self._reranker_lock:
+            if self._reranker is not None:
+                self._reranker.close()
+            self._reranker, self._reranker_was_tried = None, False
 
     def _encode_concurrently(
         self, windows: Iterator[tuple[int, TokenizedTexts]], batch_size: int

@@ -50,7 +50,7 @@ class Tokenizer:
             definition: a `tokenizer.json` that `save` wrote earlier; without it the model's own files are read, which
                 takes a second longer.
         """
-        import tokenizers
+        import tokenizers  # type: ignore[import-untyped]
 
         if definition is None:
             from transformers import AutoTokenizer

@@ -36,6 +36,8 @@ PackedAttention = Callable[[Tensor, Tensor, Tensor, Tensor, int, float], Tensor]
 class SentenceNetwork(nn.Module):
     """Token ids to unit vectors: transformer, pooling and normalisation in one graph."""
 
+    transformer: Any
+
     def __init__(self, transformer: nn.Module, pooling: str) -> None:
         super().__init__()
         self.transformer = transformer
@@ -78,22 +80,29 @@ class SentenceNetwork(nn.Module):
 class ScoringNetwork(nn.Module):
     """Token ids of pairs to one relevance logit each."""
 
+    transformer: Any
+
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
-        self.classifier = classifier
+        self.transformer = classifier
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Logits float32 (b, 1) of padded pairs (b, length)."""
-        mask = _mask_for(self.classifier, attention_mask)
-        return self.classifier(input_ids=input_ids, attention_mask=mask, token_type_ids=token_type_ids).logits.float()
+        mask = _mask_for(self.transformer, attention_mask)
+        output = self.transformer(input_ids=input_ids, attention_mask=mask, token_type_ids=token_type_ids)
+        logits: Tensor = output.logits.float()
+        return logits
 
 
-def _mask_for(transformer: nn.Module, mask: Tensor) -> Tensor:
+Network = SentenceNetwork | ScoringNetwork
+
+
+def _mask_for(transformer: Any, mask: Tensor) -> Tensor:
     """The mask as those models take it ready-made: (b, 1, 1, length), so that tracing meets no code that builds one."""
     return mask[:, None, None, :].bool() if transformer.config.model_type in _BERT_LIKE else mask
 
 
-def load_network(files: ModelFiles, pooling: str | None) -> nn.Module:
+def load_network(files: ModelFiles, pooling: str | None) -> Network:
     """The network in fp32 on the CPU: a `SentenceNetwork`, or without pooling a `ScoringNetwork`.
 
     Raises:
@@ -179,7 +188,7 @@ class TorchBackend:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Network,
         *,
         device: str,
         precision: str,
@@ -193,7 +202,7 @@ class TorchBackend:
         self.concurrent_calls = 2 if device.startswith("cuda") else 1
         self._pad_id = pad_id
         self._device = torch.device(device)
-        self._network: nn.Module | None = network.to(self._device, _DTYPES[precision])
+        self._network: Network | None = network.to(self._device, _DTYPES[precision])
         self._packed_attention = packed_attention or _packed_attention(network, self._device, precision)
         if self._packed_attention is not None:
             _use_packed_attention(network.transformer)
@@ -244,15 +253,11 @@ class TorchBackend:
         if self._network is None:
             raise EncodingError("this encoder was shut down")
         if self._packed_attention is not None:
-            packed = self._to_device(_pack(tokens, batch, self._position_offset))
+            assert isinstance(self._network, SentenceNetwork)
+            packed = self._to_device(_pack(tokens, batch, _first_position(self._network.transformer.config)))
             return self._network.forward_packed(**packed, attend=self._packed_attention)
-        return self._network(**self._to_device(pad(tokens, batch, self._pad_id)))
-
-    @property
-    def _position_offset(self) -> int:
-        """Position of a text's first token: the RoBERTa family counts from after its padding id."""
-        config = self._network.transformer.config  # type: ignore[union-attr]
-        return 0 if config.model_type == "bert" else config.pad_token_id + 1
+        output: Tensor = self._network(**self._to_device(pad(tokens, batch, self._pad_id)))
+        return output
 
     def _to_device(self, arrays: dict[str, Any]) -> dict[str, Any]:
         on_cuda = self._device.type == "cuda"
@@ -279,15 +284,20 @@ class TorchBackend:
             "out of memory on %s with %d tokens; going on with at most %d", self.device, tried, self._token_budget
         )
 
-    def _budget_for_free_memory(self, network: nn.Module) -> int:
+    def _budget_for_free_memory(self, network: Network) -> int:
         if self._device.type != "cuda":
             return _CPU_TOKEN_BUDGET if self._device.type == "cpu" else _ACCELERATOR_TOKEN_BUDGET // 4
         free, _ = torch.cuda.mem_get_info(self._device)
-        config = next(module.config for module in network.modules() if hasattr(module, "config"))
+        config = network.transformer.config
         # Live at the peak of a layer: the feed-forward's two intermediates and about eight hidden states.
         bytes_per_token = 2 * (2 * config.intermediate_size + 8 * config.hidden_size)
         budget = int(free * _SHARE_OF_FREE_MEMORY / bytes_per_token)
         return max(_MINIMUM_TOKEN_BUDGET, min(budget, _ACCELERATOR_TOKEN_BUDGET))
+
+
+def _first_position(config: Any) -> int:
+    """Position of a text's first token: the RoBERTa family counts from after its padding id."""
+    return 0 if config.model_type == "bert" else int(config.pad_token_id) + 1
 
 
 def _pack(tokens: RaggedTokens, batch: Batch, position_offset: int) -> dict[str, Any]:
@@ -304,7 +314,7 @@ def _pack(tokens: RaggedTokens, batch: Batch, position_offset: int) -> dict[str,
     }
 
 
-def _packed_attention(network: nn.Module, device: torch.device, precision: str) -> PackedAttention | None:
+def _packed_attention(network: Network, device: torch.device, precision: str) -> PackedAttention | None:
     """PyTorch's own attention over packed texts (torch 2.10 and later, Ampere and later), where it applies."""
     if device.type != "cuda" or precision == "fp32" or not isinstance(network, SentenceNetwork):
         return None
@@ -320,7 +330,9 @@ def _packed_attention(network: nn.Module, device: torch.device, precision: str) 
         return None
 
     def attend(query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, longest: int, scale: float) -> Tensor:
-        return varlen_attn(query, key, value, boundaries, boundaries, longest, longest, scale=scale)
+        output = varlen_attn(query, key, value, boundaries, boundaries, longest, longest, scale=scale)
+        assert isinstance(output, Tensor)
+        return output
 
     return attend
 
