@@ -93,34 +93,37 @@ def split_sentences(text: str) -> list[str]:
 def pack(source: Iterable[Passage]) -> Iterator[str]:
     """Segments of `MIN_WORDS` to `MAX_WORDS` words, cut between passages where that fits, else between sentences.
 
-    A remainder at the end that is too short on its own joins the segment before it, or is left out.
+    What is too short on its own joins the segment before it, or is left out.
     """
     previous: list[str] = []
+    for words in _cut(source):
+        if len(words) >= MIN_WORDS:
+            if previous:
+                yield " ".join(previous)
+            previous = words
+        elif previous and len(previous) + len(words) <= MAX_WORDS:
+            previous = previous + words
+    if previous:
+        yield " ".join(previous)
+
+
+def _cut(source: Iterable[Passage]) -> Iterator[list[str]]:
+    """The words of the source in pieces of at most `MAX_WORDS`, nearly all of them of at least `MIN_WORDS`."""
     current: list[str] = []
-
-    def close() -> Iterator[str]:
-        nonlocal previous, current
-        if previous:
-            yield " ".join(previous)
-        previous, current = current, []
-
     for passage in source:
         for sentence in passage.sentences:
             words = sentence.split()
             if len(current) + len(words) > MAX_WORDS:
-                if len(current) >= MIN_WORDS:
-                    yield from close()
-                else:
-                    current = []
-            current += words
+                yield current
+                current = []
+            current = current + words
             if len(current) >= _COMFORTABLE_WORDS:
-                yield from close()
+                yield current
+                current = []
         if len(current) >= MIN_WORDS:
-            yield from close()
-    if current and len(previous) + len(current) <= MAX_WORDS:
-        previous += current
-    if len(previous) >= MIN_WORDS:
-        yield " ".join(previous)
+            yield current
+            current = []
+    yield current
 
 
 def _without_markup(text: str) -> str:

@@ -79,8 +79,8 @@ def overlap_at_k(one: ArrayLike, other: ArrayLike) -> NDArray[np.float64]:
     Raises:
         ValueError: the shapes differ.
     """
-    same = _same_item(one, other)
-    return same.any(axis=2).mean(axis=1)
+    shares: NDArray[np.float64] = _same_item(one, other).any(axis=2).mean(axis=1)
+    return shares
 
 
 def rank_biased_overlap(one: ArrayLike, other: ArrayLike, p: float = RBO_PERSISTENCE) -> NDArray[np.float64]:
@@ -99,8 +99,8 @@ def rank_biased_overlap(one: ArrayLike, other: ArrayLike, p: float = RBO_PERSIST
     seen_by_both_at = np.maximum.outer(np.arange(k), np.arange(k))
     shared = np.stack([same[:, seen_by_both_at == depth].sum(axis=1) for depth in range(k)], axis=1).cumsum(axis=1)
     depths = np.arange(1, k + 1)
-    tail: NDArray[np.float64] = shared[:, -1] / k * p**k
-    return tail + (1 - p) / p * (shared / depths * p**depths).sum(axis=1)
+    agreement: NDArray[np.float64] = shared[:, -1] / k * p**k + (1 - p) / p * (shared / depths * p**depths).sum(axis=1)
+    return agreement
 
 
 def recall_at_k(exact: Sequence[Sequence[Hashable]], approximate: Sequence[Sequence[Hashable]]) -> float:

@@ -1,0 +1,175 @@
+"""The quality gate's decision: measurements against bounds. Pure; who measures and who swaps is elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from bge_pipeline.evaluation.label_free import KnownItemSearch, NeighbourAgreement, StoredVectorAgreement
+
+GateMode = Literal["enforce", "warn", "off"]
+
+
+@dataclass(frozen=True)
+class GateBounds:
+    """The least that each measurement must reach.
+
+    The defaults of the four label-free bounds lie between what a right and what a damaged column measured on the demo
+    corpus (docs/quality-gate.md has the figures).
+
+    Attributes:
+        ndcg_retained: new nDCG@20 divided by old, over labelled queries.
+        ann_recall: share of the exact nearest neighbours that the index finds.
+        neighbour_agreement: overlap of the 20 nearest neighbours in the old and the new space, corrected for chance.
+        known_item_success: share of excerpts that find their own row among the first 20.
+        stored_vectors_matching: share of stored vectors that the model makes again from the stored text.
+        unit_length: share of stored vectors of unit length.
+    """
+
+    ndcg_retained: float = 0.92
+    ann_recall: float = 0.95
+    neighbour_agreement: float = 0.10
+    known_item_success: float = 0.60
+    stored_vectors_matching: float = 0.99
+    unit_length: float = 1.0
+
+    @classmethod
+    def for_search(cls, *, reranked: bool) -> GateBounds:
+        """The default bounds: a search that reranks must retain 0.95 of nDCG@20, one that does not 0.92."""
+        return cls(ndcg_retained=0.95 if reranked else 0.92)
+
+
+@dataclass(frozen=True)
+class QualityMeasurements:
+    """What is known about the new vectors; None is what was not measured."""
+
+    ndcg_old: float | None = None
+    ndcg_new: float | None = None
+    ann_recall: float | None = None
+    neighbours: NeighbourAgreement | None = None
+    known_items: KnownItemSearch | None = None
+    stored_vectors: StoredVectorAgreement | None = None
+
+
+@dataclass(frozen=True)
+class GateCheck:
+    """One measurement and its bound.
+
+    Attributes:
+        name: of the bound, as in `GateBounds`.
+        value: what was measured; None if it was not, and then the check does not fail.
+        bound: the least value that passes.
+        passed: whether the value reaches the bound.
+        explanation: the measurement in words, and what a failure points to.
+    """
+
+    name: str
+    value: float | None
+    bound: float
+    passed: bool
+    explanation: str
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """The decision.
+
+    Attributes:
+        passed: whether every check that could be made passed.
+        mode: `enforce` stops the swap on failure, `warn` reports it, `off` does not look.
+        checks: all of them, in the order of `GateBounds`; none with mode `off`.
+    """
+
+    passed: bool
+    mode: GateMode
+    checks: tuple[GateCheck, ...]
+
+    @property
+    def blocks(self) -> bool:
+        """Whether the swap must not go on."""
+        return self.mode == "enforce" and not self.passed
+
+    @property
+    def failures(self) -> tuple[GateCheck, ...]:
+        """The checks that did not pass."""
+        return tuple(check for check in self.checks if not check.passed)
+
+    def as_metadata(self) -> dict[str, Any]:
+        """The decision as plain JSON values."""
+        return {"passed": self.passed, "mode": self.mode, "checks": [asdict(check) for check in self.checks]}
+
+    def summary(self) -> str:
+        """The decision in words: one line, and one for each failure."""
+        if self.mode == "off":
+            return "quality gate: off, nothing was checked"
+        measured = [check for check in self.checks if check.value is not None]
+        verdict = f"quality gate ({self.mode}): {len(measured) - len(self.failures)} of {len(measured)} checks passed"
+        return "\n".join([verdict, *(f"- {check.name}: {check.explanation}" for check in self.failures)])
+
+
+def decide(measured: QualityMeasurements, bounds: GateBounds, mode: GateMode = "enforce") -> GateResult:
+    """Hold the measurements against the bounds."""
+    checks = () if mode == "off" else tuple(_checks(measured, bounds))
+    return GateResult(passed=all(check.passed for check in checks), mode=mode, checks=checks)
+
+
+def _checks(measured: QualityMeasurements, bounds: GateBounds) -> Iterator[GateCheck]:
+    retained = _retained(measured.ndcg_old, measured.ndcg_new)
+    yield _check(
+        "ndcg_retained",
+        retained,
+        bounds.ndcg_retained,
+        f"nDCG@20 went from {measured.ndcg_old} to {measured.ndcg_new}",
+        "search with the new model is worse on the labelled queries",
+    )
+    yield _check(
+        "ann_recall",
+        measured.ann_recall,
+        bounds.ann_recall,
+        "share of the exact nearest neighbours that the index finds",
+        "raise IVFFLAT probes or HNSW ef_search, or build the index with more lists or a larger ef_construction",
+    )
+    neighbours, known_items, stored = measured.neighbours, measured.known_items, measured.stored_vectors
+    yield _check(
+        "neighbour_agreement",
+        neighbours.above_chance if neighbours else None,
+        bounds.neighbour_agreement,
+        neighbours.summary() if neighbours else None,
+        "vectors do not belong to their rows, or the new model does not understand these texts",
+    )
+    yield _check(
+        "known_item_success",
+        known_items.success_at_k if known_items else None,
+        bounds.known_item_success,
+        known_items.summary() if known_items else None,
+        "vectors do not belong to their rows, or queries and rows are embedded by different models",
+    )
+    yield _check(
+        "stored_vectors_matching",
+        stored.matching_share if stored else None,
+        bounds.stored_vectors_matching,
+        stored.summary() if stored else None,
+        "the column holds vectors of another model, pooling or text",
+    )
+    yield _check(
+        "unit_length",
+        stored.unit_length_share if stored else None,
+        bounds.unit_length,
+        stored.summary() if stored else None,
+        "the model that filled the column does not normalise, so distances mean something else",
+    )
+
+
+def _retained(old: float | None, new: float | None) -> float | None:
+    if old is None or new is None:
+        return None
+    return new / old if old else 1.0
+
+
+def _check(name: str, value: float | None, bound: float, measured: str | None, on_failure: str) -> GateCheck:
+    if value is None:
+        return GateCheck(name, None, bound, True, "not measured")
+    if value >= bound:
+        return GateCheck(name, value, bound, True, f"{measured}: {value:.4g}, at least {bound:.4g} wanted")
+    return GateCheck(name, value, bound, False, f"{measured}: {value:.4g}, expected at least {bound:.4g}; {on_failure}")

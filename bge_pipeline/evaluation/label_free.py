@@ -1,0 +1,250 @@
+"""Evidence without labels: neighbours old and new, known items, stored vectors made again. NumPy only."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_pipeline.evaluation.metrics import RBO_PERSISTENCE, overlap_at_k, rank_biased_overlap
+
+Vectors = NDArray[np.floating[Any]]
+
+_BLOCK_BYTES = 64 * 2**20
+_UNIT_LENGTH_TOLERANCE = 1e-2
+"""Wide enough for vectors that went through float16 or bfloat16."""
+
+MIN_ROWS_PER_NEIGHBOUR = 10
+"""With fewer rows per neighbour, two unrelated rankings agree too often to prove anything."""
+
+
+@dataclass(frozen=True)
+class NeighbourAgreement:
+    """Whether rows that were neighbours under the old model still are under the new one.
+
+    Two good models of different make agree on far more neighbours than chance and on far fewer than all.
+
+    Attributes:
+        rows: sampled rows.
+        k: neighbours of each row.
+        overlap: mean share of the k nearest neighbours that both spaces have.
+        rank_biased_overlap: the same with more weight on the nearest.
+        chance_overlap: what unrelated vectors would give, k / (rows - 1).
+    """
+
+    rows: int
+    k: int
+    overlap: float
+    rank_biased_overlap: float
+    chance_overlap: float
+
+    @property
+    def above_chance(self) -> float:
+        """The overlap corrected for chance: 0 for unrelated vectors, 1 for equal rankings, whatever the rows and k."""
+        return (self.overlap - self.chance_overlap) / (1 - self.chance_overlap)
+
+    def as_metadata(self) -> dict[str, Any]:
+        """The result as plain JSON values."""
+        return {**asdict(self), "above_chance": self.above_chance}
+
+    def summary(self) -> str:
+        """The result in a sentence."""
+        return (
+            f"{self.overlap:.1%} of the {self.k} nearest neighbours are the same in both spaces, "
+            f"{self.chance_overlap:.1%} would be by chance ({self.rows:,} rows, RBO {self.rank_biased_overlap:.3f})"
+        )
+
+
+@dataclass(frozen=True)
+class KnownItemSearch:
+    """Whether an excerpt of a row's text finds that row.
+
+    Attributes:
+        queries: excerpts searched.
+        rows: rows searched in.
+        k: ranks looked at.
+        success_at_1, success_at_k: share of excerpts whose row came first, or among the first k.
+        mrr: mean reciprocal rank of the row.
+    """
+
+    queries: int
+    rows: int
+    k: int
+    success_at_1: float
+    success_at_k: float
+    mrr: float
+
+    def as_metadata(self) -> dict[str, Any]:
+        """The result as plain JSON values."""
+        return asdict(self)
+
+    def summary(self) -> str:
+        """The result in a sentence."""
+        return (
+            f"{self.success_at_k:.1%} of {self.queries:,} excerpts find their own row among the first {self.k} of "
+            f"{self.rows:,} (first: {self.success_at_1:.1%}, MRR {self.mrr:.3f})"
+        )
+
+
+@dataclass(frozen=True)
+class StoredVectorAgreement:
+    """Whether the stored vectors are those that the model makes of the stored texts.
+
+    Attributes:
+        rows: rows embedded again.
+        mean_cosine, min_cosine: between the stored and the recomputed vector of the same row.
+        matching_share: share of rows whose cosine reaches `threshold`.
+        threshold: cosine that counts as the same vector in another arithmetic.
+        unit_length_share: share of stored vectors of unit length.
+    """
+
+    rows: int
+    mean_cosine: float
+    min_cosine: float
+    matching_share: float
+    threshold: float
+    unit_length_share: float
+
+    def as_metadata(self) -> dict[str, Any]:
+        """The result as plain JSON values."""
+        return asdict(self)
+
+    def summary(self) -> str:
+        """The result in a sentence."""
+        return (
+            f"{self.matching_share:.1%} of {self.rows:,} stored vectors are what the model makes of their texts "
+            f"(cosine mean {self.mean_cosine:.4f}, least {self.min_cosine:.4f}; {self.unit_length_share:.1%} of unit length)"
+        )
+
+
+def exact_neighbours(vectors: Vectors, k: int) -> NDArray[np.int64]:
+    """The k nearest other rows of every row by cosine, nearest first: (n, d) -> (n, k); memory does not grow with n².
+
+    Raises:
+        ValueError: there are not more than k rows.
+    """
+    if len(vectors) <= k:
+        raise ValueError(f"expected more than {k} rows, got {len(vectors)}")
+    unit = _unit(vectors)
+    neighbours = np.empty((len(unit), k), np.int64)
+    block = max(1, _BLOCK_BYTES // (unit.itemsize * len(unit)))
+    for first in range(0, len(unit), block):
+        similarity = unit[first : first + block] @ unit.T
+        inside = np.arange(len(similarity))
+        similarity[inside, first + inside] = -np.inf
+        nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+        order = np.argsort(-np.take_along_axis(similarity, nearest, axis=1), axis=1, kind="stable")
+        neighbours[first : first + block] = np.take_along_axis(nearest, order, axis=1)
+    return neighbours
+
+
+def neighbour_agreement(old: Vectors, new: Vectors, k: int = 20) -> NeighbourAgreement:
+    """Compare the exact nearest neighbours of the same rows in two spaces.
+
+    Args:
+        old: (n, d_old), the sampled rows' vectors of the old model.
+        new: (n, d_new), their vectors of the new model, in the same order.
+        k: neighbours of each row.
+
+    Raises:
+        ValueError: the numbers of rows differ, or there are fewer than `MIN_ROWS_PER_NEIGHBOUR` rows per neighbour.
+    """
+    if len(old) != len(new):
+        raise ValueError(f"expected old and new vectors of the same rows, got {len(old)} and {len(new)}")
+    if len(old) < MIN_ROWS_PER_NEIGHBOUR * k:
+        raise ValueError(
+            f"expected at least {MIN_ROWS_PER_NEIGHBOUR * k} rows to compare {k} neighbours, got {len(old)}"
+        )
+    before, after = exact_neighbours(old, k), exact_neighbours(new, k)
+    return NeighbourAgreement(
+        rows=len(old),
+        k=k,
+        overlap=float(overlap_at_k(before, after).mean()),
+        rank_biased_overlap=float(rank_biased_overlap(before, after, RBO_PERSISTENCE).mean()),
+        chance_overlap=k / (len(old) - 1),
+    )
+
+
+def excerpts(texts: Sequence[str], *, words: int = 12) -> list[str]:
+    """A run of words from inside each text, to search for as a known item; a text with fewer words is taken whole.
+
+    Where the run begins follows from the text, so that the same text gives the same excerpt every time.
+    """
+    found = []
+    for text in texts:
+        parts = text.split()
+        first = zlib.crc32(text.encode()) % max(1, len(parts) - words + 1)
+        found.append(" ".join(parts[first : first + words]))
+    return found
+
+
+def known_item_search(queries: Vectors, rows: Vectors, answers: Sequence[int], k: int = 20) -> KnownItemSearch:
+    """Search for items whose place is known. Rows as similar as the answer do not count against it.
+
+    Args:
+        queries: (m, d), vectors of the excerpts, made as queries are.
+        rows: (n, d), vectors of the rows searched in.
+        answers: for each query, the position in `rows` of the row it was taken from.
+        k: ranks looked at.
+
+    Raises:
+        ValueError: there is no query, or their number is not that of the answers.
+    """
+    if len(queries) != len(answers) or not len(answers):
+        raise ValueError(f"expected one answer for each of one or more queries, got {len(answers)} for {len(queries)}")
+    unit_queries, unit_rows = _unit(queries), _unit(rows)
+    positions = np.asarray(answers)
+    ranks = np.empty(len(positions), np.int64)
+    block = max(1, _BLOCK_BYTES // (unit_rows.itemsize * len(unit_rows)))
+    for first in range(0, len(positions), block):
+        similarity = unit_queries[first : first + block] @ unit_rows.T
+        of_answer = np.take_along_axis(similarity, positions[first : first + block, None], axis=1)
+        ranks[first : first + block] = 1 + (similarity > of_answer).sum(axis=1)
+    return KnownItemSearch(
+        queries=len(positions),
+        rows=len(unit_rows),
+        k=k,
+        success_at_1=float((ranks == 1).mean()),
+        success_at_k=float((ranks <= k).mean()),
+        mrr=float((1 / ranks).mean()),
+    )
+
+
+def stored_vectors_match(stored: Vectors, recomputed: Vectors, *, threshold: float = 0.95) -> StoredVectorAgreement:
+    """Compare stored vectors with those that the model makes of the same rows' texts now.
+
+    The strongest evidence without labels: another pooling, another model, rows exchanged or vectors of another length
+    all show, whatever they do to search.
+
+    Args:
+        stored: (n, d), as read from the column.
+        recomputed: (n, d), by the model that should have made them.
+        threshold: least cosine that counts as the same vector made with another precision.
+
+    Raises:
+        ValueError: the shapes differ, or there is no row.
+    """
+    if stored.shape != recomputed.shape or not len(stored):
+        raise ValueError(f"expected vectors of the same rows, got shapes {stored.shape} and {recomputed.shape}")
+    cosines = np.einsum("ij,ij->i", _unit(stored), _unit(recomputed))
+    lengths = np.linalg.norm(stored.astype(np.float64), axis=1)
+    return StoredVectorAgreement(
+        rows=len(stored),
+        mean_cosine=float(cosines.mean()),
+        min_cosine=float(cosines.min()),
+        matching_share=float((cosines >= threshold).mean()),
+        threshold=threshold,
+        unit_length_share=float((np.abs(lengths - 1) <= _UNIT_LENGTH_TOLERANCE).mean()),
+    )
+
+
+def _unit(vectors: Vectors) -> NDArray[np.float32]:
+    """Rows scaled to unit length; a row without direction stays zero."""
+    unit = vectors.astype(np.float32)
+    lengths = np.linalg.norm(unit, axis=1, keepdims=True)
+    unit /= np.where(lengths == 0, 1, lengths)
+    return unit

@@ -1,0 +1,102 @@
+"""The quality gate passes good measurements, fails bad ones, and says why."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from bge_pipeline.evaluation.gate import GateBounds, GateMode, QualityMeasurements, decide
+from bge_pipeline.evaluation.label_free import KnownItemSearch, NeighbourAgreement, StoredVectorAgreement
+
+GOOD = QualityMeasurements(
+    ndcg_old=0.5,
+    ndcg_new=0.6,
+    ann_recall=0.98,
+    neighbours=NeighbourAgreement(rows=2_000, k=20, overlap=0.2, rank_biased_overlap=0.2, chance_overlap=0.01),
+    known_items=KnownItemSearch(queries=200, rows=2_000, k=20, success_at_1=0.9, success_at_k=0.97, mrr=0.93),
+    stored_vectors=StoredVectorAgreement(
+        rows=64, mean_cosine=1.0, min_cosine=0.999, matching_share=1.0, threshold=0.95, unit_length_share=1.0
+    ),
+)
+BOUNDS = GateBounds()
+
+
+def test_good_measurements_pass() -> None:
+    result = decide(GOOD, BOUNDS)
+
+    assert result.passed
+    assert not result.blocks
+    assert result.failures == ()
+    assert result.summary() == "quality gate (enforce): 6 of 6 checks passed"
+
+
+@pytest.mark.parametrize(
+    ("measured", "failing"),
+    [
+        (replace(GOOD, ndcg_new=0.45), "ndcg_retained"),
+        (replace(GOOD, ann_recall=0.90), "ann_recall"),
+        (replace(GOOD, neighbours=replace(GOOD.neighbours, overlap=0.012)), "neighbour_agreement"),
+        (replace(GOOD, known_items=replace(GOOD.known_items, success_at_k=0.3)), "known_item_success"),
+        (replace(GOOD, stored_vectors=replace(GOOD.stored_vectors, matching_share=0.5)), "stored_vectors_matching"),
+        (replace(GOOD, stored_vectors=replace(GOOD.stored_vectors, unit_length_share=0.0)), "unit_length"),
+    ],
+)
+def test_each_bad_measurement_fails_its_own_check_and_stops_the_swap(
+    measured: QualityMeasurements, failing: str
+) -> None:
+    result = decide(measured, BOUNDS)
+
+    assert [check.name for check in result.failures] == [failing]
+    assert result.blocks
+    assert failing in result.summary()
+    assert "expected at least" in result.failures[0].explanation
+
+
+def test_a_measurement_on_the_bound_passes() -> None:
+    assert decide(replace(GOOD, ann_recall=BOUNDS.ann_recall), BOUNDS).passed
+
+
+def test_reranked_search_must_retain_more() -> None:
+    between = replace(GOOD, ndcg_old=1.0, ndcg_new=0.93)
+
+    assert decide(between, GateBounds.for_search(reranked=False)).passed
+    assert not decide(between, GateBounds.for_search(reranked=True)).passed
+
+
+def test_what_was_not_measured_does_not_fail_and_says_so() -> None:
+    result = decide(QualityMeasurements(), BOUNDS)
+
+    assert result.passed
+    assert {check.explanation for check in result.checks} == {"not measured"}
+    assert {check.value for check in result.checks} == {None}
+
+
+def test_an_old_search_that_found_nothing_cannot_be_made_worse() -> None:
+    assert decide(replace(GOOD, ndcg_old=0.0, ndcg_new=0.0), BOUNDS).passed
+
+
+@pytest.mark.parametrize(("mode", "blocks"), [("enforce", True), ("warn", False)])
+def test_only_enforce_stops_the_swap_on_failure(mode: GateMode, blocks: bool) -> None:
+    result = decide(replace(GOOD, ann_recall=0.1), BOUNDS, mode)
+
+    assert not result.passed
+    assert result.blocks is blocks
+    assert result.mode == mode
+
+
+def test_a_gate_that_is_off_checks_nothing() -> None:
+    result = decide(replace(GOOD, ann_recall=0.1), BOUNDS, "off")
+
+    assert result.passed
+    assert result.checks == ()
+    assert "off" in result.summary()
+
+
+def test_the_decision_is_plain_json() -> None:
+    metadata = decide(replace(GOOD, ann_recall=0.1), BOUNDS, "warn").as_metadata()
+
+    assert json.loads(json.dumps(metadata)) == metadata
+    assert metadata["mode"] == "warn"
+    assert metadata["checks"][1]["name"] == "ann_recall"
