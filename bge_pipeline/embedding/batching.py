@@ -69,11 +69,14 @@ def pad(tokens: RaggedTokens, batch: Batch, pad_id: int) -> dict[str, NDArray[np
     lengths = tokens.offsets[batch.rows + 1] - starts
     columns = np.arange(batch.length)
     is_token = columns < lengths[:, None]
-    source = np.where(is_token, starts[:, None] + columns, 0)
-    arrays = {
-        "input_ids": np.where(is_token, tokens.ids[source], pad_id).astype(np.int64),
-        "attention_mask": is_token.astype(np.int64),
-    }
+    source = (starts[:, None] + columns)[is_token]
+
+    def rectangle(values: NDArray[np.int32], filler: int) -> NDArray[np.int64]:
+        filled = np.full(is_token.shape, filler, np.int64)
+        filled[is_token] = values[source]
+        return filled
+
+    arrays = {"input_ids": rectangle(tokens.ids, pad_id), "attention_mask": is_token.astype(np.int64)}
     if tokens.types is not None:
-        arrays["token_type_ids"] = np.where(is_token, tokens.types[source], 0).astype(np.int64)
+        arrays["token_type_ids"] = rectangle(tokens.types, 0)
     return arrays

@@ -89,6 +89,11 @@ class HashingEncoder:
         self._seed = seed
         self._bucket_of = _WordBuckets()
 
+    @classmethod
+    def of_space(cls, space: EmbeddingSpace) -> HashingEncoder:
+        """The encoder that made the vectors of a recorded space, if its `revision` is of today's algorithm."""
+        return cls(space.dimensions, int(space.revision.rpartition("seed")[2]), name=space.model)
+
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
         """Hash the words of each text; words beyond the 8,192nd are cut off."""
         bucket_of = self._bucket_of.__getitem__

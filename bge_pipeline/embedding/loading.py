@@ -12,6 +12,7 @@ from bge_pipeline.embedding.calibration import CalibrationTexts, Guard, vector_g
 from bge_pipeline.embedding.encoder import QueryEncoder
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.models import ModelFiles, find_sentence_model
+from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.embedding.tokenizer import Tokenizer
 from bge_pipeline.embedding.transformer import Backend, TransformerEncoder
 from bge_pipeline.errors import ConfigurationError, ModelUnavailable
@@ -41,6 +42,37 @@ def load_encoder(settings: Settings, calibration_texts: CalibrationTexts | None 
     guard = vector_guard(calibration_texts, model.passage_prompt)
     tokenizer, backend = load_backend(model.files, model.pooling, model.space("fp32").fingerprint, settings, guard)
     return TransformerEncoder(model, tokenizer, backend, batch_size=settings.embedding_batch_size)
+
+
+def configured_space(settings: Settings) -> EmbeddingSpace:
+    """The embedding space that the settings ask for, from the model's files alone: nothing is loaded to run.
+
+    Raises:
+        ModelUnavailable: the model cannot be found.
+    """
+    if settings.embedding_model == HASHING:
+        return HashingEncoder(settings.embedding_dimensions).space
+    return find_sentence_model(settings.embedding_model).space(settings.embedding_precision)
+
+
+def load_encoder_of(space: EmbeddingSpace, settings: Settings) -> QueryEncoder | None:
+    """The encoder of a recorded embedding space, None where its model is not at hand or has changed."""
+    if space.revision.startswith(f"{HASHING}-"):
+        encoder = HashingEncoder.of_space(space)
+        return encoder if encoder.space.is_same_as(space) else None
+    try:
+        model = find_sentence_model(space.model)
+        if not model.space("fp32").is_same_as(space):
+            return None
+        chosen = {
+            "embedding_model": space.model,
+            "embedding_dimensions": space.dimensions,
+            "embedding_precision": "auto",
+        }
+        return load_encoder(settings.model_copy(update=chosen))
+    except ModelUnavailable as error:
+        _log.info("the model of the old vectors cannot be loaded: %s", error.message)
+        return None
 
 
 def load_backend(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +85,7 @@ class Tokenizer:
         for position, text in enumerate(texts):
             if len(text) > longest and len(encodings[position].ids) < self._max_tokens:
                 encodings[position] = self._tokenizer.encode(text)
-        return _ragged(encodings), self._truncated(encodings)
+        return self._ragged(encodings), self._truncated(encodings)
 
     def pairs(self, firsts: Sequence[str], seconds: Sequence[str]) -> tuple[RaggedTokens, NDArray[np.bool_]]:
         """Token ids of pairs of texts, and bool (n,) whether each was cut off."""
@@ -92,23 +93,19 @@ class Tokenizer:
         encodings = self._tokenizer.encode_batch_fast(
             [(first[:longest], second[:longest]) for first, second in zip(firsts, seconds, strict=True)]
         )
-        return _ragged(encodings, with_types=self.has_types), self._truncated(encodings)
+        tokens = self._ragged(encodings)
+        if not self.has_types:
+            return tokens, self._truncated(encodings)
+        types = np.fromiter(chain.from_iterable(encoding.type_ids for encoding in encodings), np.int32, len(tokens.ids))
+        return replace(tokens, types=types), self._truncated(encodings)
 
-    def _truncated(self, encodings: Sequence[object]) -> NDArray[np.bool_]:
-        return np.fromiter(
-            (len(encoding) == self._max_tokens and bool(encoding.overflowing) for encoding in encodings),  # type: ignore[attr-defined,arg-type]
-            np.bool_,
-            len(encodings),
-        )
+    def _ragged(self, encodings: Sequence[Any]) -> RaggedTokens:
+        # Some tokenizers turn an empty text into no tokens at all, of which no network makes a vector.
+        lists = [encoding.ids or [self.pad_id] for encoding in encodings]
+        offsets = np.zeros(len(lists) + 1, np.int64)
+        np.cumsum([len(ids) for ids in lists], out=offsets[1:])
+        return RaggedTokens(np.fromiter(chain.from_iterable(lists), np.int32, int(offsets[-1])), offsets)
 
-
-def _ragged(encodings: Sequence[object], *, with_types: bool = False) -> RaggedTokens:
-    lists = [encoding.ids for encoding in encodings]  # type: ignore[attr-defined]
-    offsets = np.zeros(len(lists) + 1, np.int64)
-    np.cumsum([len(ids) for ids in lists], out=offsets[1:])
-    total = int(offsets[-1])
-    types = None
-    if with_types:
-        type_lists = (encoding.type_ids for encoding in encodings)  # type: ignore[attr-defined]
-        types = np.fromiter(chain.from_iterable(type_lists), np.int32, total)
-    return RaggedTokens(np.fromiter(chain.from_iterable(lists), np.int32, total), offsets, types)
+    def _truncated(self, encodings: Sequence[Any]) -> NDArray[np.bool_]:
+        was_cut = (len(encoding) == self._max_tokens and bool(encoding.overflowing) for encoding in encodings)
+        return np.fromiter(was_cut, np.bool_, len(encodings))

