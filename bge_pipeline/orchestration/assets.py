@@ -4,6 +4,7 @@ import dagster as dg
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.ranges import IdRange
+from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.orchestration import partitions
 from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
@@ -13,7 +14,7 @@ from bge_pipeline.orchestration.names import BACKFILLED, GROUP, OWNERS, POOL, RE
 from bge_pipeline.orchestration.progress import log_backfill, log_index_build
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
-from bge_pipeline.phases.migrate import configured_space, swap_when_caught_up
+from bge_pipeline.phases.migrate import swap_when_caught_up
 from bge_pipeline.settings import Settings
 
 

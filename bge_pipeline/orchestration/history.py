@@ -1,14 +1,14 @@
-"""What a migration took, read from the latest materializations: the facts behind `benchmark_report`."""
+"""What a migration took, read from its materializations: the facts behind `benchmark_report`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import dagster as dg
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.orchestration.books import materializations_since_expansion
 from bge_pipeline.orchestration.names import BACKFILLED, SCHEMA, SWAPPED
-from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 
@@ -17,12 +17,12 @@ _MEBIBYTE = 1 << 20
 
 @dataclass(frozen=True)
 class MigrationHistory:
-    """Figures of the latest run of each phase.
+    """Figures of the migration since its column was added.
 
     Attributes:
         partitions: partitions of the backfill that have been materialized.
-        rows: vectors written in them.
-        backfill_seconds: wall time, summed over partitions.
+        rows: vectors that their runs wrote; a failed run is not among them.
+        backfill_seconds: wall time, summed over those runs.
         encode_seconds, write_seconds: time that the encoder and the writer were busy; they overlap.
         table_bytes_before: size of the table with its indexes before expand; None where expand was not run by Dagster.
         table_bytes_after: size now, with both columns until the old one is retired.
@@ -98,15 +98,17 @@ class MigrationHistory:
 def read_history(instance: dg.DagsterInstance, database: Database, settings: Settings) -> MigrationHistory:
     """The history of the configured table, as far as Dagster ran it."""
     status = read_status(database, settings)
-    parts = [facts for key in known_keys(instance) if (facts := latest_metadata(instance, BACKFILLED, key))]
-    schema, swapped = latest_metadata(instance, SCHEMA), latest_metadata(instance, SWAPPED)
+    found = materializations_since_expansion(instance, BACKFILLED)
+    parts = [_plain(materialization) for materialization in found]
+    schema = _latest(materializations_since_expansion(instance, SCHEMA))
+    swapped = _latest(materializations_since_expansion(instance, SWAPPED))
     latest = parts[-1] if parts else {}
     return MigrationHistory(
         table=status.table,
         phase=status.phase,
         model=str(latest.get("model", status.new_model or status.model)),
         device=str(latest.get("device", "unknown")),
-        partitions=len(parts),
+        partitions=len({materialization.partition for materialization in found}),
         rows=_total(parts, "rows"),
         truncated=_total(parts, "truncated"),
         quarantined=status.quarantined,
@@ -126,20 +128,20 @@ def read_history(instance: dg.DagsterInstance, database: Database, settings: Set
     )
 
 
-def latest_metadata(instance: dg.DagsterInstance, asset: str, partition: str | None = None) -> Mapping[str, Any]:
-    """The plain values of an asset's, or a partition's, latest materialization; empty without one."""
-    scope = dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[partition] if partition else None)
-    records = instance.fetch_materializations(scope, limit=1).records
-    materialization = records[0].asset_materialization if records else None
-    return {name: value.value for name, value in materialization.metadata.items()} if materialization else {}
-
-
 def vector_bytes(dimensions: int) -> int:
     """Bytes of one pgvector `vector`: four a dimension and eight of header."""
     return 4 * dimensions + 8
 
 
-def _total(parts: list[Mapping[str, Any]], name: str) -> int:
+def _plain(materialization: dg.AssetMaterialization) -> Mapping[str, Any]:
+    return {name: value.value for name, value in materialization.metadata.items()}
+
+
+def _latest(materializations: Sequence[dg.AssetMaterialization]) -> Mapping[str, Any]:
+    return _plain(materializations[-1]) if materializations else {}
+
+
+def _total(parts: Sequence[Mapping[str, Any]], name: str) -> int:
     return sum(int(part.get(name, 0)) for part in parts)
 
 

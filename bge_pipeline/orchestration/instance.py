@@ -93,18 +93,36 @@ def run_dev(settings: Settings, port: int = DEFAULT_PORT, host: str = DEFAULT_HO
         }
     command = ["-m", "dagster", "dev", "-m", "bge_pipeline.definitions", "-p", str(port), "-h", host]
     print(f"Dagster UI: http://{host}:{port}  (Ctrl-C stops it)", flush=True)  # noqa: T201
-    process = subprocess.Popen(  # noqa: S603
-        [sys.executable, "-W", "ignore::dagster.SupersessionWarning", *command],
-        env=os.environ | environment(settings) | urls,
-    )
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        # On Ctrl-C the terminal tells Dagster as well; a second SIGINT does it no harm while it shuts down.
-        process.send_signal(signal.SIGINT)
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _passing_signals_on() as started:
+        # In a session of its own, Dagster hears of Ctrl-C once, from here, and can end its processes in order.
+        process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-W", "ignore::dagster.SupersessionWarning", *command],
+            env=os.environ | environment(settings) | urls,
+            start_new_session=True,
+        )
+        started(process)
         return process.wait()
+
+
+@contextmanager
+def _passing_signals_on() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
+    """Turn the first signal that asks this process to end into an interrupt of the child that it is told of."""
+    children: list[subprocess.Popen[bytes]] = []
+    asked: list[int] = []
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        if not asked and children:
+            children[0].send_signal(signal.SIGINT)
+        asked.append(number)
+
+    def started(child: subprocess.Popen[bytes]) -> None:
+        children.append(child)
+        if asked:
+            child.send_signal(signal.SIGINT)
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield started
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -5,7 +5,6 @@ from pydantic import Field
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.orchestration.assets import backfill_metadata
 from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
 from bge_pipeline.orchestration.names import BACKFILLED, POOL, REPORT, SCHEMA, SWAPPED
@@ -50,7 +49,7 @@ def embed_pending(
         result = backfill(
             database, settings, embeddings.encoder, on_progress=log_backfill(context.log, "embed_pending")
         )
-    context.log_event(dg.AssetObservation(BACKFILLED, metadata=backfill_metadata(result)))
+    context.log_event(dg.AssetObservation(BACKFILLED, metadata=as_dagster_metadata(result.as_metadata())))
 
 
 @dg.op(retry_policy=TRANSIENT_RETRIES, description="Exchange the columns back; the new vectors are kept beside them.")
