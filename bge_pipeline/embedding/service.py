@@ -108,6 +108,14 @@ class EmbeddingsService:
                 self._reranker_was_tried = True
             return self._reranker
 
+    def device_memory_bytes(self) -> int | None:
+        """The most that was allocated on the GPU so far; None on a CPU."""
+        if not self.device.startswith("cuda"):
+            return None
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(self.device))
+
     def encode_texts(self, texts: Sequence[str], batch_size: int | None = None) -> NDArray[np.float32]:
         """Vectors float32 (n, dimensions) of passages, in order, of unit length; (0, dimensions) for no texts.
 

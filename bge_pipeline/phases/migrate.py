@@ -12,10 +12,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.index_build import BuildProgress
 from bge_pipeline.database.reader import sample_texts
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.embedding.hashing import HashingEncoder
-from bge_pipeline.embedding.models import find_sentence_model
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import SwapRefused
 from bge_pipeline.phases.backfill import BackfillProgress, BackfillResult, backfill
 from bge_pipeline.phases.expand import ExpandResult, expand
@@ -60,17 +57,6 @@ def open_service(database: Database, settings: Settings) -> Iterator[EmbeddingsS
         yield service
     finally:
         service.shutdown()
-
-
-def configured_space(settings: Settings) -> EmbeddingSpace:
-    """The embedding space that the settings ask for, from the model's files alone: nothing is loaded to run.
-
-    Raises:
-        ModelUnavailable: the model cannot be found.
-    """
-    if settings.embedding_model == "hashing":
-        return HashingEncoder(settings.embedding_dimensions).space
-    return find_sentence_model(settings.embedding_model).space(settings.embedding_precision)
 
 
 def migrate(

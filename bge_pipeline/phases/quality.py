@@ -75,7 +75,7 @@ def measure_quality(database: Database, settings: Settings, service: EmbeddingsS
     target = TargetTable.from_settings(settings)
     with database.autocommit() as connection:
         state = read_state(connection, target)
-        new, old = _columns(state)
+        new, old = quality_columns(state)
         columns = [new] if old is None else [new, old]
         sample = sample_vectors(connection, target, columns, settings.quality_sample_rows)
         if not len(sample):
@@ -112,7 +112,7 @@ def search_quality(
     return ranking_quality(judged.qrels, rankings, k)
 
 
-def _columns(state: MigrationState) -> tuple[str, str | None]:
+def quality_columns(state: MigrationState) -> tuple[str, str | None]:
     """The column of the new vectors and the one of the old, where both are there."""
     if state.new is not None:
         return state.new.name, state.table.target.embedding_column

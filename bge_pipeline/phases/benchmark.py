@@ -1,0 +1,333 @@
+"""Benchmark: measure encoding, reranking, search and storage of the target table as they are now. Changes nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection
+
+from bge_pipeline.database.catalog import pgvector_version
+from bge_pipeline.database.connection import Database, server_version
+from bge_pipeline.database.indexes import indexes_on
+from bge_pipeline.database.journal import JournalEntry, read_journal
+from bge_pipeline.database.reader import sample_texts
+from bge_pipeline.database.size import table_bytes
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.vectors import SampledRows, sample_vectors
+from bge_pipeline.embedding.loading import load_encoder_of
+from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.evaluation.judgements import JudgedQueries, load_judged_queries
+from bge_pipeline.evaluation.label_free import excerpts
+from bge_pipeline.evaluation.report import (
+    BASELINE_TEXTS_PER_SECOND,
+    UNMEASURED,
+    BenchmarkReport,
+    Claim,
+    EncodeRun,
+    PhaseTime,
+    RerankRun,
+    SearchRun,
+    Storage,
+)
+from bge_pipeline.phases.quality import measure_quality, quality_columns, search_quality
+from bge_pipeline.phases.state import MigrationState, read_state, space_of
+from bge_pipeline.search import Retriever, SearchMode
+from bge_pipeline.settings import Settings
+
+DEFAULT_TEXTS = 5_000
+DEFAULT_BATCH_SIZES = (32, 128, 256)
+_QUERIES = 50
+_RERANKED_DOCUMENTS = 200
+_NEIGHBOURS = 20
+
+
+def benchmark(
+    database: Database,
+    settings: Settings,
+    service: EmbeddingsService,
+    *,
+    texts: int = DEFAULT_TEXTS,
+    batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> BenchmarkReport:
+    """Measure the table and the model on this machine.
+
+    Args:
+        database: where the target table is.
+        settings: name the table and the model.
+        service: the model.
+        texts: texts of the table that are encoded at each batch size; repeated where the table has fewer.
+        batch_sizes: ceilings on the texts in one forward pass.
+        on_step: told what is being measured.
+    """
+    target = TargetTable.from_settings(settings)
+    with database.autocommit() as connection:
+        state = read_state(connection, target)
+        rows = int(connection.execute(target.sql("SELECT count(*) FROM {table}")).scalar_one())
+        sample = sample_texts(connection, target, texts)
+        journal = read_journal(connection, target)
+        storage = _storage(connection, state)
+        versions = _versions(connection)
+    notes: list[str] = []
+    encode = tuple(_encode(service, _repeated(sample, texts), size, on_step) for size in batch_sizes) if sample else ()
+    if not encode:
+        notes.append("the table has no text: nothing was encoded")
+    rerank = _rerank(service, sample, settings, notes, on_step)
+    on_step("search")
+    search = _search(database, settings, service, state, notes)
+    on_step("quality")
+    quality = measure_quality(database, settings, service) if state.phase != "legacy" else None
+    swap = _latest(journal, "swap")
+    backfills = [entry for entry in journal if entry.act == "backfill"]
+    built = [entry for entry in journal if entry.act == "swap" and entry.facts.get("index_built")]
+    return BenchmarkReport(
+        created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        table=str(target),
+        phase=state.phase,
+        rows=rows,
+        model=service.space.model,
+        dimensions=service.dimensions,
+        device=service.device,
+        precision=service.space.precision,
+        hardware=hardware(),
+        versions=versions,
+        encode=encode,
+        rerank=rerank,
+        search=search,
+        storage=storage,
+        phases=tuple(_phase_time(entry) for entry in journal),
+        gate=quality.gate.as_metadata() if quality else None,
+        gate_summary=quality.gate.summary() if quality else "nothing to compare yet",
+        index_seconds=float(built[-1].facts["index_seconds"]) if built else None,
+        lock_milliseconds=float(swap["lock_milliseconds"]) if swap else None,
+        backfill_texts_per_second=_rate(backfills, "seconds"),
+        write_rows_per_second=_rate(backfills, "write_seconds"),
+        claims=_claims(service, encode, storage, rerank, quality.gate.as_metadata() if quality else None),
+        notes=tuple(notes),
+    )
+
+
+def hardware() -> str:
+    """The machine in words: processor, cores, memory."""
+    processor = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123 - a kernel file, read line by line
+            processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), processor)
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (OSError, ValueError):
+        return f"{processor}, {os.cpu_count()} cores"
+    return f"{processor}, {os.cpu_count()} cores, {memory:.0f} GiB"
+
+
+def _versions(connection: Connection) -> dict[str, str]:
+    return {
+        "PostgreSQL": str(server_version(connection) // 10_000),
+        "pgvector": pgvector_version(connection) or "none",
+        "Python": platform.python_version(),
+        "bge-pipeline": version("bge-pipeline"),
+    }
+
+
+def _repeated(texts: list[str], count: int) -> list[str]:
+    return (texts * (count // len(texts) + 1))[:count]
+
+
+def _encode(
+    service: EmbeddingsService, texts: list[str], batch_size: int, on_step: Callable[[str], None]
+) -> EncodeRun:
+    on_step(f"encoding {len(texts):,} texts, batch size {batch_size}")
+    tokens = int(service.encoder.tokenize(texts).token_counts.sum())
+    service.encode_texts(texts[:batch_size], batch_size=batch_size)
+    started = time.perf_counter()
+    service.encode_texts(texts, batch_size=batch_size)
+    seconds = time.perf_counter() - started
+    return EncodeRun(batch_size, len(texts), tokens, seconds, service.device_memory_bytes())
+
+
+def _rerank(
+    service: EmbeddingsService,
+    texts: list[str],
+    settings: Settings,
+    notes: list[str],
+    on_step: Callable[[str], None],
+) -> RerankRun | None:
+    if not settings.enable_reranker:
+        notes.append("reranking was not measured: ENABLE_RERANKER is not set")
+        return None
+    reranker = service.reranker
+    if reranker is None or not texts:
+        notes.append("reranking was not measured: no reranker could be loaded")
+        return None
+    on_step(f"reranking {_QUERIES} queries of {_RERANKED_DOCUMENTS} documents")
+    documents = _repeated(texts, _RERANKED_DOCUMENTS)
+    queries = _repeated(excerpts(texts[:_QUERIES]), _QUERIES)
+    service.rerank(queries[0], documents[:8])
+    started = time.perf_counter()
+    for query in queries:
+        service.rerank(query, documents)
+    return RerankRun(reranker.model, len(queries), len(documents), time.perf_counter() - started)
+
+
+class _StoredVectors:
+    """Stands in for an encoder that is not at hand: the vector of a known text is the one stored with its row."""
+
+    def __init__(self, rows: SampledRows, column: str) -> None:
+        self._vectors = dict(zip(rows.texts, rows.vectors[column], strict=True))
+
+    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors of texts of the sample."""
+        return np.stack([self._vectors[text] for text in texts])
+
+
+def _search(
+    database: Database, settings: Settings, service: EmbeddingsService, state: MigrationState, notes: list[str]
+) -> tuple[SearchRun, ...]:
+    target = state.table.target
+    judged = load_judged_queries(settings.eval_queries) if settings.eval_queries is not None else None
+    runs = []
+    if state.phase == "legacy":
+        columns: dict[str, str] = {"old": target.embedding_column}
+    else:
+        new, old = quality_columns(state)
+        columns = {"new": new} | ({"old": old} if old is not None else {})
+    with database.autocommit() as connection:
+        rows = sample_vectors(connection, target, list(columns.values()), _QUERIES)
+    if not len(rows):
+        notes.append("search was not measured: the table has no vectors")
+        return ()
+    if "old" in columns:
+        runs.append(_search_old(database, settings, state, rows, columns["old"], judged, notes))
+    if "new" in columns:
+        queries = list(judged.queries.values())[:_QUERIES] if judged else excerpts(rows.texts)
+        retriever = Retriever(database, settings, service, column=columns["new"])
+        for mode in ("dense", "hybrid"):
+            runs.append(_timed(retriever, f"new {mode}", queries, mode, judged, encodes=True))
+    return tuple(runs)
+
+
+def _search_old(
+    database: Database,
+    settings: Settings,
+    state: MigrationState,
+    rows: SampledRows,
+    column: str,
+    judged: JudgedQueries | None,
+    notes: list[str],
+) -> SearchRun:
+    space = space_of(state.table.columns[column])
+    encoder = load_encoder_of(space, settings) if space is not None else None
+    if encoder is not None:
+        retriever = Retriever(database, settings, query_encoder=encoder, column=column)
+        queries = list(judged.queries.values())[:_QUERIES] if judged else excerpts(rows.texts)
+        return _timed(retriever, "old dense", queries, "dense", judged, encodes=True)
+    notes.append("the old model is not at hand: the old column was searched with vectors stored in it, without encoding")
+    retriever = Retriever(database, settings, query_encoder=_StoredVectors(rows, column), column=column)
+    return _timed(retriever, "old dense", list(rows.texts), "dense", None, encodes=False)
+
+
+def _timed(
+    retriever: Retriever, name: str, queries: list[str], mode: SearchMode, judged: JudgedQueries | None, *, encodes: bool
+) -> SearchRun:
+    retriever.search(queries[0], mode=mode, rerank="never", top_k=_NEIGHBOURS)
+    milliseconds = [
+        1_000 * retriever.search(query, mode=mode, rerank="never", top_k=_NEIGHBOURS).seconds.total for query in queries
+    ]
+    return SearchRun(
+        name=name,
+        queries=len(queries),
+        p50_milliseconds=float(np.percentile(milliseconds, 50)),
+        p95_milliseconds=float(np.percentile(milliseconds, 95)),
+        encodes=encodes,
+        ndcg=search_quality(retriever, judged, mode=mode).ndcg if judged is not None else None,
+    )
+
+
+def _storage(connection: Connection, state: MigrationState) -> Storage:
+    target = state.table.target
+    new, old = (state.table.embedding.name, None) if state.phase == "legacy" else quality_columns(state)
+    expanded = read_journal(connection, target, "expand")
+    indexes = [i for i in indexes_on(connection, state.table.oid, state.table.columns[new].number) if i.is_vector_index]
+    old_dimensions = state.table.columns[old].dimensions if old is not None else None
+    return Storage(
+        old_vector_bytes=_vector_bytes(old_dimensions) if old_dimensions else None,
+        new_vector_bytes=_vector_bytes(state.table.columns[new].dimensions or 0),
+        table_bytes_before=int(expanded[0].facts["table_bytes_before"]) if expanded else None,
+        table_bytes_now=table_bytes(connection, target),
+        index_bytes=indexes[0].bytes if indexes else None,
+    )
+
+
+def _vector_bytes(dimensions: int) -> int:
+    """Bytes of one pgvector `vector`: https://github.com/pgvector/pgvector#vector-type."""
+    return 4 * dimensions + 8
+
+
+def _phase_time(entry: JournalEntry) -> PhaseTime:
+    facts = entry.facts
+    seconds = float(facts.get("seconds", facts.get("index_seconds", 0.0)))
+    detail = {
+        "expand": lambda: f"column {facts['column']}",
+        "backfill": lambda: f"{facts['rows']:,} rows, ids {facts['id_range']}",
+        "swap": lambda: f"index {facts['index_name']}, lock held for {facts['lock_milliseconds']:.0f} ms",
+        "rollback": lambda: f"lock held for {facts['lock_milliseconds']:.0f} ms",
+    }.get(entry.act, lambda: "")()
+    return PhaseTime(entry.act, entry.at, seconds, detail)
+
+
+def _latest(journal: Sequence[JournalEntry], act: str) -> dict[str, object] | None:
+    return next((entry.facts for entry in reversed(journal) if entry.act == act), None)
+
+
+def _rate(backfills: Sequence[JournalEntry], clock: str) -> float | None:
+    seconds = sum(float(entry.facts[clock]) for entry in backfills)
+    return sum(int(entry.facts["rows"]) for entry in backfills) / seconds if seconds else None
+
+
+def _claims(
+    service: EmbeddingsService,
+    encode: Sequence[EncodeRun],
+    storage: Storage,
+    rerank: RerankRun | None,
+    gate: dict[str, object] | None,
+) -> tuple[Claim, ...]:
+    best = max((run.texts_per_second for run in encode), default=0.0)
+    here = f"{best:,.0f} texts/s ({service.space.model}, {service.device}, {service.space.precision})"
+    on_gpu = service.device.startswith("cuda")
+    retained = _gate_value(gate, "ndcg_retained")
+    smaller = (
+        f"{1 - storage.new_vector_bytes / storage.old_vector_bytes:.0%}" if storage.old_vector_bytes else "not recorded"
+    )
+    return (
+        Claim("encoding, consumer GPU", "1,500 to 2,000 texts/s", here if on_gpu else f"{UNMEASURED}; here {here}"),
+        Claim("encoding, GTE-Qwen2-1.5B", "30 to 50 texts/s", UNMEASURED),
+        Claim(
+            f"speed-up over {BASELINE_TEXTS_PER_SECOND:.0f} texts/s",
+            "about 50 times",
+            f"{best / BASELINE_TEXTS_PER_SECOND:,.1f} times"
+            + ("" if on_gpu else ", though this machine has no GPU and the baseline had one"),
+        ),
+        Claim("one vector", "75% smaller", smaller),
+        Claim(
+            "nDCG@20 retained",
+            "0.92, with the reranker 0.95",
+            f"{retained:.2f}" if retained is not None else "not measured: needs EVAL_QUERIES and the old model",
+        ),
+        Claim(
+            "reranking 200 candidates",
+            "with bge-reranker-large",
+            f"{rerank.milliseconds_per_query:,.0f} ms a query ({rerank.model})" if rerank else UNMEASURED,
+        ),
+    )
+
+
+def _gate_value(gate: dict[str, object] | None, name: str) -> float | None:
+    checks = gate["checks"] if gate is not None else []
+    assert isinstance(checks, list)
+    return next((check["value"] for check in checks if check["name"] == name), None)
