@@ -1,0 +1,12 @@
+"""The query path: dense, lexical and hybrid search over the target table, reranking, query expansion, ANN recall.
+
+`retriever` is the door. Under it: `column` (what the searched column holds), `encoders` (whose vectors fit), `query` (what
+was typed), `statements` (the SQL), `wire` (one round trip), `scan` (probes, ef_search), `certainty` and `reranking`,
+`expansion` and `chat`. Beside it: `text_index`, `ann` (recall of the index), `comparison` (what a stage costs and brings).
+"""
+
+from bge_pipeline.search.results import RerankMode, SearchMode, SearchResponse, SearchResult
+from bge_pipeline.search.retriever import Retriever
+from bge_pipeline.search.text_index import create_text_index
+
+__all__ = ["RerankMode", "Retriever", "SearchMode", "SearchResponse", "SearchResult", "create_text_index"]

@@ -1,0 +1,159 @@
+"""The column that search reads: its embedding space, its indexes, and a signature that shows when any of it changed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import pgvector.sqlalchemy  # noqa: F401 - teaches SQLAlchemy the vector types it meets in the catalog
+from sqlalchemy import Column as TableColumn
+from sqlalchemy import Connection, MetaData, Table, bindparam, inspect, text
+from sqlalchemy.sql.elements import TextClause
+
+from bge_pipeline.database.catalog import Column, describe_table, pgvector_version
+from bge_pipeline.database.sql import quote
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.embedding.space import EmbeddingSpace
+from bge_pipeline.errors import TargetTableError
+from bge_pipeline.search.scan import VectorIndex
+from bge_pipeline.settings import Settings
+
+SEARCHABLE_TYPES = ("vector", "halfvec")
+
+# Everything that a statement of ours was built on: which column bears the name, what it holds, what is indexed.
+_SIGNATURE = """
+SELECT md5(concat_ws(' ', a.attrelid, a.attnum, format_type(a.atttypid, a.atttypmod),
+                     col_description(a.attrelid, a.attnum),
+                     (SELECT string_agg(i.indexrelid::text, ',' ORDER BY i.indexrelid) FROM pg_index i
+                      WHERE i.indrelid = a.attrelid AND i.indisvalid)))
+FROM pg_attribute a
+WHERE a.attrelid = CAST(:signature_table AS regclass) AND a.attname = :signature_column AND NOT a.attisdropped
+"""
+_VECTOR_INDEXES = """
+SELECT c.relname AS name, m.amname AS method, o.opcname AS operator_class,
+       pg_get_indexdef(c.oid, 1, true) AS expression, array_to_string(c.reloptions, ' ') AS options
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+JOIN pg_am m ON m.oid = c.relam JOIN pg_opclass o ON o.oid = i.indclass[0]
+WHERE i.indrelid = :oid AND i.indisvalid AND i.indnatts = 1
+  AND o.opcname ~ '^(vector|halfvec)_(cosine|l2|ip|l1)_ops$'
+  AND EXISTS (SELECT FROM pg_depend d
+              WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+                AND d.refclassid = 'pg_class'::regclass AND d.refobjid = :oid AND d.refobjsubid = :number)
+ORDER BY i.indpred IS NOT NULL, o.opcname !~ 'cosine', c.relname
+"""
+_HAS_TEXT_INDEX = """
+SELECT EXISTS (
+  SELECT FROM pg_index i
+  WHERE i.indrelid = :oid AND i.indisvalid AND i.indpred IS NULL
+    AND pg_get_indexdef(i.indexrelid, 1, true) IN (
+      format('to_tsvector(%L::regconfig, %I)', CAST(:config AS regconfig)::text, CAST(:column AS text)),
+      format('to_tsvector(%L::regconfig, %I::text)', CAST(:config AS regconfig)::text, CAST(:column AS text))))
+"""
+
+
+@dataclass(frozen=True)
+class SearchedColumn:
+    """What a statement of ours is built on.
+
+    Attributes:
+        target: the target table.
+        column: the vector column as the catalog has it.
+        signature: changes whenever something here does; `signature_statement` reads it again.
+        table: the table with its columns' types, for filters.
+        index: the ANN index to use, None where every row must be compared.
+        has_text_index: whether an index of `create_text_index` is there.
+        text_config: PostgreSQL's text search configuration.
+        estimated_rows: the planner's.
+        pgvector: version of the extension, for example (0, 8, 5).
+    """
+
+    target: TargetTable
+    column: Column
+    signature: str
+    table: Table
+    index: VectorIndex | None
+    has_text_index: bool
+    text_config: str
+    estimated_rows: int
+    pgvector: tuple[int, ...]
+
+    @property
+    def space(self) -> EmbeddingSpace | None:
+        """The embedding space of the vectors, None where nobody recorded it."""
+        note = self.column.note
+        return EmbeddingSpace.from_dict(note.space) if note is not None and note.space is not None else None
+
+    @property
+    def expression(self) -> str:
+        """What is compared with the query's vector, as SQL: what the index holds, or the column."""
+        return self.index.expression if self.index is not None else quote(self.column.name)
+
+    @property
+    def element(self) -> str:
+        """The type of `expression`: `vector` or `halfvec`."""
+        return self.index.element if self.index is not None else self.column.type_name
+
+    @property
+    def metric(self) -> str:
+        """How two vectors are compared: the index's way, or by cosine."""
+        return self.index.metric if self.index is not None else "cosine"
+
+    def __str__(self) -> str:
+        return f"column {self.column.name!r} of {self.target}"
+
+
+def signature_statement(target: TargetTable, column: str) -> TextClause:
+    """The query for the signature as it is now: one row, or none where the column is gone."""
+    return text(_SIGNATURE).bindparams(bindparam("signature_table", str(target)), bindparam("signature_column", column))
+
+
+def read_column(connection: Connection, settings: Settings, name: str | None = None) -> SearchedColumn:
+    """What is in column `name` of the target table; None stands for TARGET_EMBEDDING_COLUMN.
+
+    Raises:
+        TargetTableError: the table or the column is not there, or does not hold dense vectors.
+    """
+    target = TargetTable.from_settings(settings)
+    name = name or target.embedding_column
+    # Read first: a change between this and the rest shows as a signature that does not match the next search's.
+    signature = (
+        connection.execute(signature_statement(target, name)).scalar_one_or_none()
+        if _exists(connection, target)
+        else None
+    )
+    described = describe_table(connection, target)
+    column = described.columns.get(name)
+    if column is None or signature is None or column.type_name not in SEARCHABLE_TYPES:
+        held = "there is no such column" if column is None else f"it is {column.full_type}"
+        raise TargetTableError(f"expected a vector or halfvec column {name!r} in {target} to search, {held}")
+    columns = inspect(connection).get_columns(target.table, schema=target.schema)
+    values = {"oid": described.oid, "config": settings.search_language, "column": target.text_column}
+    return SearchedColumn(
+        target=target,
+        column=column,
+        signature=signature,
+        table=Table(
+            target.table, MetaData(), *(TableColumn(c["name"], c["type"]) for c in columns), schema=target.schema
+        ),
+        index=_vector_index(connection, described.oid, column.number),
+        has_text_index=connection.execute(text(_HAS_TEXT_INDEX), values).scalar_one(),
+        text_config=settings.search_language,
+        estimated_rows=described.estimated_rows,
+        pgvector=tuple(int(part) for part in (pgvector_version(connection) or "0").split(".")),
+    )
+
+
+def _exists(connection: Connection, target: TargetTable) -> bool:
+    return connection.execute(text("SELECT to_regclass(:name)"), {"name": str(target)}).scalar_one() is not None
+
+
+def _vector_index(connection: Connection, oid: int, number: int) -> VectorIndex | None:
+    row = connection.execute(text(_VECTOR_INDEXES), {"oid": oid, "number": number}).first()
+    if row is None:
+        return None
+    element, metric, _ = row.operator_class.split("_")
+    lists = re.search(r"\blists=(\d+)", row.options or "")
+    default_lists = 100 if row.method == "ivfflat" else 0
+    return VectorIndex(
+        row.name, row.method, metric, row.expression, element, int(lists.group(1)) if lists else default_lists
+    )
