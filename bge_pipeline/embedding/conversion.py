@@ -101,11 +101,12 @@ def _convert(files: ModelFiles, pooling: str | None, target: Path) -> None:
 
 
 def _quantize(source: Path, target: Path) -> None:
+    with np.load(target / _CALIBRATION_FILE) as arrays:
+        tokens = RaggedTokens(arrays["ids"], arrays["offsets"], arrays["types"] if len(arrays["types"]) else None)
+
     import nncf
     import openvino as ov
 
-    with np.load(target / _CALIBRATION_FILE) as arrays:
-        tokens = RaggedTokens(arrays["ids"], arrays["offsets"], arrays["types"] if len(arrays["types"]) else None)
     nncf.set_log_level(logging.ERROR)
     # One text at a time: padding would enter the statistics of the activations.
     singles = [pad(tokens, batch, 0) for batch in plan_batches(tokens.lengths, token_budget=1, max_texts=1)]

@@ -91,7 +91,7 @@ def test_a_folder_that_is_not_there_is_named():
 
 def test_a_folder_without_weights_is_refused(folder):
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelUnavailable, match="expected config.json and model.safetensors"):
+    with pytest.raises(ModelUnavailable, match=r"expected config\.json and model\.safetensors"):
         find_sentence_model(str(folder))
 
 

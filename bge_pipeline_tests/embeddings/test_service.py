@@ -1,0 +1,152 @@
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from bge_pipeline.embedding import loading, service
+from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.errors import ConfigurationError, EncodingError
+from bge_pipeline.settings import load_settings
+
+
+@pytest.fixture
+def settings(settings):
+    """The real model on PyTorch, so that nothing is converted."""
+    return settings.model_copy(update={"embedding_backend": "torch", "embedding_precision": "fp32"})
+
+
+@pytest.fixture(autouse=True)
+def _no_service_is_left_behind():
+    yield
+    if EmbeddingsService._instance is not None:
+        EmbeddingsService._instance.shutdown()
+
+
+@pytest.fixture
+def bundled_service(settings):
+    embeddings = EmbeddingsService.from_settings(settings)
+    yield embeddings
+    embeddings.shutdown()
+
+
+@pytest.fixture
+def hashing():
+    return load_settings(embedding_model="hashing")
+
+
+def test_a_query_is_nearer_to_its_passage_than_to_another(bundled_service):
+    passages = bundled_service.encode_texts(
+        [
+            "Use the del statement to remove an entry from a mapping.",
+            "The server listens on a TCP port and accepts connections.",
+        ]
+    )
+    queries = bundled_service.encode_queries(["how to delete a dictionary key", "open a network socket"])
+    similarities = queries @ passages.T
+    assert similarities.argmax(axis=1).tolist() == [0, 1]
+
+
+def test_vectors_are_float32_of_unit_length_in_order(bundled_service):
+    texts = ["a", "a much longer text about nothing in particular " * 5, "", "b"]
+    vectors = bundled_service.encode_texts(texts, batch_size=2)
+    assert (vectors.shape, vectors.dtype) == ((4, 384), np.float32)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    for text, vector in zip(texts, vectors, strict=True):
+        np.testing.assert_allclose(bundled_service.encode_texts([text])[0], vector, atol=1e-5)
+
+
+def test_no_texts_give_no_vectors(bundled_service):
+    assert bundled_service.encode_texts([]).shape == (0, 384)
+    assert bundled_service.encode_queries([]).shape == (0, 384)
+
+
+def test_the_service_says_what_it_is(bundled_service):
+    assert bundled_service.dimensions == 384
+    assert bundled_service.device == "cpu"
+    assert bundled_service.space.model == "sentence-transformers/all-MiniLM-L6-v2"
+    assert bundled_service.quantization is None
+
+
+def test_queries_get_the_prompt_and_passages_do_not(settings, monkeypatch):
+    find = loading.find_sentence_model
+    from dataclasses import replace
+
+    monkeypatch.setattr(loading, "find_sentence_model", lambda name: replace(find(name), query_prompt="find: "))
+    embeddings = EmbeddingsService.from_settings(settings)
+    np.testing.assert_allclose(embeddings.encode_queries(["cats"]), embeddings.encode_texts(["find: cats"]), atol=1e-6)
+    assert not np.allclose(embeddings.encode_queries(["cats"]), embeddings.encode_texts(["cats"]), atol=1e-2)
+
+
+def test_dimensions_that_do_not_match_are_refused_before_the_model_is_loaded(settings, monkeypatch):
+    monkeypatch.setattr(loading, "load_backend", pytest.fail)
+    with pytest.raises(ConfigurationError, match=r"EMBEDDING_DIMENSIONS=512, but .* makes vectors of 384 dimensions"):
+        EmbeddingsService.from_settings(settings.model_copy(update={"embedding_dimensions": 512}))
+
+
+def test_one_service_serves_the_process_whichever_thread_asks(hashing, monkeypatch):
+    made = []
+    load_encoder = service.load_encoder
+    monkeypatch.setattr(service, "load_encoder", lambda *args: made.append(1) or load_encoder(*args))
+    with ThreadPoolExecutor(8) as pool:
+        services = set(pool.map(lambda _: EmbeddingsService.init_from_env(hashing), range(32)))
+    assert (len(services), len(made)) == (1, 1)
+
+
+def test_another_service_can_be_had_after_shutdown(hashing):
+    first = EmbeddingsService.init_from_env(hashing)
+    assert EmbeddingsService.init_from_env() is first
+    first.shutdown()
+    assert EmbeddingsService.init_from_env(hashing) is not first
+
+
+def test_other_settings_while_a_service_is_in_use_are_refused(hashing):
+    EmbeddingsService.init_from_env(hashing)
+    with pytest.raises(ConfigurationError, match="expected the settings that the process-wide EmbeddingsService"):
+        EmbeddingsService.init_from_env(load_settings(embedding_model="hashing", embedding_dimensions=64))
+    assert (
+        EmbeddingsService.init_from_env(load_settings(embedding_model="hashing", target_table="other")).dimensions
+        == 384
+    )
+
+
+def test_a_service_of_ones_own_is_not_the_shared_one(hashing):
+    own = EmbeddingsService.from_settings(hashing)
+    shared = EmbeddingsService.init_from_env(hashing)
+    own.shutdown()
+    assert EmbeddingsService.init_from_env() is shared
+
+
+def test_after_shutdown_nothing_is_encoded(settings):
+    embeddings = EmbeddingsService.from_settings(settings)
+    embeddings.shutdown()
+    with pytest.raises(EncodingError, match="shut down"):
+        embeddings.encode_texts(["text"])
+
+
+def test_many_texts_keep_their_order_over_window_borders(hashing, monkeypatch):
+    monkeypatch.setattr(service, "_WINDOW_TEXTS", 10)
+    embeddings = EmbeddingsService.from_settings(hashing)
+    texts = [f"word{number}" for number in range(95)]
+    together = embeddings.encode_texts(texts)
+    assert together.tobytes() == b"".join(embeddings.encode_texts([text]).tobytes() for text in texts)
+
+
+def test_several_threads_get_their_own_vectors(bundled_service):
+    questions = [[f"question {number} of thread {thread}" for number in range(8)] for thread in range(4)]
+    alone = [bundled_service.encode_texts(texts) for texts in questions]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(bundled_service.encode_texts, questions))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_importing_the_service_imports_no_heavy_library():
+    script = (
+        "import sys, bge_pipeline.embedding.service, bge_pipeline.embedding.reranker;"
+        "heavy = {'torch', 'transformers', 'sentence_transformers', 'openvino', 'nncf', 'sklearn', 'scipy', 'dagster'};"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
