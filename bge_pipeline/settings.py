@@ -7,11 +7,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from bge_pipeline.errors import ConfigurationError
+from bge_pipeline.old_spellings import translate
 
 PlainName = Annotated[str, Field(min_length=1, max_length=63)]
 """A PostgreSQL identifier as it stands in the catalog, without quotes; at most 63 bytes."""
@@ -157,6 +164,24 @@ class Settings(BaseSettings):
         if self.return_top_k > self.rerank_top_k:
             raise ValueError(f"RETURN_TOP_K ({self.return_top_k}): expected at most RERANK_TOP_K ({self.rerank_top_k})")
         return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic passes it by name
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, environment, `.env`; last, what old spellings in the latter two stand for."""
+        sources = (init_settings, env_settings, dotenv_settings)
+        variables: dict[str, str | None] = {}
+        for source in (dotenv_settings, env_settings):
+            if isinstance(source, EnvSettingsSource):
+                variables |= source.env_vars
+        taken = {name for source in sources for name in source()}
+        return (*sources, InitSettingsSource(settings_cls, translate(variables, taken)))
 
     @property
     def home(self) -> Path:

@@ -15,6 +15,7 @@ from sqlalchemy.pool import NullPool
 from bge_pipeline.database.connection import Database, normalise_url
 from bge_pipeline.database.embedded import start_embedded_postgres
 from bge_pipeline.demo.table import create_demo_table
+from bge_pipeline.old_spellings import OLD_NAMES
 from bge_pipeline.settings import Settings, load_settings
 
 SEGMENTS = 300
@@ -24,7 +25,7 @@ SEGMENTS = 300
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No variable and no .env of the machine reaches a test."""
-    for name in Settings.model_fields:
+    for name in (*Settings.model_fields, *OLD_NAMES):
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.chdir(tmp_path)
 
