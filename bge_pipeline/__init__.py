@@ -9,12 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bge_pipeline.compat.embedding_generator import EmbeddingGenerator
+    from bge_pipeline.compat.segments_database import SegmentsDatabase
     from bge_pipeline.embedding.service import EmbeddingsService
     from bge_pipeline.search import Retriever
 
-__all__ = ["EmbeddingsService", "Retriever"]
+__all__ = ["EmbeddingGenerator", "EmbeddingsService", "Retriever", "SegmentsDatabase"]
 
-_HOMES = {"EmbeddingsService": "bge_pipeline.embedding.service", "Retriever": "bge_pipeline.search"}
+_HOMES = {
+    "EmbeddingGenerator": "bge_pipeline.compat.embedding_generator",
+    "EmbeddingsService": "bge_pipeline.embedding.service",
+    "Retriever": "bge_pipeline.search",
+    "SegmentsDatabase": "bge_pipeline.compat.segments_database",
+}
 
 
 def __getattr__(name: str) -> Any:
