@@ -57,7 +57,7 @@ def terminate_others(database: Database) -> None:
 
 def status(segments_database: SegmentsDatabase) -> int:
     """Transaction status of this thread's connection as the last call left it."""
-    connection = segments_database._own.connection
+    connection = segments_database._connections._own.connection
     assert connection is not None
     assert not connection.closed
     return int(connection.get_transaction_status())
