@@ -73,6 +73,26 @@ class Settings(BaseSettings):
     rerank_top_k: int = Field(200, ge=1, description="candidates fetched from pgvector for the reranker")
     return_top_k: int = Field(20, ge=1, description="results returned")
     rerank_batch_size: int = Field(64, ge=1, description="query-document pairs in one forward pass")
+    search_probes: int | None = Field(
+        None, ge=1, le=32_768, description="IVFFlat lists that a search looks into; unset: 2 sqrt(lists)"
+    )
+    search_ef_search: int | None = Field(
+        None, ge=1, le=1_000, description="HNSW candidates that a search keeps; unset: rows wanted, at least 100"
+    )
+    search_language: str = Field(
+        "english",
+        pattern=r"^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?$",
+        description="PostgreSQL text search configuration of lexical and hybrid search",
+    )
+    query_expansion: Literal["off", "feedback", "chat"] = Field(
+        "off",
+        description="feedback: move the query towards its first results; chat: ask an OpenAI-compatible endpoint",
+    )
+    query_expansion_url: str = Field(
+        "https://api.openai.com/v1", description="base URL for QUERY_EXPANSION=chat"
+    )
+    query_expansion_key: SecretStr | None = Field(None, description="key for QUERY_EXPANSION=chat")
+    query_expansion_model: str = Field("gpt-4o-mini", min_length=1, description="model for QUERY_EXPANSION=chat")
 
     # Backfill
     partition_rows: int = Field(50_000, ge=1, description="rows in one id range, that is one Dagster partition")
@@ -105,6 +125,21 @@ class Settings(BaseSettings):
     )
     lock_timeout_ms: int = Field(500, ge=1, le=60_000, description="longest wait for a strong lock, per attempt")
     lock_max_attempts: int = Field(20, ge=1, description="attempts to get a strong lock, with backoff between them")
+
+    # Quality gate
+    quality_gate: Literal["enforce", "warn", "off"] = Field(
+        "enforce", description="enforce: the swap is refused below the bounds; warn: it goes on and says so; off: not measured"
+    )
+    quality_min_ndcg_retained: float | None = Field(
+        None, gt=0, description="least new nDCG@20 divided by old; unset: 0.92, with the reranker 0.95"
+    )
+    quality_min_ann_recall: float = Field(0.95, gt=0, le=1, description="least recall@20 of the index against exact search")
+    quality_sample_rows: int = Field(1_000, ge=1, le=100_000, description="rows that the gate compares")
+    eval_queries: Path | None = Field(
+        None, description='labelled queries, JSON Lines of {"query": ..., "relevant": {id: grade}}; unset: label-free evidence only'
+    )
+
+    benchmark_texts: int = Field(5_000, ge=1, description="texts that the benchmark encodes at each batch size")
 
     # Dagster
     dagster_database_url: SecretStr | None = Field(
@@ -189,7 +224,7 @@ class Settings(BaseSettings):
         return self.bge_pipeline_home.expanduser().resolve()
 
 
-_SECRET_FIELDS = frozenset({"database_url", "dagster_database_url", "embedding_api_key"})
+_SECRET_FIELDS = frozenset({"database_url", "dagster_database_url", "embedding_api_key", "query_expansion_key"})
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -6,6 +6,8 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -181,6 +183,42 @@ def search_command(
         retriever = Retriever(database, settings, service)
         response = retriever.search(query, mode=mode, rerank=rerank, top_k=top_k, explain=explain)
     render.print_json(response) if json else render.print_search(response, explain=explain)
+
+
+@app.command("text-index")
+def text_index_command(json: Json = False) -> None:
+    """Build the full-text index that makes lexical and hybrid search fast, beside live traffic."""
+    from bge_pipeline.search import create_text_index
+
+    with opened() as (database, settings), index_progress() as show:
+        result = create_text_index(database, settings, on_progress=show)
+    render.print_json(asdict(result)) if json else render.print_facts(result.name, {"built": str(result.built)})
+
+
+@app.command("benchmark")
+def benchmark_command(
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the report; reports/ in the data folder by default.")
+    ] = None,
+    texts: Annotated[int | None, typer.Option(min=1, help="Texts to encode; BENCHMARK_TEXTS by default.")] = None,
+    batch_size: Annotated[
+        list[int] | None, typer.Option(min=1, help="Batch size to try; may be given several times.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Measure encoding, search, storage and quality, and write a report as HTML, Markdown and JSON."""
+    from bge_pipeline.evaluation.report_pages import write_report
+    from bge_pipeline.phases.benchmark import BATCH_SIZES, benchmark
+
+    if texts is not None:
+        _overrides["benchmark_texts"] = str(texts)
+    with opened() as (database, settings):
+        require_table(database, settings)
+        with open_service(database, settings) as service:
+            steps = stderr.print if stderr.is_terminal else logging.getLogger("bge_pipeline").info
+            report = benchmark(database, settings, service, batch_sizes=batch_size or BATCH_SIZES, on_step=steps)
+        written = write_report(report, output or settings.home / "reports")
+    render.print_json(report.as_json()) if json else render.print_report(report, written)
 
 
 @app.command("demo")

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -18,12 +17,11 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.demo.questions import judge
 from bge_pipeline.demo.table import create_demo_table, drop_demo_table, legacy_encoder
-from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.evaluation.judgements import JudgedQueries, write_judged_queries
 from bge_pipeline.phases.migrate import open_service
 from bge_pipeline.phases.quality import search_quality
 from bge_pipeline.phases.status import Status, read_status
-from bge_pipeline.search import Retriever, SearchResponse
+from bge_pipeline.search import Retriever, SearchResponse, create_text_index
 from bge_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 QUERY = "why does my default list argument keep its contents between calls"
 _SHOWN_RESULTS = 3
+_BENCHMARK_TEXTS = 512
 
 
 @dataclass(frozen=True)
@@ -72,9 +71,11 @@ def run_demo(settings: Settings, *, rows: int | None, reset: bool) -> DemoResult
             drop_demo_table(database, settings)
         with loading_progress(rows) as show:
             table = create_demo_table(database, settings, rows, on_progress=show)
-        _say(f"{table.rows:,} segments of Python documentation, with {table.legacy_dimensions}-d vectors: {table.legacy_model}")
+        _say(
+            f"{table.rows:,} segments of Python documentation, with {table.legacy_dimensions}-d vectors: {table.legacy_model}"
+        )
         judged = _judged(database, settings)
-        settings = settings.model_copy(update={"eval_queries": _write_queries(settings, judged)})
+        settings = settings.model_copy(update=_for_demo(settings, judged))
         before = read_status(database, settings)
         with open_service(database, settings) as service:
             legacy = Retriever(database, settings, service, query_encoder=legacy_encoder(settings))
@@ -86,6 +87,7 @@ def run_demo(settings: Settings, *, rows: int | None, reset: bool) -> DemoResult
 
         after = read_status(database, settings)
         with open_service(database, settings) as service:
+            create_text_index(database, settings)
             retriever = Retriever(database, settings, service)
             new_quality = search_quality(retriever, judged)
             hybrid_quality = search_quality(retriever, judged, mode="hybrid")
@@ -97,7 +99,7 @@ def run_demo(settings: Settings, *, rows: int | None, reset: bool) -> DemoResult
         ndcg_before=old_quality.ndcg,
         ndcg_after=new_quality.ndcg,
         ndcg_hybrid=hybrid_quality.ndcg,
-        texts_per_second=float(migration.figures["texts_per_second"]),
+        texts_per_second=float(migration.figures["backfill_texts_per_second"]),
         lock_milliseconds=float(migration.figures["lock_milliseconds"]),
         report=migration.figures.get("report_path"),
     )
@@ -118,12 +120,12 @@ def _judged(database: Database, settings: Settings) -> JudgedQueries:
         return judge(tuple(row) for row in connection.execute(target.sql("SELECT {id}, video_id, {text} FROM {table}")))
 
 
-def _write_queries(settings: Settings, judged: JudgedQueries) -> Path:
-    """The judged questions as an EVAL_QUERIES file, so that the quality gate asks them too."""
+def _for_demo(settings: Settings, judged: JudgedQueries) -> dict[str, object]:
+    """The judged questions as an EVAL_QUERIES file, so that the quality gate asks them too, and a shorter benchmark."""
     path = settings.home / "demo-questions.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_judged_queries(path, judged)
-    return path
+    texts = settings.benchmark_texts if "benchmark_texts" in settings.model_fields_set else _BENCHMARK_TEXTS
+    return {"eval_queries": path, "benchmark_texts": texts}
 
 
 @contextmanager
@@ -169,7 +171,9 @@ def _comparison(result: DemoResult) -> Table:
     table.add_column("after", justify="right")
     table.add_row("model", "stand-in for GTE-Qwen2-1.5B", str(after.model))
     table.add_row("dimensions", str(before.dimensions), str(after.dimensions))
-    table.add_row("one vector", f"{4 * (before.dimensions or 0) + 8:,} bytes", f"{4 * (after.dimensions or 0) + 8:,} bytes")
+    table.add_row(
+        "one vector", f"{4 * (before.dimensions or 0) + 8:,} bytes", f"{4 * (after.dimensions or 0) + 8:,} bytes"
+    )
     if before.index and after.index:
         table.add_row("vector index", megabytes(before.index.bytes), megabytes(after.index.bytes))
     table.add_row(f"nDCG@20, {result.questions} questions", f"{result.ndcg_before:.3f}", f"{result.ndcg_after:.3f}")

@@ -11,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from bge_pipeline.evaluation.report import BenchmarkReport
+    from bge_pipeline.evaluation.report_pages import WrittenReport
     from bge_pipeline.phases.migrate import MigrateResult
     from bge_pipeline.phases.plan import Plan
     from bge_pipeline.phases.retire import RetireResult
@@ -125,6 +127,21 @@ def print_retirement(result: RetireResult) -> None:
             else "comes back as rows are rewritten; --reclaim does it at once, under a lock",
         },
     )
+
+
+def print_report(report: BenchmarkReport, written: WrittenReport) -> None:
+    """The report's main figures and where the pages are."""
+    figures = report.as_metadata()
+    print_facts(
+        f"{report.table}: {report.model} on {report.device}", {name: _figure(value) for name, value in figures.items()}
+    )
+    for claim in report.claims:
+        stdout.print(Text(f"  {claim.what}: {claim.claimed}; {claim.measured}"))
+    stdout.print(Text(f"report: {written.html}"))
+
+
+def _figure(value: float | int | str) -> str:
+    return f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
 
 
 def print_search(response: SearchResponse, *, explain: bool) -> None:

@@ -85,10 +85,13 @@ def plan_index(
     """The index for a table of `rows` rows.
 
     IVFFlat lists follow pgvector's README: rows / 1000 up to 1M rows and sqrt(rows) above. With a memory ceiling
-    and no lists asked for, the lists are reduced until the k-means of the build fits under it.
+    and no lists asked for, the lists are reduced until the k-means of the build fits under it. An HNSW build takes
+    more time with less memory, and so simply stays under the ceiling.
     """
     if method == "hnsw":
         memory = hnsw_memory_bytes(rows, dimensions, m, element)
+        if max_memory_bytes is not None:
+            memory = min(memory, max_memory_bytes)
         return IndexPlan(method, element, dimensions, 0, m, ef_construction, memory)
     wanted = lists or recommended_lists(rows)
     if lists is None and max_memory_bytes is not None:

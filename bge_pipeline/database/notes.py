@@ -29,6 +29,7 @@ class ColumnNote:
         comment: the user's own comment, kept word for word.
         embedding_column: on a `new` or `previous` column, the embedding column that it belongs to; a table may have
             several. None on an embedding column itself.
+        search_effort: probes or ef_search with which the index reached the wanted recall when it was measured.
         maintained: on a `previous` column, whether this project, not the application, filled it before the swap.
     """
 
@@ -39,6 +40,7 @@ class ColumnNote:
     comment: str | None = None
     embedding_column: str | None = None
     maintained: bool = False
+    search_effort: int | None = None
 
     def with_role(self, role: Role) -> ColumnNote:
         """The same note for another role."""
@@ -57,6 +59,8 @@ class ColumnNote:
             note["embedding_column"] = self.embedding_column
         if self.maintained:
             note["maintained"] = True
+        if self.search_effort is not None:
+            note["search_effort"] = self.search_effort
         return json.dumps({_KEY: note}, ensure_ascii=False)
 
     @classmethod
@@ -77,6 +81,7 @@ class ColumnNote:
             comment=note.get("comment"),
             embedding_column=note.get("embedding_column"),
             maintained=bool(note.get("maintained", False)),
+            search_effort=note.get("search_effort"),
         )
 
 

@@ -49,9 +49,14 @@ def count_pending(connection: Connection, target: TargetTable, column: str, id_r
 
 
 def has_more_pending_than(connection: Connection, target: TargetTable, column: str, limit: int) -> bool:
-    """Whether more than `limit` rows are pending; stops at the first that settles it."""
+    """Whether more than `limit` rows are pending; stops at the first that settles it.
+
+    The order keeps the planner at the partial index: by the statistics of a column that was analysed while it was
+    empty, reading the table would find a pending row at once.
+    """
     statement = target.sql(
-        f"SELECT FROM {{table}} t WHERE {LACKS_VECTOR} AND {NOT_QUARANTINED} LIMIT 1 OFFSET :limit", column=column
+        f"SELECT {{id}} FROM {{table}} t WHERE {LACKS_VECTOR} AND {NOT_QUARANTINED} ORDER BY {{id}} LIMIT 1 OFFSET :limit",
+        column=column,
     )
     return connection.execute(statement, {"limit": limit}).first() is not None
 

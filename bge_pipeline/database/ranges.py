@@ -83,7 +83,8 @@ def cut_ranges(
     if not starts:
         return []
     greatest = connection.execute(target.sql("SELECT {id} FROM {table} ORDER BY {id} DESC LIMIT 1")).scalar_one()
-    bounds = [*starts, _successor(_plain(greatest), id_kind)]
+    end = _successor(_plain(greatest), id_kind)
+    bounds = [starts[0], *(start for start in starts[1:] if start != end), end]
     if above is not None:
         bounds[0] = above
     elif id_kind == "uuid":

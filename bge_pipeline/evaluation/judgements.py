@@ -61,6 +61,15 @@ def load_judged_queries(path: Path) -> JudgedQueries:
     return JudgedQueries(queries, qrels)
 
 
+def write_judged_queries(path: Path, judged: JudgedQueries) -> None:
+    """Write an EVAL_QUERIES file that `load_judged_queries` reads back."""
+    lines = (
+        json.dumps({"query": query, "relevant": judged.qrels[query_id]}, ensure_ascii=False)
+        for query_id, query in judged.queries.items()
+    )
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
 def _non_empty(lines: list[str]) -> Iterator[tuple[int, str]]:
     return ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
 

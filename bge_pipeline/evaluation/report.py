@@ -151,7 +151,9 @@ class BenchmarkReport:
 
     def as_json(self) -> dict[str, Any]:
         """The whole report as plain values."""
-        return asdict(self) | {"encode": [asdict(run) | {"texts_per_second": run.texts_per_second} for run in self.encode]}
+        return asdict(self) | {
+            "encode": [asdict(run) | {"texts_per_second": run.texts_per_second} for run in self.encode]
+        }
 
     def as_metadata(self) -> dict[str, float | int | str]:
         """The figures whose history over runs is worth a curve."""

@@ -207,7 +207,8 @@ _PAGE = """<!doctype html>
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1d2430 }}
 h1 {{ font-size: 1.5rem; margin-bottom: 0 }} h2 {{ font-size: 1.1rem; margin-top: 2rem }}
 .subtitle, figcaption {{ color: #5b6575 }} figure {{ margin: 1rem 0 }} img {{ max-width: 100% }}
-table {{ border-collapse: collapse; width: 100% }} td, th {{ text-align: left; padding: .3rem .8rem .3rem 0; vertical-align: top }}
+table {{ border-collapse: collapse; width: 100% }} td, th {{ text-align: left; vertical-align: top }}
+td, th {{ padding: .3rem .8rem .3rem 0 }}
 tr {{ border-bottom: 1px solid #e3e6eb }} td {{ font-variant-numeric: tabular-nums }}
 </style></head>
 <body><h1>{title}</h1><p class="subtitle">{subtitle}</p>{plots}{sections}<ul>{notes}</ul></body></html>

@@ -128,6 +128,11 @@ def _passing_signals_on() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]
             signal.signal(number, handler)
 
 
+def keep_connections(instance: dg.DagsterInstance) -> None:
+    """Let the instance hold its connections, as the webserver does, where it would open one for each event."""
+    instance.optimize_for_webserver(statement_timeout=0, pool_recycle=3_600, max_overflow=20)
+
+
 def migrate_through_dagster(
     settings: Settings, *, on_progress: Callable[[StepProgress], None] | None = None
 ) -> DagsterMigration:
@@ -146,6 +151,7 @@ def migrate_through_dagster(
     run_ids: list[str] = []
 
     with _environment(environment(settings)), dg.DagsterInstance.get() as instance:
+        keep_connections(instance)
 
         def run(job: str, progress: StepProgress, partition_key: str | None = None) -> dg.ExecuteInProcessResult:
             def listener(found: StepProgress) -> None:

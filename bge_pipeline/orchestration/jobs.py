@@ -8,7 +8,6 @@ from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
 from bge_pipeline.orchestration.names import BACKFILLED, POOL, REPORT, SCHEMA, SWAPPED
-from bge_pipeline.orchestration.partitions import id_ranges
 from bge_pipeline.orchestration.progress import log_backfill
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.retire import retire
@@ -24,7 +23,6 @@ expand_job = dg.define_asset_job(
 backfill_job = dg.define_asset_job(
     "backfill_job",
     selection=[BACKFILLED],
-    partitions_def=id_ranges,
     description="Embed one partition, or a range of partitions in one run, and check it.",
 )
 

@@ -41,8 +41,7 @@ from bge_pipeline.phases.state import MigrationState, read_state, space_of
 from bge_pipeline.search import Retriever, SearchMode
 from bge_pipeline.settings import Settings
 
-DEFAULT_TEXTS = 5_000
-DEFAULT_BATCH_SIZES = (32, 128, 256)
+BATCH_SIZES = (32, 128, 256)
 _QUERIES = 50
 _RERANKED_DOCUMENTS = 200
 _NEIGHBOURS = 20
@@ -53,17 +52,16 @@ def benchmark(
     settings: Settings,
     service: EmbeddingsService,
     *,
-    texts: int = DEFAULT_TEXTS,
-    batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> BenchmarkReport:
     """Measure the table and the model on this machine.
 
     Args:
         database: where the target table is.
-        settings: name the table and the model.
+        settings: name the table and the model; BENCHMARK_TEXTS of its texts, repeated where it has fewer, are encoded
+            at each batch size.
         service: the model.
-        texts: texts of the table that are encoded at each batch size; repeated where the table has fewer.
         batch_sizes: ceilings on the texts in one forward pass.
         on_step: told what is being measured.
     """
@@ -71,12 +69,16 @@ def benchmark(
     with database.autocommit() as connection:
         state = read_state(connection, target)
         rows = int(connection.execute(target.sql("SELECT count(*) FROM {table}")).scalar_one())
-        sample = sample_texts(connection, target, texts)
+        sample = sample_texts(connection, target, settings.benchmark_texts)
         journal = read_journal(connection, target)
         storage = _storage(connection, state)
         versions = _versions(connection)
     notes: list[str] = []
-    encode = tuple(_encode(service, _repeated(sample, texts), size, on_step) for size in batch_sizes) if sample else ()
+    encode = (
+        tuple(_encode(service, _repeated(sample, settings.benchmark_texts), size, on_step) for size in batch_sizes)
+        if sample
+        else ()
+    )
     if not encode:
         notes.append("the table has no text: nothing was encoded")
     rerank = _rerank(service, sample, settings, notes, on_step)
@@ -119,7 +121,9 @@ def hardware() -> str:
     processor = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123 - a kernel file, read line by line
-            processor = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), processor)
+            processor = next(
+                (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), processor
+            )
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     except (OSError, ValueError):
         return f"{processor}, {os.cpu_count()} cores"
@@ -139,9 +143,7 @@ def _repeated(texts: list[str], count: int) -> list[str]:
     return (texts * (count // len(texts) + 1))[:count]
 
 
-def _encode(
-    service: EmbeddingsService, texts: list[str], batch_size: int, on_step: Callable[[str], None]
-) -> EncodeRun:
+def _encode(service: EmbeddingsService, texts: list[str], batch_size: int, on_step: Callable[[str], None]) -> EncodeRun:
     on_step(f"encoding {len(texts):,} texts, batch size {batch_size}")
     tokens = int(service.encoder.tokenize(texts).token_counts.sum())
     service.encode_texts(texts[:batch_size], batch_size=batch_size)
@@ -227,13 +229,21 @@ def _search_old(
         retriever = Retriever(database, settings, query_encoder=encoder, column=column)
         queries = list(judged.queries.values())[:_QUERIES] if judged else excerpts(rows.texts)
         return _timed(retriever, "old dense", queries, "dense", judged, encodes=True)
-    notes.append("the old model is not at hand: the old column was searched with vectors stored in it, without encoding")
+    notes.append(
+        "the old model is not at hand: the old column was searched with vectors stored in it, without encoding"
+    )
     retriever = Retriever(database, settings, query_encoder=_StoredVectors(rows, column), column=column)
     return _timed(retriever, "old dense", list(rows.texts), "dense", None, encodes=False)
 
 
 def _timed(
-    retriever: Retriever, name: str, queries: list[str], mode: SearchMode, judged: JudgedQueries | None, *, encodes: bool
+    retriever: Retriever,
+    name: str,
+    queries: list[str],
+    mode: SearchMode,
+    judged: JudgedQueries | None,
+    *,
+    encodes: bool,
 ) -> SearchRun:
     retriever.search(queries[0], mode=mode, rerank="never", top_k=_NEIGHBOURS)
     milliseconds = [

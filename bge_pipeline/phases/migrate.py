@@ -92,7 +92,7 @@ def swap_when_caught_up(
     """
     for attempt in range(1, _CATCH_UP_ROUNDS + 1):
         try:
-            return swap(database, settings, service.space, on_progress=on_index)
+            return swap(database, settings, service, on_progress=on_index)
         except SwapRefused as refusal:
             if attempt == _CATCH_UP_ROUNDS or not _has_pending(database, settings):
                 raise

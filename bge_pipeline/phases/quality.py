@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
+from bge_pipeline.database.catalog import Column
 from bge_pipeline.database.connection import Database
+from bge_pipeline.database.notes import note_statement
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.vectors import SampledRows, sample_vectors
 from bge_pipeline.embedding.loading import load_encoder_of
@@ -28,7 +30,7 @@ from bge_pipeline.evaluation.label_free import (
 from bge_pipeline.evaluation.metrics import RankingQuality, ranking_quality
 from bge_pipeline.phases.state import MigrationState, read_state, space_of
 from bge_pipeline.search import RerankMode, Retriever, SearchMode
-from bge_pipeline.search.ann import exact_ranking, index_recall
+from bge_pipeline.search.ann import exact_ranking, index_recall, recommend_for_recall
 from bge_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -46,7 +48,22 @@ class QualityReport:
     gate: GateResult
 
 
-def require_quality(database: Database, settings: Settings, service: EmbeddingsService) -> QualityReport | None:
+def note_search_effort(database: Database, settings: Settings, column: Column) -> None:
+    """Find the probes or ef_search that reach QUALITY_MIN_ANN_RECALL and note them with the column, for every search."""
+    if settings.search_probes is not None or settings.search_ef_search is not None:
+        return
+    wanted = settings.quality_min_ann_recall
+    found = recommend_for_recall(database, settings, wanted, column=column.name, k=_NEIGHBOURS)
+    if found is None or column.note is None:
+        return
+    effort = max(found.value, found.default)
+    logger.info("%s=%d gives recall@%d of %.3f", found.setting, effort, _NEIGHBOURS, found.points[-1].recall)
+    target = TargetTable.from_settings(settings)
+    with database.transaction() as connection:
+        connection.execute(note_statement(target, column.name, replace(column.note, search_effort=effort)))
+
+
+def require_quality(database: Database, settings: Settings, service: EmbeddingsService) -> GateResult | None:
     """Measure, decide, and refuse the swap where the gate is enforced and does not pass.
 
     Returns None with QUALITY_GATE=off and on a table without a vector.
@@ -67,7 +84,7 @@ def require_quality(database: Database, settings: Settings, service: EmbeddingsS
             next_step="correct the model and start again (bge-pipeline rollback), or override knowingly: "
             "bge-pipeline migrate --force, or QUALITY_GATE=warn",
         )
-    return report
+    return report.gate
 
 
 def measure_quality(database: Database, settings: Settings, service: EmbeddingsService) -> QualityReport | None:

@@ -30,9 +30,12 @@ from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import trigger_function_statement
+from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import PhaseError, SwapRefused
+from bge_pipeline.evaluation.gate import GateResult
 from bge_pipeline.phases.expand import restore_indexes
+from bge_pipeline.phases.quality import note_search_effort, require_quality
 from bge_pipeline.phases.state import MigrationState, read_state, require_space, space_of
 from bge_pipeline.settings import Settings
 
@@ -48,6 +51,7 @@ class SwapResult:
         previous_column: where the old vectors are, None when they were dropped.
         lock_milliseconds: how long the exclusive lock on the table was held.
         not_null_dropped: the old column was NOT NULL, which inserts without an old vector would have broken.
+        gate: what the quality gate measured and decided, overridden or not; None with QUALITY_GATE=off.
     """
 
     table: str
@@ -62,10 +66,11 @@ class SwapResult:
     maintenance_work_mem_mb: int
     lock_milliseconds: float
     not_null_dropped: bool
+    gate: GateResult | None
 
     def as_metadata(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        return asdict(self) | {"gate": self.gate.as_metadata() if self.gate else None}
 
 
 @dataclass(frozen=True)
@@ -127,26 +132,25 @@ def plan_vector_index(settings: Settings, space: EmbeddingSpace, rows: int) -> I
 def swap(
     database: Database,
     settings: Settings,
-    space: EmbeddingSpace,
+    service: EmbeddingsService,
     *,
-    verify: Callable[[], None] | None = None,
     on_progress: Callable[[BuildProgress], None] | None = None,
 ) -> SwapResult:
-    """Index the new column, verify, and make it the one that search reads.
+    """Index the new column, ask the quality gate, and make the column the one that search reads.
 
     Args:
         database: where the target table is.
-        settings: among them OLD_EMBEDDING, DEPENDENTS and SWAP_MAX_PENDING_ROWS.
-        space: what the caller believes the new column holds.
-        verify: called after the index is built and before the lock is taken; raises to refuse the swap.
+        settings: among them OLD_EMBEDDING, DEPENDENTS, SWAP_MAX_PENDING_ROWS and QUALITY_GATE.
+        service: the model that is believed to have made the new column's vectors.
         on_progress: told how far the index build is.
 
     Raises:
-        SwapRefused: rows are pending, something depends on the old column, or the index is not valid.
+        SwapRefused: rows are pending, something depends on the old column, the quality gate does not pass, or the
+            index is not valid.
         EmbeddingSpaceMismatch: the new column holds another space.
         LockNotAcquired: the table was never free for LOCK_TIMEOUT_MS.
     """
-    target = TargetTable.from_settings(settings)
+    target, space = TargetTable.from_settings(settings), service.space
     with database.autocommit() as connection:
         state = read_state(connection, target)
         column, _ = _filled(state)
@@ -158,9 +162,12 @@ def swap(
     index = build_index(database, settings, on_progress=on_progress)
     if state.new is None:
         previous = state.previous.name if state.previous else None
-        return _result(settings, state, index, previous, exchanged=False, milliseconds=0.0)
-    if verify is not None:
-        verify()
+        return _result(settings, state, index, previous, None, exchanged=False, milliseconds=0.0)
+    note_search_effort(database, settings, state.new)
+    gate = require_quality(database, settings, service)
+    with database.autocommit() as connection:
+        state = read_state(connection, target)
+    assert state.new is not None
     _compact_pending_index(database, target, state.new, space)
     new, old = state.new, state.table.embedding
     previous_column = target.column_for(old.dimensions)
@@ -178,7 +185,7 @@ def swap(
     in_short_transaction(database, settings, "swap: exchange the columns", exchange)
     milliseconds = (time.perf_counter() - locked_at) * 1_000
     kept = previous_column if settings.old_embedding == "keep" else None
-    result = _result(settings, state, index, kept, exchanged=True, milliseconds=milliseconds)
+    result = _result(settings, state, index, kept, gate, exchanged=True, milliseconds=milliseconds)
     record(database, target, "swap", result.as_metadata())
     return result
 
@@ -429,6 +436,7 @@ def _result(
     state: MigrationState,
     index: BuildResult,
     previous_column: str | None,
+    gate: GateResult | None,
     *,
     exchanged: bool,
     milliseconds: float,
@@ -446,4 +454,5 @@ def _result(
         maintenance_work_mem_mb=index.maintenance_work_mem_mb,
         lock_milliseconds=milliseconds,
         not_null_dropped=exchanged and state.table.embedding.not_null,
+        gate=gate,
     )

@@ -13,6 +13,7 @@ from bge_pipeline.database.indexes import indexes_on
 from bge_pipeline.database.pending import count_pending
 from bge_pipeline.database.ranges import IdRange
 from bge_pipeline.embedding.encoder import Encoder
+from bge_pipeline.errors import SwapRefused
 from bge_pipeline.phases.state import MigrationState, require_table, space_of
 from bge_pipeline.settings import Settings
 
@@ -131,6 +132,23 @@ def verify_nothing_pending(database: Database, settings: Settings, id_range: IdR
         pending = count_pending(connection, state.table.target, state.filled.name, id_range)
     left_to_swap = min(settings.backfill_batch_rows, state.table.estimated_rows // 100)
     return PendingCheck(pending, settings.swap_max_pending_rows, left_to_swap)
+
+
+def require_backfilled(database: Database, settings: Settings) -> None:
+    """Refuse to go on to the swap while a backfill is due, which the swap would otherwise do in silence.
+
+    Raises:
+        SwapRefused: more rows are pending than a live table always has.
+    """
+    if require_table(database, settings).phase != "expanded":
+        return
+    found = verify_nothing_pending(database, settings)
+    if found.blocks_swap:
+        raise SwapRefused(
+            f"{found.pending} rows are pending: the backfill is not over",
+            state="nothing was exchanged; search reads the old column",
+            next_step="run the backfill, then the swap again",
+        )
 
 
 def verify_unit_length(database: Database, settings: Settings, id_range: IdRange | None = None) -> LengthCheck:

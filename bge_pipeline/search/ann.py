@@ -17,7 +17,7 @@ from bge_pipeline.database.sql import quote
 from bge_pipeline.database.vectors import sample_vectors
 from bge_pipeline.errors import TargetTableError
 from bge_pipeline.evaluation.metrics import recall_at_k as mean_recall
-from bge_pipeline.search.column import SearchedColumn, read_column
+from bge_pipeline.search.column import SearchedColumn, configured_scan, read_column
 from bge_pipeline.search.scan import EXACT_SCAN, INDEX_SCAN, MAX_EF_SEARCH, Session, scan_settings
 from bge_pipeline.search.statements import dense_statement
 from bge_pipeline.search.wire import fetch
@@ -128,8 +128,7 @@ def recall_at_k(
     Args:
         database: where the target table is.
         settings: they name it; SEARCH_PROBES and SEARCH_EF_SEARCH apply.
-        queries: float32 (n, dimensions); None: `samples` stored vectors, which lie closer to the rows than queries do
-            and so flatter the index a little.
+        queries: float32 (n, dimensions); None: `samples` stored vectors. A vector that is its own query does not count.
         column: None stands for TARGET_EMBEDDING_COLUMN.
         k: neighbours.
         samples: stored vectors to take.
@@ -184,9 +183,7 @@ def recommend_for_recall(
 def _measure(
     connection: Connection, settings: Settings, searched: SearchedColumn, queries: NDArray[np.float32], k: int
 ) -> AnnRecall:
-    session = scan_settings(
-        searched.index, searched.pgvector, k, probes=settings.search_probes, ef_search=settings.search_ef_search
-    )
+    session = configured_scan(searched, settings, k)
     exact, exact_ms = _rankings(connection, _unindexed(searched), EXACT_SCAN, queries, k)
     found, index_ms = exact, exact_ms
     if searched.index is not None:

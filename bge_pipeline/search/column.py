@@ -15,7 +15,7 @@ from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import TargetTableError
-from bge_pipeline.search.scan import VectorIndex
+from bge_pipeline.search.scan import Session, VectorIndex, scan_settings
 from bge_pipeline.settings import Settings
 
 SEARCHABLE_TYPES = ("vector", "halfvec")
@@ -100,6 +100,19 @@ class SearchedColumn:
 
     def __str__(self) -> str:
         return f"column {self.column.name!r} of {self.target}"
+
+
+def configured_scan(searched: SearchedColumn, settings: Settings, candidates: int) -> Session:
+    """Parameters for a search: those of the settings, else what the swap measured and noted, else the defaults."""
+    note = searched.column.note
+    measured = note.search_effort if note is not None else None
+    return scan_settings(
+        searched.index,
+        searched.pgvector,
+        candidates,
+        probes=settings.search_probes or measured,
+        ef_search=settings.search_ef_search or (max(measured, candidates) if measured else None),
+    )
 
 
 def signature_statement(target: TargetTable, column: str) -> TextClause:

@@ -17,7 +17,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import BgePipelineError, ConfigurationError, EmbeddingSpaceMismatch, PhaseError
 from bge_pipeline.search.certainty import Certainty
-from bge_pipeline.search.column import SearchedColumn, read_column
+from bge_pipeline.search.column import SearchedColumn, configured_scan, read_column
 from bge_pipeline.search.encoders import AnyQueryEncoder, ChosenEncoder, choose_encoder
 from bge_pipeline.search.expansion import ExpansionContext, QueryExpansion, expansion_from_settings
 from bge_pipeline.search.explanation import explain_search
@@ -25,7 +25,7 @@ from bge_pipeline.search.query import ParsedQuery, parse_query
 from bge_pipeline.search.reranking import Reranking, ScoresPassages
 from bge_pipeline.search.reranking import rerank as rerank_candidates
 from bge_pipeline.search.results import RerankMode, SearchMode, SearchResponse, SearchResult, StageSeconds
-from bge_pipeline.search.scan import Session, scan_settings
+from bge_pipeline.search.scan import Session
 from bge_pipeline.search.statements import (
     dense_statement,
     hybrid_statement,
@@ -231,13 +231,7 @@ class Retriever:
         return self._given_reranker or self._service().reranker
 
     def _session(self, searched: SearchedColumn, candidates: int) -> Session:
-        return scan_settings(
-            searched.index,
-            searched.pgvector,
-            candidates,
-            probes=self._settings.search_probes,
-            ef_search=self._settings.search_ef_search,
-        )
+        return configured_scan(searched, self._settings, candidates)
 
     def _nearest(self, searched: SearchedColumn, vector: NDArray[np.float32], k: int) -> NDArray[np.float32]:
         rows = self._fetch(searched, self._session(searched, k), nearest_vectors_statement(searched, vector, k))
