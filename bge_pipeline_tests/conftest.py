@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import fcntl
+import hashlib
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,35 +36,69 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """A folder for the embedded server of this run, outside pytest's own, whose rights a second run would take away."""
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.mkdtemp(prefix="bge-pipeline-tests-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ["BGE_PIPELINE_TESTS_FOLDER"] = folder
+
+
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> URL:
+def run_folder() -> Path:
+    """What the workers of this run share."""
+    return Path(os.environ["BGE_PIPELINE_TESTS_FOLDER"])
+
+
+@pytest.fixture(scope="session")
+def server_url(run_folder: Path) -> URL:
     """The server that TEST_DATABASE_URL names, or an embedded one that the workers of this run share."""
     configured = os.environ.get("TEST_DATABASE_URL")
     if configured:
         return normalise_url(configured)
-    base = tmp_path_factory.getbasetemp()
-    shared = base if worker_id == "master" else base.parent
-    return normalise_url(start_embedded_postgres(shared / "postgres"))
+    url = normalise_url(start_embedded_postgres(run_folder / "postgres"))
+    _administer(url, "ALTER SYSTEM SET fsync = off")  # its databases live for one test
+    _administer(url, "SELECT pg_reload_conf()")
+    return url
 
 
 @pytest.fixture(scope="session")
-def template(server_url: URL, worker_id: str) -> Iterator[str]:
-    """A database with pgvector and the demo table in phase legacy."""
-    name = f"bge_template_{worker_id}_{uuid.uuid4().hex[:8]}"
-    _administer(server_url, f"CREATE DATABASE {name}")
-    with Database(server_url.set(database=name)) as database:
-        create_demo_table(database, load_settings(_env_file=None), SEGMENTS)
+def template(server_url: URL, run_folder: Path) -> Iterator[str]:
+    """A database with pgvector and the demo table in phase legacy; the first worker makes it, the last drops it."""
+    name = "bge_template_" + hashlib.sha256(str(run_folder).encode()).hexdigest()[:8]
+    users = run_folder / "template-users"
+    with _locked(users) as count:
+        if count == 0:
+            _administer(server_url, f"CREATE DATABASE {name}")
+            with Database(server_url.set(database=name)) as database:
+                create_demo_table(database, load_settings(_env_file=None), SEGMENTS)
+        users.write_text(str(count + 1))
     yield name
-    _administer(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    with _locked(users) as count:
+        if count == 1:
+            _administer(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        users.write_text(str(count - 1))
 
 
 @pytest.fixture
-def database_url(server_url: URL, template: str) -> Iterator[str]:
-    """URL of a fresh database with the demo table, password included."""
-    name = f"bge_test_{uuid.uuid4().hex[:12]}"
-    _administer(server_url, f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield server_url.set(database=name).set(drivername="postgresql").render_as_string(hide_password=False)
-    _administer(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+def new_database_url(server_url: URL, template: str) -> Iterator[Callable[[], str]]:
+    """Makes fresh databases with the demo table; returns a URL, password included."""
+    names: list[str] = []
+
+    def make() -> str:
+        names.append(f"bge_test_{uuid.uuid4().hex[:12]}")
+        _administer(server_url, f"CREATE DATABASE {names[-1]} TEMPLATE {template}")
+        return server_url.set(database=names[-1], drivername="postgresql").render_as_string(hide_password=False)
+
+    yield make
+    for name in names:
+        _administer(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database_url(new_database_url: Callable[[], str]) -> str:
+    """URL of a fresh database with the demo table."""
+    return new_database_url()
 
 
 @pytest.fixture
@@ -89,6 +129,14 @@ def make_settings(database_url: str, tmp_path: Path) -> Callable[..., Settings]:
 def settings(make_settings: Callable[..., Settings]) -> Settings:
     """The settings of most tests."""
     return make_settings()
+
+
+@contextmanager
+def _locked(counter: Path) -> Iterator[int]:
+    """The number in a file, while no other worker can read it."""
+    with counter.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield int(counter.read_text()) if counter.exists() else 0
 
 
 def _administer(server_url: URL, statement: str) -> None:

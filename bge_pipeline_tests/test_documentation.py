@@ -1,0 +1,51 @@
+"""What the documents say about settings and commands is what there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from bge_pipeline.cli.commands import app
+from bge_pipeline.settings import Settings, load_settings
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")])
+EXAMPLE = (ROOT / ".env.example").read_text()
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+def test_every_setting_is_explained_in_the_example(name: str) -> None:
+    assert re.search(rf"^(# )?{name.upper()}=", EXAMPLE, re.MULTILINE)
+
+
+def test_every_variable_of_the_example_is_a_setting() -> None:
+    names = set(re.findall(r"^(?:# )?([A-Z_]+)=", EXAMPLE, re.MULTILINE))
+    assert names <= {name.upper() for name in Settings.model_fields}
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+def test_the_example_shows_the_default(name: str, tmp_path: Path) -> None:
+    shown = dict(re.findall(r"^# ([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE)).get(name.upper(), "")
+    if shown and name not in ("enable_reranker",):  # the block with the reranker shows what turns it on
+        assert getattr(load_settings(**{name: shown}), name) == getattr(load_settings(), name)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_that_a_document_names_exists(document: Path) -> None:
+    known = set(get_command(app).commands)
+    named = set(re.findall(r"bge-pipeline ((?:-[^ ]+ )*)([a-z-]+)", document.read_text()))
+    assert {command for _, command in named} <= known
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_to_a_file_leads_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_every_command_is_in_the_readme_or_the_guide() -> None:
+    text = "".join(document.read_text() for document in DOCUMENTS)
+    assert [name for name in get_command(app).commands if f"bge-pipeline {name}" not in text] == []
