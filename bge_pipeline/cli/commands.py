@@ -27,6 +27,7 @@ from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.phases.swap import rollback
+from bge_pipeline.search import RerankMode, Retriever, SearchMode, create_text_index
 from bge_pipeline.settings import Settings, load_settings
 
 EPILOG = (
@@ -171,14 +172,12 @@ def retire_command(
 def search_command(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="Results; RETURN_TOP_K by default.")] = None,
-    mode: Annotated[str, typer.Option(help="dense, lexical or hybrid.")] = "dense",
-    rerank: Annotated[str, typer.Option(help="auto, always or never; needs ENABLE_RERANKER.")] = "auto",
+    mode: Annotated[SearchMode, typer.Option(help="By meaning, by words, or by both.")] = "dense",
+    rerank: Annotated[RerankMode, typer.Option(help="auto: when the first stage is unsure; needs ENABLE_RERANKER.")] = "auto",
     explain: Annotated[bool, typer.Option(help="Show where each result comes from and what took how long.")] = False,
     json: Json = False,
 ) -> None:
     """Search the target table and print ranked text with scores."""
-    from bge_pipeline.search import Retriever
-
     with opened() as (database, settings), open_service(database, settings) as service:
         retriever = Retriever(database, settings, service)
         response = retriever.search(query, mode=mode, rerank=rerank, top_k=top_k, explain=explain)
@@ -188,8 +187,6 @@ def search_command(
 @app.command("text-index")
 def text_index_command(json: Json = False) -> None:
     """Build the full-text index that makes lexical and hybrid search fast, beside live traffic."""
-    from bge_pipeline.search import create_text_index
-
     with opened() as (database, settings), index_progress() as show:
         result = create_text_index(database, settings, on_progress=show)
     render.print_json(asdict(result)) if json else render.print_facts(result.name, {"built": str(result.built)})

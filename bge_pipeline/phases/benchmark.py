@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -291,7 +292,7 @@ def _phase_time(entry: JournalEntry) -> PhaseTime:
     return PhaseTime(entry.act, entry.at, seconds, detail)
 
 
-def _latest(journal: Sequence[JournalEntry], act: str) -> dict[str, object] | None:
+def _latest(journal: Sequence[JournalEntry], act: str) -> dict[str, Any] | None:
     return next((entry.facts for entry in reversed(journal) if entry.act == act), None)
 
 
