@@ -1,0 +1,132 @@
+"""Fixtures of the Dagster tests: a Dagster home on the test server, its records in a database cloned from a template."""
+
+import uuid
+from collections.abc import Callable, Iterator
+
+import dagster as dg
+import pytest
+from dagster_postgres import DagsterPostgresStorage
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import URL
+from sqlalchemy.pool import NullPool
+
+from bge_pipeline.database.connection import Database, normalise_url
+from bge_pipeline.definitions import defs
+from bge_pipeline.orchestration.instance import environment, keep_connections
+from bge_pipeline.settings import Settings
+
+PARTITION_ROWS = 100
+"""Rows of a partition here: three partitions of the demo table."""
+
+KEYS = [f"{lower:019d}_{lower + PARTITION_ROWS:019d}" for lower in (1, 101, 201)]
+
+
+@pytest.fixture(scope="session")
+def dagster_template(server_url: URL, worker_id: str) -> Iterator[str]:
+    """A database with Dagster's tables, made once, because that takes a second or two."""
+    name = f"dagster_template_{worker_id}_{uuid.uuid4().hex[:8]}"
+    _administer(server_url, f"CREATE DATABASE {name}")
+    url = normalise_url(server_url.set(database=name)).render_as_string(hide_password=False)
+    DagsterPostgresStorage(url)
+    yield name
+    _administer(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def settings(
+    make_settings: Callable[..., Settings],
+    dagster_template: str,
+    server_url: URL,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Settings]:
+    """Settings with a Dagster home of their own, in the environment of this process as a deployment has them."""
+    name = f"dagster_test_{uuid.uuid4().hex[:12]}"
+    _administer(server_url, f"CREATE DATABASE {name} TEMPLATE {dagster_template}")
+    _administer(server_url, f"ALTER DATABASE {name} SET synchronous_commit = off")
+    url = server_url.set(database=name).set(drivername="postgresql").render_as_string(hide_password=False)
+    settings = make_settings(
+        dagster_database_url=url,
+        partition_rows=PARTITION_ROWS,
+        retry_backoff_seconds=0,
+        max_partition_attempts=2,
+        quality_gate="off",
+    )
+    for variable, value in environment(settings).items():
+        monkeypatch.setenv(variable, value)
+    yield settings
+    _administer(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """The persistent instance that every `dagster` command with this environment uses."""
+    with dg.DagsterInstance.get() as instance:
+        keep_connections(instance)
+        yield instance
+
+
+class Runner:
+    """Runs jobs in this process, on the persistent instance."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self._instance = instance
+
+    def __call__(
+        self, job: str, partition: str | None = None, *, tags: dict[str, str] | None = None, run_config: object = None
+    ) -> dg.ExecuteInProcessResult:
+        """The result of a run, failed or not."""
+        return defs.resolve_job_def(job).execute_in_process(
+            instance=self._instance,
+            partition_key=partition,
+            tags=tags,
+            run_config=run_config,
+            raise_on_error=False,
+        )
+
+    def migrate(self) -> None:
+        """Every phase up to the swap, the whole backfill in one run."""
+        assert self("expand_job").success
+        assert self.backfill().success
+        assert self("swap_job").success
+
+    def backfill(self, first: str = KEYS[0], last: str = KEYS[-1]) -> dg.ExecuteInProcessResult:
+        """One run over a range of partitions."""
+        return self(
+            "backfill_job",
+            tags={"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last},
+        )
+
+
+@pytest.fixture
+def run(instance: dg.DagsterInstance) -> Runner:
+    """Runs a job in this process."""
+    return Runner(instance)
+
+
+def execute(database: Database, statement: str) -> None:
+    """Run one statement as the application would."""
+    with database.transaction() as connection:
+        connection.execute(text(statement))
+
+
+def scalar(database: Database, statement: str) -> object:
+    """The one value that a query returns."""
+    with database.autocommit() as connection:
+        return connection.execute(text(statement)).scalar_one()
+
+
+def insert_segment(database: Database, identifier: int) -> None:
+    """A new row of the application's, with the old model's vector."""
+    execute(
+        database,
+        "INSERT INTO segments (id, source_id, video_id, start_sec, end_sec, text, embedding) "
+        f"SELECT {identifier}, source_id, video_id, {identifier}, {identifier} + 1, text, NULL FROM segments "
+        "ORDER BY id LIMIT 1",
+    )
+
+
+def _administer(server_url: URL, statement: str) -> None:
+    engine = create_engine(server_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(statement))
+    engine.dispose()

@@ -1,0 +1,125 @@
+"""What only separate processes can show: `dagster` commands as CI types them, the daemon's ticks, the UI's end."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import dagster as dg
+import psutil
+import pytest
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.orchestration.partitions import known_keys
+from bge_pipeline.phases.status import read_status
+from bge_pipeline.settings import Settings
+from bge_pipeline_tests.orchestration.conftest import KEYS, Runner
+
+pytestmark = [pytest.mark.pgvector, pytest.mark.slow]
+
+_PATIENCE_SECONDS = 150
+Found = TypeVar("Found")
+
+
+def dagster(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A `dagster` command on the code location, in the environment of the test."""
+    return subprocess.run(
+        [sys.executable, "-m", "dagster", *arguments, "-m", "bge_pipeline.definitions"],
+        capture_output=True,
+        text=True,
+        timeout=_PATIENCE_SECONDS,
+        check=False,
+    )
+
+
+def execute_job(job: str, **tags: str) -> None:
+    executed = dagster("job", "execute", "-j", job, "--tags", json.dumps(tags))
+    assert executed.returncode == 0, executed.stderr
+
+
+def test_ci_runs_every_phase_by_command(database: Database, settings: Settings, instance: dg.DagsterInstance):
+    execute_job("expand_job")
+    assert known_keys(instance) == KEYS
+
+    execute_job("backfill_job", **{"dagster/partition": KEYS[0]})
+    assert read_status(database, settings).embedded == 100
+
+    execute_job(
+        "backfill_job",
+        **{"dagster/asset_partition_range_start": KEYS[1], "dagster/asset_partition_range_end": KEYS[2]},
+    )
+    assert instance.get_materialized_partitions(dg.AssetKey("backfilled_embeddings")) == set(KEYS)
+
+    execute_job("swap_job")
+    status = read_status(database, settings)
+    assert (status.phase, status.dimensions, status.pending) == ("swapped", 384, 0)
+
+
+def test_the_daemon_reruns_a_failed_partition_and_the_ui_ends_without_a_trace(
+    settings: Settings, instance: dg.DagsterInstance, run: Runner, monkeypatch: pytest.MonkeyPatch
+):
+    run("expand_job")
+    run.backfill(KEYS[1], KEYS[2])
+    monkeypatch.setenv("EMBEDDING_DIMENSIONS", "256")
+    failed = run("backfill_job", KEYS[0])
+    monkeypatch.delenv("EMBEDDING_DIMENSIONS")
+    assert not failed.success
+
+    with dagster_ui() as port:
+        wait_until(lambda: KEYS[0] in instance.get_materialized_partitions(dg.AssetKey("backfilled_embeddings")))
+        rerun = wait_until(lambda: [run for run in instance.get_runs(limit=1) if run.is_success])[0]
+        assert answers(port)
+
+    assert rerun.job_name == "backfill_job"
+    assert rerun.tags["dagster/partition"] == KEYS[0]
+    assert rerun.tags["dagster/sensor_name"] == "rerun_failed_partitions"
+    assert rerun.tags["dagster/run_key"] == f"{KEYS[0]}:{failed.run_id}"
+
+
+@contextmanager
+def dagster_ui() -> Iterator[int]:
+    """`run_dev` in a process of its own, on a free port; nothing of it is left at the end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = (
+        "import sys; from bge_pipeline.orchestration.instance import run_dev; "
+        "from bge_pipeline.settings import load_settings; "
+        f"sys.exit(run_dev(load_settings(), port={port}))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: answers(port))
+        family = psutil.Process(process.pid).children(recursive=True)
+        yield port
+        family = list({*family, *psutil.Process(process.pid).children(recursive=True)})
+    finally:
+        process.send_signal(signal.SIGTERM)
+        status = process.wait(timeout=_PATIENCE_SECONDS)
+    assert status == 0
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
+
+
+def answers(port: int) -> bool:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/server_info", timeout=5) as response:
+            return bool(response.status == 200)
+    except (URLError, OSError):
+        return False
+
+
+def wait_until(look: Callable[[], Found]) -> Found:
+    """What `look` finds, as soon as it finds something."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"waited {_PATIENCE_SECONDS} s"
+        time.sleep(0.5)
+    return found

@@ -1,0 +1,243 @@
+"""The Dagster road on a real database: every phase in this process, on a persistent instance."""
+
+from collections.abc import Callable
+
+import dagster as dg
+import pytest
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.definitions import defs
+from bge_pipeline.errors import BgePipelineError
+from bge_pipeline.orchestration import books
+from bge_pipeline.orchestration.instance import migrate_through_dagster
+from bge_pipeline.orchestration.partitions import known_keys
+from bge_pipeline.orchestration.progress import StepProgress
+from bge_pipeline.phases.status import read_status
+from bge_pipeline.settings import Settings
+from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, execute, insert_segment, scalar
+
+pytestmark = pytest.mark.pgvector
+
+
+def test_the_whole_migration_is_in_the_history_that_the_ui_shows(database: Database, settings: Settings):
+    steps: list[StepProgress] = []
+
+    migration = migrate_through_dagster(settings, on_progress=steps.append)
+
+    status = read_status(database, settings)
+    assert (status.phase, status.pending, status.dimensions) == ("swapped", 0, 384)
+    assert migration.partitions == 3
+    assert migration.figures["rows"] == 300
+    assert "| Rows embedded | 300 in 3 partitions |" in migration.report
+    assert {(step.step, step.partition, step.partitions) for step in steps} == {
+        ("schema_with_384_column", 0, 0),
+        *(("backfilled_embeddings", number, 3) for number in (1, 2, 3)),
+        ("swapped_index", 0, 0),
+        ("benchmark_report", 0, 0),
+    }
+    with dg.DagsterInstance.get() as instance:
+        jobs = [instance.get_run_by_id(run_id) for run_id in migration.run_ids]
+        assert [job.job_name for job in jobs if job is not None and job.is_success] == [
+            "expand_job",
+            "backfill_job",
+            "backfill_job",
+            "backfill_job",
+            "swap_job",
+            "report_job",
+        ]
+        assert instance.get_materialized_partitions(dg.AssetKey("backfilled_embeddings")) == set(KEYS)
+
+
+def test_a_second_migration_through_dagster_changes_nothing(database: Database, settings: Settings):
+    migrate_through_dagster(settings)
+    before = scalar(database, "SELECT md5(string_agg(embedding::text, ',' ORDER BY id)) FROM segments")
+
+    again = migrate_through_dagster(settings)
+
+    assert again.figures["rows"] == 300
+    assert scalar(database, "SELECT md5(string_agg(embedding::text, ',' ORDER BY id)) FROM segments") == before
+
+
+def test_why_a_step_failed_is_one_readable_error(database: Database, settings: Settings):
+    execute(database, "ALTER TABLE segments RENAME COLUMN text TO body")
+
+    with pytest.raises(BgePipelineError, match=r"expand_job failed: .*has no TARGET_TEXT_COLUMN 'text'") as raised:
+        migrate_through_dagster(settings)
+
+    assert "Traceback" not in str(raised.value)
+
+
+def test_one_run_over_a_range_reports_each_partition(instance: dg.DagsterInstance, run: Runner):
+    assert run("expand_job").success
+
+    assert run.backfill(KEYS[1], KEYS[2]).success
+
+    found = books.materializations_since_expansion(instance, "backfilled_embeddings")
+    assert {(m.partition, m.metadata["rows"].value, m.metadata["id_range"].value) for m in found} == {
+        (KEYS[1], 100, "[101, 201)"),
+        (KEYS[2], 100, "[201, 301)"),
+    }
+
+
+def test_every_figure_of_a_partition_is_metadata(run: Runner):
+    run("expand_job")
+
+    (materialization,) = run("backfill_job", KEYS[0]).asset_materializations_for_node("backfilled_embeddings")
+
+    assert {
+        "rows",
+        "texts_per_second",
+        "pending_after",
+        "read_seconds",
+        "tokenize_seconds",
+        "encode_seconds",
+        "write_seconds",
+        "truncated",
+        "quarantined",
+        "tokens",
+        "device",
+        "model",
+        "peak_memory_bytes",
+    } <= materialization.metadata.keys()
+
+
+def test_a_report_covers_every_materialization_however_many_pages_they_are(
+    instance: dg.DagsterInstance, run: Runner, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(books, "_EVENTS_PER_QUERY", 2)
+    run("expand_job")
+    run.backfill()
+
+    assert len(books.materializations_since_expansion(instance, "backfilled_embeddings")) == 3
+
+
+def test_rollback_and_retire_are_jobs_and_stand_in_the_history(
+    database: Database, settings: Settings, instance: dg.DagsterInstance, run: Runner
+):
+    run.migrate()
+
+    assert run("rollback_job").success
+    assert read_status(database, settings).dimensions == 1_536
+    assert run("swap_job").success
+    assert run("retire_job").success
+
+    assert read_status(database, settings).phase == "retired"
+    observations = instance.fetch_observations(dg.AssetKey("swapped_index"), limit=10).records
+    assert len(observations) == 2
+
+
+def test_retire_before_the_swap_fails_at_once_and_says_what_to_run(run: Runner):
+    run("expand_job")
+
+    result = run("retire_job")
+
+    assert not result.success
+    failure = result.filter_events(lambda event: event.is_step_failure)[0].step_failure_data.user_failure_data
+    assert "search still reads the old column" in failure.description
+    assert failure.metadata["next_step"].value == "bge-pipeline migrate"
+    assert not result.filter_events(lambda event: event.is_step_up_for_retry)
+
+
+def test_a_second_expand_keeps_the_partitions(instance: dg.DagsterInstance, run: Runner):
+    run("expand_job")
+    run.backfill()
+
+    assert run("expand_job").success
+
+    assert known_keys(instance) == KEYS
+    assert books.never_materialized(instance) == []
+
+
+def test_a_second_migration_begins_with_fresh_partitions(
+    database: Database,
+    make_settings: Callable[..., Settings],
+    settings: Settings,
+    instance: dg.DagsterInstance,
+    run: Runner,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    run.migrate()
+    run("retire_job")
+    monkeypatch.setenv("EMBEDDING_DIMENSIONS", "256")
+    monkeypatch.setenv("PARTITION_ROWS", "150")
+
+    assert run("expand_job").success
+
+    assert len(known_keys(instance)) == 2
+    assert books.never_materialized(instance) == known_keys(instance)
+
+
+class TestTheSwapIsBlocked:
+    """A failed check of the whole table ends swap_job before the swap begins."""
+
+    def _assert_blocked(self, result: dg.ExecuteInProcessResult, check: str, database: Database, settings: Settings):
+        failed = [e for e in result.get_asset_check_evaluations() if not e.passed]
+        assert not result.success
+        assert [evaluation.check_name for evaluation in failed] == [check]
+        assert not result.asset_materializations_for_node("swapped_index")
+        assert read_status(database, settings).dimensions == 1_536
+
+    def test_by_rows_that_are_pending(self, database: Database, settings: Settings, run: Runner):
+        run("expand_job")
+        run("backfill_job", KEYS[0])
+
+        self._assert_blocked(run("swap_job"), "nothing_pending", database, settings)
+
+    def test_by_vectors_that_are_not_of_unit_length(self, database: Database, settings: Settings, run: Runner):
+        run("expand_job")
+        run.backfill()
+        execute(
+            database,
+            "UPDATE segments SET embedding_384 = embedding_384 * array_fill(2, ARRAY[384])::vector WHERE id = 7",
+        )
+
+        self._assert_blocked(run("swap_job"), "unit_length", database, settings)
+
+    def test_by_vectors_that_stand_in_the_wrong_rows(self, database: Database, settings: Settings, run: Runner):
+        run("expand_job")
+        run.backfill()
+        execute(
+            database,
+            "UPDATE segments s SET embedding_384 = o.embedding_384 FROM segments o WHERE o.id = 301 - s.id",
+        )
+
+        self._assert_blocked(run("swap_job"), "right_embedding_space", database, settings)
+
+
+def test_a_swap_launched_without_its_checks_refuses_an_unfinished_backfill(
+    database: Database, settings: Settings, instance: dg.DagsterInstance, run: Runner
+):
+    run("expand_job")
+    swap_alone = defs.resolve_implicit_global_asset_job_def().get_subset(
+        asset_selection={dg.AssetKey("swapped_index")}, asset_check_selection=set()
+    )
+
+    result = swap_alone.execute_in_process(instance=instance, raise_on_error=False)
+
+    assert not result.success
+    status = read_status(database, settings)
+    assert (status.dimensions, status.pending) == (1_536, 300)
+
+
+def test_the_few_rows_that_a_live_table_always_has_pending_do_not_block_the_swap(
+    database: Database, settings: Settings, run: Runner
+):
+    run("expand_job")
+    run.backfill()
+    insert_segment(database, 1_000)
+
+    result = run("swap_job")
+
+    assert result.success
+    (pending,) = [e for e in result.get_asset_check_evaluations() if e.check_name == "nothing_pending"]
+    assert (pending.passed, pending.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert (read_status(database, settings).phase, read_status(database, settings).pending) == ("swapped", 0)
+
+
+def test_pending_rows_elsewhere_do_not_fail_the_run_of_a_partition(run: Runner):
+    run("expand_job")
+
+    result = run("backfill_job", KEYS[0])
+
+    assert result.success
+    assert all(evaluation.passed for evaluation in result.get_asset_check_evaluations())

@@ -1,0 +1,258 @@
+"""What the sensors request, and what they say when they request nothing. Evaluated in this process."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import dagster as dg
+import pytest
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.definitions import defs
+from bge_pipeline.orchestration import books
+from bge_pipeline.orchestration.partitions import known_keys
+from bge_pipeline.orchestration.sensors import embed_new_rows, rerun_failed_partitions
+from bge_pipeline.phases.status import read_status
+from bge_pipeline.settings import Settings
+from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, execute, insert_segment
+
+pytestmark = pytest.mark.pgvector
+
+Tick = Callable[[dg.SensorDefinition], dg.SensorResult | str]
+
+
+@pytest.fixture
+def tick(instance: dg.DagsterInstance) -> Iterator[Tick]:
+    """Evaluates a sensor: what it requests, or why it skips."""
+
+    def evaluate(sensor: dg.SensorDefinition) -> dg.SensorResult | str:
+        with dg.build_sensor_context(instance=instance, definitions=defs) as context:
+            result = sensor(context)
+        if isinstance(result, dg.SkipReason):
+            return str(result.skip_message)
+        assert isinstance(result, dg.SensorResult)
+        return result
+
+    return evaluate
+
+
+@pytest.fixture
+def expanded(run: Runner) -> None:
+    assert run("expand_job").success
+
+
+@pytest.fixture
+def broken(expanded: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes every run of the backfill fail at once, with a model of another size, until it is called."""
+    monkeypatch.setenv("EMBEDDING_DIMENSIONS", "256")
+    return lambda: monkeypatch.delenv("EMBEDDING_DIMENSIONS")
+
+
+def requests(result: dg.SensorResult | str) -> list[tuple[str | None, str | None]]:
+    assert isinstance(result, dg.SensorResult), result
+    return [(request.job_name, request.partition_key) for request in result.run_requests or ()]
+
+
+class TestRerunFailedPartitions:
+    @pytest.mark.usefixtures("expanded")
+    def test_says_that_nothing_has_failed(self, tick: Tick):
+        assert tick(rerun_failed_partitions) == "none of 3 partitions has failed"
+
+    def test_requests_a_failed_partition_and_no_other(self, tick: Tick, run: Runner, broken: Callable[[], None]):
+        failed = run("backfill_job", KEYS[1])
+        broken()
+        run("backfill_job", KEYS[0])
+
+        result = tick(rerun_failed_partitions)
+
+        assert requests(result) == [(None, KEYS[1])]
+        assert result.run_requests[0].run_key == f"{KEYS[1]}:{failed.run_id}"
+
+    @pytest.mark.usefixtures("broken")
+    def test_requests_every_partition_of_a_range_that_failed(self, tick: Tick, run: Runner):
+        run.backfill(KEYS[0], KEYS[1])
+
+        assert requests(tick(rerun_failed_partitions)) == [(None, KEYS[0]), (None, KEYS[1])]
+
+    @pytest.mark.usefixtures("broken")
+    def test_waits_between_attempts(self, tick: Tick, run: Runner, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("RETRY_BACKOFF_SECONDS", "600")
+        run("backfill_job", KEYS[0])
+
+        message = tick(rerun_failed_partitions)
+
+        assert "1 of 3 partitions are not materialized by their last run" in message
+        assert "failed 1 times, next try in" in message
+
+    @pytest.mark.usefixtures("broken")
+    def test_gives_up_after_the_last_attempt_and_says_so(self, tick: Tick, run: Runner):
+        run("backfill_job", KEYS[0])
+        run("backfill_job", KEYS[0])
+
+        assert f"gave up on {KEYS[0]}: failed 2 times (MAX_PARTITION_ATTEMPTS=2)" in tick(rerun_failed_partitions)
+
+    def test_a_success_wipes_the_slate(self, tick: Tick, run: Runner, broken: Callable[[], None]):
+        run("backfill_job", KEYS[0])
+        broken()
+        run("backfill_job", KEYS[0])
+
+        assert tick(rerun_failed_partitions) == "none of 3 partitions has failed"
+
+    @pytest.mark.usefixtures("broken")
+    def test_never_starts_a_partition_that_is_queued_or_under_way(
+        self, tick: Tick, run: Runner, instance: dg.DagsterInstance
+    ):
+        run("backfill_job", KEYS[0])
+        instance.create_run_for_job(
+            defs.resolve_job_def("backfill_job"),
+            status=dg.DagsterRunStatus.STARTED,
+            tags={"dagster/asset_partition_range_start": KEYS[0], "dagster/asset_partition_range_end": KEYS[1]},
+            asset_selection=None,
+        )
+
+        assert "is queued or under way" in tick(rerun_failed_partitions)
+
+    @pytest.mark.usefixtures("broken")
+    def test_leaves_a_run_to_dagsters_own_retries(self, tick: Tick, run: Runner, instance: dg.DagsterInstance):
+        failed = run("backfill_job", KEYS[0])
+        instance.add_run_tags(failed.run_id, {"dagster/will_retry": "true"})
+
+        assert "Dagster itself retries" in tick(rerun_failed_partitions)
+
+    @pytest.mark.usefixtures("broken")
+    def test_leaves_a_partition_to_a_backfill_that_will_run_it(
+        self, tick: Tick, run: Runner, instance: dg.DagsterInstance
+    ):
+        run("backfill_job", KEYS[0])
+        request_backfill(instance, [KEYS[0], KEYS[2]])
+
+        assert "a Dagster backfill that is under way includes it" in tick(rerun_failed_partitions)
+
+    @pytest.mark.usefixtures("expanded")
+    def test_a_failed_check_is_not_a_failed_partition(self, tick: Tick, run: Runner, database: Database):
+        run("backfill_job", KEYS[0])
+        execute(
+            database,
+            "UPDATE segments SET embedding_384 = embedding_384 * array_fill(2, ARRAY[384])::vector WHERE id = 7",
+        )
+
+        assert not run("backfill_job", KEYS[0]).success
+
+        assert tick(rerun_failed_partitions) == "none of 3 partitions has failed"
+
+
+class TestEmbedNewRows:
+    def test_leaves_a_legacy_table_alone(self, tick: Tick):
+        assert "phase legacy" in tick(embed_new_rows)
+
+    @pytest.mark.usefixtures("expanded")
+    def test_does_not_begin_the_backfill_by_itself(self, tick: Tick, run: Runner):
+        assert "3 of 3 partitions have not been materialized" in tick(embed_new_rows)
+        run("backfill_job", KEYS[0])
+        assert "2 of 3 partitions have not been materialized" in tick(embed_new_rows)
+
+    @pytest.mark.usefixtures("expanded")
+    def test_embeds_new_and_changed_rows_once_the_backfill_is_done(
+        self, tick: Tick, run: Runner, database: Database, settings: Settings
+    ):
+        run.backfill()
+        assert "nothing is pending" in tick(embed_new_rows)
+        insert_segment(database, 1_000)
+        execute(database, "UPDATE segments SET text = 'something else' WHERE id = 5")
+
+        assert requests(tick(embed_new_rows)) == [("embed_pending_job", None)]
+
+        assert run("embed_pending_job").success
+        assert read_status(database, settings).pending == 0
+        assert "nothing is pending" in tick(embed_new_rows)
+
+    def test_goes_on_after_the_swap_and_after_retire(
+        self, tick: Tick, database: Database, settings: Settings, run: Runner
+    ):
+        run.migrate()
+        insert_segment(database, 1_000)
+        assert requests(tick(embed_new_rows)) == [("embed_pending_job", None)]
+        run("retire_job")
+        assert requests(tick(embed_new_rows)) == [("embed_pending_job", None)]
+
+        run("embed_pending_job")
+
+        assert read_status(database, settings).pending == 0
+
+    def test_adds_a_partition_for_each_full_range_that_the_table_has_grown_by(
+        self, tick: Tick, database: Database, settings: Settings, run: Runner, instance: dg.DagsterInstance
+    ):
+        run.migrate()
+        execute(
+            database,
+            "INSERT INTO segments (id, source_id, video_id, start_sec, end_sec, text) "
+            "SELECT id + 1000, source_id, video_id, start_sec + 1e6, end_sec, text FROM segments WHERE id <= 250",
+        )
+
+        result = tick(embed_new_rows)
+
+        new = [f"{lower:019d}_{upper:019d}" for lower, upper in ((301, 1101), (1101, 1201))]
+        assert requests(result) == [("backfill_job", key) for key in new]
+        assert list(result.dynamic_partitions_requests[0].partition_keys) == new
+        instance.add_dynamic_partitions("id_ranges", new)
+        for key in new:
+            assert run("backfill_job", key).success
+        assert known_keys(instance) == [*KEYS, *new]
+        assert read_status(database, settings).pending == 50
+        assert requests(tick(embed_new_rows)) == [("embed_pending_job", None)]
+
+    def test_waits_for_a_run_that_is_under_way(self, tick: Tick, instance: dg.DagsterInstance):
+        instance.create_run_for_job(defs.resolve_job_def("embed_pending_job"), status=dg.DagsterRunStatus.STARTED)
+
+        assert "embed_pending_job is queued or under way in run" in tick(embed_new_rows)
+
+    @pytest.mark.usefixtures("expanded")
+    def test_waits_for_a_backfill_that_is_under_way(self, tick: Tick, instance: dg.DagsterInstance):
+        request_backfill(instance, KEYS)
+
+        assert "is under way" in tick(embed_new_rows)
+
+    @pytest.mark.usefixtures("expanded")
+    def test_tries_later_after_a_failure(
+        self, tick: Tick, run: Runner, database: Database, monkeypatch: pytest.MonkeyPatch
+    ):
+        run.backfill()
+        insert_segment(database, 1_000)
+        monkeypatch.setenv("EMBEDDING_DIMENSIONS", "256")
+        assert not run("embed_pending_job").success
+        monkeypatch.delenv("EMBEDDING_DIMENSIONS")
+        monkeypatch.setenv("RETRY_BACKOFF_SECONDS", "600")
+
+        assert "embed_pending_job failed 1 times, next try in" in tick(embed_new_rows)
+
+    def test_says_that_the_database_cannot_be_reached_and_keeps_the_password(
+        self, tick: Tick, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv("DATABASE_URL", "postgresql://app:hunter2@127.0.0.1:1/app")
+
+        message = tick(embed_new_rows)
+
+        assert "cannot reach postgresql+psycopg2://app:***@127.0.0.1:1/app" in message
+        assert "hunter2" not in message
+
+
+def request_backfill(instance: dg.DagsterInstance, keys: list[str]) -> None:
+    """A backfill as the UI requests one; no daemon is there to begin it."""
+    from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
+
+    asset = dg.AssetKey("backfilled_embeddings")
+    instance.add_backfill(
+        PartitionBackfill.from_asset_partitions(
+            backfill_id="requested",
+            asset_graph=defs.resolve_asset_graph(),
+            partition_names=keys,
+            asset_selection=[asset],
+            backfill_timestamp=time.time(),
+            tags={},
+            dynamic_partitions_store=instance,
+            all_partitions=False,
+            title=None,
+            description=None,
+            run_config=None,
+        )
+    )
+    assert [backfill.status for backfill in books.backfills_under_way(instance)] == [BulkActionStatus.REQUESTED]
