@@ -1,0 +1,160 @@
+"""Words, and words fused with vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.search import Retriever, create_text_index
+from bge_pipeline.search import statements as search_statements
+from bge_pipeline.settings import Settings
+from bge_pipeline_tests.support import execute, scalar
+
+pytestmark = pytest.mark.pgvector
+
+Statements = Callable[[], AbstractContextManager[list[str]]]
+TEXTS = {
+    1: "The quick brown fox jumps over the lazy dog.",
+    2: "A brown dog and a quick cat.",
+    3: "The fox is brown, and quick as well.",
+    4: "Zebras are striped.",
+    5: "Snowfall in the mountains; a dog sleeps.",
+    6: "Mountains of dogs, dogs and more dogs: every dog has its day, says the dog.",
+}
+
+
+@pytest.fixture
+def words(database: Database, settings: Settings, retriever: Retriever) -> Retriever:
+    """A retriever over six short texts, with a text index."""
+    execute(database, "DELETE FROM segments WHERE id > 6")
+    for number, passage in TEXTS.items():
+        execute(database, "UPDATE segments SET text = :text WHERE id = :id", text=passage, id=number)
+    create_text_index(database, settings)
+    return retriever
+
+
+def found(retriever: Retriever, query: str, mode: str = "lexical", **options: object) -> list[int]:
+    return [result.id for result in retriever.search(query, mode=mode, **options).results]
+
+
+def test_any_word_makes_a_candidate_and_rare_words_count_most(words: Retriever) -> None:
+    assert found(words, "are there any striped dogs?")[0] == 4
+    assert set(found(words, "are there any striped dogs?")) == {1, 2, 4, 5, 6}
+
+
+def test_more_words_beat_fewer(words: Retriever) -> None:
+    assert set(found(words, "quick brown fox")[:2]) == {1, 3}
+
+
+def test_a_phrase_must_occur(words: Retriever) -> None:
+    assert found(words, '"brown fox"') == [1]
+    assert found(words, '"brown fox" zebras') == [1]
+    assert found(words, '"fox brown"') == []
+
+
+def test_a_negated_word_or_phrase_must_not(words: Retriever) -> None:
+    assert set(found(words, "dog -mountains")) == {1, 2}
+    assert set(found(words, 'quick -"lazy dog"')) == {2, 3}
+    assert found(words, "-dog") == []
+
+
+def test_operators_hold_for_the_nearest_rows_of_a_hybrid_search_too(words: Retriever) -> None:
+    assert found(words, '"brown fox"', "hybrid") == [1]
+    assert 1 not in found(words, 'quick -"lazy dog"', "hybrid")
+
+
+def test_stop_words_alone_find_nothing_by_words_and_something_by_vectors(words: Retriever) -> None:
+    assert found(words, "what is the") == []
+    assert found(words, "what is the", "hybrid") == found(words, "what is the", "dense")
+
+
+def test_lexical_results_carry_score_and_rank(words: Retriever) -> None:
+    results = words.search("brown dog", mode="lexical").results
+    assert [result.lexical_rank for result in results] == list(range(1, len(results) + 1))
+    scores = [result.score for result in results]
+    assert scores == sorted(scores, reverse=True)
+    assert scores == [result.lexical_score for result in results]
+    assert all(result.dense_rank is None for result in results)
+
+
+def test_filters_apply_to_words_and_vectors_alike(words: Retriever) -> None:
+    for mode in ("dense", "lexical", "hybrid"):
+        assert set(found(words, "quick brown dog", mode, where=words.table.c.id.in_([2, 3]))) == {2, 3}
+
+
+def test_a_word_in_very_many_rows_is_left_out_unless_there_is_no_other(
+    words: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_statements, "COMMON_WORD_ROWS", 3)
+    assert found(words, "dog zebras") == [4]
+    assert len(found(words, "dog")) >= 3
+
+
+def test_index_and_scan_give_the_same_ranking(database: Database, settings: Settings, retriever: Retriever) -> None:
+    queries = [
+        "return the value of an object",
+        "raise an exception when the file is missing",
+        '"iterable" -set',
+        'values "keyword arguments" -"positional arguments"',
+    ]
+    before = [[(r.id, r.score) for r in retriever.search(query, mode="lexical").results] for query in queries]
+    built = create_text_index(database, settings)
+    assert built.built
+    after = [[(r.id, r.score) for r in retriever.search(query, mode="lexical").results] for query in queries]
+    assert "text index" in retriever.search("value", mode="lexical").explanation
+    assert [[i for i, _ in ranking] for ranking in before] == [[i for i, _ in ranking] for ranking in after]
+    assert before == [[(i, pytest.approx(score)) for i, score in ranking] for ranking in after]
+    assert not create_text_index(database, settings).built
+
+
+def test_the_text_index_answers(database: Database, settings: Settings, retriever: Retriever) -> None:
+    name = create_text_index(database, settings).name
+    execute(database, "ANALYZE segments")
+    plan = retriever.search("iterable objects", mode="lexical", explain=True).explanation
+    assert f"Bitmap Index Scan on {name}" in plan
+
+
+def test_hybrid_is_one_statement_and_fuses_by_reciprocal_rank(
+    database: Database, settings: Settings, retriever: Retriever, statements: Statements
+) -> None:
+    create_text_index(database, settings)
+    query = "remove an item from a list"
+    retriever.search(query, mode="hybrid")
+    with statements() as sent:
+        response = retriever.search(query, mode="hybrid", top_k=50)
+    assert len(sent) == 1
+    k, weight = search_statements.RRF_K, search_statements.LEXICAL_WEIGHT
+    for result in response.results:
+        expected = (1 / (k + result.dense_rank) if result.dense_rank else 0) + (
+            weight / (k + result.lexical_rank) if result.lexical_rank else 0
+        )
+        assert result.score == pytest.approx(expected)
+    dense = {r.id: r.dense_rank for r in retriever.search(query, top_k=200).results}
+    lexical = {r.id: r.lexical_rank for r in retriever.search(query, mode="lexical", top_k=200).results}
+    assert {r.id: r.dense_rank for r in response.results if r.dense_rank} == {
+        r.id: dense[r.id] for r in response.results if r.dense_rank
+    }
+    assert all(lexical.get(r.id) == r.lexical_rank for r in response.results)
+
+
+def test_a_row_that_waits_for_its_vector_is_found_by_its_words(database: Database, retriever: Retriever) -> None:
+    execute(database, "UPDATE segments SET text = 'an aardvark', embedding = NULL WHERE id = 7")
+    assert 7 in found(retriever, "aardvark", "hybrid")
+
+
+def test_another_language_is_a_setting(database: Database, make_settings: Callable[..., Settings]) -> None:
+    execute(database, "UPDATE segments SET text = 'Die Häuser am See' WHERE id = 1")
+    german = make_settings(search_language="german")
+    create_text_index(database, german)
+    create_text_index(database, make_settings())
+    assert scalar(database, "SELECT count(*) FROM pg_indexes WHERE indexdef LIKE '%to_tsvector%'") == 2
+    assert found(Retriever(database, german), "Haus") == [1]
+    assert found(Retriever(database, make_settings()), "Haus") == []
+
+
+def test_a_language_that_is_not_there_is_refused_as_a_setting(make_settings: Callable[..., Settings]) -> None:
+    with pytest.raises(Exception, match="SEARCH_LANGUAGE"):
+        make_settings(search_language="english'; DROP TABLE segments; --")
