@@ -11,6 +11,12 @@ from numpy.typing import NDArray
 NEIGHBOURS = 10
 
 VECTOR_BOUNDS = {"mean_cosine": 0.99, "min_cosine": 0.90, "neighbour_overlap": 0.90}
+"""The least agreement with fp32 at which int8 vectors may share a column with those of other precisions.
+
+Measured with all-MiniLM-L6-v2 on 256 docstrings: bf16 has a mean cosine above 0.9999, int8 0.998 with 0.992 the smallest
+and 95% of the neighbours.
+"""
+
 SCORE_BOUNDS = {"rank_correlation": 0.97}
 
 

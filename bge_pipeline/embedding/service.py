@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -177,6 +178,16 @@ class EmbeddingsService:
                     yield done, future.result()
             for done, future in under_way:
                 yield done, future.result()
+
+
+def _forget_in_child() -> None:
+    """A forked child has none of its parent's worker threads: it makes a service of its own when it asks for one."""
+    EmbeddingsService._instance = None  # noqa: SLF001
+    EmbeddingsService._instance_lock = threading.Lock()  # noqa: SLF001
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def _model_settings(settings: Settings) -> dict[str, object]:

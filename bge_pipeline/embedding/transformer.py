@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -47,6 +48,14 @@ class Backend(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _DistinctTexts:
+    """Each text once, because transcripts repeat themselves, and for every row which of them it holds."""
+
+    tokens: RaggedTokens
+    which: NDArray[np.intp]
+
+
 class TransformerEncoder:
     """Embeds texts with a transformer. Thread-safe."""
 
@@ -82,12 +91,17 @@ class TransformerEncoder:
         """
         if not len(tokens):
             return np.empty((0, self.space.dimensions), np.float32)
-        return self.backend.run(tokens.payload, max_texts=batch_size or self._batch_size)
+        distinct: _DistinctTexts = tokens.payload
+        return self.backend.run(distinct.tokens, max_texts=batch_size or self._batch_size)[distinct.which]
 
     def close(self) -> None:
         """Release the model and the device's memory."""
         self.backend.close()
 
     def _tokenize(self, texts: Sequence[str], prompt: str) -> TokenizedTexts:
-        tokens, truncated = self._tokenizer.texts([prompt + text for text in texts] if prompt else texts)
-        return TokenizedTexts(payload=tokens, token_counts=tokens.lengths, truncated=truncated)
+        position = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+        which = np.fromiter((position[text] for text in texts), np.intp, len(texts))
+        tokens, truncated = self._tokenizer.texts([prompt + text for text in position])
+        return TokenizedTexts(
+            payload=_DistinctTexts(tokens, which), token_counts=tokens.lengths[which], truncated=truncated[which]
+        )

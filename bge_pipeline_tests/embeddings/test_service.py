@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -140,6 +141,32 @@ def test_several_threads_get_their_own_vectors(bundled_service):
         together = list(pool.map(bundled_service.encode_texts, questions))
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_a_text_that_comes_twice_is_run_once(bundled_service, monkeypatch):
+    backend, ran = bundled_service.encoder.backend, []
+    run = backend.run
+    monkeypatch.setattr(backend, "run", lambda tokens, **options: ran.append(len(tokens)) or run(tokens, **options))
+    vectors = bundled_service.encode_texts(["[Music]", "other", "[Music]", "[Music]"])
+    assert ran == [2]
+    assert vectors[0].tobytes() == vectors[2].tobytes() == vectors[3].tobytes() != vectors[1].tobytes()
+    tokens = bundled_service.encoder.tokenize(["[Music]", "other", "[Music]"])
+    assert tokens.token_counts[0] == tokens.token_counts[2] != tokens.token_counts[1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_child_makes_a_service_of_its_own():
+    script = """
+import os
+from bge_pipeline.embedding.service import EmbeddingsService
+parents = EmbeddingsService.init_from_env()
+child = os.fork()
+if child == 0:
+    os._exit(0 if EmbeddingsService.init_from_env() is not parents else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    environment = os.environ | {"EMBEDDING_MODEL": "hashing"}
+    assert subprocess.run([sys.executable, "-c", script], env=environment, check=False).returncode == 0
 
 
 def test_importing_the_service_imports_no_heavy_library():
