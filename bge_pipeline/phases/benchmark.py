@@ -60,8 +60,7 @@ def benchmark(
 
     Args:
         database: where the target table is.
-        settings: name the table and the model; BENCHMARK_TEXTS of its texts, repeated where it has fewer, are encoded
-            at each batch size.
+        settings: name the table and the model; BENCHMARK_TEXTS of its texts are encoded at each batch size.
         service: the model.
         batch_sizes: ceilings on the texts in one forward pass.
         on_step: told what is being measured.
@@ -75,11 +74,7 @@ def benchmark(
         storage = _storage(connection, state)
         versions = _versions(connection)
     notes: list[str] = []
-    encode = (
-        tuple(_encode(service, _repeated(sample, settings.benchmark_texts), size, on_step) for size in batch_sizes)
-        if sample
-        else ()
-    )
+    encode = tuple(_encode(service, sample, size, on_step) for size in batch_sizes) if sample else ()
     if not encode:
         notes.append("the table has no text: nothing was encoded")
     rerank = _rerank(service, sample, settings, notes, on_step)
@@ -140,10 +135,6 @@ def _versions(connection: Connection) -> dict[str, str]:
     }
 
 
-def _repeated(texts: list[str], count: int) -> list[str]:
-    return (texts * (count // len(texts) + 1))[:count]
-
-
 def _encode(service: EmbeddingsService, texts: list[str], batch_size: int, on_step: Callable[[str], None]) -> EncodeRun:
     on_step(f"encoding {len(texts):,} texts, batch size {batch_size}")
     tokens = int(service.encoder.tokenize(texts).token_counts.sum())
@@ -169,8 +160,8 @@ def _rerank(
         notes.append("reranking was not measured: no reranker could be loaded")
         return None
     on_step(f"reranking {_QUERIES} queries of {_RERANKED_DOCUMENTS} documents")
-    documents = _repeated(texts, _RERANKED_DOCUMENTS)
-    queries = _repeated(excerpts(texts[:_QUERIES]), _QUERIES)
+    documents = texts[:_RERANKED_DOCUMENTS]
+    queries = excerpts(texts[:_QUERIES])
     service.rerank(queries[0], documents[:8])
     started = time.perf_counter()
     for query in queries:
