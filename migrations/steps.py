@@ -11,9 +11,9 @@ from sqlalchemy import TextClause
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import BgePipelineError
-from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.settings import Settings, load_settings
 
 

@@ -24,9 +24,9 @@ from bge_pipeline.phases.expand import collapse
 from bge_pipeline.phases.migrate import migrate, open_service
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
+from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.status import read_status
-from bge_pipeline.phases.swap import rollback
 from bge_pipeline.search import RerankMode, Retriever, SearchMode, create_text_index
 from bge_pipeline.settings import Settings, load_settings
 
@@ -173,7 +173,9 @@ def search_command(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="Results; RETURN_TOP_K by default.")] = None,
     mode: Annotated[SearchMode, typer.Option(help="By meaning, by words, or by both.")] = "dense",
-    rerank: Annotated[RerankMode, typer.Option(help="auto: when the first stage is unsure; needs ENABLE_RERANKER.")] = "auto",
+    rerank: Annotated[
+        RerankMode, typer.Option(help="auto: when the first stage is unsure; needs ENABLE_RERANKER.")
+    ] = "auto",
     explain: Annotated[bool, typer.Option(help="Show where each result comes from and what took how long.")] = False,
     json: Json = False,
 ) -> None:

@@ -1,5 +1,7 @@
 """Jobs: one for each phase, one that embeds what is pending, and the ways back and out."""
 
+from typing import Any
+
 import dagster as dg
 from pydantic import Field
 
@@ -11,7 +13,7 @@ from bge_pipeline.orchestration.names import BACKFILLED, POOL, REPORT, SCHEMA, S
 from bge_pipeline.orchestration.progress import log_backfill
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.retire import retire
-from bge_pipeline.phases.swap import rollback
+from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.settings import Settings
 
 expand_job = dg.define_asset_job(
@@ -103,4 +105,4 @@ def retire_job() -> None:
     retire_old_column()
 
 
-JOBS = [expand_job, backfill_job, swap_job, report_job, embed_pending_job, rollback_job, retire_job]
+JOBS: list[Any] = [expand_job, backfill_job, swap_job, report_job, embed_pending_job, rollback_job, retire_job]

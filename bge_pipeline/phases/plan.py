@@ -20,7 +20,7 @@ from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.phases.state import MigrationState, Phase, read_state
-from bge_pipeline.phases.swap import plan_vector_index
+from bge_pipeline.phases.vector_index import plan_vector_index
 from bge_pipeline.settings import Settings
 
 _TOKEN_SAMPLE_ROWS = 2_000

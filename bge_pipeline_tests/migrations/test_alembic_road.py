@@ -133,7 +133,7 @@ def test_a_missing_table_is_one_clear_error(
     configured: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TARGET_TABLE", "segmints")
-    with pytest.raises(CommandError, match='the target table "public"."segmints" does not exist'):
+    with pytest.raises(CommandError, match=r'the target table "public"."segmints" does not exist'):
         command.upgrade(alembic_config(), "head")
     assert _version(database) is None
 

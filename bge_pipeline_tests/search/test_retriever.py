@@ -17,7 +17,7 @@ from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConfigurationError, EmbeddingSpaceMismatch, TargetTableError
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.retire import retire
-from bge_pipeline.phases.swap import rollback
+from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.search import Retriever
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.support import SEGMENTS, execute, scalar

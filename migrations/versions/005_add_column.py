@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import context
 
-from bge_pipeline.phases.expand import collapse, expand, expand_script
 from bge_pipeline.embedding.loading import configured_space
+from bge_pipeline.phases.expand import collapse, expand, expand_script
 from migrations.steps import print_phase, run_phase
 
 revision = "005"

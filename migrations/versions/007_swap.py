@@ -7,7 +7,8 @@ from alembic import context
 from bge_pipeline.console import index_progress
 from bge_pipeline.database.connection import Database
 from bge_pipeline.phases.migrate import open_service, swap_when_caught_up
-from bge_pipeline.phases.swap import rollback, swap_script
+from bge_pipeline.phases.rollback import rollback
+from bge_pipeline.phases.swap import swap_script
 from bge_pipeline.settings import Settings
 from migrations.steps import print_phase, run_phase
 

@@ -1,0 +1,100 @@
+"""The exchange: two columns trade names, there and back, under one lock."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sqlalchemy import Connection, TextClause
+
+from bge_pipeline.database.catalog import Column, TableDescription, describe_table
+from bge_pipeline.database.notes import ColumnNote, comment_statement, note_statement
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.trigger import trigger_function_statement
+from bge_pipeline.errors import PhaseError
+from bge_pipeline.phases.state import MigrationState
+
+
+def lock_for_exchange(connection: Connection, state: MigrationState) -> None:
+    """Lock the table, and see that its columns still play the parts that `state` says.
+
+    Raises:
+        PhaseError: another process exchanged them meanwhile.
+    """
+    target = state.table.target
+    connection.execute(target.sql("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
+    if _parts(describe_table(connection, target)) != _parts(state.table):
+        raise PhaseError(
+            f"the columns of {target} were exchanged or dropped by another process meanwhile",
+            state="this process exchanged nothing",
+            next_step="bge-pipeline status",
+        )
+
+
+def exchange_statements(target: TargetTable, new: Column, old: Column, *, drop_old: bool) -> list[TextClause]:
+    """The statements that make `new` the embedding column and keep or drop `old`; for one transaction, under lock."""
+    assert new.note is not None
+    previous_column = target.column_for(old.dimensions)
+    comment = old.note.comment if old.note else old.comment
+    current = replace(new.note, role="current", dropped_indexes=(), embedding_column=None, comment=comment)
+    previous = ColumnNote(
+        "previous",
+        old.note.space if old.note else None,
+        dropped_indexes=new.note.dropped_indexes,
+        not_null=old.not_null,
+        comment=comment,
+        embedding_column=target.embedding_column,
+        maintained=old.note is not None and old.note.role == "current",
+    )
+    statements = [
+        target.sql("ALTER TABLE {table} ALTER COLUMN {embedding} DROP NOT NULL"),
+        *_rename_statements(target, new.name, previous_column),
+        note_statement(target, target.embedding_column, current),
+        note_statement(target, previous_column, previous),
+        trigger_function_statement(target, target.embedding_column, also_empty=None if drop_old else previous_column),
+    ]
+    if drop_old:
+        statements.append(target.sql("ALTER TABLE {table} DROP COLUMN {previous}", previous=previous_column))
+    return statements
+
+
+def exchange_back_statements(
+    target: TargetTable, previous: Column, current: Column, kept_column: str
+) -> list[TextClause]:
+    """The statements that make `previous` the embedding column again and keep `current` as `kept_column`, to be swapped anew."""
+    assert previous.note is not None
+    assert current.note is not None
+    note = previous.note
+    maintained = target.embedding_column if note.maintained else None
+    if note.maintained:
+        restored = note_statement(
+            target, target.embedding_column, ColumnNote("current", note.space, comment=note.comment)
+        )
+    elif note.space is not None:
+        restored = note_statement(
+            target, target.embedding_column, ColumnNote("legacy", note.space, comment=note.comment)
+        )
+    else:
+        restored = comment_statement(target, target.embedding_column, note.comment)
+    kept_note = replace(current.note, role="new", embedding_column=target.embedding_column, comment=None)
+    return [
+        *_rename_statements(target, previous.name, kept_column),
+        restored,
+        note_statement(target, kept_column, kept_note),
+        trigger_function_statement(target, kept_column, also_empty=maintained),
+    ]
+
+
+def _rename_statements(target: TargetTable, incoming: str, outgoing: str) -> list[TextClause]:
+    """`incoming` becomes the embedding column, which becomes `outgoing`; by way of a third name, as both may be one."""
+    rename = "ALTER TABLE {table} RENAME COLUMN {old} TO {new}"
+    embedding, between = target.embedding_column, target.exchange_column
+    return [
+        target.sql(rename, old=embedding, new=between),
+        target.sql(rename, old=incoming, new=embedding),
+        target.sql(rename, old=between, new=outgoing),
+    ]
+
+
+def _parts(table: TableDescription) -> tuple[int | None, ...]:
+    columns = (table.embedding, table.with_role("new"), table.with_role("previous"))
+    return tuple(column.number if column else None for column in columns)

@@ -1,0 +1,112 @@
+"""Rollback: exchange the columns back, so that search reads the old vectors again."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.journal import record
+from bge_pipeline.database.locks import in_short_transaction
+from bge_pipeline.database.pending import count_pending
+from bge_pipeline.database.privileges import require_privileges
+from bge_pipeline.database.sql import quote
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.errors import PhaseError
+from bge_pipeline.phases.exchange import exchange_back_statements, lock_for_exchange
+from bge_pipeline.phases.expand import restore_indexes
+from bge_pipeline.phases.state import read_state, space_of
+from bge_pipeline.settings import Settings
+
+
+@dataclass(frozen=True)
+class RollbackResult:
+    """What the way back did.
+
+    Attributes:
+        rows_without_old_vector: rows that came or changed since the swap, for which there is no old vector.
+        restored_indexes: ANN indexes on the old column that were built again.
+        notices: what a person should still do.
+    """
+
+    table: str
+    column: str
+    kept_column: str
+    lock_milliseconds: float
+    rows_without_old_vector: int
+    restored_indexes: tuple[str, ...]
+    notices: tuple[str, ...]
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def rollback(database: Database, settings: Settings) -> RollbackResult:
+    """Exchange the columns back: search reads the old vectors again, the new ones are kept beside them.
+
+    ANN indexes that expand dropped are built again first, so that search is never without one; the exchange itself
+    takes milliseconds. Interrupted, a second call goes on where the first stopped.
+
+    Raises:
+        PhaseError: the columns are not swapped, or the old one is gone.
+    """
+    target = TargetTable.from_settings(settings)
+    with database.autocommit() as connection:
+        state = read_state(connection, target)
+    if state.previous is None:
+        raise PhaseError(
+            f"{target} is in phase {state.phase}: there is no old column to go back to",
+            state="nothing was changed",
+            next_step="the old vectors were dropped: migrate to the old model" if state.phase == "retired" else None,
+        )
+    with database.autocommit() as connection:
+        require_privileges(connection, state.table)
+    previous, current = state.previous, state.table.embedding
+    space = space_of(current)
+    assert previous.note is not None
+    assert current.note is not None
+    assert space is not None
+    kept_column = target.column_for(space.dimensions)
+    restored = restore_indexes(database, settings, previous, previous)
+    locked_at = time.perf_counter()
+
+    def exchange_back(connection: Connection) -> None:
+        nonlocal locked_at
+        lock_for_exchange(connection, state)
+        locked_at = time.perf_counter()
+        for statement in exchange_back_statements(target, previous, current, kept_column):
+            connection.execute(statement)
+
+    in_short_transaction(database, settings, "rollback: exchange the columns back", exchange_back)
+    milliseconds = (time.perf_counter() - locked_at) * 1_000
+    with database.autocommit() as connection:
+        missing = count_pending(connection, target, target.embedding_column)
+    result = RollbackResult(
+        table=str(target),
+        column=target.embedding_column,
+        kept_column=kept_column,
+        lock_milliseconds=milliseconds,
+        rows_without_old_vector=missing,
+        restored_indexes=restored,
+        notices=_rollback_notices(target, missing, was_not_null=previous.note.not_null),
+    )
+    record(database, target, "rollback", result.as_metadata())
+    return result
+
+
+def _rollback_notices(target: TargetTable, missing: int, *, was_not_null: bool) -> tuple[str, ...]:
+    notices = []
+    if missing:
+        notices.append(
+            f"{missing} rows came or changed since the swap and have no old vector; the application's old code must embed them"
+        )
+    if was_not_null:
+        notices.append(
+            f"{target.embedding_column!r} was NOT NULL before the swap; when every row has a vector again: "
+            f"ALTER TABLE {target} ALTER COLUMN {quote(target.embedding_column)} SET NOT NULL;"
+        )
+    return tuple(notices)
