@@ -1,5 +1,7 @@
 """The four assets. A body takes its context, calls one function and reports; work and SQL live in phases/."""
 
+from typing import Any
+
 import dagster as dg
 
 from bge_pipeline.database.connection import Database
@@ -36,7 +38,7 @@ from bge_pipeline.settings import Settings
 )
 def schema_with_384_column(
     context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings], database: dg.ResourceParam[Database]
-) -> dg.MaterializeResult:
+) -> dg.MaterializeResult[None]:
     """Expand."""
     with explained():
         result = expand(database, settings, configured_space(settings))
@@ -69,7 +71,7 @@ def backfilled_embeddings(
     settings: dg.ResourceParam[Settings],
     database: dg.ResourceParam[Database],
     embeddings: dg.ResourceParam[EmbeddingsService],
-) -> dg.MaterializeResult:
+) -> dg.MaterializeResult[None]:
     """Backfill of one partition, or of each partition of a range."""
     for key in context.partition_keys:
         with explained():
@@ -104,7 +106,7 @@ def swapped_index(
     settings: dg.ResourceParam[Settings],
     database: dg.ResourceParam[Database],
     embeddings: dg.ResourceParam[EmbeddingsService],
-) -> dg.MaterializeResult:
+) -> dg.MaterializeResult[None]:
     """Swap."""
     with explained():
         require_backfilled(database, settings)
@@ -132,12 +134,15 @@ def benchmark_report(
     settings: dg.ResourceParam[Settings],
     database: dg.ResourceParam[Database],
     embeddings: dg.ResourceParam[EmbeddingsService],
-) -> dg.MaterializeResult:
+) -> dg.MaterializeResult[None]:
     """Report."""
     with explained():
         report = benchmark(database, settings, embeddings, on_step=context.log.info)
         written = write_report(report, settings.home / "reports")
-    page = {"report": dg.MetadataValue.md(as_markdown(report)), "report_path": dg.MetadataValue.path(str(written.html))}
+    page: dict[str, dg.MetadataValue[Any]] = {
+        "report": dg.MetadataValue.md(as_markdown(report)),
+        "report_path": dg.MetadataValue.path(str(written.html)),
+    }
     return dg.MaterializeResult(metadata=page | as_dagster_metadata(report.as_metadata()))
 
 

@@ -26,7 +26,6 @@ _WILL_RETRY_TAG = "dagster/will_retry"
 _RETRIED_BY_TAG = "dagster/auto_retry_run_id"
 _BACKFILL_TAG = "dagster/backfill"
 _RUNS_PER_QUERY = 500
-_EVENTS_PER_QUERY = 1_000
 
 
 def unmaterialized_attempts(instance: dg.DagsterInstance) -> dict[str, list[Attempt]]:
@@ -67,18 +66,6 @@ def never_materialized(instance: dg.DagsterInstance) -> list[str]:
         dg.AssetKey(BACKFILLED), dg.DagsterEventType.ASSET_MATERIALIZATION
     )
     return [key for key in known_keys(instance) if materialized.get(key, 0) <= expanded]
-
-
-def materializations_since_expansion(instance: dg.DagsterInstance, asset: str) -> list[dg.AssetMaterialization]:
-    """Every materialization of the asset since the column was added, that one included, oldest first."""
-    found: list[dg.AssetMaterialization] = []
-    scope = dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), after_storage_id=_last_expansion(instance) - 1)
-    cursor, has_more = None, True
-    while has_more:
-        page = instance.fetch_materializations(scope, limit=_EVENTS_PER_QUERY, cursor=cursor, ascending=True)
-        found += [record.asset_materialization for record in page.records if record.asset_materialization is not None]
-        cursor, has_more = page.cursor, page.has_more
-    return found
 
 
 def unfinished_runs(instance: dg.DagsterInstance, job_names: Iterable[str]) -> Sequence[dg.DagsterRun]:
@@ -149,7 +136,7 @@ def _last_expansion(instance: dg.DagsterInstance) -> int:
 
 
 def _is_about_backfill(run: dg.DagsterRun) -> bool:
-    return bool(run.asset_selection) and dg.AssetKey(BACKFILLED) in run.asset_selection
+    return run.asset_selection is not None and dg.AssetKey(BACKFILLED) in run.asset_selection
 
 
 def _targets(backfill: PartitionBackfill) -> set[str]:

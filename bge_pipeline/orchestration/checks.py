@@ -13,6 +13,7 @@ from bge_pipeline.orchestration.failures import explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
 from bge_pipeline.orchestration.names import BACKFILLED, SWAPPED
 from bge_pipeline.orchestration.partitions import targeted_range
+from bge_pipeline.phases.quality import measure_quality
 from bge_pipeline.phases.verify import verify_index, verify_nothing_pending, verify_space, verify_unit_length
 from bge_pipeline.settings import Settings
 
@@ -81,6 +82,34 @@ def right_embedding_space(
 
 
 @dg.asset_check(
+    asset=BACKFILLED,
+    blocking=True,
+    description=(
+        "Search with the new vectors is as good as before, by the bounds of the quality gate: neighbours, known items, "
+        "vectors made again, and nDCG@20 where EVAL_QUERIES is set. The swap asks the same gate again, with its index."
+    ),
+)
+def quality_gate(
+    context: dg.AssetCheckExecutionContext,
+    settings: dg.ResourceParam[Settings],
+    database: dg.ResourceParam[Database],
+    embeddings: dg.ResourceParam[EmbeddingsService],
+) -> dg.AssetCheckResult:
+    """Whether the new vectors may replace the old ones."""
+    with explained():
+        report = measure_quality(database, settings, embeddings)
+    if report is None:
+        return dg.AssetCheckResult(passed=True, description="no row has a vector yet: nothing to compare")
+    is_error = report.gate.blocks and targeted_range(context.run.tags, context.instance) is None
+    return dg.AssetCheckResult(
+        passed=report.gate.passed,
+        severity=dg.AssetCheckSeverity.ERROR if is_error else dg.AssetCheckSeverity.WARN,
+        description=report.gate.summary(),
+        metadata=as_dagster_metadata(report.gate.as_metadata()),
+    )
+
+
+@dg.asset_check(
     asset=SWAPPED,
     blocking=True,
     description="The column that search reads has a vector index, and no unfinished leftover of one.",
@@ -96,4 +125,4 @@ def index_valid(settings: dg.ResourceParam[Settings], database: dg.ResourceParam
     )
 
 
-CHECKS = [nothing_pending, unit_length, right_embedding_space, index_valid]
+CHECKS = [nothing_pending, unit_length, right_embedding_space, quality_gate, index_valid]

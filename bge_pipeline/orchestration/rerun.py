@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _LONGEST_BACKOFF_SECONDS = 3_600.0
+_DAGSTER_RETRIES_WITHIN_SECONDS = 300.0
+"""Dagster starts its own retry within seconds. One that has not come by then never will: Dagster cannot retry what
+`dagster job execute` ran, though it says so in the run's tags."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,7 @@ class Attempt:
         run_id: of the run.
         failed_at: seconds since the epoch; None while the run is queued or under way.
         was_cancelled: somebody stopped it on purpose.
-        is_retried_by_dagster: Dagster's own run retries start it again.
+        is_retried_by_dagster: Dagster says that its own run retries will start it again.
     """
 
     run_id: str
@@ -75,7 +78,7 @@ class RerunPolicy:
             return Wait(f"run {_short(last)} is queued or under way")
         if is_claimed:
             return Wait("a Dagster backfill that is under way includes it")
-        if last.is_retried_by_dagster:
+        if last.is_retried_by_dagster and now - last.failed_at < _DAGSTER_RETRIES_WITHIN_SECONDS:
             return Wait(f"Dagster itself retries run {_short(last)}")
         hopeless = self._why_hopeless(last, failures)
         if hopeless is not None:

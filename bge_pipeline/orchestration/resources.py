@@ -9,6 +9,7 @@ from pydantic import Field
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.orchestration.workers import WORKER_TAG, this_worker
 from bge_pipeline.phases.migrate import open_service
 from bge_pipeline.settings import Settings, load_settings
 
@@ -46,8 +47,10 @@ class DatabaseResource(dg.ConfigurableResource[Database]):
     settings: dg.ResourceDependency[Settings]
 
     @contextmanager
-    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Database]:  # noqa: ARG002
-        """The database, connected to when it is first used."""
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Database]:
+        """The database, connected to when it is first used. Every job asks for it, so it notes the run's process."""
+        if context.instance is not None and context.run is not None:
+            context.instance.add_run_tags(context.run.run_id, {WORKER_TAG: this_worker()})
         with Database.from_settings(self.settings) as database:
             yield database
 
@@ -65,9 +68,10 @@ class EmbeddingsResource(dg.ConfigurableResource[EmbeddingsService]):
             yield service
 
 
-def resources() -> dict[str, dg.ConfigurableResource[Any]]:
+def resources() -> dict[str, Any]:
     """The resources of the code location, under the names that assets and ops ask for."""
-    settings = SettingsResource.configure_at_launch()
+    # Typed as Any: Dagster's types do not tell that a resource configured at launch stands for what it makes.
+    settings: Any = SettingsResource.configure_at_launch()
     database = DatabaseResource(settings=settings)
     return {
         "settings": settings,

@@ -14,6 +14,7 @@ from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.orchestration import books, partitions
 from bge_pipeline.orchestration.jobs import backfill_job, embed_pending_job
 from bge_pipeline.orchestration.rerun import Decision, GiveUp, Rerun, RerunPolicy
+from bge_pipeline.orchestration.workers import fail_runs_without_process
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.verify import verify_nothing_pending
 from bge_pipeline.settings import Settings, load_settings
@@ -35,6 +36,8 @@ def rerun_failed_partitions(context: dg.SensorEvaluationContext) -> dg.SensorRes
         settings = load_settings()
     except BgePipelineError as error:
         return dg.SkipReason(str(error))
+    for orphan in fail_runs_without_process(context.instance):
+        context.log.warning("the process of run %s is gone; the run is marked as failed", orphan.run_id)
     policy = RerunPolicy(settings.max_partition_attempts, settings.retry_backoff_seconds)
     attempts = books.unmaterialized_attempts(context.instance)
     claimed = books.claimed_by_backfills(context.instance, attempts)

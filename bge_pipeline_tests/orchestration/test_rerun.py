@@ -44,11 +44,17 @@ def test_after_the_last_attempt_a_person_is_told_and_nothing_runs():
     ("last", "reason"),
     [
         (Attempt("run-9", None), "run run-9 is queued or under way"),
-        (Attempt("run-9", 2000, is_retried_by_dagster=True), "Dagster itself retries run run-9"),
+        (Attempt("run-9", 99_998, is_retried_by_dagster=True), "Dagster itself retries run run-9"),
     ],
 )
 def test_a_partition_that_somebody_runs_already_is_left_alone(last: Attempt, reason: str):
     assert POLICY.decide("1_2", [*failed(1000), last], now=99_999) == Wait(reason)
+
+
+def test_a_retry_that_dagster_announced_and_never_started_is_not_waited_for():
+    announced = Attempt("run-1", 1000, is_retried_by_dagster=True)
+
+    assert POLICY.decide("1_2", [announced], now=1301) == Rerun(run_key="1_2:run-1", attempt=2)
 
 
 def test_a_partition_that_a_backfill_will_run_is_left_to_it():

@@ -1,5 +1,7 @@
 """What the sensors request, and what they say when they request nothing. Evaluated in this process."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -11,6 +13,7 @@ from bge_pipeline.definitions import defs
 from bge_pipeline.orchestration import books
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.sensors import embed_new_rows, rerun_failed_partitions
+from bge_pipeline.orchestration.workers import WORKER_TAG, this_worker
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, execute, insert_segment
@@ -107,6 +110,30 @@ class TestRerunFailedPartitions:
             status=dg.DagsterRunStatus.STARTED,
             tags={"dagster/asset_partition_range_start": KEYS[0], "dagster/asset_partition_range_end": KEYS[1]},
             asset_selection=None,
+        )
+
+        assert "is queued or under way" in tick(rerun_failed_partitions)
+
+    @pytest.mark.usefixtures("expanded")
+    def test_a_run_whose_process_was_killed_does_not_hold_its_partition(self, tick: Tick, instance: dg.DagsterInstance):
+        killed = instance.create_run_for_job(
+            defs.resolve_job_def("backfill_job"),
+            status=dg.DagsterRunStatus.STARTED,
+            tags={"dagster/partition": KEYS[0], WORKER_TAG: worker_that_has_ended()},
+        )
+
+        assert "Dagster itself retries" in tick(rerun_failed_partitions)
+        assert instance.get_run_by_id(killed.run_id).status == dg.DagsterRunStatus.FAILURE
+
+    @pytest.mark.usefixtures("expanded")
+    @pytest.mark.parametrize("worker", [this_worker(), "another-host/4026531836/1/1.00"])
+    def test_a_run_whose_process_lives_or_cannot_be_seen_is_under_way(
+        self, tick: Tick, instance: dg.DagsterInstance, worker: str
+    ):
+        instance.create_run_for_job(
+            defs.resolve_job_def("backfill_job"),
+            status=dg.DagsterRunStatus.STARTED,
+            tags={"dagster/partition": KEYS[0], WORKER_TAG: worker},
         )
 
         assert "is queued or under way" in tick(rerun_failed_partitions)
@@ -233,6 +260,11 @@ class TestEmbedNewRows:
 
         assert "cannot reach postgresql+psycopg2://app:***@127.0.0.1:1/app" in message
         assert "hunter2" not in message
+
+
+def worker_that_has_ended() -> str:
+    code = "from bge_pipeline.orchestration.workers import this_worker; print(this_worker())"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def request_backfill(instance: dg.DagsterInstance, keys: list[str]) -> None:
