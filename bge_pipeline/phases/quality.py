@@ -66,13 +66,11 @@ def note_search_effort(database: Database, settings: Settings, column: Column) -
 def require_quality(database: Database, settings: Settings, service: EmbeddingsService) -> GateResult | None:
     """Measure, decide, and refuse the swap where the gate is enforced and does not pass.
 
-    Returns None with QUALITY_GATE=off and on a table without a vector.
+    Returns None where `measure_quality` does.
 
     Raises:
         SwapRefused: names each bound that was missed.
     """
-    if settings.quality_gate == "off":
-        return None
     report = measure_quality(database, settings, service)
     if report is None:
         return None
@@ -88,7 +86,12 @@ def require_quality(database: Database, settings: Settings, service: EmbeddingsS
 
 
 def measure_quality(database: Database, settings: Settings, service: EmbeddingsService) -> QualityReport | None:
-    """Compare old and new vectors of sampled rows, stored and recomputed ones, and the index with exact search."""
+    """Compare old and new vectors of sampled rows, stored and recomputed ones, and the index with exact search.
+
+    Returns None with QUALITY_GATE=off and on a table without a vector.
+    """
+    if settings.quality_gate == "off":
+        return None
     target = TargetTable.from_settings(settings)
     with database.autocommit() as connection:
         state = read_state(connection, target)

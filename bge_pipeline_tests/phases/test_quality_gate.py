@@ -1,0 +1,129 @@
+"""The quality gate: a column that the configured model did not make cannot be swapped in, by any road."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from alembic import command
+from alembic.util import CommandError
+from numpy.typing import NDArray
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.journal import read_journal
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.vectors import sample_vectors
+from bge_pipeline.embedding.hashing import HashingEncoder
+from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.errors import SwapRefused
+from bge_pipeline.phases.migrate import migrate, swap_when_caught_up
+from bge_pipeline.phases.status import read_status
+from bge_pipeline.settings import Settings
+from bge_pipeline_tests.roads import alembic_config, environment
+from bge_pipeline_tests.support import ENCODER, execute, fill
+
+pytestmark = pytest.mark.pgvector
+
+Damage = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+def shuffled(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    return vectors[np.random.default_rng(0).permutation(len(vectors))]
+
+
+def unnormalized(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    return vectors * 3
+
+
+def of_another_model(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.roll(vectors, 1, axis=1)
+
+
+DAMAGES = [shuffled, unnormalized, of_another_model]
+
+
+def spoil(database: Database, damage: Damage) -> None:
+    """Replace the new vectors of every row, as a faulty writer that knows no embedding space would."""
+    target = TargetTable("public", "segments", "id", "text", "embedding")
+    with database.autocommit() as connection:
+        rows = sample_vectors(connection, target, ["embedding_384"], 100_000)
+    for row_id, vector in zip(rows.ids, damage(rows.vectors["embedding_384"]), strict=True):
+        execute(database, "UPDATE segments SET embedding_384 = :v WHERE id = :id", v=str(vector.tolist()), id=row_id)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_swap_refuses_it(database: Database, settings: Settings, damage: Damage) -> None:
+    fill(database, settings)
+    spoil(database, damage)
+
+    with pytest.raises(SwapRefused, match="quality gate"):
+        swap_when_caught_up(database, settings, EmbeddingsService(ENCODER, settings))
+
+    status = read_status(database, settings)
+    assert (status.phase, status.dimensions) == ("backfilled", 1536)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_alembic_refuses_it(
+    database: Database, settings: Settings, damage: Damage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment(settings).items():
+        monkeypatch.setenv(name, value)
+    command.upgrade(alembic_config(), "006")
+    spoil(database, damage)
+
+    with pytest.raises(CommandError, match="quality gate"):
+        command.upgrade(alembic_config(), "007")
+
+    assert read_status(database, settings).phase == "backfilled"
+
+
+def test_an_override_goes_on_and_is_recorded(database: Database, make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings(quality_gate="warn")
+    fill(database, settings)
+    spoil(database, shuffled)
+
+    result = swap_when_caught_up(database, settings, EmbeddingsService(ENCODER, settings))
+
+    assert result.exchanged
+    assert result.gate is not None
+    assert not result.gate.passed
+    with database.autocommit() as connection:
+        (entry,) = read_journal(connection, TargetTable.from_settings(settings), "swap")
+    assert entry.facts["gate"]["mode"] == "warn"
+    assert not entry.facts["gate"]["passed"]
+
+
+def test_a_sound_column_passes_and_the_search_effort_is_noted(database: Database, settings: Settings) -> None:
+    result = migrate(database, settings, EmbeddingsService(ENCODER, settings))
+
+    assert result.swap.gate is not None
+    assert result.swap.gate.passed
+    comment = execute(
+        database,
+        "SELECT col_description('segments'::regclass, attnum) FROM pg_attribute WHERE "
+        "attrelid = 'segments'::regclass AND attname = 'embedding'",
+    )[0][0]
+    assert "search_effort" in comment
+
+
+def test_labelled_queries_that_the_new_model_answers_worse_stop_the_swap(
+    database: Database, make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    path = tmp_path / "queries.jsonl"
+    rows = execute(database, "SELECT id, text FROM segments ORDER BY id LIMIT 20")
+    path.write_text(
+        "".join(
+            f'{{"query": {json.dumps(" ".join(text.split()[4:9]))}, "relevant": ["{row_id}"]}}\n'
+            for row_id, text in rows
+        )
+    )
+    blind = HashingEncoder(8)
+    settings = make_settings(eval_queries=path, embedding_dimensions=8)
+    fill(database, settings, blind)
+
+    with pytest.raises(SwapRefused, match="ndcg_retained"):
+        swap_when_caught_up(database, settings, EmbeddingsService(blind, settings))
