@@ -84,7 +84,7 @@ def main() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
     console = Console(width=max(110, Console().width))
     with tempfile.TemporaryDirectory() as scratch, _quiet():
-        workplace = Path(scratch)
+        workplace = arguments.workplace.resolve() if arguments.workplace else Path(scratch)
         folder = random_bge_small(workplace / "bge-small-shape") if arguments.model == RANDOM_MODEL else None
         model = find_sentence_model(str(folder or arguments.model))
         peaks = gemm_peaks()
@@ -127,6 +127,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="interleaved runs, of which the median counts")
     parser.add_argument("--threads", type=int, help="cores that everybody may use; all when not given")
     parser.add_argument("--only", default="", help="regular expression that names of contenders must match")
+    parser.add_argument("--workplace", type=Path, help="keeps converted models there for the next run")
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     return parser.parse_args()
 
@@ -160,6 +161,8 @@ def make_texts(kind: str, count: int, model: SentenceModel, tokenizer: Tokenizer
 
 def random_bge_small(folder: Path) -> Path:
     """A folder with BGE-small-en-v1.5's architecture and random weights; the tokenizer is the bundled model's."""
+    if (folder / "sentence_bert_config.json").exists():
+        return folder
     import torch
     from transformers import BertConfig, BertModel
 
@@ -171,8 +174,8 @@ def random_bge_small(folder: Path) -> Path:
     source = find_sentence_model("bundled").files.folder
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "modules.json"):
         shutil.copy(source / name, folder)
-    (folder / "1_Pooling").mkdir()
-    (folder / "2_Normalize").mkdir()
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    (folder / "2_Normalize").mkdir(exist_ok=True)
     pooling = {"word_embedding_dimension": 384, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 512, "do_lower_case": False}))
@@ -187,7 +190,8 @@ def enter(
 ) -> Iterator[Contender]:
     """Every contender, ready to run or with the reason why not. Peers get the batch size that suits them best."""
     sample = texts.get("mixed", next(iter(texts.values())))[:64]
-    folder = shutil.copytree(model.files.folder, workplace / "copy", ignore=shutil.ignore_patterns("onnx", "openvino"))
+    folder = workplace / "copy"
+    shutil.copytree(model.files.folder, folder, ignore=shutil.ignore_patterns("onnx", "openvino"), dirs_exist_ok=True)
     settings = load_settings(embedding_device="cpu", bge_pipeline_home=workplace / "home", embedding_model=str(folder))
     fixed: list[tuple[str, str, Callable[[], Encode]]] = [
         ("ours, OpenVINO fp32", "fp32", lambda: ours(model, settings, "openvino", "fp32")),
@@ -292,6 +296,9 @@ def sentence_transformers_int8(model: SentenceModel, folder: Path, workplace: Pa
 
     from bge_pipeline.embedding.batching import pad, plan_batches
 
+    int8_file = "openvino/openvino_model_int8.xml"
+    if (workplace / "st-openvino" / int8_file).exists():
+        return sentence_transformers_openvino(folder, workplace, int8_file)
     sentence_transformers_openvino(folder, workplace)
     source = workplace / "st-openvino" / "openvino" / "openvino_model.xml"
     tokens = vector_guard(None).calibrate(Tokenizer(model.files))
@@ -303,8 +310,8 @@ def sentence_transformers_int8(model: SentenceModel, folder: Path, workplace: Pa
     quantized = nncf.quantize(
         read, nncf.Dataset(singles), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(singles)
     )
-    ov.save_model(quantized, source.with_name("openvino_model_int8.xml"), compress_to_fp16=False)
-    return sentence_transformers_openvino(folder, workplace, "openvino/openvino_model_int8.xml")
+    ov.save_model(quantized, workplace / "st-openvino" / int8_file, compress_to_fp16=False)
+    return sentence_transformers_openvino(folder, workplace, int8_file)
 
 
 def onnxruntime(model: SentenceModel, workplace: Path, *, int8: bool = False) -> EncodeInBatches:
@@ -316,7 +323,8 @@ def onnxruntime(model: SentenceModel, workplace: Path, *, int8: bool = False) ->
     path = _onnx(model, workplace / "onnx" / "pooled.onnx", pooled=True)
     if int8:
         quantized = path.with_name("pooled-int8.onnx")
-        quantize_dynamic(path, quantized)
+        if not quantized.exists():
+            quantize_dynamic(path, quantized)
         path = quantized
     options = SessionOptions()
     options.intra_op_num_threads = len(os.sched_getaffinity(0))

@@ -1,0 +1,62 @@
+"""What each precision does to search: nDCG@10 on the demo's questions, with the bundled model. Prints Markdown.
+
+Run: python -m benchmarks.precision_quality         (needs the extras `embedded` and `openvino`; some minutes)
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from bge_pipeline.demo.corpus import segments
+from bge_pipeline.demo.questions import judge
+from bge_pipeline.embedding.agreement import compare_vectors
+from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.evaluation.metrics import ranking_quality
+from bge_pipeline.settings import load_settings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--home", type=Path, default=Path(".bge-pipeline"), help="folder for converted models")
+    arguments = parser.parse_args()
+    corpus = list(segments())
+    texts = [segment.text for segment in corpus]
+    judged = judge((row, segment.video_id, segment.text) for row, segment in enumerate(corpus))
+    reference = fp32_ndcg = None
+    print(f"{len(texts):,} segments, {len(judged.queries)} questions\n")
+    print("| precision | nDCG@10 | of fp32's | mean cosine | min cosine | top-10 neighbours shared |")
+    print("|---|---|---|---|---|---|")
+    for precision in ("fp32", "bf16", "int8"):
+        service = EmbeddingsService.from_settings(
+            load_settings(
+                embedding_model="bundled",
+                embedding_device="cpu",
+                embedding_backend="openvino",
+                embedding_precision=precision,
+                bge_pipeline_home=arguments.home,
+            ),
+            calibration_texts=lambda: texts,
+        )
+        vectors = service.encode_texts(texts)
+        scores = service.encode_queries(list(judged.queries.values())) @ vectors.T
+        used = service.space.precision
+        service.shutdown()
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :10]
+        rankings = {query: [str(row) for row in rows] for query, rows in zip(judged.queries, order, strict=True)}
+        ndcg = ranking_quality(judged.qrels, rankings, k=10).ndcg
+        reference = vectors if reference is None else reference
+        fp32_ndcg = fp32_ndcg or ndcg
+        figures = compare_vectors(vectors, reference).figures
+        print(
+            f"| {precision}{'' if used == precision else f' (fell back to {used})'} | {ndcg:.4f} | "
+            f"{100 * ndcg / fp32_ndcg:.1f}% | {figures['mean_cosine']:.4f} | {figures['min_cosine']:.4f} | "
+            f"{100 * figures['neighbour_overlap']:.1f}% |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
