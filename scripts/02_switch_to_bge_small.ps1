@@ -77,10 +77,6 @@ if ($now -in 'swapped', 'retired') {
 
 Say 'Plan'
 Invoke-Checked 'bge-pipeline' @('plan')
-if (@((Get-Facts 'plan').obstacles).Count -gt 0) {
-    Write-Host 'The plan names obstacles; remove them first.'
-    exit 3
-}
 
 Say 'Backup'
 Invoke-Checked 'python' @((Join-Path (Join-Path $root 'scripts') 'pg_dump_line.py'))

@@ -19,7 +19,7 @@ from bge_pipeline.console import backfill_progress, index_progress, stderr
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.quarantine import release_all
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.errors import BgePipelineError, ConfigurationError
+from bge_pipeline.errors import BgePipelineError, ConfigurationError, PhaseError
 from bge_pipeline.phases.expand import collapse
 from bge_pipeline.phases.migrate import migrate, open_service
 from bge_pipeline.phases.plan import plan
@@ -89,12 +89,14 @@ def opened() -> Iterator[tuple[Database, Settings]]:
 
 @app.command("plan")
 def plan_command(json: Json = False) -> None:
-    """Say what a migration would do: rows, time, disk, memory, obstacles. Changes nothing."""
+    """Say what a migration would do: rows, time, disk, memory, obstacles. Changes nothing; exits 3 on obstacles."""
     with opened() as (database, settings):
         require_table(database, settings)
         with open_service(database, settings) as service:
             result = plan(database, settings, service)
     render.print_json(result) if json else render.print_plan(result)
+    if result.obstacles:
+        raise typer.Exit(PhaseError.exit_code)
 
 
 @app.command("migrate")

@@ -33,7 +33,12 @@ def normalise_url(url: str | URL) -> URL:
     """The URL for psycopg2: `postgres://` and `postgresql://` name no driver, and SQLAlchemy 2.1 would take psycopg 3."""
     if isinstance(url, str) and url.startswith("postgres:"):
         url = "postgresql:" + url.removeprefix("postgres:")
-    return make_url(url).set(drivername="postgresql+psycopg2")
+    url = make_url(url).set(drivername="postgresql+psycopg2")
+    password = url.query.get("password")
+    if isinstance(password, str):
+        # Where libpq takes it too, but where nothing would hide it from a log.
+        url = url.difference_update_query(["password"]).set(password=password)
+    return url
 
 
 class Database:

@@ -30,6 +30,12 @@ def load_encoder(settings: Settings, calibration_texts: CalibrationTexts | None 
         ConfigurationError: the model does not have EMBEDDING_DIMENSIONS dimensions, or cannot run as asked.
         ModelUnavailable: the model or the library that runs it cannot be loaded.
     """
+    if settings.embedding_provider != "local":
+        raise ConfigurationError(
+            f"EMBEDDING_PROVIDER={settings.embedding_provider}: expected local, since a column is filled by a model on this "
+            "machine; an endpoint serves EmbeddingGenerator alone",
+            next_step="set EMBEDDING_PROVIDER=local",
+        )
     if settings.embedding_model == HASHING:
         return HashingEncoder(settings.embedding_dimensions)
     model = find_sentence_model(settings.embedding_model)

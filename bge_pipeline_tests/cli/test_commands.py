@@ -50,6 +50,24 @@ def test_plan_changes_nothing_and_names_rows_time_disk_and_index(run: Run) -> No
 
 
 @pytest.mark.pgvector
+def test_plan_exits_with_3_where_something_is_in_the_way(run: Run, database: Database) -> None:
+    with database.transaction() as connection:
+        connection.execute(text("CREATE VIEW embedded AS SELECT id, embedding FROM segments"))
+
+    planned = run("plan", "--json")
+
+    assert planned.returncode == 3
+    assert "view embedded" in json.loads(planned.stdout)["obstacles"][0]
+
+
+@pytest.mark.pgvector
+def test_an_endpoint_cannot_fill_a_column(run: Run) -> None:
+    refused = run("migrate", EMBEDDING_PROVIDER="openai")
+    assert refused.returncode == 2
+    assert "EMBEDDING_PROVIDER" in refused.stderr
+
+
+@pytest.mark.pgvector
 def test_migrate_rollback_migrate_and_retire(run: Run) -> None:
     migrated = run("migrate", "--json")
     assert migrated.returncode == 0, migrated.stderr
