@@ -21,6 +21,7 @@ from bge_pipeline.orchestration.names import BACKFILLED, REPORT, SCHEMA, SWAPPED
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.progress import StepProgress, listening
 from bge_pipeline.orchestration.storage import dagster_database_url
+from bge_pipeline.phases.verify import verify_nothing_pending
 from bge_pipeline.settings import Settings
 
 DEFAULT_PORT = 3000
@@ -96,7 +97,7 @@ def run_dev(settings: Settings, port: int = DEFAULT_PORT, host: str = DEFAULT_HO
     with _passing_signals_on() as started:
         # In a session of its own, Dagster hears of Ctrl-C once, from here, and can end its processes in order.
         process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-W", "ignore::dagster.SupersessionWarning", *command],
+            [sys.executable, "-W", "ignore:Function `dev_command` is superseded", *command],
             env=os.environ | environment(settings) | urls,
             start_new_session=True,
         )
@@ -172,6 +173,9 @@ def migrate_through_dagster(
         keys = known_keys(instance)
         for number, key in enumerate(keys, start=1):
             run("backfill_job", StepProgress(BACKFILLED, partition=number, partitions=len(keys)), key)
+        if _backfill_is_due(settings):
+            # Rows above the last partition, where the table has grown since it was cut.
+            run("embed_pending_job", StepProgress(BACKFILLED))
         run("swap_job", StepProgress(SWAPPED))
         reported = run("report_job", StepProgress(REPORT))
         figures = {
@@ -184,6 +188,11 @@ def migrate_through_dagster(
             report=str(figures.pop("report")),
             figures=figures,
         )
+
+
+def _backfill_is_due(settings: Settings) -> bool:
+    with Database.from_settings(settings) as database:
+        return verify_nothing_pending(database, settings).blocks_swap
 
 
 def _why_failed(job: str, result: dg.ExecuteInProcessResult) -> BgePipelineError:

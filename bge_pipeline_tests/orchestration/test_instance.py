@@ -7,11 +7,12 @@ import dagster as dg
 import pytest
 import yaml
 from dagster._core.instance.config import PoolGranularity
+from dagster_postgres import PostgresEventLogStorage
 
 from bge_pipeline.database.connection import normalise_url
 from bge_pipeline.errors import DatabaseUnavailable
 from bge_pipeline.orchestration.instance import environment, prepare_dagster_home
-from bge_pipeline.orchestration.storage import PipelineStorage, dagster_database_url
+from bge_pipeline.orchestration.storage import dagster_database_url
 from bge_pipeline.settings import Settings, load_settings
 
 DEPLOYED = Path(__file__).parents[2] / "deploy" / "dagster.yaml"
@@ -66,8 +67,7 @@ def test_without_any_database_the_way_out_is_named(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.pgvector
 def test_the_instance_keeps_its_records_in_postgres_and_lets_one_encoder_run(instance: dg.DagsterInstance):
-    assert isinstance(instance.storage, PipelineStorage) if hasattr(instance, "storage") else True
-    assert "Postgres" in type(instance.event_log_storage).__name__
+    assert isinstance(instance.event_log_storage, PostgresEventLogStorage)
     assert instance.global_op_concurrency_default_limit == 1
     assert instance.get_concurrency_config().pool_config.pool_granularity == PoolGranularity.RUN
     assert instance.run_monitoring_enabled
