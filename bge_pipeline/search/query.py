@@ -8,6 +8,9 @@ from dataclasses import dataclass
 _PHRASE = re.compile(r'(?<!\S)(-?)"([^"]*)"')
 _NEGATED_WORD = re.compile(r"(?<!\S)-(?=\S)[^\s\"]+")
 
+_MAX_CHARACTERS = 8_000
+"""More than an encoder reads, and little enough for PostgreSQL to look every word up."""
+
 
 @dataclass(frozen=True)
 class ParsedQuery:
@@ -30,8 +33,11 @@ class ParsedQuery:
 
 
 def parse_query(query: str) -> ParsedQuery:
-    """Take `query` apart; no input is an error, and characters that PostgreSQL cannot store become spaces."""
-    query = query.replace("\0", " ").encode("utf-8", "replace").decode()
+    """Take `query` apart; no input is an error.
+
+    Characters that PostgreSQL cannot store are replaced, and of a very long text the beginning is taken.
+    """
+    query = query[:_MAX_CHARACTERS].replace("\0", " ").encode("utf-8", "replace").decode()
     must = [match.group() for match in _PHRASE.finditer(query)]
     words = _PHRASE.sub(lambda match: " " if match.group(1) else f" {match.group(2)} ", query)
     must += [match.group() for match in _NEGATED_WORD.finditer(words)]

@@ -44,8 +44,8 @@ RRF_K = 10
 LEXICAL_WEIGHT = 0.5
 """Reciprocal rank fusion: 1 / (k + rank) summed over the lists (Cormack, Clarke and Büttcher, SIGIR 2009), the lexical
 list at half weight. Their k = 60 is for long lists of equals; here a passage that only the words find should be
-able to enter the first twenty, and with k = 10 and one half the best of them comes in at rank 12. docs/search.md has
-the figures for other values."""
+able to enter the first twenty: with k = 10 and one half, the best of them weighs as much as the nearest but eleven.
+docs/search.md has the figures for other values."""
 
 BM25_K1 = 0.9
 BM25_B = 0.2
@@ -54,7 +54,9 @@ BM25_B = 0.2
 average of the passages found."""
 
 COMMON_WORD_ROWS = 20_000
-"""A word in so many rows says little and costs much: it is left out unless every word is like that."""
+LOOKED_UP_ROWS = 200_000
+"""A word in so many rows says little and costs much: it is left out unless every word is like that. A query of
+more than ten words shares the second number among them."""
 
 _OPERATORS = {"cosine": "<=>", "l2": "<->", "ip": "<#>", "l1": "<+>"}
 _MATERIALIZED = "MATERIALIZED"
@@ -195,13 +197,15 @@ def _dense(
 def _lexical(searched: SearchedColumn, query: ParsedQuery, limit: int, where: ColumnElement[bool] | None) -> CTE:
     """(id, score, rank) of the rows with the most telling words."""
     terms = _terms(searched, query)
-    hits = _indexed_hits(searched, terms, where) if searched.has_text_index else _scanned_hits(searched, terms, where)
+    common = min(COMMON_WORD_ROWS, LOOKED_UP_ROWS // len(query.words.split()))
+    find_hits = _indexed_hits if searched.has_text_index else _scanned_hits
+    hits = find_hits(searched, terms, where, common)
     counts = _materialized(
         select(hits.c.lexeme, cast(func.count(), Double).label("rows")).group_by(hits.c.lexeme), "counts"
     )
     total = func.greatest(cast(searched.estimated_rows, Double), select(func.max(counts.c.rows)).scalar_subquery())
     idf = func.ln(1 + (total - counts.c.rows + 0.5) / (counts.c.rows + 0.5))
-    rare = counts.c.rows < COMMON_WORD_ROWS
+    rare = counts.c.rows < common
     has_rare = select(counts.c.lexeme).where(rare).exists()
     weights = select(counts.c.lexeme, idf.label("idf")).where(rare | ~has_rare).cte("weights")
     average = select(func.avg(hits.c.bytes)).scalar_subquery()
@@ -229,32 +233,27 @@ def _terms(searched: SearchedColumn, query: ParsedQuery) -> CTE:
     return _materialized(select(lexeme, wanted.label("query")), "terms")
 
 
-def _indexed_hits(searched: SearchedColumn, terms: CTE, where: ColumnElement[bool] | None) -> CTE:
-    """(lexeme, id, bytes), one index lookup for each term."""
-    found = select(*_row_facts(searched)).where(document(searched).op("@@")(terms.c.query)).limit(COMMON_WORD_ROWS)
-    if where is not None:
-        found = found.where(on_target(searched, where))
+def _indexed_hits(searched: SearchedColumn, terms: CTE, where: ColumnElement[bool] | None, limit: int) -> CTE:
+    """(lexeme, id, bytes), one index lookup for each term, of `limit` rows at most."""
+    found = _row_facts(searched, where).where(document(searched).op("@@")(terms.c.query)).limit(limit)
     row = found.lateral("found")
     return _materialized(select(terms.c.lexeme, row.c.id, row.c.bytes).select_from(terms.join(row, true())), "hits")
 
 
-def _scanned_hits(searched: SearchedColumn, terms: CTE, where: ColumnElement[bool] | None) -> CTE:
+def _scanned_hits(searched: SearchedColumn, terms: CTE, where: ColumnElement[bool] | None, _limit: int) -> CTE:
     """(lexeme, id, bytes), by taking every text apart once."""
-    rows = select(*_row_facts(searched), document(searched).label("words"))
-    if where is not None:
-        rows = rows.where(on_target(searched, where))
-    documents = _materialized(rows, "documents")
+    documents = _materialized(_row_facts(searched, where).add_columns(document(searched).label("words")), "documents")
     matches = documents.c.words.op("@@")(terms.c.query)
     return _materialized(
         select(terms.c.lexeme, documents.c.id, documents.c.bytes).select_from(documents.join(terms, matches)), "hits"
     )
 
 
-def _row_facts(searched: SearchedColumn) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+def _row_facts(searched: SearchedColumn, where: ColumnElement[bool] | None) -> Select[Any]:
     table, target = searched.table, searched.target
-    return table.c[target.id_column].label("id"), func.octet_length(cast(table.c[target.text_column], Text)).label(
-        "bytes"
-    )
+    length = cast(func.octet_length(cast(table.c[target.text_column], Text)), Double)
+    facts = select(table.c[target.id_column].label("id"), length.label("bytes"))
+    return facts if where is None else facts.where(on_target(searched, where))
 
 
 def _with_rows(searched: SearchedColumn, found: CTE, columns: Sequence[str]) -> Select[Any]:

@@ -35,6 +35,6 @@ def create_text_index(
 
 
 def text_index_name(target: TargetTable, language: str) -> str:
-    """Name of the index; the digest keeps two tables of a schema, or two languages, apart."""
+    """Name of the index; the digest keeps apart what the underscores might run together, and languages."""
     digest = hashlib.sha256(f"{target.table}.{target.text_column}.{language}".encode()).hexdigest()[:8]
     return shortened(f"ix_{target.table}_{target.text_column}_words_{digest}")

@@ -93,6 +93,13 @@ def test_a_word_in_very_many_rows_is_left_out_unless_there_is_no_other(
     assert len(found(words, "dog")) >= 3
 
 
+def test_a_pasted_article_is_searched_for(words: Retriever) -> None:
+    article = " ".join(f"word{number}" for number in range(3_000))
+    for mode in ("dense", "lexical", "hybrid"):
+        words.search(article, mode=mode)
+    assert found(words, "striped " + article) == [4]
+
+
 def test_index_and_scan_give_the_same_ranking(database: Database, settings: Settings, retriever: Retriever) -> None:
     queries = [
         "return the value of an object",
