@@ -79,9 +79,12 @@ def create_demo_table(
     settings: Settings,
     rows: int | None = None,
     *,
+    with_index: bool = True,
     on_progress: Callable[[int], None] | None = None,
 ) -> DemoTable:
     """Make `sources` and the target table, load `rows` segments (None: the whole corpus) and index the old vectors.
+
+    `with_index=False` leaves the index out, which takes long on millions of rows.
 
     Raises:
         PhaseError: the target table is there already.
@@ -107,13 +110,14 @@ def create_demo_table(
         connection.execute(
             note_statement(target, target.embedding_column, ColumnNote("legacy", encoder.space.as_dict()))
         )
-        lists = recommended_lists(loaded)
-        connection.execute(text("SET LOCAL maintenance_work_mem = '1GB'"))
-        connection.execute(
-            target.sql(
-                f"CREATE INDEX ON {{table}} USING ivfflat ({{embedding}} vector_cosine_ops) WITH (lists = {lists})"
+        if with_index:
+            connection.execute(text("SET LOCAL maintenance_work_mem = '1GB'"))
+            connection.execute(
+                target.sql(
+                    "CREATE INDEX ON {table} USING ivfflat ({embedding} vector_cosine_ops) WITH (lists = {lists})",
+                    lists=recommended_lists(loaded),
+                )
             )
-        )
     with database.autocommit() as connection:
         connection.execute(target.sql("VACUUM ANALYZE {table}"))
     return DemoTable(str(target), loaded, len(source_ids), encoder.space.model, encoder.space.dimensions)

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 _NEIGHBOURS = 20
 _REEMBEDDED_ROWS = 200
-_RECALL_QUERIES = 100
+_RECALL_QUERIES = 50
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def note_search_effort(database: Database, settings: Settings, column: Column) -
     if settings.search_probes is not None or settings.search_ef_search is not None:
         return
     wanted = settings.quality_min_ann_recall
-    found = recommend_for_recall(database, settings, wanted, column=column.name, k=_NEIGHBOURS)
+    found = recommend_for_recall(database, settings, wanted, column=column.name, k=_NEIGHBOURS, samples=_RECALL_QUERIES)
     if found is None or column.note is None:
         return
     effort = max(found.value, found.default)

@@ -1,0 +1,86 @@
+"""Write docs/benchmarks.md from the JSON in benchmarks/results/.
+
+Run: python -m benchmarks.document
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import RESULTS
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+HEAD = """# Benchmarks
+
+Written by `python -m benchmarks.document` from the files in `benchmarks/results/`; each section names the command that
+measured it and the machine. These machines are shared: read the ratios within a run, not the absolute figures. Not
+measured, for want of the hardware or the weights: any GPU, GTE-Qwen2-1.5B, and BGE-small's own weights (its shape with
+random weights is, which is right for speed and says nothing of quality).
+"""
+ORDER = ("encode", "precision", "search", "write", "backfill", "index", "dagster")
+
+
+def main() -> None:
+    parts = [HEAD]
+    for path in sorted(RESULTS.iterdir(), key=_place):
+        parts.extend(_encode(json.loads(path.read_text())) if path.name.startswith("encode") else _section(path))
+    DOCUMENT.write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
+    print(f"written to {DOCUMENT}")
+
+
+def _place(path: Path) -> tuple[int, str]:
+    return next((n for n, prefix in enumerate(ORDER) if path.name.startswith(prefix)), len(ORDER)), path.name
+
+
+def _section(path: Path) -> Iterator[str]:
+    if path.suffix == ".md":
+        yield path.read_text(encoding="utf-8")
+        return
+    found = json.loads(path.read_text())
+    yield f"## {found['name'].replace('_', ' ').capitalize()}\n"
+    yield f"{found['about']}\n"
+    yield f"`{found['command']}`, {found['hardware']}, {found['measured_at']}\n"
+    for table in found["tables"]:
+        yield f"**{table['title']}**\n"
+        yield _table(table["columns"], table["rows"])
+    yield from (f"- {note}" for note in found["notes"])
+    yield ""
+
+
+def _encode(found: dict[str, Any]) -> Iterator[str]:
+    peaks = ", ".join(f"{name} {peak:,.0f}" for name, peak in found["gemm_peak_gflops"].items())
+    yield "## Encoding\n"
+    yield (
+        f"{found['model']}; medians of {found['rounds']} interleaved runs, the same {found['cores']} cores for everybody. "
+        f"The GEMM peaks of the same run, in GFLOP/s: {peaks}.\n"
+    )
+    yield f"`{found['command'].strip()}`, {found['processor']}\n"
+    for kind, result in found["kinds"].items():
+        yield f"**{kind} texts: {result['texts']} of {result['tokens_mean']:.0f} tokens on average**\n"
+        columns = ("", "texts/s", "tokens/s", "times the defaults", "of the GEMM peak", "least cosine to fp32")
+        yield _table(columns, [_contender(row) for row in result["contenders"]])
+    yield from (f"- not measured: {name}: {reason}" for name, reason in found["absent"].items())
+    yield ""
+
+
+def _contender(row: dict[str, Any]) -> list[str]:
+    return [
+        row["name"],
+        f"{row['texts_per_second']:,.1f}",
+        f"{row['tokens_per_second']:,.0f}",
+        f"{row['times_the_defaults']:.1f}" if row["times_the_defaults"] else "",
+        f"{row['share_of_gemm_peak']:.0%}",
+        f"{row['agreement_with_fp32']['min_cosine']:.4f}",
+    ]
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] + ["---:"] * (len(columns) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
