@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from bge_pipeline.evaluation.plots import report_plots
-from bge_pipeline.evaluation.report import BASELINE_TEXTS_PER_SECOND, BenchmarkReport
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading, a table and a sentence under it; the first row of the table is its head."""
-
-    title: str
-    rows: list[Sequence[str]]
-    text: str = ""
+from bge_pipeline.evaluation.report import BenchmarkReport
+from bge_pipeline.evaluation.report_sections import NOTHING, Section, circumstances, headlines, sections, title
 
 
 @dataclass(frozen=True)
@@ -43,173 +36,103 @@ def write_report(report: BenchmarkReport, folder: Path) -> WrittenReport:
 
 
 def as_markdown(report: BenchmarkReport) -> str:
-    """The report as Markdown, plots inside as data URIs."""
-    parts = [f"# {_title(report)}", _subtitle(report)]
-    for title, png in report_plots(report).items():
-        parts += [f"**{title}**", f"![{title}]({_data_uri(png)})"]
-    for section in _sections(report):
-        parts.append(f"## {section.title}")
-        if section.text:
-            parts.append(section.text)
-        if section.rows:
-            head, *body = section.rows
-            lines = [head, ["---"] * len(head), *body]
-            parts.append("\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines))
-    parts += [f"- {note}" for note in report.notes]
-    return "\n\n".join(parts) + "\n"
+    """The report as Markdown, plots inside as data URIs, which the Dagster UI shows."""
+    found = headlines(report)
+    summary = [[h.label for h in found], [f"**{h.figure}**" for h in found], [h.note for h in found]]
+    facts = " · ".join(f"{name}: {value}" for name, value in circumstances(report).items())
+    # In one paragraph, so that two stand side by side where there is room.
+    plots = "\n".join(f"![{name}]({_data_uri(svg)})" for name, svg in report_plots(report).items())
+    parts = [f"# {title(report)}", facts, _markdown_table(summary), plots]
+    for section in sections(report):
+        parts += [f"## {section.title}", section.text, _markdown_table(section.rows)]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def as_html(report: BenchmarkReport) -> str:
     """The report as one HTML file that needs no other."""
-    plots = "".join(
-        f'<figure><figcaption>{escape(title)}</figcaption><img alt="{escape(title)}" src="{_data_uri(png)}"></figure>'
-        for title, png in report_plots(report).items()
+    cards = "".join(
+        f"<li><span>{escape(h.label)}</span><b>{escape(h.figure)}</b><small>{escape(h.note)}</small></li>"
+        for h in headlines(report)
     )
-    sections = "".join(_html_section(section) for section in _sections(report))
-    notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
+    facts = "".join(
+        f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in circumstances(report).items()
+    )
+    plots = "".join(f'<img alt="{escape(name)}" src="{_data_uri(svg)}">' for name, svg in report_plots(report).items())
     return _PAGE.format(
-        title=escape(_title(report)), subtitle=escape(_subtitle(report)), plots=plots, sections=sections, notes=notes
+        title=escape(title(report)),
+        facts=facts,
+        cards=cards,
+        plots=plots,
+        sections="".join(_html_section(section) for section in sections(report)),
     )
 
 
-def _title(report: BenchmarkReport) -> str:
-    return f"{report.table}: {report.model}"
-
-
-def _subtitle(report: BenchmarkReport) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
-    return (
-        f"{report.rows:,} rows, phase {report.phase}; {report.device}, {report.precision}; {report.hardware}; {versions}; "
-        f"{report.created_at}"
-    )
-
-
-def _sections(report: BenchmarkReport) -> list[Section]:
-    return [
-        _claims(report),
-        _encode(report),
-        _search(report),
-        _quality(report),
-        _storage(report),
-        _phases(report),
-    ]
-
-
-def _claims(report: BenchmarkReport) -> Section:
-    rows = [["figure", "named by the mission", "measured here"]]
-    rows += [[claim.what, claim.claimed, claim.measured] for claim in report.claims]
-    return Section("What was promised", list(rows))
-
-
-def _encode(report: BenchmarkReport) -> Section:
-    rows = [["batch size", "texts/s", "tokens/s", f"times {BASELINE_TEXTS_PER_SECOND:.0f} texts/s", "device memory"]]
-    rows += [
-        [
-            str(run.batch_size),
-            f"{run.texts_per_second:,.0f}",
-            f"{run.tokens_per_second:,.0f}",
-            f"{run.texts_per_second / BASELINE_TEXTS_PER_SECOND:,.1f}",
-            _megabytes(run.device_memory_bytes),
-        ]
-        for run in report.encode
-    ]
-    text = f"{report.encode[0].texts:,} texts of the table."
-    if report.rerank is not None:
-        text += (
-            f" Reranking with {report.rerank.model}: {report.rerank.queries} queries of {report.rerank.documents} documents, "
-            f"{report.rerank.milliseconds_per_query:,.0f} ms a query."
-        )
-    return Section("Encoding", list(rows), text)
-
-
-def _search(report: BenchmarkReport) -> Section:
-    rows = [["search", "queries", "p50 ms", "p95 ms", "encoding included", "recall@20", "nDCG@20"]]
-    rows += [
-        [
-            run.name,
-            str(run.queries),
-            f"{run.p50_milliseconds:,.1f}",
-            f"{run.p95_milliseconds:,.1f}",
-            "yes" if run.encodes else "no",
-            _figure(run.recall),
-            _figure(run.ndcg),
-        ]
-        for run in report.search
-    ]
-    return Section("Search", list(rows), "Recall is against exact search on the same column.")
-
-
-def _quality(report: BenchmarkReport) -> Section:
-    if report.gate is None:
-        return Section("Quality gate", [], report.gate_summary)
-    rows = [["check", "measured", "bound", "passed", ""]]
-    rows += [
-        [
-            check["name"],
-            _figure(check["value"]),
-            _figure(check["bound"]),
-            "not measured" if check["value"] is None else "yes" if check["passed"] else "NO",
-            check["explanation"],
-        ]
-        for check in report.gate["checks"]
-    ]
-    return Section("Quality gate", list(rows), report.gate_summary.splitlines()[0])
-
-
-def _storage(report: BenchmarkReport) -> Section:
-    storage = report.storage
-    rows = [
-        ["", "before", "now"],
-        ["one vector", _bytes(storage.old_vector_bytes), _bytes(storage.new_vector_bytes)],
-        ["table with indexes", _megabytes(storage.table_bytes_before), _megabytes(storage.table_bytes_now)],
-        ["new vector index", "", _megabytes(storage.index_bytes)],
-    ]
-    text = "" if report.phase == "retired" else "Until the old column is retired the table holds both."
-    return Section("Storage", list(rows), text)
-
-
-def _phases(report: BenchmarkReport) -> Section:
-    rows = [["act", "when", "seconds", ""]]
-    rows += [[phase.act, phase.at[:19], f"{phase.seconds:,.1f}", phase.detail] for phase in report.phases]
-    return Section("Phases", list(rows), "From the journal beside the table, whichever road ran them.")
+def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return ""
+    head, *body = rows
+    rule = ["--:" if is_numeric else "---" for is_numeric in _numeric_columns(rows)]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in [head, rule, *body])
 
 
 def _html_section(section: Section) -> str:
-    head, *body = section.rows or [[]]
-    table = ""
-    if section.rows:
-        heads = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-        lines = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in body)
-        table = f"<table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>"
-    return f"<section><h2>{escape(section.title)}</h2><p>{escape(section.text)}</p>{table}</section>"
+    text = f"<p>{escape(section.text)}</p>" if section.text else ""
+    return f"<section><h2>{escape(section.title)}</h2>{text}{_html_table(section.rows)}</section>"
 
 
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def _html_table(rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return ""
+    numeric = _numeric_columns(rows)
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        marked = (
+            f"<{tag}{_html_class(cell, is_numeric=is_numeric)}>{escape(cell)}</{tag}>"
+            for cell, is_numeric in zip(cells, numeric, strict=True)
+        )
+        return f"<tr>{''.join(marked)}</tr>"
+
+    head, *body = rows
+    lines = "".join(line("td", cells) for cells in body)
+    return f"<div class=wide><table><thead>{line('th', head)}</thead><tbody>{lines}</tbody></table></div>"
 
 
-def _bytes(value: int | None) -> str:
-    return "not recorded" if value is None else f"{value:,} bytes"
+def _html_class(cell: str, *, is_numeric: bool) -> str:
+    if is_numeric:
+        return " class=number"
+    return {"yes": " class=yes", "NO": " class=no"}.get(cell, "")
 
 
-def _megabytes(value: int | None) -> str:
-    return "not recorded" if value is None else f"{value / 1e6:,.1f} MB"
+def _numeric_columns(rows: Sequence[Sequence[str]]) -> list[bool]:
+    """Which columns hold numbers alone, with or without a unit."""
+    body = [list(column) for column in zip(*rows[1:], strict=True)]
+    number = re.compile(rf"[\d.,]+( (MB|bytes))?|{NOTHING}|not recorded")
+    return [all(number.fullmatch(cell) for cell in column) for column in body]
 
 
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def _data_uri(svg: bytes) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
 
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1d2430 }}
-h1 {{ font-size: 1.5rem; margin-bottom: 0 }} h2 {{ font-size: 1.1rem; margin-top: 2rem }}
-.subtitle, figcaption {{ color: #5b6575 }} figure {{ margin: 1rem 0 }} img {{ max-width: 100% }}
-table {{ border-collapse: collapse; width: 100% }} td, th {{ text-align: left; vertical-align: top }}
-td, th {{ padding: .3rem .8rem .3rem 0 }}
-tr {{ border-bottom: 1px solid #e3e6eb }} td {{ font-variant-numeric: tabular-nums }}
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2.5rem auto; padding: 0 1.5rem; color: #1d2430 }}
+h1 {{ font-size: 1.6rem; margin: 0 0 1rem }} h2 {{ font-size: 1.1rem; margin: 2.5rem 0 .5rem }} p {{ margin: 0 0 .5rem }}
+dl {{ display: flex; flex-wrap: wrap; gap: .3rem 2rem; margin: 0; color: #5b6575; font-size: .9rem }}
+dl div {{ display: flex; gap: .5rem }} dd {{ margin: 0; color: #1d2430 }}
+ul {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem; list-style: none }}
+ul {{ padding: 0; margin: 1.5rem 0 2rem }} small, li span {{ color: #5b6575; font-size: .8rem }}
+li {{ display: flex; flex-direction: column; border: 1px solid #e3e6eb; border-radius: .5rem; padding: .7rem .9rem }}
+li b {{ font-size: 1.25rem; font-weight: 600 }}
+.plots {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: 1.5rem 2rem }}
+img {{ width: 100%; height: auto }} .wide {{ overflow-x: auto }}
+table {{ border-collapse: collapse }} td, th {{ text-align: left; vertical-align: top; padding: .35rem 1.5rem .35rem 0 }}
+th {{ font-weight: 500; font-size: .85rem; color: #5b6575; white-space: nowrap }} tr {{ border-bottom: 1px solid #e3e6eb }}
+td:first-child {{ white-space: nowrap }}
+.number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }}
+.yes {{ color: #1a7f47 }} .no {{ color: #b3261e; font-weight: 600 }}
 </style></head>
-<body><h1>{title}</h1><p class="subtitle">{subtitle}</p>{plots}{sections}<ul>{notes}</ul></body></html>
+<body><h1>{title}</h1><dl>{facts}</dl><ul>{cards}</ul><div class="plots">{plots}</div>{sections}</body></html>
 """
