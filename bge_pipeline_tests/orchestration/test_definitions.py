@@ -85,4 +85,4 @@ def test_every_field_of_the_launchpad_is_described(config: type[dg.Config]):
 def test_the_checks_that_guard_the_swap_block():
     blocking = {spec.name for check in defs.asset_checks or () for spec in check.check_specs if spec.blocking}
 
-    assert blocking == {"nothing_pending", "unit_length", "right_embedding_space", "index_valid"}
+    assert blocking == {"nothing_pending", "unit_length", "right_embedding_space", "quality_gate", "index_valid"}

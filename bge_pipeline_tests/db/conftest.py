@@ -1,0 +1,28 @@
+"""A segments table whose column is being filled, without the phases that would make it so."""
+
+from __future__ import annotations
+
+import pytest
+
+from bge_pipeline_tests.support import ENCODER, SEGMENTS, execute
+
+
+@pytest.fixture
+def expanded(database, settings):
+    """The demo table in phase expanded."""
+    from bge_pipeline.phases.expand import expand
+
+    expand(database, settings, ENCODER.space)
+    return database
+
+
+@pytest.fixture
+def column(database):
+    """A small table `notes` with an empty column `v` of two dimensions and its quarantine; returns its target."""
+    from dataclasses import replace
+
+    execute(database, "CREATE TABLE notes (id bigint PRIMARY KEY, text text, v vector(2))")
+    execute(
+        database, "CREATE TABLE notes_v_quarantine (row_id bigint PRIMARY KEY, error text, quarantined_at timestamptz)"
+    )
+    return replace(SEGMENTS, table="notes", embedding_column="v")

@@ -1,0 +1,190 @@
+"""Indexes are built beside live traffic; whatever interrupts a build, no invalid index stays in the way."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from sqlalchemy import text
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.index_build import build_concurrently, rebuild_concurrently
+from bge_pipeline.database.indexes import index_is_valid
+from bge_pipeline.errors import DatabaseUnavailable, IndexBuildFailed
+from bge_pipeline_tests.support import SEGMENTS, application, execute, scalar, wait_until
+
+pytestmark = pytest.mark.pgvector
+
+STATEMENT = text("CREATE INDEX CONCURRENTLY ours ON segments (start_sec)")
+
+
+def validity(database, name="ours"):
+    with database.autocommit() as connection:
+        return index_is_valid(connection, "public", name)
+
+
+def leave_invalid(database, name="ours"):
+    """What a build leaves that was killed."""
+    execute(database, f"CREATE INDEX {name} ON segments (start_sec)")
+    execute(database, f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{name}'::regclass")
+
+
+def is_building(database):
+    return bool(execute(database, "SELECT FROM pg_stat_progress_create_index"))
+
+
+@pytest.fixture
+def held_up(database):
+    """A transaction of the application for whose end every concurrent build waits."""
+    with application(database) as other:
+        other.exec_driver_sql("INSERT INTO sources (video_id, title) VALUES ('x', 'x')")
+        other.exec_driver_sql("UPDATE segments SET speaker_label = 'x' WHERE id = 1")
+        yield other
+
+
+def test_an_index_is_built_once(database):
+    first = build_concurrently(database, SEGMENTS, "ours", STATEMENT)
+    second = build_concurrently(database, SEGMENTS, "ours", STATEMENT)
+    assert (first.built, second.built) == (True, False)
+    assert first.bytes == second.bytes > 0
+    assert first.seconds > 0
+
+
+def test_an_invalid_leftover_is_replaced(database):
+    leave_invalid(database)
+    assert validity(database) is False
+    assert build_concurrently(database, SEGMENTS, "ours", STATEMENT).built
+    assert validity(database) is True
+
+
+def test_an_application_that_reads_and_writes_is_not_held_up_by_a_build(database, held_up):
+    thread = threading.Thread(target=build_concurrently, args=(database, SEGMENTS, "ours", STATEMENT))
+    thread.start()
+    wait_until(lambda: is_building(database))
+    with application(database) as other:
+        other.exec_driver_sql("SET statement_timeout = '2s'")
+        other.exec_driver_sql("UPDATE segments SET speaker_label = 'y' WHERE id = 2")
+        other.exec_driver_sql("SELECT count(*) FROM segments")
+        other.commit()
+    held_up.commit()
+    thread.join()
+    assert validity(database) is True
+
+
+def test_progress_is_reported_while_the_build_waits(database, held_up):
+    seen = []
+
+    def progress(look):
+        seen.append(look)
+        held_up.rollback()
+
+    build_concurrently(database, SEGMENTS, "ours", STATEMENT, on_progress=progress)
+    assert "waiting for" in seen[0].phase
+
+
+@pytest.mark.parametrize("application_goes_on", [False, True])
+def test_ctrl_c_ends_the_build_on_the_server_at_once(database, held_up, application_goes_on):
+    def interrupt(_look):
+        if not application_goes_on:
+            held_up.rollback()
+        raise KeyboardInterrupt
+
+    slow = slow_statement(database)
+    before, started = threading.active_count(), time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        build_concurrently(database, SEGMENTS, "ours", slow, on_progress=interrupt)
+    assert time.perf_counter() - started < 5
+    assert threading.active_count() == before
+    assert not is_building(database)
+    assert validity(database) is (False if application_goes_on else None)
+    held_up.rollback()
+    assert build_concurrently(database, SEGMENTS, "ours", STATEMENT).built
+
+
+def slow_statement(database):
+    """A build of at least six seconds."""
+    execute(
+        database,
+        "CREATE FUNCTION slowly(n float8) RETURNS float8 IMMUTABLE LANGUAGE sql AS 'SELECT n FROM pg_sleep(0.02)'",
+    )
+    return text("CREATE INDEX CONCURRENTLY ours ON segments (slowly(start_sec))")
+
+
+def test_a_build_whose_connection_is_ended_is_an_unavailable_database_and_leaves_nothing(database):
+    def terminate(_look):
+        execute(database, "SELECT pg_terminate_backend(pid) FROM pg_stat_progress_create_index")
+
+    with pytest.raises(DatabaseUnavailable):
+        build_concurrently(database, SEGMENTS, "ours", slow_statement(database), on_progress=terminate)
+    assert validity(database) is None
+
+
+def test_too_little_memory_is_explained_with_the_memory_it_takes(database, database_url):
+    execute(database, f"ALTER DATABASE {database.url.database} SET maintenance_work_mem = '8MB'")
+    options = "WITH (lists = 1000)"
+    statement = text(
+        f"CREATE INDEX CONCURRENTLY ours ON segments USING ivfflat (embedding vector_cosine_ops) {options}"
+    )
+    with Database(database_url) as fresh, pytest.raises(IndexBuildFailed, match="memory required is") as refused:
+        build_concurrently(fresh, SEGMENTS, "ours", statement)
+    assert "INDEX_MAX_MEMORY_MB" in refused.value.next_step
+    assert validity(database) is None
+
+
+def test_the_memory_that_a_build_needs_is_given_to_its_session_alone(database):
+    statement = text(
+        "CREATE INDEX CONCURRENTLY ours ON segments USING ivfflat (embedding vector_cosine_ops) WITH (lists = 300)"
+    )
+    result = build_concurrently(database, SEGMENTS, "ours", statement, memory_bytes=300 << 20)
+    assert result.maintenance_work_mem_mb == 300
+    assert scalar(database, "SHOW maintenance_work_mem") == "64MB"
+    assert scalar(database, "SHOW max_parallel_maintenance_workers") == "2"
+
+
+def test_two_processes_that_build_the_same_index_take_turns(database, held_up):
+    results = []
+
+    def build():
+        results.append(build_concurrently(database, SEGMENTS, "ours", STATEMENT))
+
+    threads = [threading.Thread(target=build) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: is_building(database))
+    held_up.commit()
+    for thread in threads:
+        thread.join()
+    assert sorted(result.built for result in results) == [False, True]
+    assert validity(database) is True
+
+
+def test_an_index_made_anew_has_no_entries_of_rows_that_left_it(database):
+    partial = text("CREATE INDEX CONCURRENTLY ours ON segments (id) WHERE embedding IS NULL")
+    execute(database, "UPDATE segments SET embedding = NULL")
+    build_concurrently(database, SEGMENTS, "ours", partial)
+    before = scalar(database, "SELECT pg_relation_size('ours')")
+    execute(database, f"UPDATE segments SET embedding = '{[0.1] * 1536}'")
+    rebuild_concurrently(database, SEGMENTS, "ours", partial)
+    assert scalar(database, "SELECT pg_relation_size('ours')") < before
+    assert validity(database) is True
+
+
+def test_an_index_that_is_missing_or_invalid_is_built_when_it_should_be_made_anew(database):
+    rebuild_concurrently(database, SEGMENTS, "ours", STATEMENT)
+    assert validity(database) is True
+    execute(database, "DROP INDEX ours")
+    leave_invalid(database)
+    rebuild_concurrently(database, SEGMENTS, "ours", STATEMENT)
+    assert validity(database) is True
+
+
+def test_leftovers_of_an_interrupted_rebuild_are_removed_and_those_of_others_are_not(database):
+    name = "n" * 60
+    statement = text(f"CREATE INDEX CONCURRENTLY {name} ON segments (start_sec)")
+    build_concurrently(database, SEGMENTS, name, statement)
+    leave_invalid(database, f"{name[:56]}_ccnew")
+    leave_invalid(database, "somebody_else_ccnew")
+    rebuild_concurrently(database, SEGMENTS, name, statement)
+    assert validity(database, f"{name[:56]}_ccnew") is None
+    assert validity(database, "somebody_else_ccnew") is False

@@ -1,0 +1,129 @@
+"""A role that cannot finish is refused before it begins, with the statements that mend it."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from bge_pipeline.database.catalog import describe_table
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.privileges import missing_privileges
+from bge_pipeline.errors import MissingPrivilege
+from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.expand import collapse, expand
+from bge_pipeline.phases.retire import retire
+from bge_pipeline.phases.rollback import rollback
+from bge_pipeline_tests.support import ENCODER, SEGMENTS, execute, fill, fill_and_swap, schema_of, swap
+
+pytestmark = pytest.mark.pgvector
+
+
+@pytest.fixture
+def role(database):
+    """A role that may log in and nothing else."""
+    name = f"role_{uuid.uuid4().hex[:8]}"
+    execute(database, f"CREATE ROLE {name} LOGIN PASSWORD 'secret'")
+    yield name
+    execute(database, f"REASSIGN OWNED BY {name} TO CURRENT_USER")
+    execute(database, f"DROP OWNED BY {name} CASCADE")
+    execute(database, f"DROP ROLE {name}")
+
+
+@pytest.fixture
+def as_role(database, role):
+    """The database as that role sees it."""
+    with Database(database.url.set(username=role, password="secret")) as theirs:
+        yield theirs
+
+
+def lacking(database, **keywords):
+    with database.autocommit() as connection:
+        return missing_privileges(connection, describe_table(connection, SEGMENTS), **keywords)
+
+
+def grant(database, privileges):
+    """What a superuser would do who reads the message."""
+    for privilege in privileges:
+        execute(database, privilege.remedy)
+
+
+def test_the_owner_lacks_nothing(database):
+    assert lacking(database) == []
+
+
+def test_the_remedies_make_a_role_able_to_go_through_all_phases(database, as_role, settings):
+    privileges = lacking(as_role)
+    assert len(privileges) >= 3
+    assert "only the owner of" in str(privileges[0])
+    grant(database, privileges)
+    assert lacking(as_role) == []
+    fill_and_swap(as_role, settings)
+    rollback(as_role, settings)
+    swap(as_role, settings)
+    retire(as_role, settings, reclaim=True)
+
+
+def test_a_role_that_only_fills_needs_no_ownership(database, as_role, settings):
+    expand(database, settings, ENCODER.space)
+    grant(database, lacking(as_role, column="embedding_384", alters=False))
+    assert lacking(as_role)
+    assert backfill(as_role, settings, ENCODER).pending_after == 0
+
+
+def test_rights_on_the_two_columns_are_enough_to_fill(database, as_role, role, settings):
+    expand(database, settings, ENCODER.space)
+    execute(database, f"GRANT SELECT, UPDATE (embedding_384) ON segments TO {role}")
+    needs = [privilege.need for privilege in lacking(as_role, column="embedding_384", alters=False)]
+    assert not [need for need in needs if "reads and updates" in need]
+
+
+def test_a_database_that_forbids_temporary_tables_is_found(database, as_role):
+    execute(database, f"REVOKE TEMPORARY ON DATABASE {database.url.database} FROM PUBLIC")
+    assert any("temporary table" in privilege.need for privilege in lacking(as_role))
+
+
+def test_rows_that_row_level_security_hides_are_found(database, as_role, role):
+    grant(database, lacking(as_role))
+    execute(database, "ALTER TABLE segments ENABLE ROW LEVEL SECURITY")
+    execute(database, "ALTER TABLE segments FORCE ROW LEVEL SECURITY")
+    (privilege,) = lacking(as_role)
+    assert privilege.remedy == f'ALTER ROLE "{role}" BYPASSRLS;'
+    grant(database, [privilege])
+    assert lacking(as_role) == []
+
+
+def test_a_vector_type_in_a_closed_schema_is_found(database, as_role):
+    assert not [privilege for privilege in lacking(as_role) if "vector type" in privilege.need]
+    execute(database, "CREATE SCHEMA extensions")
+    execute(database, "ALTER EXTENSION vector SET SCHEMA extensions")
+    (privilege,) = (privilege for privilege in lacking(as_role) if "vector type" in privilege.need)
+    assert privilege.remedy.startswith('GRANT USAGE ON SCHEMA "extensions"')
+
+
+@pytest.mark.parametrize(
+    ("prepare", "act"),
+    [
+        (lambda *_: None, lambda database, settings: expand(database, settings, ENCODER.space)),
+        (fill, swap),
+        (fill, collapse),
+        (fill_and_swap, rollback),
+        (fill_and_swap, retire),
+    ],
+    ids=["expand", "swap", "collapse", "rollback", "retire"],
+)
+def test_a_phase_refuses_before_it_changes_anything(database, as_role, role, settings, prepare, act):
+    prepare(database, settings)
+    execute(database, f"GRANT SELECT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}")
+    before = schema_of(database)
+    with pytest.raises(MissingPrivilege, match="only the owner of") as refused:
+        act(as_role, settings)
+    assert refused.value.state == "nothing was changed"
+    assert "GRANT" in refused.value.next_step
+    assert schema_of(database) == before
+
+
+def test_a_table_that_may_not_even_be_read_is_a_missing_privilege_in_words(database, as_role, settings):
+    expand(database, settings, ENCODER.space)
+    with pytest.raises(MissingPrivilege, match="permission denied"):
+        backfill(as_role, settings, ENCODER)

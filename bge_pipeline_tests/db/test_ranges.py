@@ -1,0 +1,117 @@
+"""Ranges are cut by rows, not by ids, and cover every row once."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bge_pipeline.database.pending import count_pending
+from bge_pipeline.database.ranges import IdRange, cut_ranges
+from bge_pipeline.database.reader import read_pending
+from bge_pipeline.errors import BgePipelineError
+from bge_pipeline_tests.support import SEGMENTS, execute
+
+ODD = replace(SEGMENTS, table="odd")
+
+
+def table_with(database, id_type, ids):
+    execute(database, "DROP TABLE IF EXISTS odd, odd_embedding_quarantine")
+    execute(database, f"CREATE TABLE odd (id {id_type} PRIMARY KEY, text text, embedding vector(2))")
+    execute(database, f"CREATE TABLE odd_embedding_quarantine (row_id {id_type})")
+    if ids:
+        execute(database, f"INSERT INTO odd SELECT unnest(CAST(:ids AS {id_type}[])), 'a text'", ids=ids)
+
+
+def cut(database, kind, rows, **keywords):
+    with database.autocommit() as connection:
+        return cut_ranges(connection, ODD, kind, rows, **keywords)
+
+
+def ids_in(database, id_range):
+    with database.autocommit() as connection:
+        return [i for batch in read_pending(connection, ODD, "embedding", 7, id_range) for i in batch.ids]
+
+
+@given(st.integers(0, 2**63 - 2), st.integers(0, 2**63 - 1))
+def test_a_key_names_its_range(lower, upper):
+    assert IdRange.from_key(IdRange(lower, upper).key) == IdRange(lower, upper)
+
+
+@given(st.uuids(), st.uuids())
+def test_a_key_of_uuids_names_its_range(lower, upper):
+    id_range = IdRange(str(lower), str(upper))
+    assert IdRange.from_key(id_range.key) == id_range
+
+
+@given(st.integers(-(2**63), -1))
+def test_a_negative_id_comes_back_from_a_key(lower):
+    assert IdRange.from_key(IdRange(lower, 5).key) == IdRange(lower, 5)
+
+
+@given(st.lists(st.integers(0, 2**63 - 1), min_size=2, unique=True))
+def test_keys_sort_as_their_ranges_do(starts):
+    ranges = [IdRange(start, start + 1) for start in starts]
+    assert sorted(ranges, key=lambda r: r.key) == sorted(ranges, key=lambda r: int(r.lower))
+
+
+@pytest.mark.parametrize("key", ["", "1", "1_2_3", "a_b", "2024-01-01"])
+def test_a_key_of_somebody_else_is_refused(key):
+    with pytest.raises(BgePipelineError, match="expected a partition key"):
+        IdRange.from_key(key)
+
+
+@pytest.mark.pgvector
+class TestCutting:
+    def test_gaps_in_the_ids_do_not_matter(self, database):
+        ids = [1, 2, 3, 1_000, 2_000_000, 2_000_001, 2**40]
+        table_with(database, "bigint", ids)
+        ranges = cut(database, "integer", 3)
+        assert [ids_in(database, r) for r in ranges] == [[1, 2, 3], [1_000, 2_000_000, 2_000_001], [2**40]]
+        assert all(left.upper == right.lower for left, right in pairwise(ranges))
+
+    def test_an_empty_table_has_no_ranges(self, database):
+        table_with(database, "bigint", [])
+        assert cut(database, "integer", 3) == []
+
+    def test_the_last_range_ends_above_the_last_row_and_later_rows_begin_another(self, database):
+        table_with(database, "int", [1, 2, 3])
+        (first,) = cut(database, "integer", 10)
+        assert first == IdRange(1, 4)
+        assert cut(database, "integer", 10, above=first.upper) == []
+        execute(database, "INSERT INTO odd VALUES (9, 'later'), (7, 'later')")
+        assert cut(database, "integer", 10, above=first.upper) == [IdRange(4, 10)]
+
+    @pytest.mark.parametrize(
+        ("id_type", "ids"),
+        [("smallint", [-(2**15), 0, 2**15 - 1]), ("int", [-(2**31), 2**31 - 1]), ("bigint", [-(2**63), 0, 2**63 - 1])],
+    )
+    def test_the_least_and_the_greatest_id_of_a_type_are_covered(self, database, id_type, ids):
+        table_with(database, id_type, ids)
+        ranges = cut(database, "integer", 1)
+        assert [ids_in(database, r) for r in ranges] == [[i] for i in ids]
+
+    def test_ranges_of_uuids_cover_every_uuid_up_to_the_greatest(self, database):
+        ids = sorted(str(uuid.UUID(int=n)) for n in [0, 1, 2**64, 2**100, 2**127, 2**128 - 2, 2**128 - 1])
+        table_with(database, "uuid", ids)
+        ranges = cut(database, "uuid", 3)
+        assert ranges[0].lower == str(uuid.UUID(int=0))
+        assert [i for r in ranges for i in ids_in(database, r)] == ids
+        assert all(left.upper == right.lower for left, right in pairwise(ranges))
+
+    def test_a_uuid_that_arrives_below_the_least_one_is_covered(self, database):
+        table_with(database, "uuid", [str(uuid.UUID(int=2**100 + n)) for n in range(4)])
+        ranges = cut(database, "uuid", 2)
+        execute(database, "INSERT INTO odd VALUES (:id, 'later')", id=str(uuid.UUID(int=5)))
+        assert str(uuid.UUID(int=5)) in ids_in(database, ranges[0])
+
+    def test_pending_rows_of_a_range_are_counted_without_the_others(self, database):
+        table_with(database, "bigint", list(range(10)))
+        execute(database, "UPDATE odd SET embedding = '[1,2]' WHERE id = 3")
+        with database.autocommit() as connection:
+            assert count_pending(connection, ODD, "embedding", IdRange(2, 6)) == 3
+            assert count_pending(connection, ODD, "embedding") == 9

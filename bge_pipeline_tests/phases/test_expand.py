@@ -1,0 +1,179 @@
+"""Expand puts everything beside the old column, may be repeated and interrupted, and is undone by collapse."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from bge_pipeline.database.catalog import describe_table
+from bge_pipeline.embedding.hashing import HashingEncoder
+from bge_pipeline.errors import ConfigurationError, EmbeddingSpaceMismatch, LockNotAcquired, PhaseError
+from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.expand import collapse, expand
+from bge_pipeline.phases.state import require_table, space_of
+from bge_pipeline.phases.status import read_status
+from bge_pipeline_tests.support import (
+    ENCODER,
+    SEGMENTS,
+    application,
+    columns_of,
+    execute,
+    fill,
+    fill_and_swap,
+    scalar,
+    schema_of,
+)
+
+pytestmark = pytest.mark.pgvector
+
+INDEX = "segments_embedding_idx"
+
+
+def index_exists(database, name=INDEX):
+    return scalar(database, "SELECT to_regclass(:name) IS NOT NULL", name=name)
+
+
+def test_the_new_column_stands_beside_the_old_one_with_its_identity(database, settings):
+    result = expand(database, settings, ENCODER.space)
+    assert (result.column, result.added, result.dropped_indexes) == ("embedding_384", True, (INDEX,))
+    assert columns_of(database)["embedding_384"] == "vector(384)"
+    assert columns_of(database)["embedding"] == "vector(1536)"
+    state = require_table(database, settings)
+    assert state.phase == "expanded"
+    assert space_of(state.new) == ENCODER.space
+    assert read_status(database, settings).pending == 300
+
+
+def test_a_second_call_changes_nothing(database, settings):
+    expand(database, settings, ENCODER.space)
+    before = schema_of(database)
+    result = expand(database, settings, ENCODER.space)
+    assert not result.added
+    assert schema_of(database) == before
+    assert require_table(database, settings).new.note.dropped_indexes, "the way back is not forgotten"
+
+
+@pytest.mark.parametrize("interrupted_after", ["the column", "the index of pending rows"])
+def test_an_interrupted_expand_is_finished_by_the_next(database, settings, interrupted_after):
+    pristine = schema_of(database)
+    expand(database, settings, ENCODER.space)
+    whole = schema_of(database)
+    pending = SEGMENTS.pending_index("embedding_384", ENCODER.space.fingerprint)
+    execute(
+        database, f"CREATE INDEX {INDEX} ON segments USING ivfflat (embedding vector_cosine_ops) WITH (lists = '1')"
+    )
+    if interrupted_after == "the column":
+        execute(database, f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{pending}'::regclass")
+    assert schema_of(database) != whole
+    expand(database, settings, ENCODER.space)
+    assert schema_of(database) == whole
+    collapse(database, settings)
+    assert set(pristine) <= set(schema_of(database))
+
+
+def test_old_index_keep_leaves_search_as_fast_as_it_was(database, make_settings):
+    result = expand(database, make_settings(old_index="keep"), ENCODER.space)
+    assert result.dropped_indexes == ()
+    assert index_exists(database)
+
+
+def test_an_invalid_old_index_goes_and_does_not_come_back(database, settings):
+    execute(database, f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{INDEX}'::regclass")
+    expand(database, settings, ENCODER.space)
+    collapse(database, settings)
+    assert not index_exists(database)
+
+
+def test_collapse_brings_back_the_table_word_for_word(database, settings):
+    execute(database, "COMMENT ON COLUMN segments.embedding IS 'mine'")
+    execute(database, 'CREATE INDEX "Half: 100%" ON segments USING hnsw ((embedding::halfvec(1536)) halfvec_l2_ops)')
+    before = schema_of(database)
+    fill(database, settings)
+    assert collapse(database, settings) == "embedding_384"
+    assert [row for row in schema_of(database) if "journal" not in row[0]] == before
+
+
+def test_collapse_of_a_table_that_was_not_expanded_does_nothing(database, settings):
+    before = schema_of(database)
+    assert collapse(database, settings) is None
+    assert schema_of(database) == before
+
+
+def test_collapse_after_the_swap_is_refused_with_the_way_back(database, settings):
+    fill_and_swap(database, settings)
+    with pytest.raises(PhaseError, match="the one that search reads") as refused:
+        collapse(database, settings)
+    assert refused.value.next_step == "bge-pipeline rollback"
+
+
+def test_a_busy_table_is_given_up_and_left_as_it_was(database, settings):
+    before = schema_of(database)
+    with application(database) as other:
+        other.exec_driver_sql("UPDATE segments SET speaker_label = 'x' WHERE id = 1")
+        with pytest.raises(LockNotAcquired, match="expand: add the column"):
+            expand(database, settings, ENCODER.space)
+    assert schema_of(database) == before
+
+
+def test_another_space_than_the_one_under_way_is_refused(database, settings):
+    expand(database, settings, ENCODER.space)
+    before = schema_of(database)
+    with pytest.raises(EmbeddingSpaceMismatch, match="revision"):
+        expand(database, settings, HashingEncoder(seed=1).space)
+    assert schema_of(database) == before
+
+
+def test_dimensions_that_the_model_does_not_make_are_refused(database, settings):
+    with pytest.raises(ConfigurationError, match="EMBEDDING_DIMENSIONS is 384, and hashing makes 8"):
+        expand(database, settings, HashingEncoder(8).space)
+    assert "embedding_8" not in columns_of(database)
+
+
+@pytest.mark.parametrize("name", ["embedding_384", "embedding_1536", "embedding_exchange"])
+def test_a_column_of_the_user_s_own_is_not_taken_over(database, settings, name):
+    execute(database, f"ALTER TABLE segments ADD COLUMN {name} text")
+    with pytest.raises(PhaseError, match=f"already has a column '{name}'"):
+        expand(database, settings, ENCODER.space)
+
+
+def test_what_depends_on_the_old_column_is_named(database, settings, caplog):
+    execute(database, "CREATE VIEW nearest AS SELECT embedding FROM segments")
+    with caplog.at_level(logging.WARNING, logger="bge_pipeline"):
+        result = expand(database, settings, ENCODER.space)
+    assert result.dependents == ("view nearest",)
+    assert "view nearest depends on the old column" in caplog.text
+
+
+def test_the_user_s_own_table_is_not_taken_for_the_quarantine_of_another_column(database, make_settings):
+    execute(database, "ALTER TABLE segments ADD COLUMN title_embedding vector(8)")
+    body, title = make_settings(), make_settings(target_embedding_column="title_embedding")
+    expand(database, body, ENCODER.space)
+    expand(database, title, ENCODER.space)
+    assert index_exists(database, "segments_embedding_quarantine")
+    assert index_exists(database, "segments_title_embedding_quarantine")
+
+
+def test_two_embedding_columns_of_one_table_migrate_without_meeting(database, make_settings):
+    execute(database, "ALTER TABLE segments ADD COLUMN title_embedding vector(8)")
+    body, title = make_settings(), make_settings(target_embedding_column="title_embedding")
+    fill_and_swap(database, body)
+    assert require_table(database, title).phase == "legacy"
+    expand(database, title, ENCODER.space)
+    assert require_table(database, body).phase == "swapped"
+    backfill(database, title, ENCODER)
+    execute(database, "UPDATE segments SET text = 'changed' WHERE id = 1")
+    assert execute(database, "SELECT embedding, title_embedding_384 FROM segments WHERE id = 1") == [(None, None)]
+    collapse(database, title)
+    assert require_table(database, body).phase == "swapped"
+    backfill(database, body, ENCODER)
+    execute(database, "UPDATE segments SET text = 'changed again' WHERE id = 1")
+    assert scalar(database, "SELECT embedding FROM segments WHERE id = 1") is None
+
+
+def test_a_comment_of_the_user_survives(database, settings):
+    execute(database, "COMMENT ON COLUMN segments.embedding IS 'mine'")
+    fill_and_swap(database, settings)
+    with database.autocommit() as connection:
+        table = describe_table(connection, SEGMENTS)
+    assert table.embedding.note.comment == "mine"

@@ -1,0 +1,74 @@
+"""A backfill that is killed at any instant is finished by the next, and no row is embedded twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.expand import expand
+from bge_pipeline_tests.roads import environment
+from bge_pipeline_tests.support import ENCODER, execute, pending_ids, scalar, wait_until, wrong_vectors
+
+pytestmark = pytest.mark.pgvector
+
+BACKFILL = """
+import time
+from bge_pipeline.database.connection import Database
+from bge_pipeline.embedding.hashing import HashingEncoder
+from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.settings import load_settings
+
+class Slow(HashingEncoder):
+    def encode(self, tokens, *, batch_size=None):
+        time.sleep(0.02)
+        return super().encode(tokens)
+
+settings = load_settings()
+with Database.from_settings(settings) as database:
+    backfill(database, settings, Slow())
+"""
+
+
+def count_writes(database):
+    """Count in a table of its own how often each row's new vector is committed."""
+    execute(database, "CREATE TABLE writes (id bigint, txid bigint)")
+    execute(
+        database,
+        "CREATE FUNCTION count_write() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "IF NEW.embedding_384 IS NOT NULL THEN INSERT INTO writes VALUES (NEW.id, txid_current()); END IF; "
+        "RETURN NEW; END $$",
+    )
+    execute(
+        database,
+        "CREATE TRIGGER counts AFTER UPDATE OF embedding_384 ON segments FOR EACH ROW EXECUTE FUNCTION count_write()",
+    )
+
+
+@pytest.mark.parametrize("instants", [(1,), (60, 140, 230)], ids=["at once", "three times"])
+def test_every_row_is_embedded_exactly_once(database, make_settings, instants):
+    settings = make_settings(backfill_batch_rows=10)
+    expand(database, settings, ENCODER.space)
+    count_writes(database)
+    variables = environment(settings, BACKFILL_BATCH_ROWS="10")
+    for instant in instants:
+        process = subprocess.Popen([sys.executable, "-c", BACKFILL], env=variables)
+        wait_until(lambda instant=instant: scalar(database, "SELECT count(*) FROM writes") >= instant, 60)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    wait_until(lambda: scalar(database, OTHERS) == 0)
+    left = len(pending_ids(database))
+    assert 0 < left <= 300 - instants[-1]
+    assert backfill(database, settings, ENCODER).rows == left
+    assert execute(database, "SELECT count(*), count(DISTINCT id) FROM writes") == [(300, 300)]
+    assert wrong_vectors(database, ENCODER, "embedding_384") == []
+
+
+OTHERS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'
+"""

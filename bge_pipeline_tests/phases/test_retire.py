@@ -1,0 +1,138 @@
+"""Retire drops the old column, once nothing reads it, and a second migration can begin."""
+
+from __future__ import annotations
+
+import pytest
+
+from bge_pipeline.embedding.hashing import HashingEncoder
+from bge_pipeline.errors import LockNotAcquired, PhaseError
+from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.expand import collapse, expand
+from bge_pipeline.phases.retire import retire
+from bge_pipeline.phases.rollback import rollback
+from bge_pipeline.phases.state import require_table, space_of
+from bge_pipeline.phases.status import read_status
+from bge_pipeline_tests.support import (
+    ENCODER,
+    application,
+    columns_of,
+    execute,
+    fill,
+    fill_and_swap,
+    pending_ids,
+    scalar,
+    swap,
+    wrong_vectors,
+)
+
+pytestmark = pytest.mark.pgvector
+
+OTHER = HashingEncoder(seed=7)
+
+
+class TestRetire:
+    def test_the_old_column_goes_and_texts_are_still_followed(self, database, settings):
+        fill_and_swap(database, settings)
+        assert retire(database, settings).dropped_column == "embedding_1536"
+        assert "embedding_1536" not in columns_of(database)
+        assert read_status(database, settings).phase == "retired"
+        execute(database, "UPDATE segments SET text = 'changed' WHERE id = 1")
+        assert pending_ids(database, "embedding") == [1]
+        assert backfill(database, settings, ENCODER).rows == 1
+
+    def test_a_second_call_drops_nothing(self, database, settings):
+        fill_and_swap(database, settings)
+        retire(database, settings)
+        assert retire(database, settings).dropped_column is None
+
+    def test_space_is_given_back_when_asked_for(self, database, settings):
+        fill_and_swap(database, settings)
+        result = retire(database, settings, reclaim=True)
+        assert result.rewritten
+        assert result.table_bytes_after < result.table_bytes_before / 2
+
+    @pytest.mark.parametrize("prepare", [lambda *_: None, fill], ids=["legacy", "backfilled"])
+    def test_before_the_swap_it_is_refused(self, database, settings, prepare):
+        prepare(database, settings)
+        before = columns_of(database)
+        with pytest.raises(PhaseError, match="search still reads the old column"):
+            retire(database, settings)
+        assert columns_of(database) == before
+
+    def test_what_still_reads_the_old_vectors_is_named(self, database, make_settings):
+        execute(database, "CREATE VIEW nearest AS SELECT embedding FROM segments")
+        settings = make_settings(dependents="ignore")
+        fill_and_swap(database, settings)
+        with pytest.raises(PhaseError, match="view nearest") as refused:
+            retire(database, settings)
+        assert refused.value.state == "nothing was dropped"
+        execute(database, "DROP VIEW nearest")
+        assert retire(database, settings).dropped_column == "embedding_1536"
+
+    @pytest.mark.parametrize("reclaim", [False, True])
+    def test_a_busy_table_is_given_up(self, database, settings, reclaim):
+        fill_and_swap(database, settings)
+        with application(database) as other:
+            other.exec_driver_sql("SELECT * FROM segments LIMIT 1")
+            with pytest.raises(LockNotAcquired, match="retire:"):
+                retire(database, settings, reclaim=reclaim)
+
+
+class TestASecondMigration:
+    @pytest.fixture
+    def retired(self, database, settings):
+        fill_and_swap(database, settings)
+        retire(database, settings)
+        return database
+
+    def test_goes_through_all_phases_at_equal_dimensions(self, retired, settings):
+        fill(retired, settings, OTHER)
+        assert swap(retired, settings, OTHER).previous_column == "embedding_384"
+        assert wrong_vectors(retired, OTHER, "embedding") == []
+        assert wrong_vectors(retired, ENCODER, "embedding_384") == []
+        rollback(retired, settings)
+        assert wrong_vectors(retired, ENCODER, "embedding") == []
+        assert wrong_vectors(retired, OTHER, "embedding_384") == []
+        swap(retired, settings, OTHER)
+        retire(retired, settings)
+        assert space_of(require_table(retired, settings).table.embedding) == OTHER.space
+        assert wrong_vectors(retired, OTHER, "embedding") == []
+
+    def test_cannot_begin_before_the_first_is_retired(self, database, settings):
+        fill_and_swap(database, settings)
+        with pytest.raises(PhaseError, match="still keeps 'embedding_1536'") as refused:
+            expand(database, settings, OTHER.space)
+        assert "bge-pipeline retire" in refused.value.next_step
+
+    def test_empties_both_vectors_of_a_text_that_changes_meanwhile(self, retired, settings):
+        fill(retired, settings, OTHER)
+        execute(retired, "UPDATE segments SET text = 'changed' WHERE id = 1")
+        assert execute(retired, "SELECT embedding, embedding_384 FROM segments WHERE id = 1") == [(None, None)]
+
+    @pytest.mark.parametrize("after_the_swap", [False, True])
+    def test_that_is_given_up_leaves_the_first_as_it_was(self, retired, settings, after_the_swap):
+        fill(retired, settings, OTHER)
+        if after_the_swap:
+            swap(retired, settings, OTHER)
+            rollback(retired, settings)
+        collapse(retired, settings)
+        status = read_status(retired, settings)
+        assert (status.phase, status.pending, status.model) == ("retired", 0, "hashing")
+        assert status.index is not None
+        assert wrong_vectors(retired, ENCODER, "embedding") == []
+        execute(retired, "UPDATE segments SET text = 'changed' WHERE id = 1")
+        assert backfill(retired, settings, ENCODER).rows == 1
+        assert wrong_vectors(retired, ENCODER, "embedding") == []
+
+    def test_tries_rows_again_that_the_first_model_could_not_embed(self, retired, settings):
+        execute(retired, "INSERT INTO segments_embedding_quarantine VALUES (5, 'too hard for the first', now())")
+        execute(retired, "UPDATE segments SET embedding = NULL WHERE id = 5")
+        assert fill(retired, settings, OTHER).rows == 300
+        assert scalar(retired, "SELECT count(*) FROM segments_embedding_quarantine") == 0
+
+    def test_back_to_the_first_dimensions(self, retired, make_settings):
+        old = HashingEncoder(1536, seed=3)
+        settings = make_settings(embedding_dimensions=1536)
+        fill_and_swap(retired, settings, old)
+        assert columns_of(retired)["embedding"] == "vector(1536)"
+        assert wrong_vectors(retired, old, "embedding") == []

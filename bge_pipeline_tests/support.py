@@ -1,0 +1,181 @@
+"""What the tests of database and phases share: short statements, small tables, an application, and bad encoders."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.embedding.encoder import TokenizedTexts
+from bge_pipeline.embedding.hashing import HashingEncoder
+from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.phases.backfill import BackfillResult, backfill
+from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.swap import SwapResult
+from bge_pipeline.phases.swap import swap as swap_with_service
+from bge_pipeline.settings import Settings
+
+ENCODER = HashingEncoder()
+"""The encoder that `settings` of conftest configures."""
+SEGMENTS = TargetTable("public", "segments", "id", "text", "embedding")
+
+
+_SCHEMA = """
+SELECT attname::text, format_type(atttypid, atttypmod), attnotnull::text,
+       COALESCE(col_description(attrelid, attnum), '') || COALESCE(attacl::text, '')
+FROM pg_attribute WHERE attrelid = CAST(:table AS regclass) AND attnum > 0 AND NOT attisdropped;
+SELECT pg_get_indexdef(indexrelid), indisvalid::text FROM pg_index WHERE indrelid = CAST(:table AS regclass);
+SELECT pg_get_triggerdef(oid), tgenabled::text FROM pg_trigger
+WHERE tgrelid = CAST(:table AS regclass) AND NOT tgisinternal;
+SELECT relname::text, relkind::text FROM pg_class
+WHERE relkind IN ('r', 'v', 'm') AND relnamespace = 'public'::regnamespace AND :table <> '';
+SELECT proname::text, prosrc FROM pg_proc
+WHERE prolang = (SELECT oid FROM pg_language WHERE lanname = 'plpgsql') AND :table <> ''
+"""
+
+
+def execute(database: Database, statement: str, **values: Any) -> list[Any]:
+    """Run one statement in a transaction of its own; its rows, if it has any."""
+    with database.transaction() as connection:
+        result = connection.execute(text(statement), values)
+        return list(result.all()) if result.returns_rows else []
+
+
+def scalar(database: Database, statement: str, **values: Any) -> Any:
+    """The single value that a statement returns."""
+    ((value,),) = execute(database, statement, **values)
+    return value
+
+
+def columns_of(database: Database, table: str = "segments") -> dict[str, str]:
+    """Columns of a table and their types."""
+    rows = execute(
+        database,
+        "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
+        "WHERE attrelid = CAST(:table AS regclass) AND attnum > 0 AND NOT attisdropped",
+        table=table,
+    )
+    return dict(tuple(row) for row in rows)
+
+
+def schema_of(database: Database, table: str = "segments") -> list[tuple[Any, ...]]:
+    """Everything about a table that a phase may change: columns, comments, indexes, triggers, grants."""
+    with database.autocommit() as connection:
+        return sorted(
+            tuple(row) for query in _SCHEMA.split(";") for row in connection.execute(text(query), {"table": table})
+        )
+
+
+def pending_ids(database: Database, column: str = "embedding_384", table: str = "segments") -> list[int]:
+    """Ids of rows without a vector."""
+    return [row[0] for row in execute(database, f'SELECT id FROM {table} WHERE "{column}" IS NULL ORDER BY id')]
+
+
+def wrong_vectors(database: Database, encoder: HashingEncoder, column: str, table: str = "segments") -> list[Any]:
+    """Ids of rows whose vector is not the one that the encoder makes of their text now."""
+    rows = execute(database, f'SELECT id, text, "{column}"::text FROM {table} WHERE "{column}" IS NOT NULL ORDER BY id')
+    if not rows:
+        return []
+    expected = encoder.encode(encoder.tokenize([row[1] for row in rows]))
+    found = np.array([parsed(row[2]) for row in rows], np.float32)
+    return [
+        row[0] for row, same in zip(rows, np.isclose(found, expected, atol=1e-6).all(axis=1), strict=True) if not same
+    ]
+
+
+def parsed(vector: str) -> list[float]:
+    """The numbers in pgvector's text form."""
+    return [float(number) for number in vector.strip("[]").split(",")]
+
+
+def fill(database: Database, settings: Settings, encoder: HashingEncoder = ENCODER) -> BackfillResult:
+    """Expand and backfill."""
+    expand(database, settings, encoder.space)
+    return backfill(database, settings, encoder)
+
+
+def swap(database: Database, settings: Settings, encoder: HashingEncoder = ENCODER) -> SwapResult:
+    """Swap, without measuring the quality of vectors that mean nothing."""
+    quiet = settings.model_copy(update={"quality_gate": "off", "search_probes": 10})
+    return swap_with_service(database, quiet, EmbeddingsService(encoder, quiet))
+
+
+def fill_and_swap(database: Database, settings: Settings, encoder: HashingEncoder = ENCODER) -> SwapResult:
+    """Expand, backfill and swap."""
+    fill(database, settings, encoder)
+    return swap(database, settings, encoder)
+
+
+def statements_of(database: Database, act: Callable[[Connection], Any]) -> list[tuple[str, Any]]:
+    """The statements that `act` runs, as the driver gets them."""
+    seen: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        seen.append((statement, parameters))
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        with database.autocommit() as connection:
+            act(connection)
+    finally:
+        event.remove(database.engine, "before_cursor_execute", note)
+    return seen
+
+
+def require_icu(database: Database) -> None:
+    """Skip where the server has no collation that calls different spellings equal."""
+    try:
+        execute(database, "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
+    except DBAPIError as error:
+        pytest.skip(str(error.orig).strip())
+
+
+@contextmanager
+def application(database: Database) -> Iterator[Connection]:
+    """Another client in a transaction of its own, rolled back at the end unless it committed."""
+    engine = create_engine(database.url, poolclass=NullPool, connect_args={"application_name": "application"})
+    with engine.connect() as connection:
+        yield connection
+        connection.rollback()
+    engine.dispose()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait for something that another thread or process brings about."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+class Wrapped(HashingEncoder):
+    """The ordinary encoder with a hook before texts are tokenised and another on the vectors."""
+
+    def __init__(
+        self,
+        *,
+        before: Callable[[Sequence[str]], None] = lambda _: None,
+        after: Callable[[Sequence[str], NDArray[np.float32]], NDArray[np.float32]] = lambda _, vectors: vectors,
+    ) -> None:
+        super().__init__()
+        self._before = before
+        self._after = after
+
+    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
+        tokens = super().tokenize(texts)
+        return TokenizedTexts((list(texts), tokens), tokens.token_counts, tokens.truncated)
+
+    def encode(self, tokens: TokenizedTexts, *, batch_size: int | None = None) -> NDArray[np.float32]:  # noqa: ARG002
+        texts, inner = tokens.payload
+        self._before(texts)
+        return self._after(texts, super().encode(inner))

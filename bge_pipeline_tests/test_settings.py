@@ -1,0 +1,122 @@
+"""Settings: every variable is validated once, and what is wrong is said in words, without secrets."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bge_pipeline.errors import ConfigurationError
+from bge_pipeline.settings import Settings, load_settings
+
+
+def complaint(monkeypatch, **variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as refused:
+        load_settings()
+    assert refused.value.exit_code == 2
+    return str(refused.value)
+
+
+def test_the_defaults_are_those_that_are_promised():
+    settings = load_settings()
+    assert (settings.target_schema, settings.target_table) == ("public", "segments")
+    assert (settings.target_id_column, settings.target_text_column) == ("id", "text")
+    assert (settings.target_embedding_column, settings.embedding_dimensions) == ("embedding", 384)
+    assert settings.database_url is None
+    assert (settings.old_embedding, settings.old_index, settings.dependents) == ("keep", "drop", "refuse")
+    assert (settings.backfill_batch_rows, settings.backfill_max_attempts) == (1_000, 3)
+
+
+def test_a_file_is_read_and_the_environment_wins(monkeypatch, tmp_path):
+    (tmp_path / ".env").write_text("TARGET_TABLE=from_file\nTARGET_SCHEMA=from_file\nSOMETHING_ELSE=1\n")
+    monkeypatch.setenv("TARGET_TABLE", "from_environment")
+    settings = load_settings()
+    assert (settings.target_schema, settings.target_table) == ("from_file", "from_environment")
+
+
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", "")
+    monkeypatch.setenv("EMBEDDING_DIMENSIONS", "")
+    assert load_settings().embedding_dimensions == 384
+
+
+def test_settings_do_not_change():
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().target_table = "other"
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_says_what_it_is(name):
+    assert Settings.model_fields[name].description
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("EMBEDDING_DIMENSIONS", "many", "EMBEDDING_DIMENSIONS: Input should be a valid integer"),
+        ("EMBEDDING_DIMENSIONS", "0", "greater than or equal to 1"),
+        ("EMBEDDING_DIMENSIONS", "2001", "INDEX_ELEMENT=halfvec"),
+        ("EMBEDDING_DEVICE", "gpu", "EMBEDDING_DEVICE: "),
+        ("OLD_INDEX", "maybe", "'drop' or 'keep'"),
+        ("OLD_EMBEDDING", "yes", "'keep' or 'drop'"),
+        ("INDEX_METHOD", "btree", "'ivfflat' or 'hnsw'"),
+        ("BACKFILL_BATCH_ROWS", "1000000", "BACKFILL_BATCH_ROWS: "),
+        ("TARGET_TABLE", "x" * 64, "TARGET_TABLE: "),
+        ("TARGET_TABLE", "鍵" * 22, "at most 63 bytes"),
+        ("TARGET_TEXT_COLUMN", "id", "three different columns"),
+        ("RETURN_TOP_K", "500", "RETURN_TOP_K (500): expected at most RERANK_TOP_K"),
+        ("LOCK_TIMEOUT_MS", "0", "LOCK_TIMEOUT_MS: "),
+        ("ENABLE_RERANKER", "perhaps", "ENABLE_RERANKER: "),
+    ],
+)
+def test_a_bad_value_names_the_variable_and_what_it_held(monkeypatch, name, value, expected):
+    message = complaint(monkeypatch, **{name: value})
+    assert expected in message
+    assert value in message or name in message
+    assert ".env" in message
+
+
+def test_all_problems_are_named_at_once(monkeypatch):
+    message = complaint(monkeypatch, OLD_INDEX="a", INDEX_METHOD="b", LOCK_TIMEOUT_MS="c")
+    assert [name in message for name in ("OLD_INDEX", "INDEX_METHOD", "LOCK_TIMEOUT_MS")] == [True] * 3
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "DAGSTER_DATABASE_URL"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://me:hunter2@host/db",
+        "me:hunter2@host/db",
+        "hunter2",
+        "postgresql://me:hunter2@host:port/db",
+        "postgresql://host:hunter2/db",
+        "postgresql:/me:hunter2@host/db",
+    ],
+)
+def test_a_bad_url_is_refused_without_its_password(monkeypatch, name, url):
+    message = complaint(monkeypatch, **{name: url})
+    assert message.startswith(f"{name}: expected postgresql://user:password@host:5432/database")
+    assert "hunter2" not in message
+
+
+@given(st.text("abc123!$%^&*()", min_size=6).map(lambda s: f"SECRET{s}"))
+def test_no_representation_of_settings_shows_a_secret(secret):
+    settings = load_settings(
+        database_url=f"postgresql://me:{secret.replace('%', '%25')}@host/db", embedding_api_key=secret
+    )
+    for shown in (repr(settings), str(settings), str(settings.model_dump()), settings.model_dump_json()):
+        assert "SECRET" not in shown
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
+def test_every_spelling_of_a_postgres_url_is_taken(monkeypatch, scheme):
+    monkeypatch.setenv("DATABASE_URL", f"{scheme}://me@host/db")
+    assert load_settings().database_url is not None
+
+
+@pytest.mark.parametrize("name", ["Order Notes", 'quo"ted', "100%", "naïve", "x" * 63])
+def test_a_name_is_taken_as_it_stands_in_the_catalog(monkeypatch, name):
+    monkeypatch.setenv("TARGET_TABLE", name)
+    assert load_settings().target_table == name

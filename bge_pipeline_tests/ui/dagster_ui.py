@@ -1,0 +1,169 @@
+"""The Dagster UI as a process of its own, and a person in front of it: for the UI's test and scripts/screenshots.py."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from playwright.sync_api import Locator, Page, ViewportSize, expect, sync_playwright
+
+START_SECONDS = 240
+RUN_SECONDS = 240
+"""Longest wait for a run: it takes seconds, but starts with an interpreter, and the machine may be busy."""
+
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_BROWSER_ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# Of a desktop's width; a narrow one hides parts of the UI behind menus.
+_VIEWPORT: ViewportSize = {"width": 1_400, "height": 900}
+
+
+def chromium() -> str | None:
+    """Path of the browser, None where there is none."""
+    return next((path for name in _BROWSERS if (path := shutil.which(name))), None)
+
+
+@contextmanager
+def running_ui(environment: Mapping[str, str], log: Path) -> Iterator[str]:
+    """`bge-pipeline dev` on a free port, stopped by SIGINT at the end; its output goes to `log`.
+
+    Args:
+        environment: what is added to the environment of this process.
+        log: file for its output.
+
+    Yields:
+        The URL of the UI, which answers.
+
+    Raises:
+        RuntimeError: it does not start, or does not end in order.
+    """
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "bge_pipeline", "dev", "--port", str(port)]
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=os.environ | dict(environment), stdout=output, stderr=subprocess.STDOUT)
+        try:
+            _wait_until_it_answers(url, process, log)
+            yield url
+        finally:
+            process.send_signal(signal.SIGINT)
+            status = process.wait(timeout=START_SECONDS)
+    if status != 0:
+        raise RuntimeError(f"expected the UI to end with status 0, got {status}: {_end_of(log)}")
+
+
+@contextmanager
+def browser_page(executable: str, *, sharpness: float = 1) -> Iterator[Page]:
+    """A page in a browser of its own; `sharpness` is how many pixels of a picture one pixel of the page becomes."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=_BROWSER_ARGUMENTS)
+        try:
+            page = browser.new_page(viewport=_VIEWPORT, device_scale_factor=sharpness)
+            page.set_default_timeout(1_000 * START_SECONDS)
+            yield page
+        finally:
+            browser.close()
+
+
+class DagsterUI:
+    """What a person does in the UI, and what they wait for before they do the next thing."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        self._url = url
+
+    def open_asset(self, asset: str, view: str = "overview") -> None:
+        """Go to a tab of the asset's page."""
+        self.page.goto(f"{self._url}/assets/{asset}?view={view}", wait_until="domcontentloaded")
+        expect(self._materialize_button()).to_be_enabled(timeout=1_000 * START_SECONDS)
+
+    def open_lineage(self, group: str) -> None:
+        """Go to the graph of an asset group."""
+        location = "bge_pipeline.definitions"
+        self.page.goto(f"{self._url}/locations/{location}/asset-groups/{group}/lineage", wait_until="domcontentloaded")
+
+    def materialize(self, asset: str) -> None:
+        """Click `Materialize` on an asset without partitions and wait until its status is green."""
+        self.open_asset(asset)
+        self._materialize_button().click()
+        status = self.page.get_by_text("Latest materialization", exact=True).locator("xpath=..")
+        expect(status.get_by_role("img", name="run_success")).to_be_visible(timeout=1_000 * RUN_SECONDS)
+
+    def launch_backfill(self, asset: str, which: Literal["All", "Failed", "Missing"]) -> None:
+        """Launch a backfill of an asset's partitions from its list of partitions, which stays open."""
+        self.open_asset(asset, "partitions")
+        self._materialize_button().click()
+        dialog = self.page.get_by_role("dialog")
+        dialog.get_by_text(which, exact=True).click()
+        dialog.get_by_role("button", name="Launch backfill").click()
+        expect(dialog).to_be_hidden(timeout=1_000 * START_SECONDS)
+
+    def wait_for_partitions(self, *, materialized: int, failed: int = 0) -> None:
+        """Wait until the open list of partitions counts so many of each."""
+        for found in (f"Materialized ({materialized})", f"Failed ({failed})"):
+            expect(self.page.get_by_text(found, exact=True)).to_be_visible(timeout=1_000 * RUN_SECONDS)
+
+    def open_log_of_partition(self, asset: str, key: str) -> Locator:
+        """The log of the run that failed to materialize a partition."""
+        self.page.goto(f"{self._url}/assets/{asset}?view=partitions&partition={key}", wait_until="domcontentloaded")
+        self.page.get_by_role("button", name="View logs").click()
+        return self.page.get_by_role("dialog")
+
+    def open_markdown(self, asset: str, name: str) -> Locator:
+        """Markdown in the metadata of the asset's latest materialization."""
+        self.open_asset(asset)
+        row = self.page.get_by_role("row").filter(has=self.page.get_by_text(name, exact=True))
+        row.get_by_text("[Show Markdown]").click()
+        dialog = self.page.get_by_role("dialog")
+        expect(dialog.get_by_role("heading").first).to_be_visible()
+        return dialog
+
+    def _materialize_button(self) -> Locator:
+        # With partitions there is an ellipsis behind the word.
+        return self.page.get_by_role("button", name=re.compile("materialization Materialize"))
+
+
+def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not _answers(url):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"expected the UI at {url}, got no answer: {_end_of(log)}")
+        time.sleep(0.2)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(f"{url}/server_info", timeout=5) as response:
+            return bool(response.status == 200)
+    except (URLError, OSError):
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _end_of(log: Path) -> str:
+    return log.read_text()[-2_000:]

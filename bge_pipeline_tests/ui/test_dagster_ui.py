@@ -1,0 +1,111 @@
+"""A migration by clicks alone: the Dagster UI in a real browser, from the first asset to the benchmark report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.orchestration.instance import environment
+from bge_pipeline.phases.status import read_status
+from bge_pipeline.settings import Settings
+from bge_pipeline_tests.support import execute
+
+pytest.importorskip("playwright", reason="needs Playwright: pip install playwright")
+from playwright.sync_api import Locator, expect
+
+from bge_pipeline_tests.ui.dagster_ui import DagsterUI, browser_page, chromium, running_ui
+
+BROWSER = chromium()
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.pgvector,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium"),
+]
+
+FAILING = "0000000000000000101_0000000000000000201"
+REFUSAL = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+  $$ BEGIN RAISE EXCEPTION 'segment % is under review', OLD.id; END $$;
+CREATE TRIGGER refuse BEFORE UPDATE ON segments FOR EACH ROW WHEN (OLD.id > 100) EXECUTE FUNCTION refuse()
+"""
+
+
+@pytest.fixture
+def settings(make_settings: Callable[..., Settings]) -> Settings:
+    """Three partitions; Dagster's records on an embedded server of its own; failures are left to the person who clicks."""
+    return make_settings(partition_rows=100, max_partition_attempts=1, benchmark_texts=200)
+
+
+@pytest.fixture
+def ui(settings: Settings, tmp_path: Path) -> Iterator[DagsterUI]:
+    """The UI on the test database, in a browser; neither leaves a process behind."""
+    assert BROWSER is not None
+    with (
+        running_ui(environment(settings), tmp_path / "ui.log") as url,
+        browser_page(BROWSER) as page,
+    ):
+        yield DagsterUI(page, url)
+    assert processes_of(settings.home) == []
+
+
+def test_a_migration_by_clicks_with_a_failed_partition_and_a_report(
+    ui: DagsterUI, database: Database, settings: Settings
+):
+    ui.materialize("schema_with_384_column")
+    assert read_status(database, settings).phase == "expanded"
+
+    execute(database, REFUSAL)
+    ui.launch_backfill("backfilled_embeddings", "All")
+    ui.wait_for_partitions(materialized=1, failed=2)
+    assert read_status(database, settings).pending == 200
+
+    log = ui.open_log_of_partition("backfilled_embeddings", FAILING)
+    expect(log).to_contain_text("the database refuses the vector: segment 101 is under review")
+    expect(log).to_contain_text("Next: correct the constraint or the trigger, then run the backfill again; it resumes")
+
+    execute(database, "DROP TRIGGER refuse ON segments")
+    ui.launch_backfill("backfilled_embeddings", "Failed")
+    ui.wait_for_partitions(materialized=3)
+    assert read_status(database, settings).pending == 0
+
+    ui.materialize("swapped_index")
+    status = read_status(database, settings)
+    assert (status.phase, status.dimensions, status.embedded, status.pending) == ("swapped", 384, 300, 0)
+
+    ui.materialize("benchmark_report")
+    assert_report_is_readable(ui.open_markdown("benchmark_report", "report"), settings)
+
+
+def assert_report_is_readable(page: Locator, settings: Settings):
+    (written,) = (settings.home / "reports").glob("*.json")
+    report = json.loads(written.read_text())
+    assert report["rows"] == 300
+    for run in report["encode"]:
+        expect(page).to_contain_text(f"{run['texts_per_second']:,.0f}")
+    for run in report["search"]:
+        expect(page.get_by_role("cell", name=run["name"], exact=True)).to_be_visible()
+    pictures = page.locator("img")
+    assert pictures.count() >= 3
+    for picture in pictures.all():
+        assert picture.get_attribute("src").startswith("data:image/png;base64,")
+        assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 300
+
+
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Processes that were started with this data folder, the embedded PostgreSQL among them."""
+    return [process for process in psutil.process_iter() if _mentions(process, str(home))]
+
+
+def _mentions(process: psutil.Process, home: str) -> bool:
+    try:
+        # PostgreSQL writes its title over its environment, but names its folder in its command line.
+        return process.environ().get("BGE_PIPELINE_HOME") == home or any(home in part for part in process.cmdline())
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
