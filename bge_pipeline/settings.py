@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     quality_min_ann_recall: float = Field(0.95, gt=0, le=1, description="least recall@20 of the index against exact search")
     quality_sample_rows: int = Field(1_000, ge=1, le=100_000, description="rows that the gate compares")
     eval_queries: Path | None = Field(
-        None, description='labelled queries, JSON Lines of {"query": ..., "relevant": {id: grade}}; unset: label-free evidence only'
+        None, description='labelled queries, JSON Lines of {"query": ..., "relevant": {id: grade}}; unset: label-free evidence'
     )
 
     benchmark_texts: int = Field(5_000, ge=1, description="texts that the benchmark encodes at each batch size")
@@ -164,7 +164,7 @@ class Settings(BaseSettings):
         expected = "expected postgresql://user:password@host:5432/database"
         try:
             url = make_url(value.get_secret_value())
-        except ArgumentError:
+        except (ArgumentError, ValueError):
             raise ValueError(expected) from None
         if url.get_backend_name() not in ("postgres", "postgresql"):
             raise ValueError(f"{expected}, got a URL for {url.get_backend_name()}")

@@ -21,14 +21,19 @@ _TRAILER = b"\xff\xff"
 
 
 def staged_vectors(
-    id_kind: IdKind, ids: Sequence[Any], versions: Sequence[int], vectors: NDArray[np.float32]
+    id_kind: IdKind,
+    ids: Sequence[Any],
+    versions: Sequence[int],
+    digests: Sequence[bytes],
+    vectors: NDArray[np.float32],
 ) -> io.BytesIO:
-    """Rows `(id bigint | uuid, version xid, vector vector)` as a binary COPY stream.
+    """Rows `(id bigint | uuid, version xid, digest uuid, vector vector)` as a binary COPY stream.
 
     Args:
         id_kind: `integer` or `uuid`.
         ids: n integers, or n UUIDs as strings.
         versions: n row versions.
+        digests: n digests of 16 bytes.
         vectors: float32 (n, dimensions).
     """
     n, dimensions = vectors.shape
@@ -41,17 +46,21 @@ def staged_vectors(
             ("id", id_type),
             ("version_length", ">i4"),
             ("version", ">u4"),
+            ("digest_length", ">i4"),
+            ("digest", "V16"),
             ("vector_length", ">i4"),
             ("dimensions", ">i2"),
             ("unused", ">i2"),
             ("values", ">f4", (dimensions,)),
         ],
     )
-    rows["fields"] = 3
+    rows["fields"] = 4
     rows["id_length"] = rows["id"].itemsize
     rows["id"] = ids if id_kind == "integer" else np.frombuffer(b"".join(uuid.UUID(i).bytes for i in ids), dtype="V16")
     rows["version_length"] = 4
     rows["version"] = versions
+    rows["digest_length"] = 16
+    rows["digest"] = np.frombuffer(b"".join(digests), dtype="V16")
     rows["vector_length"] = 4 + 4 * dimensions
     rows["dimensions"] = dimensions
     rows["values"] = vectors

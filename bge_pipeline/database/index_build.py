@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
+_LEFTOVER_WAIT_MS = 1_000
 _UNCUT_BYTES = 50
 """PostgreSQL cuts a name to make room for `_ccnew`; so much of ours is there in any case."""
 _TAKE_TURN = "SELECT pg_try_advisory_lock(hashtextextended(:name, 0))"
@@ -70,7 +71,7 @@ def build_concurrently(
     """Build an index beside live traffic, unless a valid one of that name is there; an invalid leftover is replaced.
 
     Raises:
-        IndexBuildFailed: the server could not; the invalid leftover is gone and search is as it was.
+        IndexBuildFailed: the server could not; search is as it was.
     """
     started = time.perf_counter()
     with _build_session(database, target, name) as connection:
@@ -235,15 +236,20 @@ def _watcher(
 
 
 def _remove_leftover(database: Database, target: TargetTable, name: str) -> None:
+    """Drop the unfinished index, unless a transaction of the application would have to end first."""
     try:
         with database.autocommit() as connection:
-            drop_index(connection, target.schema, name)
+            try:
+                connection.execute(text(f"SET lock_timeout = '{_LEFTOVER_WAIT_MS}ms'"))
+                drop_index(connection, target.schema, name)
+            finally:
+                connection.invalidate()
     except (DatabaseUnavailable, DBAPIError) as error:
         logger.warning("the unfinished index %s could not be removed, the next run will: %s", name, error)
 
 
 def _failure(name: str, error: DBAPIError, memory_bytes: int) -> IndexBuildFailed:
-    state = "search is as it was; the unfinished index was removed"
+    state = "search is as it was"
     reason = str(error.orig).strip().splitlines()[0]
     megabytes = math.ceil(memory_bytes / MEBIBYTE)
     if isinstance(error.orig, (OutOfMemory, ProgramLimitExceeded)) or "maintenance_work_mem" in reason:

@@ -22,10 +22,12 @@ SELECT current_user::text AS role, o.rolname AS owner, current_database()::text 
        row_security_active(c.oid) AS rows_hidden,
        e.nspname AS vector_schema, has_schema_privilege(e.oid, 'USAGE') AS uses_vector,
        q.oid IS NULL OR has_table_privilege(q.oid, 'SELECT') AND has_table_privilege(q.oid, 'INSERT')
-         AND has_table_privilege(q.oid, 'UPDATE') AND has_table_privilege(q.oid, 'DELETE') AS quarantines
+         AND has_table_privilege(q.oid, 'UPDATE') AND has_table_privilege(q.oid, 'DELETE') AS quarantines,
+       j.oid IS NULL OR has_table_privilege(j.oid, 'SELECT') AND has_table_privilege(j.oid, 'INSERT') AS keeps_journal
 FROM pg_class c JOIN pg_roles o ON o.oid = c.relowner
 JOIN pg_extension x ON x.extname = 'vector' JOIN pg_namespace e ON e.oid = x.extnamespace
 LEFT JOIN pg_class q ON q.relname = :quarantine AND q.relnamespace = c.relnamespace AND q.relkind = 'r'
+LEFT JOIN pg_class j ON j.relname = :journal AND j.relnamespace = c.relnamespace AND j.relkind = 'r'
 WHERE c.oid = :oid
 """
 
@@ -57,6 +59,7 @@ def missing_privileges(
         "oid": table.oid,
         "column": column or target.embedding_column,
         "quarantine": target.quarantine_table,
+        "journal": target.journal_table,
     }
     row = connection.execute(text(_QUERY), values).one()
     role, schema, database = quote(row.role), quote(target.schema), quote(row.database)
@@ -92,6 +95,11 @@ def missing_privileges(
             row.quarantines,
             f"rows that cannot be embedded are recorded in {quarantine}",
             f"GRANT SELECT, INSERT, UPDATE, DELETE ON {quarantine} TO {role};",
+        ),
+        (
+            row.keeps_journal,
+            f"every phase is recorded in {target.journal}",
+            f"GRANT SELECT, INSERT ON {target.journal} TO {role};",
         ),
         (
             not row.rows_hidden,

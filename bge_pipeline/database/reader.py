@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,11 @@ class PendingBatch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def digests(self) -> list[bytes]:
+        """MD5 of each text in UTF-8."""
+        return [hashlib.md5(text.encode(), usedforsecurity=False).digest() for text in self.texts]
 
     def only(self, positions: Sequence[int]) -> PendingBatch:
         """The batch reduced to some of its rows."""

@@ -39,11 +39,13 @@ SET lock_timeout = '300ms'
 """
 
 
-# The subquery locks the rows that nobody else has locked and that are as they were read; they cannot change after that.
+# The subquery locks the rows that nobody else has locked and whose text is as it was read; they cannot change after that.
+# A row whose version has changed may still have its text: one that the application touches all the time must not wait for ever.
 _UPDATE = f"""
 UPDATE {{table}} t SET {{column}} = s.vector FROM (
   SELECT s.id, s.vector FROM pg_temp.{_STAGING} s JOIN {{table}} l ON l.{{id}} = s.id
-  WHERE l.xmin = s.version AND l.{{column}} IS NULL
+  WHERE l.{{column}} IS NULL
+    AND (l.xmin = s.version OR md5(convert_to(l.{{text}}::text, 'UTF8'))::uuid = s.digest)
   FOR NO KEY UPDATE OF l SKIP LOCKED
 ) s WHERE t.{{id}} = s.id
 """
@@ -66,7 +68,7 @@ class VectorWriter:
     def write(self, batch: PendingBatch, vectors: NDArray[np.float32]) -> int:
         """Commit the vectors of rows that are still pending and unchanged; returns how many those were.
 
-        A row that somebody else has locked is left pending, and so is a row that was edited since it was read.
+        A row that somebody else has locked is left pending, and so is a row whose text was edited since it was read.
 
         Args:
             batch: n rows.
@@ -102,7 +104,7 @@ class VectorWriter:
 
     def _stage(self, connection: Connection, batch: PendingBatch, vectors: NDArray[np.float32]) -> None:
         raw = cast("RawConnection", connection.connection.dbapi_connection)
-        stream = staged_vectors(self._id_kind, batch.ids, batch.versions, vectors)
+        stream = staged_vectors(self._id_kind, batch.ids, batch.versions, batch.digests, vectors)
         try:
             with raw.cursor() as cursor:
                 cursor.copy_expert(_COPY, stream)
@@ -133,6 +135,6 @@ class VectorWriter:
         fits_a_page = self._dimensions <= 1_900
         storage = " STORAGE PLAIN" if fits_a_page and server >= _POSTGRES_16 else ""
         return text(
-            f"CREATE TEMPORARY TABLE {_STAGING} (id {id_type}, version xid, "
+            f"CREATE TEMPORARY TABLE {_STAGING} (id {id_type}, version xid, digest uuid, "
             f"vector vector({self._dimensions}){storage}) ON COMMIT DELETE ROWS"
         )
