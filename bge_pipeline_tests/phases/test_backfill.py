@@ -176,7 +176,8 @@ class TestBesideALiveApplication:
         assert scalar(expanded, "SELECT max(n) FROM writes") == 1
         assert wrong_vectors(expanded, ENCODER, "embedding_384") == []
 
-    def test_an_application_that_updates_in_another_order_is_no_deadlock_victim(self, expanded, settings):
+    def test_an_application_that_updates_in_another_order_is_no_deadlock_victim(self, expanded, make_settings):
+        settings = make_settings(backfill_batch_rows=50, backfill_max_attempts=1)
         errors, stop = [], threading.Event()
 
         def update_backwards():
