@@ -42,10 +42,19 @@ def as_markdown(report: BenchmarkReport) -> str:
     facts = " · ".join(f"{name}: {value}" for name, value in circumstances(report).items())
     # In one paragraph, so that two stand side by side where there is room.
     plots = "\n".join(f"![{name}]({_data_uri(svg)})" for name, svg in report_plots(report).items())
-    parts = [f"# {title(report)}", facts, _markdown_table(summary), plots]
+    parts = [f"# {title(report)}", facts, markdown_table(summary), plots]
     for section in sections(report):
-        parts += [f"## {section.title}", section.text, _markdown_table(section.rows)]
+        parts += [f"## {section.title}", section.text, markdown_table(section.rows)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A table of text, its first row the head, as Markdown; columns of numbers are aligned to the right."""
+    if not rows:
+        return ""
+    head, *body = rows
+    rule = ["--:" if is_numeric else "---" for is_numeric in _numeric_columns(rows)]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in [head, rule, *body])
 
 
 def as_html(report: BenchmarkReport) -> str:
@@ -65,14 +74,6 @@ def as_html(report: BenchmarkReport) -> str:
         plots=plots,
         sections="".join(_html_section(section) for section in sections(report)),
     )
-
-
-def _markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    if not rows:
-        return ""
-    head, *body = rows
-    rule = ["--:" if is_numeric else "---" for is_numeric in _numeric_columns(rows)]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in [head, rule, *body])
 
 
 def _html_section(section: Section) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from bge_pipeline.evaluation.report import BASELINE_TEXTS_PER_SECOND, BenchmarkReport, PhaseTime, SearchRun
 
@@ -83,6 +84,22 @@ def sections(report: BenchmarkReport) -> list[Section]:
     return [Section(part.title, _without_empty_columns(part.rows), part.text) for part in parts]
 
 
+def gate_rows(gate: Mapping[str, Any]) -> list[list[str]]:
+    """The checks of the quality gate as a table; `gate` is `GateResult.as_metadata()`."""
+    rows = [["check", "measured", "at least", "passed", "what was seen"]]
+    rows += [
+        [
+            check["name"].replace("_", " "),
+            _figure(check["value"]),
+            _figure(check["bound"]),
+            NOTHING if check["value"] is None else "yes" if check["passed"] else "NO",
+            check["explanation"],
+        ]
+        for check in gate["checks"]
+    ]
+    return rows
+
+
 def _claims(report: BenchmarkReport) -> Section:
     rows = [["figure", "named by the mission", "measured here"]]
     rows += [[claim.what, claim.claimed, claim.measured] for claim in report.claims]
@@ -136,18 +153,7 @@ def _search(report: BenchmarkReport) -> Section:
 def _quality(report: BenchmarkReport) -> Section:
     if report.gate is None or not report.gate["checks"]:
         return Section("Quality gate", [], report.gate_summary)
-    rows = [["check", "measured", "at least", "passed", "what was seen"]]
-    rows += [
-        [
-            check["name"].replace("_", " "),
-            _figure(check["value"]),
-            _figure(check["bound"]),
-            NOTHING if check["value"] is None else "yes" if check["passed"] else "NO",
-            check["explanation"],
-        ]
-        for check in report.gate["checks"]
-    ]
-    return Section("Quality gate", rows, report.gate_summary.splitlines()[0])
+    return Section("Quality gate", gate_rows(report.gate), report.gate_summary.splitlines()[0])
 
 
 def _storage(report: BenchmarkReport) -> Section:

@@ -10,11 +10,18 @@ import dagster as dg
 from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.orchestration.failures import explained
-from bge_pipeline.orchestration.metadata import as_dagster_metadata
+from bge_pipeline.orchestration.metadata import as_dagster_metadata, gate_metadata
 from bge_pipeline.orchestration.names import BACKFILLED, SWAPPED
 from bge_pipeline.orchestration.partitions import targeted_range
 from bge_pipeline.phases.quality import measure_quality
-from bge_pipeline.phases.verify import verify_index, verify_nothing_pending, verify_space, verify_unit_length
+from bge_pipeline.phases.verify import (
+    SAME_TEXT_COSINE,
+    SpaceCheck,
+    verify_index,
+    verify_nothing_pending,
+    verify_space,
+    verify_unit_length,
+)
 from bge_pipeline.settings import Settings
 
 
@@ -39,7 +46,11 @@ def nothing_pending(
     return dg.AssetCheckResult(
         passed=found.passed,
         severity=dg.AssetCheckSeverity.ERROR if is_error else dg.AssetCheckSeverity.WARN,
-        description=f"{found.pending:,} rows are pending, {found.allowed:,} may be",
+        description=(
+            f"{found.pending:,} rows wait for a vector, {found.allowed:,} may"
+            if found.pending
+            else "no row waits for a vector"
+        ),
         metadata=as_dagster_metadata(found.as_metadata()),
     )
 
@@ -55,7 +66,9 @@ def unit_length(
         found = verify_unit_length(database, settings, targeted_range(context.run.tags, context.instance))
     return dg.AssetCheckResult(
         passed=found.passed,
-        description=f"{found.rows_off_length:,} of {found.sampled_rows:,} sampled vectors are not of unit length",
+        description=(
+            f"{found.sampled_rows - found.rows_off_length:,} of {found.sampled_rows:,} sampled vectors have unit length"
+        ),
         metadata=as_dagster_metadata(found.as_metadata()),
     )
 
@@ -76,7 +89,7 @@ def right_embedding_space(
         found = verify_space(database, settings, embeddings.encoder, targeted_range(context.run.tags, context.instance))
     return dg.AssetCheckResult(
         passed=found.passed,
-        description=f"column {found.column!r} holds {found.recorded}, the configured model makes {found.configured}",
+        description=_compared(found),
         metadata=as_dagster_metadata(found.as_metadata()),
     )
 
@@ -105,7 +118,7 @@ def quality_gate(
         passed=report.gate.passed,
         severity=dg.AssetCheckSeverity.ERROR if is_error else dg.AssetCheckSeverity.WARN,
         description=report.gate.summary(),
-        metadata=as_dagster_metadata(report.gate.as_metadata()),
+        metadata=gate_metadata(report.gate.as_metadata()),
     )
 
 
@@ -120,8 +133,23 @@ def index_valid(settings: dg.ResourceParam[Settings], database: dg.ResourceParam
         found = verify_index(database, settings)
     return dg.AssetCheckResult(
         passed=found.passed,
-        description=f"valid: {', '.join(found.valid) or 'none'}; invalid: {', '.join(found.invalid) or 'none'}",
+        description=(
+            f"complete: {', '.join(found.valid) or 'none'}; unfinished: {', '.join(found.invalid)}"
+            if found.invalid or not found.valid
+            else f"{', '.join(found.valid)} is complete"
+        ),
         metadata=as_dagster_metadata(found.as_metadata()),
+    )
+
+
+def _compared(found: SpaceCheck) -> str:
+    if not found.is_same:
+        return f"{found.column} holds {found.recorded}, the configured model makes {found.configured}"
+    if found.lowest_cosine is None:
+        return f"{found.column} is recorded as {found.recorded}; there is no vector yet to compare"
+    return (
+        f"{found.column} is recorded as {found.recorded}; {found.sampled_rows} texts embedded again have cosine "
+        f"{found.lowest_cosine:.4f} or more with their vectors, {SAME_TEXT_COSINE} is expected"
     )
 
 
