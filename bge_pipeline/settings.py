@@ -88,9 +88,7 @@ class Settings(BaseSettings):
         "off",
         description="feedback: move the query towards its first results; chat: ask an OpenAI-compatible endpoint",
     )
-    query_expansion_url: str = Field(
-        "https://api.openai.com/v1", description="base URL for QUERY_EXPANSION=chat"
-    )
+    query_expansion_url: str = Field("https://api.openai.com/v1", description="base URL for QUERY_EXPANSION=chat")
     query_expansion_key: SecretStr | None = Field(None, description="key for QUERY_EXPANSION=chat")
     query_expansion_model: str = Field("gpt-4o-mini", min_length=1, description="model for QUERY_EXPANSION=chat")
 
@@ -128,22 +126,27 @@ class Settings(BaseSettings):
 
     # Quality gate
     quality_gate: Literal["enforce", "warn", "off"] = Field(
-        "enforce", description="enforce: the swap is refused below the bounds; warn: it goes on and says so; off: not measured"
+        "enforce",
+        description="enforce: the swap is refused below the bounds; warn: it goes on and says so; off: not measured",
     )
     quality_min_ndcg_retained: float | None = Field(
         None, gt=0, description="least new nDCG@20 divided by old; unset: 0.92, with the reranker 0.95"
     )
-    quality_min_ann_recall: float = Field(0.95, gt=0, le=1, description="least recall@20 of the index against exact search")
+    quality_min_ann_recall: float = Field(
+        0.95, gt=0, le=1, description="least recall@20 of the index against exact search"
+    )
     quality_sample_rows: int = Field(1_000, ge=1, le=100_000, description="rows that the gate compares")
     eval_queries: Path | None = Field(
-        None, description='labelled queries, JSON Lines of {"query": ..., "relevant": {id: grade}}; unset: label-free evidence'
+        None,
+        description='labelled queries, JSON Lines of {"query": ..., "relevant": {id: grade}}; unset: label-free evidence',
     )
 
     benchmark_texts: int = Field(5_000, ge=1, description="texts that the benchmark encodes at each batch size")
 
     # Dagster
     dagster_database_url: SecretStr | None = Field(
-        None, description="PostgreSQL URL of the database for Dagster's own records; unset: one on the embedded PostgreSQL"
+        None,
+        description="PostgreSQL URL of the database for Dagster's own records; unset: one on the embedded PostgreSQL",
     )
     max_partition_attempts: int = Field(3, ge=1, description="runs of one partition before the sensor gives up on it")
     retry_backoff_seconds: int = Field(

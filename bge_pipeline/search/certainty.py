@@ -30,8 +30,8 @@ class Certainty:
     """Reranks unless the nearest row stands out, or stands out a little and is among the best by words too.
 
     The margin is 1 - d(1) / d(k): by how much the nearest row is nearer than the k-th. It is free of the scale of
-    distances, which differs between models. On the demo's questions it predicts nDCG@20 (Spearman's rho 0.53), and the
-    defaults split them in halves of which one has a right answer in first place four times as often; docs/search.md.
+    distances, which differs between models. On the demo's questions it predicts the first stage's nDCG@20 (Spearman's
+    rho 0.53), and the defaults part those whose nDCG@20 is twice that of the others; docs/search.md.
 
     Attributes:
         margin: from here on the nearest row alone suffices.
@@ -40,8 +40,8 @@ class Certainty:
         agreement_depth: the nearest row must be among so many by words.
     """
 
-    margin: float = 0.35
-    margin_with_agreement: float = 0.25
+    margin: float = 0.4
+    margin_with_agreement: float = 0.3
     depth: int = 20
     agreement_depth: int = 10
 

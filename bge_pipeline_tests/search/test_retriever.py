@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
+import bge_pipeline
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.notes import ColumnNote, note_statement
 from bge_pipeline.embedding.hashing import HashingEncoder
@@ -211,14 +212,17 @@ def test_lexical_search_needs_no_model(database: Database, settings: Settings, m
     assert ids(Retriever(database, settings), "list", mode="lexical")
 
 
-def test_the_service_is_made_when_it_is_needed(
-    database: Database, settings: Settings, run_migration: Callable[[], None]
+def test_the_environment_is_enough(
+    database: Database, settings: Settings, run_migration: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_migration()
+    monkeypatch.setattr("bge_pipeline.search.retriever.settings_from_env", lambda: settings)
+    retriever = bge_pipeline.Retriever.from_env()
     try:
-        assert ids(Retriever(database, settings))
+        assert ids(retriever) == ids(Retriever(database, settings))
     finally:
         EmbeddingsService.init_from_env(settings).shutdown()
+        retriever._database.close()
 
 
 def test_columns_asked_for_come_back_with_python_types(retriever: Retriever, database: Database) -> None:
