@@ -31,7 +31,7 @@ class Certainty:
 
     The margin is 1 - d(1) / d(k): by how much the nearest row is nearer than the k-th. It is free of the scale of
     distances, which differs between models. On the demo's questions it predicts the first stage's nDCG@20 (Spearman's
-    rho 0.53), and the defaults part those whose nDCG@20 is twice that of the others; docs/search.md.
+    rho 0.53), and the defaults part off those whose nDCG@20 is 1.8 times that of the others; docs/search.md.
 
     Attributes:
         margin: from here on the nearest row alone suffices.

@@ -79,8 +79,8 @@ def scan_settings(
 def default_probes(lists: int) -> int:
     """Twice the square root of the lists.
 
-    pgvector's advice is the square root (https://github.com/pgvector/pgvector#ivfflat), which found 87 to 94 of 100
-    neighbours in the demo's vectors with 6 to 80 lists; twice as many found 95 and more (docs/search.md).
+    pgvector's advice is the square root (https://github.com/pgvector/pgvector#ivfflat), which found 89 to 96 of 100
+    neighbours in the demo's vectors with 80 to 6 lists; twice as many found 95 and more (docs/search.md).
     """
     return max(1, min(lists, math.ceil(2 * math.sqrt(lists))))
 
