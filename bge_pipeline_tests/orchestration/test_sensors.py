@@ -126,7 +126,7 @@ class TestRerunFailedPartitions:
         assert instance.get_run_by_id(killed.run_id).status == dg.DagsterRunStatus.FAILURE
 
     @pytest.mark.usefixtures("expanded")
-    @pytest.mark.parametrize("worker", [this_worker(), "another-host/4026531836/1/1.00"])
+    @pytest.mark.parametrize("worker", [this_worker(), "another-host/4026531836/1/1.00"], ids=["lives", "unseen"])
     def test_a_run_whose_process_lives_or_cannot_be_seen_is_under_way(
         self, tick: Tick, instance: dg.DagsterInstance, worker: str
     ):
