@@ -29,7 +29,7 @@ def report_plots(report: BenchmarkReport) -> dict[str, bytes]:
             [_OLD, *(_NEW for _ in report.encode)],
         )
     if report.search:
-        title = "Search, milliseconds: median and 95th percentile"
+        title = "Search, milliseconds: median (95th percentile)"
         plots[title] = _search(title, report.search)
     judged = [run for run in report.search if run.ndcg is not None]
     if judged:
