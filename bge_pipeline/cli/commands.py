@@ -185,6 +185,8 @@ def search_command(
     with opened() as (database, settings), open_service(database, settings) as service:
         retriever = Retriever(database, settings, service)
         response = retriever.search(query, mode=mode, rerank=rerank, top_k=top_k, explain=explain)
+    for warning in response.warnings:
+        stderr.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
     render.print_json(response) if json else render.print_search(response, explain=explain)
 
 
