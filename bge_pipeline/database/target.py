@@ -56,7 +56,7 @@ class TargetTable:
     @property
     def journal_table(self) -> str:
         """Table of what each phase did."""
-        return shortened(f"{self.table}_embedding_journal")
+        return shortened(f"{self.table}_{self.embedding_column}_journal")
 
     @property
     def journal(self) -> str:

@@ -1,0 +1,83 @@
+"""Status tells where a migration stands at every step of it, and what comes next."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bge_pipeline.database.journal import read_journal
+from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.expand import collapse, expand
+from bge_pipeline.phases.retire import retire
+from bge_pipeline.phases.rollback import rollback
+from bge_pipeline.phases.status import read_status
+from bge_pipeline_tests.support import ENCODER, SEGMENTS, execute, fill, fill_and_swap, schema_of, swap
+
+pytestmark = pytest.mark.pgvector
+
+
+def facts(database, settings):
+    status = read_status(database, settings)
+    return (
+        status.phase,
+        status.embedded,
+        status.pending,
+        status.dimensions,
+        status.new_dimensions,
+        status.previous_column,
+    )
+
+
+def test_every_step_of_a_migration_is_told_apart(database, settings):
+    assert facts(database, settings) == ("legacy", 300, 0, 1536, None, None)
+    expand(database, settings, ENCODER.space)
+    assert facts(database, settings) == ("expanded", 0, 300, 1536, 384, None)
+    backfill(database, settings, ENCODER)
+    assert facts(database, settings) == ("backfilled", 300, 0, 1536, 384, None)
+    swap(database, settings)
+    assert facts(database, settings) == ("swapped", 300, 0, 384, None, "embedding_1536")
+    rollback(database, settings)
+    assert facts(database, settings) == ("backfilled", 300, 0, 1536, 384, None)
+    swap(database, settings)
+    retire(database, settings)
+    assert facts(database, settings) == ("retired", 300, 0, 384, None, None)
+
+
+def test_a_collapsed_table_is_as_if_nothing_had_happened(database, settings):
+    fill(database, settings)
+    collapse(database, settings)
+    assert facts(database, settings) == ("legacy", 300, 0, 1536, None, None)
+
+
+def test_status_changes_nothing(database, settings):
+    fill(database, settings)
+    before = schema_of(database)
+    read_status(database, settings)
+    assert schema_of(database) == before
+
+
+def test_status_is_json_with_what_is_promised(database, settings):
+    fill_and_swap(database, settings)
+    told = json.loads(json.dumps(read_status(database, settings).as_metadata()))
+    assert told["table"] == '"public"."segments"'
+    assert {"phase", "rows", "embedded", "pending", "quarantined", "dimensions", "model", "index"} <= told.keys()
+    assert told["index"].keys() >= {"name", "method", "valid"}
+    assert told["model"] == "hashing"
+
+
+def test_a_valid_index_is_shown_before_an_invalid_one(database, settings):
+    execute(database, "CREATE INDEX a_broken_one ON segments USING hnsw (embedding vector_l2_ops)")
+    execute(database, "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'a_broken_one'::regclass")
+    assert read_status(database, settings).index.name == "segments_embedding_idx"
+    execute(database, "DROP INDEX segments_embedding_idx")
+    assert not read_status(database, settings).index.valid
+
+
+def test_what_each_phase_did_is_kept_in_the_journal(database, settings):
+    fill_and_swap(database, settings)
+    rollback(database, settings)
+    with database.autocommit() as connection:
+        entries = read_journal(connection, SEGMENTS)
+    assert [entry.act for entry in entries] == ["expand", "backfill", "swap", "rollback"]
+    assert entries[1].facts["rows"] == 300
