@@ -159,7 +159,7 @@ def backfill(
             # Every row that is left is locked or edited faster than it is embedded.
             idle_passes += 1
             path.pause(2.0**idle_passes)
-    if pending:
+    if pending and not path.stopped:
         logger.warning("%d rows are still pending: locked or edited all the while; run the backfill again", pending)
     if totals.truncated:
         logger.warning(

@@ -133,10 +133,9 @@ def search_quality(
 
 
 def quality_columns(state: MigrationState) -> tuple[str, str | None]:
-    """The column of the new vectors and the one of the old, where both are there."""
-    if state.new is not None:
-        return state.new.name, state.table.target.embedding_column
-    return state.filled.name, state.previous.name if state.previous is not None else None
+    """The column of the new vectors and the one of the old, where there is one whose vectors are numbers."""
+    old = state.table.embedding if state.new is not None else state.previous
+    return state.filled.name, old.name if old is not None and old.type_name != "bit" else None
 
 
 def _neighbours(sample: SampledRows, new: str, old: str | None) -> NeighbourAgreement | None:

@@ -29,6 +29,7 @@ from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import SwapRefused
 from bge_pipeline.evaluation.gate import GateResult
+from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.exchange import exchange_statements, lock_for_exchange
 from bge_pipeline.phases.quality import note_search_effort, require_quality
 from bge_pipeline.phases.state import MigrationState, read_state, require_space
@@ -36,6 +37,9 @@ from bge_pipeline.phases.vector_index import build_index, filled_column, plan_ve
 from bge_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+_CATCH_UP_ROUNDS = 10
+"""Attempts to find a moment in which nothing is pending."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,10 @@ class SwapResult:
         return asdict(self) | {"gate": self.gate.as_metadata() if self.gate else None}
 
 
+class _StillPending(SwapRefused):
+    """Rows are pending, which another round of embedding may change."""
+
+
 def swap(
     database: Database,
     settings: Settings,
@@ -77,6 +85,8 @@ def swap(
     on_progress: Callable[[BuildProgress], None] | None = None,
 ) -> SwapResult:
     """Index the new column, ask the quality gate, and make the column the one that search reads.
+
+    Rows that the application writes meanwhile are embedded at the last moment.
 
     Args:
         database: where the target table is.
@@ -109,25 +119,43 @@ def swap(
         state = read_state(connection, target)
     assert state.new is not None
     _compact_pending_index(database, target, state.new, space)
-    new, old = state.new, state.table.embedding
-    previous_column = target.column_for(old.dimensions)
+    milliseconds = _exchange_when_caught_up(database, settings, service, state, index.name)
+    kept = target.column_for(state.table.embedding.dimensions) if settings.old_embedding == "keep" else None
+    result = _result(settings, state, index, kept, gate, exchanged=True, milliseconds=milliseconds)
+    record(database, target, "swap", result.as_metadata())
+    return result
+
+
+def _exchange_when_caught_up(
+    database: Database, settings: Settings, service: EmbeddingsService, state: MigrationState, index: str
+) -> float:
+    """Embed what the application wrote since the last look, then exchange at once; returns how many ms the lock was held.
+
+    Index and gate take minutes, in which a live table always gets rows: only the moment before the lock counts.
+    """
+    target, new, old = state.table.target, state.new, state.table.embedding
+    assert new is not None
     locked_at = time.perf_counter()
 
     def exchange(connection: Connection) -> None:
         nonlocal locked_at
         lock_for_exchange(connection, state)
         locked_at = time.perf_counter()
-        _verify_under_lock(connection, settings, state, space, index.name)
+        _verify_under_lock(connection, settings, state, service.space, index)
         for statement in exchange_statements(target, new, old, drop_old=settings.old_embedding == "drop"):
             connection.execute(statement)
         copy_column_grants(connection, state.table, old, target.embedding_column)
 
-    in_short_transaction(database, settings, "swap: exchange the columns", exchange)
-    milliseconds = (time.perf_counter() - locked_at) * 1_000
-    kept = previous_column if settings.old_embedding == "keep" else None
-    result = _result(settings, state, index, kept, gate, exchanged=True, milliseconds=milliseconds)
-    record(database, target, "swap", result.as_metadata())
-    return result
+    for attempt in range(1, _CATCH_UP_ROUNDS + 1):
+        backfill(database, settings, service.encoder)
+        try:
+            in_short_transaction(database, settings, "swap: exchange the columns", exchange)
+            break
+        except _StillPending as refusal:
+            if attempt == _CATCH_UP_ROUNDS:
+                raise
+            logger.info("%s; round %d of %d", refusal.message, attempt, _CATCH_UP_ROUNDS)
+    return (time.perf_counter() - locked_at) * 1_000
 
 
 def swap_script(target: TargetTable, settings: Settings, space: EmbeddingSpace) -> list[TextClause]:
@@ -178,7 +206,7 @@ def _check_dependents(connection: Connection, settings: Settings, state: Migrati
 def _check_pending(connection: Connection, settings: Settings, target: TargetTable, column: str) -> None:
     if has_more_pending_than(connection, target, column, settings.swap_max_pending_rows):
         pending = count_pending(connection, target, column)
-        raise SwapRefused(
+        raise _StillPending(
             f"{pending} rows of {target} are pending: expected at most {settings.swap_max_pending_rows} (SWAP_MAX_PENDING_ROWS)",
             state="nothing was exchanged; search reads the old column",
             next_step="run the backfill again: bge-pipeline migrate",

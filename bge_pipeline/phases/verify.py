@@ -212,7 +212,7 @@ def verify_index(database: Database, settings: Settings) -> IndexCheck:
 def _from_sample(id_range: IdRange | None) -> str:
     """Rows that have a vector: of the range, or on random pages of the table."""
     if id_range is not None:
-        return "FROM {table} WHERE {column} IS NOT NULL AND {id} >= :lower AND {id} < :upper"
+        return f"FROM {{table}} WHERE {{column}} IS NOT NULL AND {id_range.condition}"
     return "FROM {table} TABLESAMPLE SYSTEM (:percent) WHERE {column} IS NOT NULL"
 
 
@@ -226,7 +226,7 @@ def _sample(
 ) -> Any:
     values |= {"rows": rows}
     if id_range is not None:
-        values |= {"lower": id_range.lower, "upper": id_range.upper}
+        values |= id_range.values
     else:
         # Twice what is wanted, since pages differ; a small table is read whole, up to the limit.
         estimate = state.table.estimated_rows

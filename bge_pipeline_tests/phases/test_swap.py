@@ -162,9 +162,16 @@ class TestWhatIsVerified:
         refuses(filled, make_settings(swap_max_pending_rows=4), match="5 rows")
         assert swap(filled, make_settings(swap_max_pending_rows=5)).exchanged
 
-    def test_a_row_that_becomes_pending_after_the_last_look(self, filled, settings, monkeypatch):
-        before_the_lock(monkeypatch, lambda: execute(filled, "UPDATE segments SET text = 'late' WHERE id = 9"))
+    def test_a_row_that_becomes_pending_just_before_the_lock(self, filled, settings, monkeypatch):
+        original = swap_module.lock_for_exchange
+
+        def lock(*arguments):
+            execute(filled, "UPDATE segments SET text = text || ' late' WHERE id = 9")
+            original(*arguments)
+
+        monkeypatch.setattr(swap_module, "lock_for_exchange", lock)
         refuses(filled, settings, match="1 rows")
+        assert require_table(filled, settings).phase == "expanded"
 
     def test_a_view_that_is_created_after_the_last_look(self, filled, settings, monkeypatch):
         before_the_lock(monkeypatch, lambda: execute(filled, "CREATE VIEW late AS SELECT embedding FROM segments"))
@@ -181,11 +188,13 @@ class TestWhatIsVerified:
         assert swap(filled, settings).index_built, "the next run builds it again"
 
     def test_a_column_of_other_dimensions(self, filled, settings, monkeypatch):
-        def change():
-            execute(filled, "UPDATE segments SET embedding_384 = NULL")
-            execute(filled, "ALTER TABLE segments ALTER COLUMN embedding_384 TYPE vector(3) USING NULL::vector(3)")
+        original = swap_module.lock_for_exchange
 
-        before_the_lock(monkeypatch, change)
+        def lock(*arguments):
+            execute(filled, "ALTER TABLE segments ALTER COLUMN embedding_384 TYPE vector(3) USING NULL::vector(3)")
+            original(*arguments)
+
+        monkeypatch.setattr(swap_module, "lock_for_exchange", lock)
         refuses_with = pytest.raises(SwapRefused, match="does not hold 384 dimensions")
         with refuses_with:
             swap(filled, settings)
@@ -257,6 +266,24 @@ class TestWhatDependsOnTheOldColumn:
 
 
 class TestBesideALiveApplication:
+    def test_rows_that_come_while_index_and_gate_take_their_time_are_embedded(self, filled, settings, monkeypatch):
+        before_the_lock(monkeypatch, lambda: execute(filled, "UPDATE segments SET text = 'late' WHERE id = 9"))
+        assert swap(filled, settings).exchanged
+        assert wrong_vectors(filled, ENCODER, "embedding") == []
+
+    def test_it_waits_for_a_moment_in_which_nothing_is_pending(self, filled, settings, monkeypatch):
+        original, rounds = swap_module.lock_for_exchange, []
+
+        def lock(*arguments):
+            rounds.append(1)
+            if len(rounds) < 4:
+                execute(filled, "UPDATE segments SET text = text || ' late' WHERE id = 9")
+            original(*arguments)
+
+        monkeypatch.setattr(swap_module, "lock_for_exchange", lock)
+        assert swap(filled, settings).exchanged
+        assert len(rounds) == 4
+
     def test_a_table_that_stays_busy_is_given_up_and_nothing_exchanged(self, filled, make_settings, monkeypatch):
         with application(filled) as other:
             before_the_lock(
