@@ -167,7 +167,7 @@ WAYS: dict[str, Way] = {
 def publish(rates: dict[str, float], rows: int, table_rows: int) -> None:
     table = [[name, f"{rate:,.0f}", f"{rate / rates[EXECUTE_VALUES]:.1f}"] for name, rate in rates.items()]
     Measurement(
-        "write",
+        f"write_{table_rows // 1_000}k",
         f"{rows:,} vectors of 384 dimensions into a table of {table_rows:,} rows with 1536-d vectors, trigger and pending "
         "index in place; medians of interleaved rounds.",
         [Results("Writing", ["way", "rows/s", "times execute_values"], table)],

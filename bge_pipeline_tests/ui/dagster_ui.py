@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -18,6 +18,10 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from playwright.sync_api import Locator, Page, ViewportSize, expect, sync_playwright
+
+from bge_pipeline.orchestration.instance import environment
+from bge_pipeline.orchestration.names import GROUP
+from bge_pipeline.settings import Settings
 
 START_SECONDS = 240
 RUN_SECONDS = 240
@@ -44,12 +48,12 @@ def chromium() -> str | None:
 
 
 @contextmanager
-def running_ui(environment: Mapping[str, str], log: Path) -> Iterator[str]:
-    """`bge-pipeline dev` on a free port, stopped by SIGINT at the end; its output goes to `log`.
+def running_ui(settings: Settings, folder: Path) -> Iterator[str]:
+    """`bge-pipeline dev` on a free port, stopped by SIGINT at the end.
 
     Args:
-        environment: what is added to the environment of this process.
-        log: file for its output.
+        settings: reach the UI through its environment, on top of this process's.
+        folder: where it runs, without a `.env` of somebody's, and where its output goes.
 
     Yields:
         The URL of the UI, which answers.
@@ -60,8 +64,11 @@ def running_ui(environment: Mapping[str, str], log: Path) -> Iterator[str]:
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "bge_pipeline", "dev", "--port", str(port)]
+    log = folder / "ui.log"
     with log.open("w") as output:
-        process = subprocess.Popen(command, env=os.environ | dict(environment), stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, env=os.environ | environment(settings), cwd=folder, stdout=output, stderr=subprocess.STDOUT
+        )
         try:
             _wait_until_it_answers(url, process, log)
             yield url
@@ -97,14 +104,17 @@ class DagsterUI:
         self.page.goto(f"{self._url}/assets/{asset}?view={view}", wait_until="domcontentloaded")
         expect(self._materialize_button()).to_be_enabled(timeout=1_000 * START_SECONDS)
 
-    def open_lineage(self, group: str) -> None:
-        """Go to the graph of an asset group."""
-        location = "bge_pipeline.definitions"
-        self.page.goto(f"{self._url}/locations/{location}/asset-groups/{group}/lineage", wait_until="domcontentloaded")
+    def open_lineage(self) -> None:
+        """Go to the graph of the assets, and wait until each one says how it is."""
+        path = f"locations/bge_pipeline.definitions/asset-groups/{GROUP}/lineage"
+        self.page.goto(f"{self._url}/{path}", wait_until="domcontentloaded")
+        nodes = self.page.get_by_text("Latest event", exact=True)
+        expect(nodes).to_have_count(4, timeout=1_000 * START_SECONDS)
 
     def materialize(self, asset: str) -> None:
-        """Click `Materialize` on an asset without partitions and wait until its status is green."""
+        """Materialize an asset without partitions for the first time, and wait until its status is green."""
         self.open_asset(asset)
+        expect(self.page.get_by_text("Never materialized", exact=True)).to_be_visible(timeout=1_000 * START_SECONDS)
         self._materialize_button().click()
         status = self.page.get_by_text("Latest materialization", exact=True).locator("xpath=..")
         expect(status.get_by_role("img", name="run_success")).to_be_visible(timeout=1_000 * RUN_SECONDS)

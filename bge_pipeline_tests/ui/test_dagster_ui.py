@@ -10,7 +10,6 @@ import psutil
 import pytest
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.orchestration.instance import environment
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.support import execute
@@ -48,7 +47,7 @@ def ui(settings: Settings, tmp_path: Path) -> Iterator[DagsterUI]:
     """The UI on the test database, in a browser; neither leaves a process behind."""
     assert BROWSER is not None
     with (
-        running_ui(environment(settings), tmp_path / "ui.log") as url,
+        running_ui(settings, tmp_path) as url,
         browser_page(BROWSER) as page,
     ):
         yield DagsterUI(page, url)
@@ -94,7 +93,7 @@ def assert_report_is_readable(page: Locator, settings: Settings):
     pictures = page.locator("img")
     assert pictures.count() >= 3
     for picture in pictures.all():
-        assert picture.get_attribute("src").startswith("data:image/png;base64,")
+        assert picture.get_attribute("src").startswith("data:image/svg+xml;base64,")
         assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 300
 
 
