@@ -16,7 +16,9 @@ DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
 Written by `python -m benchmarks.document` from the files in `benchmarks/results/`; each section names the command that
-measured it and the machine. These machines are shared: read the ratios within a run, not the absolute figures. Not
+measured it and the machine. The machine was
+shared with other work at the time, and slowed down by it several times over: read the ratios within a run, not the
+absolute figures. Not
 measured, for want of the hardware or the weights: any GPU, GTE-Qwen2-1.5B, and BGE-small's own weights (its shape with
 random weights is, which is right for speed and says nothing of quality).
 """
