@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 QUERY = "why does my default list argument keep its contents between calls"
 _SHOWN_RESULTS = 3
-_BENCHMARK_TEXTS = 512
+_BENCHMARK_TEXTS = 256
 
 
 @dataclass(frozen=True)
