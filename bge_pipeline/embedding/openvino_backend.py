@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,12 @@ _TOKEN_BUDGET = 1_024
 
 _CAPABILITY_OF_PRECISION = {"bf16": "BF16", "fp16": "FP16"}
 _HINT_OF_PRECISION = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+
+# The bindings fill these tables on first use, inside a C++ guard but with Python's lock released in between: two threads
+# that come first together wait for each other for ever. An import is done by one thread.
+ov.Type.i64.to_dtype()
+ov.Tensor(np.zeros(1, np.int64))
+_warm_up_lock = threading.Lock()
 
 
 def best_precision() -> str:
@@ -67,7 +74,12 @@ class OpenVinoBackend:
         # One more than run at once, so that the next batch is padded and waiting when one ends.
         workers = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) + 1
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="openvino")
-        self._own = threading.local()
+        self._idle: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
+        for _ in range(workers):
+            self._idle.put(self._compiled.create_infer_request())
+        with _warm_up_lock:
+            one_text = RaggedTokens(np.full(2, pad_id, np.int32), np.array([0, 2]), np.zeros(2, np.int32))
+            self._infer(one_text, Batch(np.array([0]), 2))
 
     def run(self, tokens: RaggedTokens, *, max_texts: int) -> NDArray[np.float32]:
         """The network's output float32 (n, width), in the order of the texts.
@@ -96,15 +108,18 @@ class OpenVinoBackend:
         """Wait for what is under way, then release the network."""
         self._workers.shutdown(cancel_futures=True)
         self._compiled = None
-        self._own = threading.local()
+        self._idle = queue.SimpleQueue()
 
     def _infer(self, tokens: RaggedTokens, batch: Batch) -> NDArray[np.float32]:
-        if not hasattr(self._own, "request"):
-            assert self._compiled is not None
-            self._own.request = self._compiled.create_infer_request()
         arrays = pad(tokens, batch, self._pad_id)
-        self._own.request.infer({name: arrays[name] for name in self._inputs}, share_inputs=True)
-        return np.array(self._own.request.get_output_tensor(0).data)
+        request = self._idle.get()
+        try:
+            # Asynchronous even though this thread waits: only so does it run on the streams that the plugin planned.
+            request.start_async({name: arrays[name] for name in self._inputs}, share_inputs=True)
+            request.wait()
+            return np.array(request.get_output_tensor(0).data)
+        finally:
+            self._idle.put(request)
 
 
 def _capabilities() -> list[str]:
