@@ -145,7 +145,7 @@ class DagsterUI:
         row = self.page.get_by_role("row").filter(has=self.page.get_by_text(name, exact=True))
         row.get_by_text("[Show Markdown]").click()
         dialog = self.page.get_by_role("dialog")
-        expect(dialog.get_by_role("table").first).to_be_visible()
+        expect(dialog.get_by_role("heading").first).to_be_visible()
         return dialog
 
     def _materialize_button(self) -> Locator:

@@ -80,10 +80,6 @@ def test_a_migration_by_clicks_with_a_failed_partition_and_a_report(
 
     ui.materialize("benchmark_report")
     assert_report_is_readable(ui.open_markdown("benchmark_report", "report"), settings)
-    expect(ui.open_markdown("swapped_index", "quality_checks")).to_contain_text("known item success")
-    ui.open_lineage()
-    expect(ui.page.get_by_text("4 / 4 Passed", exact=True)).to_be_visible()
-    expect(ui.page.get_by_text("1 / 1 Passed", exact=True)).to_be_visible()
 
 
 def assert_report_is_readable(page: Locator, settings: Settings):
