@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import psycopg2
 from psycopg2.errors import InsufficientPrivilege
 from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as RawConnection  # noqa: N812
 
     from bge_pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 # As pg_dump does: an index build or a count of every row takes what it takes, whatever the role's own limit is.
 _NO_TIME_LIMITS = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0"
@@ -67,11 +71,12 @@ class Database:
     @contextmanager
     def autocommit(self) -> Iterator[Connection]:
         """A connection without a transaction block, for CREATE INDEX CONCURRENTLY and single reads."""
-        with (
-            self._reachable(),
-            self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
-        ):
-            yield connection
+        with self._reachable():
+            connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            try:
+                yield connection
+            finally:
+                self._give_back(connection)
 
     def close(self) -> None:
         """Close every pooled connection."""
@@ -82,6 +87,14 @@ class Database:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    def _give_back(self, connection: Connection) -> None:
+        try:
+            connection.close()
+        except psycopg2.Error as error:
+            # The server ended it after its last statement, which is no failure of anything; the pool has lost count.
+            logger.debug("a connection was ended before it was given back: %s", error)
+            self.engine.dispose(close=False)
 
     @contextmanager
     def _reachable(self) -> Iterator[None]:

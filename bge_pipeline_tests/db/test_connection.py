@@ -62,6 +62,13 @@ class TestOnAServer:
         assert "terminat" in refused.value.message
         assert scalar(database, "SELECT 1") == 1
 
+    def test_a_connection_that_the_server_ends_after_its_last_statement_is_no_failure(self, database):
+        for _ in range(20):
+            with database.autocommit() as connection:
+                pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+                execute(database, "SELECT pg_terminate_backend(:pid, 5000)", pid=pid)
+        assert scalar(database, "SELECT 1") == 1
+
     def test_a_refused_statement_is_a_missing_privilege(self, database):
         with (
             pytest.raises(MissingPrivilege, match="permission denied") as refused,
