@@ -23,9 +23,9 @@ from bge_pipeline.orchestration.instance import environment
 from bge_pipeline.orchestration.names import GROUP
 from bge_pipeline.settings import Settings
 
-START_SECONDS = 240
-RUN_SECONDS = 240
-"""Longest wait for a run: it takes seconds, but starts with an interpreter, and the machine may be busy."""
+PATIENCE_SECONDS = 240
+"""Longest wait for anything: a run takes seconds, but begins with the daemon's tick and an interpreter, and the machine
+may be busy."""
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _BROWSER_ARGUMENTS = [
@@ -74,7 +74,7 @@ def running_ui(settings: Settings, folder: Path) -> Iterator[str]:
             yield url
         finally:
             process.send_signal(signal.SIGINT)
-            status = process.wait(timeout=START_SECONDS)
+            status = process.wait(timeout=PATIENCE_SECONDS)
     if status != 0:
         raise RuntimeError(f"expected the UI to end with status 0, got {status}: {_end_of(log)}")
 
@@ -86,7 +86,8 @@ def browser_page(executable: str, *, sharpness: float = 1) -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path=executable, args=_BROWSER_ARGUMENTS)
         try:
             page = browser.new_page(viewport=_VIEWPORT, device_scale_factor=sharpness)
-            page.set_default_timeout(1_000 * START_SECONDS)
+            page.set_default_timeout(1_000 * PATIENCE_SECONDS)
+            expect.set_options(timeout=1_000 * PATIENCE_SECONDS)
             yield page
         finally:
             browser.close()
@@ -102,22 +103,22 @@ class DagsterUI:
     def open_asset(self, asset: str, view: str = "overview") -> None:
         """Go to a tab of the asset's page."""
         self.page.goto(f"{self._url}/assets/{asset}?view={view}", wait_until="domcontentloaded")
-        expect(self._materialize_button()).to_be_enabled(timeout=1_000 * START_SECONDS)
+        expect(self._materialize_button()).to_be_enabled()
 
     def open_lineage(self) -> None:
         """Go to the graph of the assets, and wait until each one says how it is."""
         path = f"locations/bge_pipeline.definitions/asset-groups/{GROUP}/lineage"
         self.page.goto(f"{self._url}/{path}", wait_until="domcontentloaded")
         nodes = self.page.get_by_text("Latest event", exact=True)
-        expect(nodes).to_have_count(4, timeout=1_000 * START_SECONDS)
+        expect(nodes).to_have_count(4)
 
     def materialize(self, asset: str) -> None:
         """Materialize an asset without partitions for the first time, and wait until its status is green."""
         self.open_asset(asset)
-        expect(self.page.get_by_text("Never materialized", exact=True)).to_be_visible(timeout=1_000 * START_SECONDS)
+        expect(self.page.get_by_text("Never materialized", exact=True)).to_be_visible()
         self._materialize_button().click()
         status = self.page.get_by_text("Latest materialization", exact=True).locator("xpath=..")
-        expect(status.get_by_role("img", name="run_success")).to_be_visible(timeout=1_000 * RUN_SECONDS)
+        expect(status.get_by_role("img", name="run_success")).to_be_visible()
 
     def launch_backfill(self, asset: str, which: Literal["All", "Failed", "Missing"]) -> None:
         """Launch a backfill of an asset's partitions from its list of partitions, which stays open."""
@@ -126,12 +127,12 @@ class DagsterUI:
         dialog = self.page.get_by_role("dialog")
         dialog.get_by_text(which, exact=True).click()
         dialog.get_by_role("button", name="Launch backfill").click()
-        expect(dialog).to_be_hidden(timeout=1_000 * START_SECONDS)
+        expect(dialog).to_be_hidden()
 
     def wait_for_partitions(self, *, materialized: int, failed: int = 0) -> None:
         """Wait until the open list of partitions counts so many of each."""
         for found in (f"Materialized ({materialized})", f"Failed ({failed})"):
-            expect(self.page.get_by_text(found, exact=True)).to_be_visible(timeout=1_000 * RUN_SECONDS)
+            expect(self.page.get_by_text(found, exact=True)).to_be_visible()
 
     def open_log_of_partition(self, asset: str, key: str) -> Locator:
         """The log of the run that failed to materialize a partition."""
@@ -154,7 +155,7 @@ class DagsterUI:
 
 
 def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not _answers(url):
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"expected the UI at {url}, got no answer: {_end_of(log)}")

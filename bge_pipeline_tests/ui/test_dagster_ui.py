@@ -51,7 +51,8 @@ def ui(settings: Settings, tmp_path: Path) -> Iterator[DagsterUI]:
         browser_page(BROWSER) as page,
     ):
         yield DagsterUI(page, url)
-    assert processes_of(settings.home) == []
+    _, left = psutil.wait_procs(processes_of(settings.home), timeout=60)
+    assert [process.cmdline() for process in left] == []
 
 
 def test_a_migration_by_clicks_with_a_failed_partition_and_a_report(
