@@ -38,7 +38,9 @@ dev: $(INSTALLED)  ## Start the Dagster UI on http://127.0.0.1:3000.
 	$(BIN)/bge-pipeline dev
 
 benchmark: $(INSTALLED)  ## Measure this machine and write docs/benchmarks.md; takes the better part of an hour.
-	$(BIN)/pip install --quiet --constraint constraints.txt '.[bench]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[embedded,openvino,dev,bench]'
+	# optimum-intel asks for torchvision, nothing uses it, and a build for another accelerator than torch's breaks transformers.
+	$(BIN)/pip uninstall --quiet --yes torchvision
 	$(BIN)/python -m benchmarks.encode
 	$(BIN)/python -m benchmarks.write
 	$(BIN)/python -m benchmarks.index

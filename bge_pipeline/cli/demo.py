@@ -19,7 +19,6 @@ from bge_pipeline.demo.questions import judge
 from bge_pipeline.demo.table import create_demo_table, drop_demo_table, legacy_encoder
 from bge_pipeline.evaluation.judgements import JudgedQueries, write_judged_queries
 from bge_pipeline.phases.migrate import open_service
-from bge_pipeline.phases.quality import search_quality
 from bge_pipeline.phases.status import Status, read_status
 from bge_pipeline.search import Retriever, SearchResponse, create_text_index
 from bge_pipeline.settings import Settings
@@ -41,8 +40,9 @@ class DemoResult:
     Attributes:
         before, after: status of the table.
         questions: judged questions that the quality figures are means over.
-        ndcg_before, ndcg_after, ndcg_hybrid: nDCG@20 of the stand-in vectors, of the new ones, and of both ways fused.
-        report: path of the benchmark report, None where none was written.
+        ndcg_before, ndcg_after: nDCG@20 of the stand-in vectors and of the new ones.
+        ndcg_hybrid, ndcg_reranked: of the new ones fused with words, and that reranked; None without a reranker.
+        report: path of the benchmark report.
     """
 
     before: Status
@@ -51,9 +51,10 @@ class DemoResult:
     ndcg_before: float
     ndcg_after: float
     ndcg_hybrid: float
+    ndcg_reranked: float | None
     texts_per_second: float
     lock_milliseconds: float
-    report: str | None
+    report: str
 
     def as_metadata(self) -> dict[str, Any]:
         """Plain values."""
@@ -77,9 +78,9 @@ def run_demo(settings: Settings, *, rows: int | None, reset: bool) -> DemoResult
         judged = _judged(database, settings)
         settings = settings.model_copy(update=_for_demo(settings, judged))
         before = read_status(database, settings)
+        create_text_index(database, settings)
         with open_service(database, settings) as service:
             legacy = Retriever(database, settings, service, query_encoder=legacy_encoder(settings))
-            old_quality = search_quality(legacy, judged)
             old_answer = legacy.search(QUERY, top_k=_SHOWN_RESULTS)
 
         with _watched_migration() as watch:
@@ -87,21 +88,20 @@ def run_demo(settings: Settings, *, rows: int | None, reset: bool) -> DemoResult
 
         after = read_status(database, settings)
         with open_service(database, settings) as service:
-            create_text_index(database, settings)
             retriever = Retriever(database, settings, service)
-            new_quality = search_quality(retriever, judged)
-            hybrid_quality = search_quality(retriever, judged, mode="hybrid")
             new_answer = retriever.search(QUERY, top_k=_SHOWN_RESULTS)
+    figures = migration.figures
     result = DemoResult(
         before=before,
         after=after,
         questions=len(judged),
-        ndcg_before=old_quality.ndcg,
-        ndcg_after=new_quality.ndcg,
-        ndcg_hybrid=hybrid_quality.ndcg,
-        texts_per_second=float(migration.figures["backfill_texts_per_second"]),
-        lock_milliseconds=float(migration.figures["lock_milliseconds"]),
-        report=migration.figures.get("report_path"),
+        ndcg_before=float(figures["old_dense_ndcg"]),
+        ndcg_after=float(figures["new_dense_ndcg"]),
+        ndcg_hybrid=float(figures["new_hybrid_ndcg"]),
+        ndcg_reranked=figures.get("new_hybrid_reranked_ndcg"),
+        texts_per_second=float(figures["backfill_texts_per_second"]),
+        lock_milliseconds=float(figures["lock_milliseconds"]),
+        report=figures["report_path"],
     )
     _print(result, old_answer, new_answer)
     return result
@@ -152,8 +152,7 @@ def _print(result: DemoResult, old: SearchResponse, new: SearchResponse) -> None
         for rank, found in enumerate(answer.results, start=1):
             stdout.print(Text(f"  {rank}. {found.score:.3f}  {found.text}"), overflow="ellipsis", no_wrap=True)
     stdout.print("\nWhere to look next")
-    if result.report:
-        stdout.print(Text(f"  report            {result.report}"))
+    stdout.print(Text(f"  report            {result.report}"))
     for command, what in (
         ("bge-pipeline status", "where the migration stands"),
         ('bge-pipeline search "how do I stop a generator early" --mode hybrid --explain', ""),
@@ -178,6 +177,8 @@ def _comparison(result: DemoResult) -> Table:
         table.add_row("vector index", megabytes(before.index.bytes), megabytes(after.index.bytes))
     table.add_row(f"nDCG@20, {result.questions} questions", f"{result.ndcg_before:.3f}", f"{result.ndcg_after:.3f}")
     table.add_row("nDCG@20, hybrid search", "", f"{result.ndcg_hybrid:.3f}")
+    if result.ndcg_reranked is not None:
+        table.add_row("nDCG@20, hybrid search, reranked", "", f"{result.ndcg_reranked:.3f}")
     table.add_row("embedded and written", "", f"{result.texts_per_second:,.0f} texts/s")
     table.add_row("lock held by the swap", "", f"{result.lock_milliseconds:.0f} ms")
     table.add_row("pending", "", str(after.pending))

@@ -129,7 +129,8 @@ def drop_demo_table(database: Database, settings: Settings) -> None:
     with database.transaction() as connection:
         connection.execute(
             target.sql(
-                "DROP TABLE IF EXISTS {table}, {sources}, {quarantine} CASCADE", sources=(target.schema, "sources")
+                "DROP TABLE IF EXISTS {table}, {sources}, {quarantine}, {journal} CASCADE",
+                sources=(target.schema, "sources"),
             )
         )
         connection.execute(target.sql("DROP FUNCTION IF EXISTS {trigger_function}()"))

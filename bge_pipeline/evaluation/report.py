@@ -145,9 +145,9 @@ class BenchmarkReport:
     notes: tuple[str, ...]
 
     @property
-    def best_texts_per_second(self) -> float:
-        """Texts per second at the best batch size."""
-        return max(run.texts_per_second for run in self.encode)
+    def best_texts_per_second(self) -> float | None:
+        """Texts per second at the best batch size; None where nothing was encoded."""
+        return max((run.texts_per_second for run in self.encode), default=None)
 
     def as_json(self) -> dict[str, Any]:
         """The whole report as plain values."""
@@ -157,9 +157,10 @@ class BenchmarkReport:
 
     def as_metadata(self) -> dict[str, float | int | str]:
         """The figures whose history over runs is worth a curve."""
+        best = self.best_texts_per_second
         figures: dict[str, float | int | str | None] = {
-            "texts_per_second": self.best_texts_per_second,
-            "speedup_over_baseline": self.best_texts_per_second / BASELINE_TEXTS_PER_SECOND,
+            "texts_per_second": best,
+            "speedup_over_baseline": best / BASELINE_TEXTS_PER_SECOND if best is not None else None,
             "backfill_texts_per_second": self.backfill_texts_per_second,
             "write_rows_per_second": self.write_rows_per_second,
             "index_seconds": self.index_seconds,
@@ -170,7 +171,7 @@ class BenchmarkReport:
             "rerank_milliseconds": self.rerank.milliseconds_per_query if self.rerank else None,
         }
         for run in self.search:
-            name = run.name.replace(" ", "_")
+            name = run.name.replace(",", "").replace(" ", "_")
             figures |= {
                 f"{name}_p50_milliseconds": run.p50_milliseconds,
                 f"{name}_p95_milliseconds": run.p95_milliseconds,

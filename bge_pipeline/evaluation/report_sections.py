@@ -52,8 +52,8 @@ def circumstances(report: BenchmarkReport) -> dict[str, str]:
 def headlines(report: BenchmarkReport) -> list[Headline]:
     """The figures of the summary; those that were not measured are left out."""
     found = []
-    if report.encode:
-        best = report.best_texts_per_second
+    best = report.best_texts_per_second
+    if best is not None:
         note = f"{best / BASELINE_TEXTS_PER_SECOND:,.1f} times {BASELINE_TEXTS_PER_SECOND:.0f} texts/s"
         found.append(Headline("encoding", f"{best:,.0f} texts/s", note))
     old, new = _run(report, "old dense"), _run(report, "new dense")

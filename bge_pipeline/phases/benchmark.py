@@ -10,8 +10,6 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import pgvector_version
@@ -21,10 +19,7 @@ from bge_pipeline.database.journal import JournalEntry, read_journal
 from bge_pipeline.database.reader import sample_texts
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.database.vectors import SampledRows, sample_vectors
-from bge_pipeline.embedding.loading import load_encoder_of
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.evaluation.judgements import JudgedQueries, load_judged_queries
 from bge_pipeline.evaluation.label_free import excerpts
 from bge_pipeline.evaluation.report import (
     BASELINE_TEXTS_PER_SECOND,
@@ -34,18 +29,16 @@ from bge_pipeline.evaluation.report import (
     EncodeRun,
     PhaseTime,
     RerankRun,
-    SearchRun,
     Storage,
 )
-from bge_pipeline.phases.quality import measure_quality, quality_columns, search_quality
-from bge_pipeline.phases.state import MigrationState, read_state, space_of
-from bge_pipeline.search import Retriever, SearchMode
+from bge_pipeline.phases.quality import measure_quality, quality_columns
+from bge_pipeline.phases.search_benchmark import search_runs
+from bge_pipeline.phases.state import MigrationState, read_state
 from bge_pipeline.settings import Settings
 
 BATCH_SIZES = (32, 128, 256)
 _QUERIES = 50
 _RERANKED_DOCUMENTS = 200
-_NEIGHBOURS = 20
 
 
 def benchmark(
@@ -70,18 +63,19 @@ def benchmark(
         state = read_state(connection, target)
         rows = int(connection.execute(target.sql("SELECT count(*) FROM {table}")).scalar_one())
         sample = sample_texts(connection, target, settings.benchmark_texts)
-        journal = read_journal(connection, target)
-        storage = _storage(connection, state)
+        journal = _latest_migration(read_journal(connection, target))
+        storage = _storage(connection, state, journal)
         versions = _versions(connection)
     notes: list[str] = []
     encode = tuple(_encode(service, sample, size, on_step) for size in batch_sizes) if sample else ()
     if not encode:
         notes.append("the table has no text: nothing was encoded")
     rerank = _rerank(service, sample, settings, notes, on_step)
-    on_step("search")
-    search = _search(database, settings, service, state, notes)
     on_step("quality")
     quality = measure_quality(database, settings, service) if state.phase != "legacy" else None
+    on_step("search")
+    new_recall = quality.measured.ann_recall if quality else None
+    search = search_runs(database, settings, service, state, new_recall, notes)
     swap = _latest(journal, "swap")
     backfills = [entry for entry in journal if entry.act == "backfill"]
     built = [entry for entry in journal if entry.act == "swap" and entry.facts.get("index_built")]
@@ -169,98 +163,16 @@ def _rerank(
     return RerankRun(reranker.model, len(queries), len(documents), time.perf_counter() - started)
 
 
-class _StoredVectors:
-    """Stands in for an encoder that is not at hand: the vector of a known text is the one stored with its row."""
-
-    def __init__(self, rows: SampledRows, column: str) -> None:
-        self._vectors = dict(zip(rows.texts, rows.vectors[column], strict=True))
-
-    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of texts of the sample."""
-        return np.stack([self._vectors[text] for text in texts])
-
-
-def _search(
-    database: Database, settings: Settings, service: EmbeddingsService, state: MigrationState, notes: list[str]
-) -> tuple[SearchRun, ...]:
-    target = state.table.target
-    judged = load_judged_queries(settings.eval_queries) if settings.eval_queries is not None else None
-    runs = []
-    if state.phase == "legacy":
-        columns: dict[str, str] = {"old": target.embedding_column}
-    else:
-        new, old = quality_columns(state)
-        columns = {"new": new} | ({"old": old} if old is not None else {})
-    with database.autocommit() as connection:
-        rows = sample_vectors(connection, target, list(columns.values()), _QUERIES)
-    if not len(rows):
-        notes.append("search was not measured: the table has no vectors")
-        return ()
-    if "old" in columns:
-        runs.append(_search_old(database, settings, state, rows, columns["old"], judged, notes))
-    if "new" in columns:
-        queries = list(judged.queries.values())[:_QUERIES] if judged else excerpts(rows.texts)
-        retriever = Retriever(database, settings, service, column=columns["new"])
-        for mode in ("dense", "hybrid"):
-            runs.append(_timed(retriever, f"new {mode}", queries, mode, judged, encodes=True))
-    return tuple(runs)
-
-
-def _search_old(
-    database: Database,
-    settings: Settings,
-    state: MigrationState,
-    rows: SampledRows,
-    column: str,
-    judged: JudgedQueries | None,
-    notes: list[str],
-) -> SearchRun:
-    space = space_of(state.table.columns[column])
-    encoder = load_encoder_of(space, settings) if space is not None else None
-    if encoder is not None:
-        retriever = Retriever(database, settings, query_encoder=encoder, column=column)
-        queries = list(judged.queries.values())[:_QUERIES] if judged else excerpts(rows.texts)
-        return _timed(retriever, "old dense", queries, "dense", judged, encodes=True)
-    notes.append(
-        "the old model is not at hand: the old column was searched with vectors stored in it, without encoding"
-    )
-    retriever = Retriever(database, settings, query_encoder=_StoredVectors(rows, column), column=column)
-    return _timed(retriever, "old dense", list(rows.texts), "dense", None, encodes=False)
-
-
-def _timed(
-    retriever: Retriever,
-    name: str,
-    queries: list[str],
-    mode: SearchMode,
-    judged: JudgedQueries | None,
-    *,
-    encodes: bool,
-) -> SearchRun:
-    retriever.search(queries[0], mode=mode, rerank="never", top_k=_NEIGHBOURS)
-    milliseconds = [
-        1_000 * retriever.search(query, mode=mode, rerank="never", top_k=_NEIGHBOURS).seconds.total for query in queries
-    ]
-    return SearchRun(
-        name=name,
-        queries=len(queries),
-        p50_milliseconds=float(np.percentile(milliseconds, 50)),
-        p95_milliseconds=float(np.percentile(milliseconds, 95)),
-        encodes=encodes,
-        ndcg=search_quality(retriever, judged, mode=mode).ndcg if judged is not None else None,
-    )
-
-
-def _storage(connection: Connection, state: MigrationState) -> Storage:
+def _storage(connection: Connection, state: MigrationState, journal: Sequence[JournalEntry]) -> Storage:
     target = state.table.target
     new, old = (state.table.embedding.name, None) if state.phase == "legacy" else quality_columns(state)
-    expanded = read_journal(connection, target, "expand")
+    expanded = next((entry.facts for entry in journal if entry.act == "expand"), None)
     indexes = [i for i in indexes_on(connection, state.table.oid, state.table.columns[new].number) if i.is_vector_index]
     old_dimensions = state.table.columns[old].dimensions if old is not None else None
     return Storage(
         old_vector_bytes=_vector_bytes(old_dimensions) if old_dimensions else None,
         new_vector_bytes=_vector_bytes(state.table.columns[new].dimensions or 0),
-        table_bytes_before=int(expanded[0].facts["table_bytes_before"]) if expanded else None,
+        table_bytes_before=int(expanded["table_bytes_before"]) if expanded else None,
         table_bytes_now=table_bytes(connection, target),
         index_bytes=indexes[0].bytes if indexes else None,
     )
@@ -281,6 +193,14 @@ def _phase_time(entry: JournalEntry) -> PhaseTime:
         "rollback": lambda: f"lock held for {facts['lock_milliseconds']:.0f} ms",
     }.get(entry.act, lambda: "")()
     return PhaseTime(entry.act, entry.at, seconds, detail)
+
+
+def _latest_migration(journal: Sequence[JournalEntry]) -> list[JournalEntry]:
+    """The entries from the first expand after the migration before it ended, if there was one."""
+    expands = [number for number, entry in enumerate(journal) if entry.act == "expand"]
+    ends = [number for number, entry in enumerate(journal) if entry.act in ("retire", "collapse")]
+    earlier = [number for number in ends if expands and number < expands[-1]]
+    return list(journal[max(earlier, default=-1) + 1 :])
 
 
 def _latest(journal: Sequence[JournalEntry], act: str) -> dict[str, Any] | None:

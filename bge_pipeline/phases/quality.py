@@ -27,9 +27,8 @@ from bge_pipeline.evaluation.label_free import (
     neighbour_agreement,
     stored_vectors_match,
 )
-from bge_pipeline.evaluation.metrics import RankingQuality, ranking_quality
+from bge_pipeline.evaluation.metrics import ranking_quality
 from bge_pipeline.phases.state import MigrationState, read_state, space_of
-from bge_pipeline.search import RerankMode, Retriever, SearchMode
 from bge_pipeline.search.ann import exact_ranking, index_recall, recommend_for_recall
 from bge_pipeline.settings import Settings
 
@@ -115,22 +114,6 @@ def measure_quality(database: Database, settings: Settings, service: EmbeddingsS
         stored_vectors=stored_vectors_match(sample.vectors[new][:few], recomputed),
     )
     return QualityReport(measured, decide(measured, _bounds(settings), settings.quality_gate))
-
-
-def search_quality(
-    retriever: Retriever,
-    judged: JudgedQueries,
-    *,
-    mode: SearchMode = "dense",
-    rerank: RerankMode = "never",
-    k: int = 20,
-) -> RankingQuality:
-    """nDCG@k, recall@k and MRR of a retriever on judged queries."""
-    rankings = {
-        query_id: [str(found.id) for found in retriever.search(query, mode=mode, rerank=rerank, top_k=k).results]
-        for query_id, query in judged.queries.items()
-    }
-    return ranking_quality(judged.qrels, rankings, k)
 
 
 def quality_columns(state: MigrationState) -> tuple[str, str | None]:

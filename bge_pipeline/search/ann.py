@@ -111,7 +111,8 @@ def index_recall(
 
     Arguments are those of `exact_ranking`. Stored vectors may serve as queries: they do not count as found.
     """
-    return _measure(connection, settings, read_column(connection, settings, column), queries, k).recall
+    searched = read_column(connection, settings, column)
+    return 1.0 if searched.index is None else _measure(connection, settings, searched, queries, k).recall
 
 
 def recall_at_k(

@@ -1,0 +1,108 @@
+"""The benchmark says what it measured on the table as it is, in every phase, and leaves the table alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.evaluation.judgements import JudgedQueries, write_judged_queries
+from bge_pipeline.evaluation.report import BenchmarkReport
+from bge_pipeline.evaluation.report_pages import as_markdown
+from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.benchmark import benchmark
+from bge_pipeline.phases.expand import collapse, expand
+from bge_pipeline.phases.retire import retire
+from bge_pipeline.settings import Settings
+from bge_pipeline_tests.support import ENCODER, execute, fill, fill_and_swap, schema_of
+
+pytestmark = pytest.mark.pgvector
+
+
+def measured(database: Database, settings: Settings) -> BenchmarkReport:
+    return benchmark(database, settings, EmbeddingsService(ENCODER, settings), batch_sizes=(8,))
+
+
+def acts(report: BenchmarkReport) -> list[str]:
+    return [phase.act for phase in report.phases]
+
+
+def test_before_a_migration_the_old_column_alone_is_searched(database: Database, settings: Settings) -> None:
+    before = schema_of(database)
+
+    report = measured(database, settings)
+
+    assert (report.phase, report.rows, acts(report)) == ("legacy", 300, [])
+    assert [run.name for run in report.search] == ["old dense"]
+    assert report.gate is None
+    assert schema_of(database) == before
+
+
+def test_after_the_swap_both_columns_are_timed_and_the_index_is_held_against_exact_search(
+    database: Database, settings: Settings
+) -> None:
+    fill_and_swap(database, settings)
+
+    report = measured(database, settings)
+
+    runs = {run.name: run for run in report.search}
+    assert set(runs) == {"old dense", "new dense", "new hybrid"}
+    # The old index was dropped, so that its column is searched exactly.
+    assert runs["old dense"].recall == 1.0
+    assert 0 < runs["new dense"].recall <= 1.0
+    assert runs["new hybrid"].recall is None
+    assert all(0 < run.p50_milliseconds <= run.p95_milliseconds for run in runs.values())
+    assert report.storage.old_vector_bytes == 4 * 1536 + 8
+    assert report.storage.new_vector_bytes == 4 * 384 + 8
+    assert acts(report) == ["expand", "backfill", "swap"]
+    assert report.lock_milliseconds > 0
+
+
+def test_judged_queries_are_all_asked_and_judged(
+    database: Database, make_settings: Callable[..., Settings], tmp_path
+) -> None:
+    text = execute(database, "SELECT text FROM segments WHERE id = 7")[0].text
+    write_judged_queries(
+        tmp_path / "queries.jsonl", JudgedQueries({"1": text, "2": "nothing like it"}, {"1": {"7": 1}, "2": {"9": 1}})
+    )
+    settings = make_settings(eval_queries=tmp_path / "queries.jsonl")
+    fill_and_swap(database, settings)
+
+    report = measured(database, settings)
+
+    runs = {run.name: run for run in report.search}
+    assert {run.queries for run in runs.values()} == {2}
+    assert runs["new dense"].ndcg >= 0.5
+    assert report.as_metadata()["new_dense_ndcg"] == runs["new dense"].ndcg
+
+
+def test_the_phases_are_those_of_the_latest_migration(database: Database, settings: Settings) -> None:
+    fill(database, settings)
+    collapse(database, settings)
+    fill_and_swap(database, settings)
+    retire(database, settings)
+    assert acts(measured(database, settings)) == ["expand", "backfill", "swap", "retire"]
+
+    following = settings.model_copy(update={"embedding_dimensions": 64})
+    encoder = type(ENCODER)(64)
+    expand(database, following, encoder.space)
+    backfill(database, following, encoder)
+
+    report = benchmark(database, following, EmbeddingsService(encoder, following), batch_sizes=(8,))
+
+    assert acts(report) == ["expand", "backfill"]
+    assert report.storage.new_vector_bytes == 4 * 64 + 8
+
+
+def test_a_table_without_rows_is_reported_as_such(database: Database, settings: Settings) -> None:
+    execute(database, "DELETE FROM segments")
+
+    report = measured(database, settings)
+
+    assert (report.rows, report.encode, report.search) == (0, (), ())
+    assert report.as_metadata()["rows"] == 0
+    assert "0 rows, legacy" in as_markdown(report)
+    assert "the table has no text: nothing was encoded" in report.notes
+    assert "search was not measured: the table has no vectors" in report.notes
