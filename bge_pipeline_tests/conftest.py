@@ -14,15 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
-from sqlalchemy.pool import NullPool
 
 from bge_pipeline.database.connection import Database, normalise_url
 from bge_pipeline.database.embedded import start_embedded_postgres
 from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.old_spellings import OLD_NAMES
 from bge_pipeline.settings import Settings, load_settings
+from bge_pipeline_tests.support import administer
 
 SEGMENTS = 300
 """Rows of the demo table in the template: enough for every behaviour, embedded in a blink."""
@@ -57,8 +56,8 @@ def server_url(run_folder: Path) -> URL:
     if configured:
         return normalise_url(configured)
     url = normalise_url(start_embedded_postgres(run_folder / "postgres"))
-    _administer(url, "ALTER SYSTEM SET fsync = off")  # its databases live for one test
-    _administer(url, "SELECT pg_reload_conf()")
+    administer(url, "ALTER SYSTEM SET fsync = off")  # its databases live for one test
+    administer(url, "SELECT pg_reload_conf()")
     return url
 
 
@@ -69,14 +68,14 @@ def template(server_url: URL, run_folder: Path) -> Iterator[str]:
     users = run_folder / "template-users"
     with _locked(users) as count:
         if count == 0:
-            _administer(server_url, f"CREATE DATABASE {name}")
+            administer(server_url, f"CREATE DATABASE {name}")
             with Database(server_url.set(database=name)) as database:
                 create_demo_table(database, load_settings(_env_file=None), SEGMENTS)
         users.write_text(str(count + 1))
     yield name
     with _locked(users) as count:
         if count == 1:
-            _administer(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            administer(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         users.write_text(str(count - 1))
 
 
@@ -87,12 +86,12 @@ def new_database_url(server_url: URL, template: str) -> Iterator[Callable[[], st
 
     def make() -> str:
         names.append(f"bge_test_{uuid.uuid4().hex[:12]}")
-        _administer(server_url, f"CREATE DATABASE {names[-1]} TEMPLATE {template}")
+        administer(server_url, f"CREATE DATABASE {names[-1]} TEMPLATE {template}")
         return server_url.set(database=names[-1], drivername="postgresql").render_as_string(hide_password=False)
 
     yield make
     for name in names:
-        _administer(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        administer(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -137,10 +136,3 @@ def _locked(counter: Path) -> Iterator[int]:
     with counter.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield int(counter.read_text()) if counter.exists() else 0
-
-
-def _administer(server_url: URL, statement: str) -> None:
-    engine = create_engine(server_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(statement))
-    engine.dispose()

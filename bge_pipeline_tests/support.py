@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -42,6 +43,14 @@ WHERE relkind IN ('r', 'v', 'm') AND relnamespace = 'public'::regnamespace AND :
 SELECT proname::text, prosrc FROM pg_proc
 WHERE prolang = (SELECT oid FROM pg_language WHERE lanname = 'plpgsql') AND :table <> ''
 """
+
+
+def administer(server_url: URL, statement: str) -> None:
+    """Run a statement that no transaction may hold, such as CREATE DATABASE."""
+    engine = create_engine(server_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(statement))
+    engine.dispose()
 
 
 def execute(database: Database, statement: str, **values: Any) -> list[Any]:

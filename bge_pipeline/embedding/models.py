@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import ConfigurationError, ModelUnavailable
+
+logger = logging.getLogger(__name__)
 
 BUNDLED = "bundled"
 BUNDLED_NAME = "sentence-transformers/all-MiniLM-L6-v2"
@@ -25,6 +28,14 @@ _LOCAL_NAME = re.compile(r"^([./~\\]|[A-Za-z]:[\\/])|[\\/].*[\\/]")
 _BGE_ENGLISH = re.compile(r"bge-(small|base|large)-en\b", re.IGNORECASE)
 _BGE_QUERY_PROMPT = "Represent this sentence for searching relevant passages: "
 """From the model card of BAAI/bge-small-en-v1.5; the configuration files do not carry it."""
+
+_POOLING_OF_FAMILY = {
+    "cls": re.compile(r"bge-(small|base|large|m3)\b", re.IGNORECASE),
+    "mean": re.compile(r"\b(all-(MiniLM|mpnet)|(multilingual-)?e5-(small|base|large))\b", re.IGNORECASE),
+    "lasttoken": re.compile(r"\bgte-Qwen2\b", re.IGNORECASE),
+}
+"""How well-known models were trained to pool, from their model cards. With another pooling their vectors look right, are
+of the right length and search a good deal worse (docs/quality-gate.md)."""
 
 _POOLING_OF_MODULE_PATH = {
     "pooling_mode_cls_token": "cls",
@@ -90,7 +101,8 @@ class SentenceModel:
 def find_sentence_model(name: str, *, setting: str = "EMBEDDING_MODEL") -> SentenceModel:
     """The model of that name, with what its sentence-transformers files say.
 
-    A folder without them is read as sentence-transformers reads it: mean pooling.
+    A folder without them is read as sentence-transformers reads it, with mean pooling, unless the model is known to
+    want another.
 
     Args:
         name: hub name, local folder or `bundled`.
@@ -116,6 +128,7 @@ def find_sentence_model(name: str, *, setting: str = "EMBEDDING_MODEL") -> Sente
     if pooling not in POOLINGS:
         raise ConfigurationError(f"{setting}={name}: expected one of the poolings {', '.join(POOLINGS)}, got {pooling}")
     config = _read_config(transformer_folder, name, setting)
+    _check_pooling(f"{name} {config.get('_name_or_path', '')}", pooling, setting, is_declared=bool(pooling_config))
     query_prompt, passage_prompt = _prompts(folder, name, config)
     return SentenceModel(
         files=_files(name, folder, transformer_folder, config),
@@ -224,6 +237,22 @@ def _pooling(config: dict[str, Any]) -> str:
         return mode if isinstance(mode, str) else "+".join(mode)
     chosen = [pooling for key, pooling in _POOLING_OF_MODULE_PATH.items() if config.get(key)]
     return "+".join(chosen) or "mean"
+
+
+def _check_pooling(name: str, pooling: str, setting: str, *, is_declared: bool) -> None:
+    """Refuse a guess that is known to be wrong; what the files declare stands, since a fine-tuned model may differ."""
+    trained = next((trained for trained, names in _POOLING_OF_FAMILY.items() if names.search(name)), None)
+    if is_declared:
+        if trained not in (None, pooling):
+            logger.warning("%s: models of this name pool by %s, but the files say %s", name.strip(), trained, pooling)
+        return
+    if trained not in (None, pooling):
+        raise ConfigurationError(
+            f"{setting}={name.strip()}: the folder does not say how the model pools; {pooling} would be assumed, and models "
+            f"of this name pool by {trained}, so that every vector would be wrong",
+            next_step="copy modules.json and 1_Pooling/config.json of the model into the folder",
+        )
+    logger.warning("%s: the folder does not say how the model pools; taken for %s pooling", name.strip(), pooling)
 
 
 def _prompts(folder: Path, name: str, config: dict[str, Any]) -> tuple[str, str]:

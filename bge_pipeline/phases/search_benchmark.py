@@ -63,7 +63,9 @@ def search_runs(
         if not len(rows):
             notes.append("search was not measured: the table has no vectors")
             return ()
-        old_recall = index_recall(connection, settings, old, rows.vectors[old], _NEIGHBOURS) if old is not None else None
+        old_recall = (
+            index_recall(connection, settings, old, rows.vectors[old], _NEIGHBOURS) if old is not None else None
+        )
     judged = load_judged_queries(settings.eval_queries) if settings.eval_queries is not None else None
     runs = []
     if old is not None:

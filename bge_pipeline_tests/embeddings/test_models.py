@@ -75,6 +75,30 @@ def test_english_bge_gets_its_query_prompt_though_no_file_carries_it(folder):
     assert model.passage_prompt == ""
 
 
+@pytest.mark.parametrize(
+    ("origin", "trained"), [("BAAI/bge-small-en-v1.5", "cls"), ("Alibaba-NLP/gte-Qwen2-1.5B-instruct", "lasttoken")]
+)
+def test_a_known_model_without_its_pooling_is_refused(folder, origin, trained):
+    (folder / "modules.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    write(folder / "config.json", config | {"_name_or_path": origin})
+    with pytest.raises(ConfigurationError, match=f"mean would be assumed.*pool by {trained}"):
+        find_sentence_model(str(folder))
+
+
+def test_an_unknown_model_without_its_pooling_is_read_as_sentence_transformers_reads_it(folder, caplog):
+    (folder / "modules.json").unlink()
+    assert find_sentence_model(str(folder)).pooling == "mean"
+    assert "does not say how the model pools; taken for mean pooling" in caplog.text
+
+
+def test_a_declared_pooling_stands_and_is_remarked_on_where_the_family_has_another(folder, caplog):
+    config = json.loads((folder / "config.json").read_text())
+    write(folder / "config.json", config | {"_name_or_path": "sentence-transformers/all-MiniLM-L6-v2"})
+    assert find_sentence_model(str(folder)).pooling == "cls"
+    assert "pool by mean, but the files say cls" in caplog.text
+
+
 def test_a_model_with_other_parts_is_refused(folder):
     modules = json.loads((folder / "modules.json").read_text())
     write(

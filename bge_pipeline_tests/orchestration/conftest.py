@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator
 import dagster as dg
 import pytest
 from dagster_postgres import DagsterPostgresStorage
-from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
-from sqlalchemy.pool import NullPool
 
 from bge_pipeline.database.connection import Database, normalise_url
 from bge_pipeline.definitions import defs
 from bge_pipeline.orchestration.instance import environment, keep_connections
 from bge_pipeline.settings import Settings
+from bge_pipeline_tests.support import administer, execute
 
 PARTITION_ROWS = 100
 """Rows of a partition here: three partitions of the demo table."""
@@ -25,11 +24,11 @@ KEYS = [f"{lower:019d}_{lower + PARTITION_ROWS:019d}" for lower in (1, 101, 201)
 def dagster_template(server_url: URL, worker_id: str) -> Iterator[str]:
     """A database with Dagster's tables, made once, because that takes a second or two."""
     name = f"dagster_template_{worker_id}_{uuid.uuid4().hex[:8]}"
-    _administer(server_url, f"CREATE DATABASE {name}")
+    administer(server_url, f"CREATE DATABASE {name}")
     url = normalise_url(server_url.set(database=name)).render_as_string(hide_password=False)
     DagsterPostgresStorage(url)
     yield name
-    _administer(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    administer(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -41,8 +40,8 @@ def settings(
 ) -> Iterator[Settings]:
     """Settings with a Dagster home of their own, in the environment of this process as a deployment has them."""
     name = f"dagster_test_{uuid.uuid4().hex[:12]}"
-    _administer(server_url, f"CREATE DATABASE {name} TEMPLATE {dagster_template}")
-    _administer(server_url, f"ALTER DATABASE {name} SET synchronous_commit = off")
+    administer(server_url, f"CREATE DATABASE {name} TEMPLATE {dagster_template}")
+    administer(server_url, f"ALTER DATABASE {name} SET synchronous_commit = off")
     url = server_url.set(database=name).set(drivername="postgresql").render_as_string(hide_password=False)
     settings = make_settings(
         dagster_database_url=url,
@@ -54,7 +53,7 @@ def settings(
     for variable, value in environment(settings).items():
         monkeypatch.setenv(variable, value)
     yield settings
-    _administer(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    administer(server_url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -103,18 +102,6 @@ def run(instance: dg.DagsterInstance) -> Runner:
     return Runner(instance)
 
 
-def execute(database: Database, statement: str) -> None:
-    """Run one statement as the application would."""
-    with database.transaction() as connection:
-        connection.execute(text(statement))
-
-
-def scalar(database: Database, statement: str) -> object:
-    """The one value that a query returns."""
-    with database.autocommit() as connection:
-        return connection.execute(text(statement)).scalar_one()
-
-
 def insert_segment(database: Database, identifier: int) -> None:
     """A new row of the application's, with the old model's vector."""
     execute(
@@ -123,10 +110,3 @@ def insert_segment(database: Database, identifier: int) -> None:
         f"SELECT {identifier}, source_id, video_id, {identifier}, {identifier} + 1, text, NULL FROM segments "
         "ORDER BY id LIMIT 1",
     )
-
-
-def _administer(server_url: URL, statement: str) -> None:
-    engine = create_engine(server_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(statement))
-    engine.dispose()

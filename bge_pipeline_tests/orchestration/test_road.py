@@ -14,7 +14,8 @@ from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.progress import StepProgress
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
-from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, execute, insert_segment, scalar
+from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, insert_segment
+from bge_pipeline_tests.support import execute, scalar
 
 pytestmark = pytest.mark.pgvector
 

@@ -16,7 +16,8 @@ from bge_pipeline.orchestration.sensors import embed_new_rows, rerun_failed_part
 from bge_pipeline.orchestration.workers import WORKER_TAG, this_worker
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
-from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, execute, insert_segment
+from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, insert_segment
+from bge_pipeline_tests.support import execute
 
 pytestmark = pytest.mark.pgvector
 
