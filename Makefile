@@ -42,6 +42,8 @@ benchmark: $(INSTALLED)  ## Measure this machine and write docs/benchmarks.md; t
 	# optimum-intel asks for torchvision, nothing uses it, and a build for another accelerator than torch's breaks transformers.
 	$(BIN)/pip uninstall --quiet --yes torchvision
 	$(BIN)/python -m benchmarks.encode
+	$(BIN)/python -m benchmarks.overlap
+	$(BIN)/python -m benchmarks.precision_quality
 	$(BIN)/python -m benchmarks.write
 	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.backfill --rows 100000 1000000

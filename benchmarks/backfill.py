@@ -58,7 +58,8 @@ def main() -> None:
     ]
     Measurement(
         "backfill",
-        "A demo table with 1536-d vectors and no index on them goes through expand, backfill, swap and retire.",
+        f"A demo table with {load_settings().legacy_dimensions}-d old vectors and no index on them goes through expand, "
+        "backfill, swap and retire.",
         [Results("All phases, cheap encoder", columns, rows)],
         [
             "The stages run at the same time, so that their shares add up to more than 100%.",

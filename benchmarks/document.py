@@ -22,7 +22,7 @@ absolute figures. Not
 measured, for want of the hardware or the weights: any GPU, GTE-Qwen2-1.5B, and BGE-small's own weights (its shape with
 random weights is, which is right for speed and says nothing of quality).
 """
-ORDER = ("encode", "precision", "search", "write", "backfill", "index", "dagster")
+ORDER = ("encode", "precision", "overlap", "write", "backfill", "index", "dagster", "search")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What each precision does to search: nDCG@10 on the demo's questions, with the bundled model. Prints Markdown.
+"""What each precision does to search: nDCG@10 on the demo's questions, with the bundled model.
 
 Run: python -m benchmarks.precision_quality         (needs the extras `embedded` and `openvino`; some minutes)
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.harness import Measurement, Results
 from bge_pipeline.demo.corpus import segments
 from bge_pipeline.demo.questions import judge
 from bge_pipeline.embedding.agreement import compare_vectors
@@ -26,9 +27,7 @@ def main() -> None:
     texts = [segment.text for segment in corpus]
     judged = judge((row, segment.video_id, segment.text) for row, segment in enumerate(corpus))
     reference = fp32_ndcg = None
-    print(f"{len(texts):,} segments, {len(judged.queries)} questions\n")
-    print("| precision | nDCG@10 | of fp32's | mean cosine | min cosine | top-10 neighbours shared |")
-    print("|---|---|---|---|---|---|")
+    rows = []
     for precision in ("fp32", "bf16", "int8"):
         service = EmbeddingsService.from_settings(
             load_settings(
@@ -45,17 +44,27 @@ def main() -> None:
         used = service.space.precision
         service.shutdown()
         order = np.argsort(-scores, axis=1, kind="stable")[:, :10]
-        rankings = {query: [str(row) for row in rows] for query, rows in zip(judged.queries, order, strict=True)}
+        rankings = {query: [str(row) for row in found] for query, found in zip(judged.queries, order, strict=True)}
         ndcg = ranking_quality(judged.qrels, rankings, k=10).ndcg
         reference = vectors if reference is None else reference
         fp32_ndcg = fp32_ndcg or ndcg
         figures = compare_vectors(vectors, reference).figures
-        print(
-            f"| {precision}{'' if used == precision else f' (fell back to {used})'} | {ndcg:.4f} | "
-            f"{100 * ndcg / fp32_ndcg:.1f}% | {figures['mean_cosine']:.4f} | {figures['min_cosine']:.4f} | "
-            f"{100 * figures['neighbour_overlap']:.1f}% |",
-            flush=True,
+        rows.append(
+            [
+                precision if used == precision else f"{precision} (fell back to {used})",
+                f"{ndcg:.4f}",
+                f"{ndcg / fp32_ndcg:.1%}",
+                f"{figures['mean_cosine']:.4f}",
+                f"{figures['min_cosine']:.4f}",
+                f"{figures['neighbour_overlap']:.1%}",
+            ]
         )
+    columns = ["precision", "nDCG@10", "of fp32's", "mean cosine", "min cosine", "top-10 neighbours shared"]
+    Measurement(
+        "precision",
+        f"The bundled model on OpenVINO: {len(texts):,} demo segments and {len(judged.queries)} questions, exact search.",
+        [Results("Search quality by precision", columns, rows)],
+    ).publish()
 
 
 if __name__ == "__main__":
