@@ -3,6 +3,7 @@
 The encoder is hashed words, so that the database's share is seen; each size runs in a process of its own.
 
 Run: python -m benchmarks.backfill --rows 100000 1000000     (1M rows of 1536 dimensions need some 15 GB of disk)
+     LEGACY_DIMENSIONS=64 python -m benchmarks.backfill --rows 10000000 --no-swap --name backfill_10M      (some 35 GB)
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Any
 from benchmarks.harness import Measurement, Results
 from bge_pipeline.database.connection import Database
 from bge_pipeline.demo.table import create_demo_table
+from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import migrate, open_service
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.settings import load_settings
@@ -27,12 +30,15 @@ from bge_pipeline.settings import load_settings
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000], help="table sizes, each run by itself")
+    parser.add_argument("--no-swap", action="store_true", help="stop after the backfill: no index, no exchange")
+    parser.add_argument("--name", default="backfill", help="of the file with the results")
     parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only is not None:
-        print(json.dumps(run(arguments.only)))
+        print(json.dumps(run(arguments.only, swaps=not arguments.no_swap)))
         return
-    results = [in_a_process_of_its_own(rows) for rows in arguments.rows]
+    flags = ["--no-swap"] if arguments.no_swap else []
+    results = [in_a_process_of_its_own(rows, flags) for rows in arguments.rows]
     rows = [
         [
             f"{found['rows']:,}",
@@ -40,9 +46,7 @@ def main() -> None:
             f"{found['rows'] / found['write_seconds']:,.0f}",
             *(f"{100 * found[stage] / found['seconds']:.0f}%" for stage in STAGES),
             f"{found['peak_memory_bytes'] / 2**20:,.0f}",
-            f"{found['index_seconds']:,.1f}",
-            f"{found['lock_milliseconds']:,.0f}",
-            f"{found['swap_seconds']:,.0f}",
+            *(f"{found[figure]:,.{digits}f}" for figure, _, digits in SWAP_FIGURES if figure in found),
         ]
         for found in results
     ]
@@ -52,40 +56,47 @@ def main() -> None:
         "rows/s of the writer",
         *("share of time in " + stage.removesuffix("_seconds") for stage in STAGES),
         "peak MiB",
-        "index s",
-        "lock ms",
-        "swap s in all",
+        *(title for figure, title, _ in SWAP_FIGURES if figure in results[0]),
     ]
+    notes = ["The stages run at the same time, so that their shares add up to more than 100%."]
+    if not arguments.no_swap:
+        notes.append("The swap in all: index build, search effort, quality gate with exact searches, exchange.")
+    phases = "expand and backfill" if arguments.no_swap else "expand, backfill, swap and retire"
     Measurement(
-        "backfill",
-        f"A demo table with {load_settings().legacy_dimensions}-d old vectors and no index on them goes through expand, "
-        "backfill, swap and retire.",
-        [Results("All phases, cheap encoder", columns, rows)],
-        [
-            "The stages run at the same time, so that their shares add up to more than 100%.",
-            "The swap in all: index build, search effort, quality gate with exact searches, exchange.",
-        ],
+        arguments.name,
+        f"A demo table with {load_settings().legacy_dimensions}-d old vectors and no index on them goes through {phases}; "
+        "the encoder is the cheap one.",
+        [Results(phases.capitalize(), columns, rows)],
+        notes,
     ).publish()
 
 
 STAGES = ("read_seconds", "tokenize_seconds", "encode_seconds", "write_seconds")
+SWAP_FIGURES = (
+    ("index_seconds", "index s", 1),
+    ("lock_milliseconds", "lock ms", 0),
+    ("swap_seconds", "swap s in all", 0),
+)
 
 
-def in_a_process_of_its_own(rows: int) -> dict[str, Any]:
+def in_a_process_of_its_own(rows: int, flags: list[str]) -> dict[str, Any]:
     """Peak memory is a fact about a process, so every size has its own."""
-    command = [sys.executable, "-m", "benchmarks.backfill", "--only", str(rows)]
+    command = [sys.executable, "-m", "benchmarks.backfill", "--only", str(rows), *flags]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, cwd=Path(__file__).parent.parent)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def run(rows: int) -> dict[str, Any]:
+def run(rows: int, *, swaps: bool) -> dict[str, Any]:
     """Figures of one size, on an embedded server made for it and removed after it."""
     with tempfile.TemporaryDirectory(prefix="bge-benchmark-", ignore_cleanup_errors=True) as home:
         settings = load_settings(bge_pipeline_home=home, embedding_model="hashing")
         # The table is made in a process of its own too, whose memory is not the backfill's.
         subprocess.run([sys.executable, "-c", _LOAD, home, str(rows)], check=True, cwd=Path(__file__).parent.parent)
         with Database.from_settings(settings) as database, open_service(database, settings) as service:
+            if not swaps:
+                expand(database, settings, service.space)
+                return backfill(database, settings, service.encoder).as_metadata()
             started = time.perf_counter()
             result = migrate(database, settings, service)
             seconds = time.perf_counter() - started

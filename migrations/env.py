@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from logging.config import fileConfig
 
 from alembic import context
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.settings import load_settings
+from bge_pipeline.errors import TargetTableError
+from bge_pipeline.phases.state import require_table
+from bge_pipeline.settings import Settings, load_settings
+
+logger = logging.getLogger("bge_pipeline.migrations")
 
 VERSION_TABLE = "bge_pipeline_alembic_version"
 """Not `alembic_version`, which belongs to the application and, in Dagster's database, to Dagster."""
@@ -31,10 +36,32 @@ def print_script() -> None:
 
 def migrate_database() -> None:
     """Run the revisions on the database of DATABASE_URL, or on the embedded one."""
-    with Database.from_settings(load_settings()) as database, database.engine.connect() as connection:
+    settings = load_settings()
+    with Database.from_settings(settings) as database, database.engine.connect() as connection:
         context.configure(connection=connection, version_table=VERSION_TABLE, transaction_per_migration=True)
         with context.begin_transaction():
             context.run_migrations()
+        if context.get_context().get_current_revision() == context.get_head_revision():
+            compare_books(database, settings)
+
+
+def compare_books(database: Database, settings: Settings) -> None:
+    """Say so when Alembic has nothing left to do and the table has: another road went back, or a new model is wanted."""
+    try:
+        state = require_table(database, settings)
+    except TargetTableError:
+        return  # nothing to compare with; a revision that needs the table says so itself
+    dimensions = state.table.embedding.dimensions
+    if state.phase in ("swapped", "retired") and dimensions == settings.embedding_dimensions:
+        return
+    logger.warning(
+        "Alembic is at its last revision, but %s is in phase %s with %s dimensions of the %d wanted: "
+        "run `alembic stamp 004` and `alembic upgrade head`; every revision sees for itself what is left to do",
+        state.table.target,
+        state.phase,
+        dimensions,
+        settings.embedding_dimensions,
+    )
 
 
 if context.is_offline_mode():

@@ -33,9 +33,11 @@ def test_the_longest_texts_go_first(lengths, budget, ceiling):
 
 
 @given(lengths_of_texts)
-def test_few_shapes_cost_at_most_three_percent_more(lengths):
-    for batch in plan_batches(lengths, token_budget=1, max_texts=1, few_shapes=True):
-        assert batch.length <= max(1, lengths[batch.rows[0]]) * 33 / 32 + 1e-9
+def test_few_shapes_are_eight_for_each_doubling_and_cost_an_eighth_at_most(lengths):
+    batches = plan_batches(lengths, token_budget=1, max_texts=1, few_shapes=True)
+    for batch in batches:
+        assert batch.length <= max(1, lengths[batch.rows[0]]) * 9 / 8 + 1e-9
+    assert len({batch.length for batch in batches if 256 < batch.length <= 512}) <= 8
 
 
 @given(lengths_of_texts, st.integers(1, 64))

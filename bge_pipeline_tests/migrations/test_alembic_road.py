@@ -12,6 +12,7 @@ from sqlalchemy import text
 from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.roads import alembic_config, environment, schema, vectors
@@ -68,6 +69,21 @@ def test_going_back_one_revision_keeps_the_new_vectors(configured: Settings, dat
 
     status = read_status(database, configured)
     assert (status.phase, status.dimensions, status.embedded) == ("backfilled", 1536, status.rows)
+
+
+def test_what_another_road_undid_is_pointed_out_and_done_again_after_a_stamp(
+    configured: Settings, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    command.upgrade(alembic_config(), "head")
+    assert "alembic stamp 004" not in caplog.text
+    rollback(database, configured)
+
+    command.upgrade(alembic_config(), "head")
+    assert "in phase backfilled with 1536 dimensions of the 384 wanted: run `alembic stamp 004`" in caplog.text
+
+    command.stamp(alembic_config(), "004")
+    command.upgrade(alembic_config(), "head")
+    assert read_status(database, configured).phase == "swapped"
 
 
 @pytest.mark.parametrize("revision", ["005", "006", "007"])
