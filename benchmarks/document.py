@@ -16,11 +16,9 @@ DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
 Written by `python -m benchmarks.document` from the files in `benchmarks/results/`; each section names the command that
-measured it and the machine. The machine was
-shared with other work at the time, and slowed down by it several times over: read the ratios within a run, not the
-absolute figures. Not
-measured, for want of the hardware or the weights: any GPU, GTE-Qwen2-1.5B, and BGE-small's own weights (its shape with
-random weights is, which is right for speed and says nothing of quality).
+measured it and the machine, two virtual cores without an accelerator. Read the ratios within a run rather than the
+absolute figures. Not measured, for want of the hardware or the weights: any GPU, GTE-Qwen2-1.5B, and BGE-small's own
+weights (its shape with random weights is, which is right for speed and says nothing of quality).
 """
 ORDER = ("encode", "precision", "overlap", "write", "backfill", "index", "dagster", "search")
 
