@@ -1,6 +1,6 @@
 """What a run of Dagster costs beside the plain function: the same partition through both.
 
-Run: python -m benchmarks.dagster_overhead --rows 2000 --model bundled
+Run: python -m benchmarks.dagster_overhead --rows 2000
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sqlalchemy import text
 
+from benchmarks.encode import RANDOM_MODEL, SHAPE, random_bge_small
 from benchmarks.harness import Measurement, Results
 from bge_pipeline.database.connection import Database
 from bge_pipeline.demo.table import create_demo_table
@@ -30,10 +31,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2_000, help="rows of the table, which is one partition")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved runs, of which the median counts")
-    parser.add_argument("--model", default="bundled", help="EMBEDDING_MODEL")
+    parser.add_argument(
+        "--model", default=RANDOM_MODEL, help="`random` (BGE-small's shape), `bundled`, a folder or a hub name"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bge-benchmark-", ignore_cleanup_errors=True) as home:
-        settings = load_settings(bge_pipeline_home=home, embedding_model=arguments.model, partition_rows=10_000_000)
+        is_random = arguments.model == RANDOM_MODEL
+        model = str(random_bge_small(Path(home) / "bge-small-shape")) if is_random else arguments.model
+        settings = load_settings(bge_pipeline_home=home, embedding_model=model, partition_rows=10_000_000)
         with Database.from_settings(settings) as database:
             create_demo_table(database, settings, arguments.rows, with_index=False)
             with open_service(database, settings) as service:
@@ -51,8 +56,9 @@ def main() -> None:
     row = [f"{arguments.rows:,}", f"{base:.1f}", f"{whole:.1f}", f"{whole - base:.1f}", f"{share:.1%}"]
     Measurement(
         "dagster_overhead",
-        f"One partition with the model {arguments.model}, by the plain function in a process that has the model loaded, and by "
-        "`dagster job execute` from its start to its end: interpreter, code location, model and asset checks included.",
+        f"One partition, embedded with {SHAPE if is_random else arguments.model}: by the plain function in a process that has "
+        "the model loaded, and by `dagster job execute` from its start to its end: interpreter, code location, model and "
+        "asset checks included.",
         [
             Results(
                 "A partition",

@@ -46,6 +46,7 @@ Encode = Callable[[Sequence[str]], Vectors]
 EncodeInBatches = Callable[[Sequence[str], int], Vectors]
 
 RANDOM_MODEL = "random"
+SHAPE = "BGE-small's shape, random weights"
 DEFAULTS = "sentence-transformers fp32, batch 32"
 CANDIDATE_BATCHES = (4, 8, 16, 32)
 PACKAGES = (
@@ -96,7 +97,7 @@ def main() -> None:
             compete(contenders, kind, texts[kind], arguments.rounds, console)
         report = {
             "command": "python -m benchmarks.encode " + " ".join(sys.argv[1:]),
-            "model": "BGE-small's shape, random weights" if folder else model.files.name,
+            "model": SHAPE if folder else model.files.name,
             "processor": processor(),
             "cores": len(os.sched_getaffinity(0)),
             "rounds": arguments.rounds,
