@@ -17,7 +17,7 @@ from bge_pipeline.demo.questions import judge
 from bge_pipeline.embedding.agreement import compare_vectors
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.evaluation.judgements import JudgedQueries
-from bge_pipeline.evaluation.metrics import ranking_quality
+from bge_pipeline.evaluation.metrics import RankingQuality, paired_difference, ranking_quality
 from bge_pipeline.settings import load_settings
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     texts = [segment.text for segment in corpus]
     judged = judge((row, segment.video_id, segment.text) for row, segment in enumerate(corpus))
     questions = list(judged.queries.values())
-    reference = fp32_queries = fp32_ndcg = None
+    reference = fp32_queries = fp32_quality = None
     rows = []
     for precision in ("fp32", "bf16", "int8"):
         service = EmbeddingsService.from_settings(
@@ -48,15 +48,18 @@ def main() -> None:
         service.shutdown()
         if reference is None or fp32_queries is None:
             reference, fp32_queries = vectors, queries
-        ndcg = ndcg_at_10(judged, queries, vectors)
-        fp32_ndcg = fp32_ndcg or ndcg
+        quality = quality_at_10(judged, queries, vectors)
+        fp32_quality = fp32_quality or quality
+        mixed = quality_at_10(judged, fp32_queries, vectors)
+        change = paired_difference(quality.ndcg_by_query, fp32_quality.ndcg_by_query)
         figures = compare_vectors(vectors, reference).figures
         rows.append(
             [
                 precision if used == precision else f"{precision} (fell back to {used})",
-                f"{ndcg:.4f}",
-                f"{ndcg / fp32_ndcg:.1%}",
-                f"{ndcg_at_10(judged, fp32_queries, vectors) / fp32_ndcg:.1%}",
+                f"{quality.ndcg:.4f}",
+                f"{quality.ndcg / fp32_quality.ndcg:.1%}",
+                f"{change.low:+.4f} to {change.high:+.4f}",
+                f"{mixed.ndcg / fp32_quality.ndcg:.1%}",
                 f"{figures['mean_cosine']:.4f}",
                 f"{figures['min_cosine']:.4f}",
                 f"{figures['neighbour_overlap']:.1%}",
@@ -78,10 +81,10 @@ def main() -> None:
     ).publish()
 
 
-def ndcg_at_10(judged: JudgedQueries, queries: NDArray[np.float32], vectors: NDArray[np.float32]) -> float:
+def quality_at_10(judged: JudgedQueries, queries: NDArray[np.float32], vectors: NDArray[np.float32]) -> RankingQuality:
     order = np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :10]
     rankings = {query: [str(row) for row in found] for query, found in zip(judged.queries, order, strict=True)}
-    return ranking_quality(judged.qrels, rankings, k=10).ndcg
+    return ranking_quality(judged.qrels, rankings, k=10)
 
 
 if __name__ == "__main__":
