@@ -52,7 +52,7 @@ def _section(path: Path) -> Iterator[str]:
 
 def _encode(found: dict[str, Any]) -> Iterator[str]:
     peaks = ", ".join(f"{name} {peak:,.0f}" for name, peak in found["gemm_peak_gflops"].items())
-    yield "## Encoding\n"
+    yield f"## Encoding, {' and '.join(found['kinds'])} texts\n"
     yield (
         f"{found['model']}; medians of {found['rounds']} interleaved runs, the same {found['cores']} cores for everybody. "
         f"The GEMM peaks of the same run, in GFLOP/s: {peaks}.\n"
@@ -63,6 +63,7 @@ def _encode(found: dict[str, Any]) -> Iterator[str]:
         columns = ("", "texts/s", "tokens/s", "times the defaults", "of the GEMM peak", "least cosine to fp32")
         yield _table(columns, [_contender(row) for row in result["contenders"]])
     yield from (f"- not measured: {name}: {reason}" for name, reason in found["absent"].items())
+    yield from [f"- {found['note']}"] if "note" in found else []
     yield ""
 
 

@@ -96,7 +96,7 @@ def main() -> None:
         for kind in arguments.kinds:
             compete(contenders, kind, texts[kind], arguments.rounds, console)
         report = {
-            "command": "python -m benchmarks.encode " + " ".join(sys.argv[1:]),
+            "command": command(arguments),
             "model": SHAPE if folder else model.files.name,
             "processor": processor(),
             "cores": len(os.sched_getaffinity(0)),
@@ -116,6 +116,13 @@ def main() -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     console.print(f"written to {path}")
+
+
+def command(arguments: argparse.Namespace) -> str:
+    """What to type to measure the same; folders of this machine are left out."""
+    left_out = {str(folder) for folder in (arguments.workplace, arguments.out) if folder is not None}
+    kept = [word for word in sys.argv[1:] if word not in left_out | {"--workplace", "--out"}]
+    return " ".join(["python -m benchmarks.encode", *kept])
 
 
 def _arguments() -> argparse.Namespace:
@@ -429,7 +436,10 @@ def compete(contenders: Sequence[Contender], kind: str, texts: Sequence[str], ro
 
 
 def gemm_peaks() -> dict[str, float]:
-    """Best GFLOP/s of a matrix product by precision, in the shapes of the network, on all cores, by oneDNN."""
+    """Best GFLOP/s of a matrix product by precision, in the shapes of the network, on all cores.
+
+    By PyTorch, which takes MKL for fp32; that is slow on some processors, so that NumPy's OpenBLAS has a try too.
+    """
     import torch
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -438,12 +448,13 @@ def gemm_peaks() -> dict[str, float]:
         left, right = torch.randn(rows, inner), torch.randn(inner, columns)
         left8 = torch.randint(-128, 127, (rows, inner), dtype=torch.int8)
         right8 = torch.randint(-128, 127, (columns, inner), dtype=torch.int8).t()
-        products = {
-            "fp32": partial(torch.mm, left, right),
-            "bf16": partial(torch.mm, left.bfloat16(), right.bfloat16()),
-            "int8": partial(torch._int_mm, left8, right8),  # noqa: SLF001 - PyTorch has no other int8 product
-        }
-        for name, product in products.items():
+        products = [
+            ("fp32", partial(torch.mm, left, right)),
+            ("fp32", partial(np.matmul, left.numpy(), right.numpy())),
+            ("bf16", partial(torch.mm, left.bfloat16(), right.bfloat16())),
+            ("int8", partial(torch._int_mm, left8, right8)),  # noqa: SLF001 - PyTorch has no other int8 product
+        ]
+        for name, product in products:
             product()
             best = min(_seconds(product) for _ in range(40))
             peaks[name] = max(peaks.get(name, 0.0), 2e-9 * rows * inner * columns / best)
