@@ -100,7 +100,7 @@ def gate_rows(gate: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _claims(report: BenchmarkReport) -> Section:
-    rows = [["figure", "named by the mission", "measured here"]]
+    rows = [["figure", "promised", "measured here"]]
     rows += [[claim.what, claim.claimed, claim.measured] for claim in report.claims]
     return Section("What was promised", rows)
 
