@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from bge_pipeline.cli import render
 from bge_pipeline.console import backfill_progress, index_progress, stderr
-from bge_pipeline.database.connection import Database
+from bge_pipeline.database.connection import Database, embedded_folder
 from bge_pipeline.database.quarantine import release_all
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import BgePipelineError, ConfigurationError, PhaseError
@@ -34,6 +34,9 @@ EPILOG = (
     "Configuration comes from the environment and .env (see .env.example). Exit codes: 0 done, 1 failed, 2 wrong usage or "
     "configuration, 3 refused because a check did not hold, 4 database or model unavailable, 5 table locked, 130 interrupted."
 )
+
+INTERRUPTED = 130
+"""What typer turns Ctrl-C into."""
 
 app = typer.Typer(
     name="bge-pipeline",
@@ -83,6 +86,12 @@ def settings_of_command(**defaults: object) -> Settings:
 def opened() -> Iterator[tuple[Database, Settings]]:
     """The configured database, closed at the end."""
     settings = settings_of_command()
+    if settings.database_url is None and not embedded_folder(settings).exists():
+        raise ConfigurationError(
+            f"DATABASE_URL is not set, and there is no embedded PostgreSQL in {settings.home}",
+            state="nothing was made or changed",
+            next_step="set DATABASE_URL (the environment or .env), or bge-pipeline demo",
+        )
     with Database.from_settings(settings) as database:
         yield database, settings
 
@@ -183,6 +192,8 @@ def search_command(
 ) -> None:
     """Search the target table and print ranked text with scores."""
     with opened() as (database, settings), open_service(database, settings) as service:
+        if rerank == "always" and not settings.enable_reranker:
+            raise ConfigurationError("--rerank always needs a reranker", next_step="set ENABLE_RERANKER=true")
         retriever = Retriever(database, settings, service)
         response = retriever.search(query, mode=mode, rerank=rerank, top_k=top_k, explain=explain)
     for warning in response.warnings:
@@ -261,9 +272,10 @@ def main() -> None:
     except SQLAlchemyError as error:
         stderr.print(f"error: {_database_message(error)}", style="red", markup=False, highlight=False)
         sys.exit(1)
-    except KeyboardInterrupt:
-        stderr.print("interrupted; every committed batch is kept, run the same command again to resume")
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            stderr.print("interrupted; every committed batch is kept. Next: bge-pipeline migrate resumes")
+        raise
 
 
 def _database_message(error: SQLAlchemyError) -> str:

@@ -103,7 +103,7 @@ def run_demo(settings: Settings, *, rows: int | None, reset: bool) -> DemoResult
         lock_milliseconds=float(figures["lock_milliseconds"]),
         report=figures["report_path"],
     )
-    _print(result, old_answer, new_answer)
+    _print(settings, result, old_answer, new_answer)
     return result
 
 
@@ -145,7 +145,7 @@ def _watched_migration() -> Iterator[Callable[[StepProgress], None]]:
         yield watch
 
 
-def _print(result: DemoResult, old: SearchResponse, new: SearchResponse) -> None:
+def _print(settings: Settings, result: DemoResult, old: SearchResponse, new: SearchResponse) -> None:
     stdout.print(_comparison(result))
     for title, answer in (("before", old), ("after", new)):
         stdout.print(Text.assemble(("\n" + title, "bold"), f": {QUERY}"))
@@ -153,6 +153,8 @@ def _print(result: DemoResult, old: SearchResponse, new: SearchResponse) -> None
             stdout.print(Text(f"  {rank}. {found.score:.3f}  {found.text}"), overflow="ellipsis", no_wrap=True)
     stdout.print("\nWhere to look next")
     stdout.print(Text(f"  report            {result.report}"))
+    if settings.embedding_model == "bundled":
+        stdout.print(Text("  export EMBEDDING_MODEL=bundled    the demo's model, for the commands below"))
     for command, what in (
         ("bge-pipeline status", "where the migration stands"),
         ('bge-pipeline search "how do I stop a generator early" --mode hybrid --explain', ""),

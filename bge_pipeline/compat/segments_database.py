@@ -13,7 +13,7 @@ from sqlalchemy import create_engine
 
 from bge_pipeline.compat.connections import Connection, ThreadConnections
 from bge_pipeline.compat.segment_rows import Row, Segment, adapted, read_columns, segment_rows
-from bge_pipeline.database.connection import normalise_url
+from bge_pipeline.database.connection import embedded_folder, normalise_url
 from bge_pipeline.database.embedded import start_embedded_postgres
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import TargetTableError
@@ -203,7 +203,7 @@ def _url(db_url: str | None, settings: Settings) -> URL:
         return normalise_url(db_url)
     if settings.database_url is not None:
         return normalise_url(settings.database_url.get_secret_value())
-    return normalise_url(start_embedded_postgres(settings.home / "postgres"))
+    return normalise_url(start_embedded_postgres(embedded_folder(settings)))
 
 
 def _by_columns(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg2
@@ -45,6 +46,11 @@ def normalise_url(url: str | URL) -> URL:
     return url
 
 
+def embedded_folder(settings: Settings) -> Path:
+    """Where the embedded PostgreSQL keeps its data, whether or not it is there yet."""
+    return settings.home / "postgres"
+
+
 class Database:
     """One PostgreSQL database; safe to share between threads."""
 
@@ -60,7 +66,7 @@ class Database:
         """The database of DATABASE_URL, or the embedded one."""
         if settings.database_url is not None:
             return cls(settings.database_url.get_secret_value())
-        return cls(start_embedded_postgres(settings.home / "postgres"))
+        return cls(start_embedded_postgres(embedded_folder(settings)))
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ import dagster as dg
 from pydantic import SecretStr
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.errors import BgePipelineError
+from bge_pipeline.errors import BgePipelineError, ConfigurationError
 from bge_pipeline.orchestration.names import BACKFILLED, REPORT, SCHEMA, SWAPPED
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.progress import StepProgress, listening
@@ -85,8 +86,10 @@ def run_dev(settings: Settings, port: int = DEFAULT_PORT, host: str = DEFAULT_HO
     processes get its URLs in their environment and need not start it themselves.
 
     Raises:
+        ConfigurationError: something else listens on that port.
         DatabaseUnavailable: the embedded PostgreSQL does not start.
     """
+    _require_free(host, port)
     with Database.from_settings(settings) as database:
         urls = {
             "DATABASE_URL": database.url.render_as_string(hide_password=False),
@@ -103,6 +106,16 @@ def run_dev(settings: Settings, port: int = DEFAULT_PORT, host: str = DEFAULT_HO
         )
         started(process)
         return process.wait()
+
+
+def _require_free(host: str, port: int) -> None:
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            return
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {host}:{port}: {error.strerror}", next_step="bge-pipeline dev --port with a free one"
+        ) from error
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
-from bge_pipeline.database.connection import normalise_url
+from bge_pipeline.database.connection import embedded_folder, normalise_url
 from bge_pipeline.database.embedded import start_embedded_postgres
 from bge_pipeline.errors import DatabaseUnavailable
 from bge_pipeline.settings import Settings, load_settings
@@ -49,7 +49,7 @@ def dagster_database_url(settings: Settings) -> URL:
     if settings.dagster_database_url is not None:
         return normalise_url(settings.dagster_database_url.get_secret_value())
     try:
-        server = normalise_url(start_embedded_postgres(settings.home / "postgres"))
+        server = normalise_url(start_embedded_postgres(embedded_folder(settings)))
     except DatabaseUnavailable as error:
         raise DatabaseUnavailable(
             f"Dagster has no database for its records: {error.message}",

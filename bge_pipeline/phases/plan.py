@@ -19,6 +19,7 @@ from bge_pipeline.database.reader import sample_texts
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.phases.state import MigrationState, Phase, read_state
 from bge_pipeline.phases.vector_index import plan_vector_index
 from bge_pipeline.settings import Settings
@@ -98,7 +99,7 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService) -> 
         state = read_state(connection, target)
         column = (state.new or state.table.embedding).name
         counts = count_rows(connection, target, column, has_quarantine=state.phase != "legacy")
-        pending = counts.rows - counts.without_text if state.phase == "legacy" else counts.pending
+        pending = counts.rows - counts.without_text if _begins_anew(state, service.space) else counts.pending
         texts = sample_texts(connection, target, _TOKEN_SAMPLE_ROWS)
         index = plan_vector_index(settings, service.space, counts.rows)
         old_indexes = [
@@ -141,6 +142,14 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService) -> 
         pgvector_version=version,
         obstacles=_obstacles(settings, service, state, bound, lacking),
     )
+
+
+def _begins_anew(state: MigrationState, space: EmbeddingSpace) -> bool:
+    """Whether every row is to be embedded: on the first migration, and on the next one after a retired one."""
+    if state.phase == "legacy":
+        return True
+    current = state.current_space
+    return state.phase == "retired" and (current is None or not current.is_same_as(space))
 
 
 def _token_lengths(service: EmbeddingsService, texts: list[str]) -> TokenLengths:

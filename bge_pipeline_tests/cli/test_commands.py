@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from bge_pipeline.cli import commands
 from bge_pipeline.database.connection import Database
-from bge_pipeline.settings import Settings
+from bge_pipeline.errors import ConfigurationError
+from bge_pipeline.orchestration.instance import run_dev
+from bge_pipeline.settings import Settings, load_settings
 from bge_pipeline_tests.roads import environment
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -152,6 +158,55 @@ def test_an_unreachable_database_is_one_message_without_the_password(run: Run) -
     assert "cannot reach postgresql+psycopg2://someone:***@127.0.0.1:1/nowhere" in result.stderr.replace("\n", "")
     assert "hunter2" not in result.stderr + result.stdout
     assert "Traceback" not in result.stderr
+
+
+def test_a_folder_without_a_database_is_left_without_one(tmp_path: Path) -> None:
+    variables = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    result = subprocess.run(
+        [sys.executable, "-m", "bge_pipeline", "status"],
+        env=variables | {"BGE_PIPELINE_HOME": str(tmp_path / "home")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "DATABASE_URL is not set, and there is no embedded PostgreSQL" in " ".join(result.stderr.split())
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=f"cannot listen on 127.0.0.1:{port}"):
+            run_dev(load_settings(bge_pipeline_home=tmp_path), port=port)
+
+
+def test_ctrl_c_says_that_nothing_is_lost(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        sys.exit(commands.INTERRUPTED)  # as typer does
+
+    monkeypatch.setattr(commands, "app", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        commands.main()
+    assert ended.value.code == 130
+    assert "bge-pipeline migrate resumes" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.pgvector
+def test_reranking_without_a_reranker_is_refused(run: Run) -> None:
+    result = run("search", "a question", "--rerank", "always")
+    assert result.returncode == 2
+    assert "ENABLE_RERANKER" in result.stderr
+
+
+@pytest.mark.pgvector
+def test_the_plan_for_the_next_model_counts_every_row(run: Run) -> None:
+    assert json.loads(run("plan", "--json").stdout)["pending"] == 300
+    run("migrate")
+    run("retire", "--yes")
+    assert json.loads(run("plan", "--json").stdout)["pending"] == 0
+    assert json.loads(run("plan", "--json", EMBEDDING_DIMENSIONS="256").stdout)["pending"] == 300
 
 
 @pytest.mark.pgvector
