@@ -14,15 +14,22 @@ TRANSIENT_RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EX
 """Retries within a run; errors that a second try cannot change are not retried, see `explained`."""
 
 
+INTERRUPTED = "interrupted; every committed batch is kept, and the next run resumes"
+
+
 @contextmanager
 def explained() -> Iterator[None]:
     """Turn an error that this package can explain into a Failure with its state and next step as metadata.
+
+    An interrupt is one of them: Dagster would count it as one more failure for the retry policy, and start over.
 
     Raises:
         dagster.Failure: retried by the retry policy only where the cause may pass by itself.
     """
     try:
         yield
+    except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as error:
+        raise dg.Failure(description=INTERRUPTED, allow_retries=False) from error
     except BgePipelineError as error:
         raise dg.Failure(
             description=str(error),

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.errors import BgePipelineError, ConfigurationError
+from bge_pipeline.orchestration.failures import INTERRUPTED
 from bge_pipeline.orchestration.names import BACKFILLED, REPORT, SCHEMA, SWAPPED
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.progress import StepProgress, listening
@@ -158,6 +159,7 @@ def migrate_through_dagster(
 
     Raises:
         BgePipelineError: why a step failed; a further call resumes.
+        KeyboardInterrupt: a signal ended a step; likewise.
     """
     # Loading the code location takes a second, which importers of this module need not wait for.
     from bge_pipeline.definitions import defs
@@ -179,7 +181,8 @@ def migrate_through_dagster(
                 )
             run_ids.append(result.run_id)
             if not result.success:
-                raise _why_failed(job, result)
+                why = _why_failed(job, result)
+                raise KeyboardInterrupt if INTERRUPTED in why.message else why
             return result
 
         run("expand_job", StepProgress(SCHEMA))

@@ -244,3 +244,21 @@ def test_a_partition_is_checked_by_itself_and_not_against_the_whole_table(run: R
         "unit_length": True,
         "right_embedding_space": True,
     }
+
+
+def test_an_interrupt_is_not_retried_and_the_next_call_resumes(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    interrupted: list[str] = []
+
+    def interrupt(progress: StepProgress) -> None:
+        if progress.backfill is not None and not interrupted:
+            interrupted.append(progress.step)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        migrate_through_dagster(settings, on_progress=interrupt)
+    assert interrupted == ["backfilled_embeddings"]
+
+    migrate_through_dagster(settings)
+    assert read_status(database, settings).phase == "swapped"
