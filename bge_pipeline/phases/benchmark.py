@@ -73,6 +73,7 @@ def benchmark(
     rerank = _rerank(service, sample, settings, notes, on_step)
     on_step("quality")
     quality = measure_quality(database, settings, service) if state.phase != "legacy" else None
+    gate = quality.gate.as_metadata() if quality else None
     on_step("search")
     new_recall = quality.measured.ann_recall if quality else None
     search = search_runs(database, settings, service, state, new_recall, notes)
@@ -95,13 +96,13 @@ def benchmark(
         search=search,
         storage=storage,
         phases=tuple(_phase_time(entry) for entry in journal),
-        gate=quality.gate.as_metadata() if quality else None,
+        gate=gate,
         gate_summary=quality.gate.summary() if quality else "nothing to compare yet",
         index_seconds=float(built[-1].facts["index_seconds"]) if built else None,
         lock_milliseconds=float(swap["lock_milliseconds"]) if swap else None,
         backfill_texts_per_second=_rate(backfills, "seconds"),
         write_rows_per_second=_rate(backfills, "write_seconds"),
-        claims=_claims(service, encode, storage, rerank, quality.gate.as_metadata() if quality else None),
+        claims=_claims(service, encode, storage, rerank, gate),
         notes=tuple(notes),
     )
 

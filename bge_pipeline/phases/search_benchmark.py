@@ -19,7 +19,7 @@ from bge_pipeline.phases.quality import quality_columns
 from bge_pipeline.phases.state import MigrationState, space_of
 from bge_pipeline.search import RerankMode, Retriever, SearchMode
 from bge_pipeline.search.ann import index_recall
-from bge_pipeline.search.comparison import measure_search
+from bge_pipeline.search.comparison import ask_each, measure_search, p50_and_p95
 from bge_pipeline.settings import Settings
 
 _QUERIES = 50
@@ -112,9 +112,5 @@ def _timed(
     if isinstance(queries, JudgedQueries):
         found = measure_search(retriever, queries, mode=mode, rerank=rerank, k=_NEIGHBOURS)
         return SearchRun(name, len(queries), found.p50_ms, found.p95_ms, encodes=True, ndcg=found.quality.ndcg)
-    retriever.search(queries[0], mode=mode, rerank="never", top_k=_NEIGHBOURS)
-    milliseconds = [
-        1e3 * retriever.search(query, mode=mode, rerank=rerank, top_k=_NEIGHBOURS).seconds.total for query in queries
-    ]
-    p50, p95 = np.quantile(milliseconds, [0.5, 0.95])
-    return SearchRun(name, len(queries), float(p50), float(p95), encodes=True)
+    p50, p95 = p50_and_p95(list(ask_each(retriever, queries, mode=mode, rerank=rerank, k=_NEIGHBOURS)))
+    return SearchRun(name, len(queries), p50, p95, encodes=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from bge_pipeline.evaluation.judgements import JudgedQueries
 from bge_pipeline.evaluation.metrics import Difference, RankingQuality, paired_difference, ranking_quality
-from bge_pipeline.search.results import RerankMode, SearchMode
+from bge_pipeline.search.results import RerankMode, SearchMode, SearchResponse
 from bge_pipeline.search.retriever import Retriever
 
 
@@ -86,19 +86,49 @@ def measure_search(
         k: results looked at.
         on_progress: told how many queries are done.
     """
-    retriever.search(next(iter(judged.queries.values())), mode=mode, rerank="never", top_k=k)
-    rankings, seconds, reranked, rerank_seconds = {}, [], 0, 0.0
-    for done, (query_id, query) in enumerate(judged.queries.items(), start=1):
-        response = retriever.search(query, mode=mode, rerank=rerank, top_k=k)
-        rankings[query_id] = [str(result.id) for result in response.results]
-        seconds.append(response.seconds.total)
-        reranked += response.reranked
-        rerank_seconds += response.seconds.rerank
+    responses = list(
+        ask_each(retriever, list(judged.queries.values()), mode=mode, rerank=rerank, k=k, on_progress=on_progress)
+    )
+    rankings = {
+        query_id: [str(result.id) for result in response.results]
+        for query_id, response in zip(judged.queries, responses, strict=True)
+    }
+    p50, p95 = p50_and_p95(responses)
+    return MeasuredSearch(
+        mode,
+        rerank,
+        ranking_quality(judged.qrels, rankings, k),
+        p50,
+        p95,
+        sum(response.reranked for response in responses) / len(judged),
+        sum(response.seconds.rerank for response in responses),
+    )
+
+
+def ask_each(
+    retriever: Retriever,
+    queries: Sequence[str],
+    *,
+    mode: SearchMode = "dense",
+    rerank: RerankMode = "never",
+    k: int = 20,
+    on_progress: Callable[[int], None] | None = None,
+) -> Iterator[SearchResponse]:
+    """The answer to each query, asked one after the other of a retriever that has warmed up.
+
+    Arguments are those of `measure_search`.
+    """
+    retriever.search(queries[0], mode=mode, rerank="never", top_k=k)
+    for done, query in enumerate(queries, start=1):
+        yield retriever.search(query, mode=mode, rerank=rerank, top_k=k)
         if on_progress is not None:
             on_progress(done)
-    p50, p95 = np.quantile(seconds, [0.5, 0.95]) * 1e3
-    quality = ranking_quality(judged.qrels, rankings, k)
-    return MeasuredSearch(mode, rerank, quality, float(p50), float(p95), reranked / len(judged), rerank_seconds)
+
+
+def p50_and_p95(responses: Sequence[SearchResponse]) -> tuple[float, float]:
+    """Median and 95th percentile of a whole search, in milliseconds."""
+    p50, p95 = np.quantile([response.seconds.total for response in responses], [0.5, 0.95]) * 1e3
+    return float(p50), float(p95)
 
 
 def measure_adaptive_reranking(
