@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from bge_pipeline.embedding.batching import pad, plan_batches
+from bge_pipeline.embedding.layouts import layout_for
 from bge_pipeline.embedding.models import ModelFiles
 from bge_pipeline.embedding.tokenizer import RaggedTokens, Tokenizer
 from bge_pipeline.errors import ModelUnavailable
@@ -26,6 +26,9 @@ from bge_pipeline.errors import ModelUnavailable
 MODEL_FILE = "model.xml"
 TOKENIZER_FILE = "tokenizer.json"
 _CALIBRATION_FILE = "calibration.npz"
+
+_LONGEST_PACKED = 1_024
+"""Tokens in the longest text of a model that is run over packed rows: which token sees which is a square of them."""
 
 _NO_STATISTICS = {"CI": "true", "NNCF_CI": "1"}
 """What OpenVINO and NNCF look at before they report their use to their makers."""
@@ -52,8 +55,11 @@ def convert_in_child(files: ModelFiles, pooling: str | None, target: Path) -> No
     )
 
 
-def quantize_in_child(name: str, source: Path, tokens: RaggedTokens, target: Path) -> None:
+def quantize_in_child(name: str, source: Path, tokens: RaggedTokens, pooling: str | None, target: Path) -> None:
     """Write the int8 network made from the one in folder `source`, calibrated on texts, to the folder `target`.
+
+    Args:
+        pooling: None for a cross-encoder.
 
     Raises:
         ModelUnavailable: the model cannot be quantised; the message ends with the reason.
@@ -61,7 +67,7 @@ def quantize_in_child(name: str, source: Path, tokens: RaggedTokens, target: Pat
     """
     types = np.zeros(0, np.int32) if tokens.types is None else tokens.types
     np.savez(target / _CALIBRATION_FILE, ids=tokens.ids, offsets=tokens.offsets, types=types)
-    _run_child(name, {"act": "quantize", "source": str(source), "target": str(target)})
+    _run_child(name, {"act": "quantize", "source": str(source), "pooling": pooling, "target": str(target)})
     (target / _CALIBRATION_FILE).unlink()
 
 
@@ -86,21 +92,27 @@ def _convert(files: ModelFiles, pooling: str | None, target: Path) -> None:
     import openvino as ov
     import torch
 
-    from bge_pipeline.embedding.torch_backend import load_network
+    from bge_pipeline.embedding.torch_backend import load_network, over_packed_rows
 
     tokenizer = Tokenizer(files)
     network = load_network(files, pooling)
-    example = {name: torch.ones(2, 8, dtype=torch.int64) for name in ("input_ids", "attention_mask")}
-    if pooling is None and tokenizer.has_types:
-        example["token_type_ids"] = torch.zeros(2, 8, dtype=torch.int64)
-    converted = ov.convert_model(network, example_input=example)
+    packed = over_packed_rows(network) if files.max_tokens <= _LONGEST_PACKED else None
+    if packed is not None:
+        names = ["input_ids", "position_ids", "segments"]
+    else:
+        names = ["input_ids", "attention_mask"]
+        if pooling is None and tokenizer.has_types:
+            names.append("token_type_ids")
+    # Values that are valid for every input, whichever way it is used: a token id, a position, a mask, a type.
+    example = {name: torch.ones(2, 8, dtype=torch.int64) for name in names}
+    converted = ov.convert_model(packed or network, example_input=example)
     for port in converted.inputs:
         port.get_tensor().set_names(port.names & example.keys())
     ov.save_model(converted, str(target / MODEL_FILE), compress_to_fp16=False)
     tokenizer.save(target / TOKENIZER_FILE)
 
 
-def _quantize(source: Path, target: Path) -> None:
+def _quantize(source: Path, pooling: str | None, target: Path) -> None:
     with np.load(target / _CALIBRATION_FILE) as arrays:
         tokens = RaggedTokens(arrays["ids"], arrays["offsets"], arrays["types"] if len(arrays["types"]) else None)
 
@@ -108,10 +120,13 @@ def _quantize(source: Path, target: Path) -> None:
     import openvino as ov
 
     nncf.set_log_level(logging.ERROR)
+    model = ov.Core().read_model(source / MODEL_FILE)
+    layout = layout_for([port.any_name for port in model.inputs], pooling, pad_id=0)
     # One text at a time: padding would enter the statistics of the activations.
-    singles = [pad(tokens, batch, 0) for batch in plan_batches(tokens.lengths, token_budget=1, max_texts=1)]
+    batches = layout.plan(tokens.lengths, token_budget=1, max_texts=1)
+    singles = [layout.arrays(tokens, batch) for batch in batches]
     quantized = nncf.quantize(
-        ov.Core().read_model(source / MODEL_FILE),
+        model,
         nncf.Dataset(singles),
         model_type=nncf.ModelType.TRANSFORMER,
         subset_size=len(singles),
@@ -126,7 +141,7 @@ def _main() -> None:
         files = ModelFiles(**{**job["files"], "folder": Path(job["files"]["folder"])})
         _convert(files, job["pooling"], target)
     else:
-        _quantize(Path(job["source"]), target)
+        _quantize(Path(job["source"]), job["pooling"], target)
 
 
 if __name__ == "__main__":

@@ -6,18 +6,19 @@ import queue
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
 from bge_pipeline.embedding.agreement import Agreement
-from bge_pipeline.embedding.batching import Batch, pad, plan_batches
+from bge_pipeline.embedding.layouts import layout_for
 from bge_pipeline.embedding.tokenizer import RaggedTokens
 from bge_pipeline.errors import ConfigurationError, EncodingError
 
 _TOKEN_BUDGET = 1_024
-"""Padded tokens in a batch: enough that weights are read seldom, few enough that activations stay in the cache."""
+"""Tokens in a batch, padding included: enough that weights are read seldom, few enough that activations stay in the cache."""
 
 _CAPABILITY_OF_PRECISION = {"bf16": "BF16", "fp16": "FP16"}
 _HINT_OF_PRECISION = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
@@ -51,6 +52,7 @@ class OpenVinoBackend:
 
     Args:
         model: the `model.xml` of a converted network.
+        pooling: how the states of a text's tokens become its vector, where the network leaves that to its caller.
         precision: `fp32`, `bf16` or `fp16`; `int8` for a quantised network.
         threads: cores to use; all when not given.
 
@@ -61,16 +63,19 @@ class OpenVinoBackend:
     device = "cpu"
     concurrent_calls = 2
 
-    def __init__(self, model: Path, *, precision: str, pad_id: int, threads: int | None = None) -> None:
+    def __init__(
+        self, model: Path, *, pooling: str | None, precision: str, pad_id: int, threads: int | None = None
+    ) -> None:
         self.precision = precision
         self.quantization: Agreement | None = None
-        self._pad_id = pad_id
         hint = _HINT_OF_PRECISION[best_precision() if precision == "int8" else precision]
         options = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": hint}
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = str(threads)
         self._compiled: ov.CompiledModel | None = ov.Core().compile_model(model, "CPU", options)
         self._inputs = [port.any_name for port in self._compiled.inputs]
+        self._width = self._compiled.output(0).partial_shape[-1].get_length()
+        self._layout = layout_for(self._inputs, pooling, pad_id)
         # One more than run at once, so that the next batch is padded and waiting when one ends.
         workers = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) + 1
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="openvino")
@@ -79,7 +84,7 @@ class OpenVinoBackend:
             self._idle.put(self._compiled.create_infer_request())
         with _warm_up_lock:
             one_text = RaggedTokens(np.full(2, pad_id, np.int32), np.array([0, 2]), np.zeros(2, np.int32))
-            self._infer(one_text, Batch(np.array([0]), 2))
+            self.run(one_text, max_texts=1)
 
     def run(self, tokens: RaggedTokens, *, max_texts: int) -> NDArray[np.float32]:
         """The network's output float32 (n, width), in the order of the texts.
@@ -89,11 +94,11 @@ class OpenVinoBackend:
         """
         if self._compiled is None:
             raise EncodingError("this encoder was shut down")
-        batches = plan_batches(tokens.lengths, token_budget=_TOKEN_BUDGET, max_texts=max_texts, few_shapes=True)
+        batches = self._layout.plan(tokens.lengths, token_budget=_TOKEN_BUDGET, max_texts=max_texts)
         under_way: list[Future[NDArray[np.float32]]] = [
             self._workers.submit(self._infer, tokens, batch) for batch in batches
         ]
-        result = np.empty((len(tokens), self._compiled.output(0).partial_shape[1].get_length()), np.float32)
+        result = np.empty((len(tokens), self._width), np.float32)
         try:
             for batch, future in zip(batches, under_way, strict=True):
                 result[batch.rows] = future.result()
@@ -110,14 +115,14 @@ class OpenVinoBackend:
         self._compiled = None
         self._idle = queue.SimpleQueue()
 
-    def _infer(self, tokens: RaggedTokens, batch: Batch) -> NDArray[np.float32]:
-        arrays = pad(tokens, batch, self._pad_id)
+    def _infer(self, tokens: RaggedTokens, batch: Any) -> NDArray[np.float32]:
+        arrays = self._layout.arrays(tokens, batch)
         request = self._idle.get()
         try:
             # Asynchronous even though this thread waits: only so does it run on the streams that the plugin planned.
             request.start_async({name: arrays[name] for name in self._inputs}, share_inputs=True)
             request.wait()
-            return np.array(request.get_output_tensor(0).data)
+            return self._layout.outputs(request.get_output_tensor(0).data, tokens, batch)
         finally:
             self._idle.put(request)
 

@@ -25,7 +25,7 @@ from bge_pipeline.embedding.tokenizer import RaggedTokens, Tokenizer
 
 _log = logging.getLogger(__name__)
 
-_GRAPH_VERSION = 1
+_GRAPH_VERSION = 2
 """Counts up whenever a cached model would be made differently."""
 
 _ABOUT_FILE = "about.json"
@@ -66,10 +66,10 @@ class OpenVinoModels:
         tokenizer = Tokenizer(self._files, self._fp32 / TOKENIZER_FILE)
         quantization = self._quantization(tokenizer, guard) if precision == "int8" else None
         if quantization is not None and quantization.is_enough:
-            backend = OpenVinoBackend(self._int8 / MODEL_FILE, precision="int8", pad_id=tokenizer.pad_id)
+            backend = self._backend(self._int8, "int8", tokenizer)
         else:
             precision = best_precision() if precision in ("auto", "int8") else precision
-            backend = OpenVinoBackend(self._fp32 / MODEL_FILE, precision=precision, pad_id=tokenizer.pad_id)
+            backend = self._backend(self._fp32, precision, tokenizer)
         backend.quantization = quantization
         if quantization is not None and not quantization.is_enough:
             _log.warning(
@@ -93,10 +93,10 @@ class OpenVinoModels:
         return {}
 
     def _quantize(self, tokenizer: Tokenizer, guard: Guard, target: Path) -> dict[str, Any]:
-        quantize_in_child(self._files.name, self._fp32, guard.calibrate(tokenizer), target)
+        quantize_in_child(self._files.name, self._fp32, guard.calibrate(tokenizer), self._pooling, target)
         held_out = guard.held_out(tokenizer)
         int8, fp32 = (
-            self._outputs(folder / MODEL_FILE, precision, tokenizer.pad_id, held_out)
+            self._outputs(folder, precision, tokenizer, held_out)
             for folder, precision in ((target, "int8"), (self._fp32, "fp32"))
         )
         agreement = guard.compare(int8, fp32)
@@ -105,8 +105,11 @@ class OpenVinoModels:
                 path.unlink()
         return {"agreement": agreement.as_dict()}
 
-    def _outputs(self, model: Path, precision: str, pad_id: int, tokens: RaggedTokens) -> NDArray[np.float32]:
-        backend = OpenVinoBackend(model, precision=precision, pad_id=pad_id)
+    def _backend(self, folder: Path, precision: str, tokenizer: Tokenizer) -> OpenVinoBackend:
+        return OpenVinoBackend(folder / MODEL_FILE, pooling=self._pooling, precision=precision, pad_id=tokenizer.pad_id)
+
+    def _outputs(self, folder: Path, precision: str, tokenizer: Tokenizer, tokens: RaggedTokens) -> NDArray[np.float32]:
+        backend = self._backend(folder, precision, tokenizer)
         try:
             return backend.run(tokens, max_texts=len(tokens))
         finally:

@@ -26,6 +26,9 @@ _ACCELERATOR_TOKEN_BUDGET = 65_536
 _MINIMUM_TOKEN_BUDGET = 512
 _SHARE_OF_FREE_MEMORY = 0.5
 
+_NEVER = -10_000.0
+"""Added to a score of attention that is not meant to be: its exponential is 0 in every precision, fp16's range included."""
+
 _PACKED = "bge_pipeline_packed"
 _BERT_LIKE = frozenset({"bert", "roberta", "xlm-roberta"})
 
@@ -77,6 +80,25 @@ class SentenceNetwork(nn.Module):
         return torch.segment_reduce(hidden.float(), reduce, lengths=ends - starts, axis=0)
 
 
+class PackedRowsNetwork(nn.Module):
+    """Token ids of several texts in a row to the states of all tokens; pooling is left to the caller."""
+
+    def __init__(self, transformer: Any) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self._first_position = _first_position(transformer.config)
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, segments: Tensor) -> Tensor:
+        """States float32 (b, length, width) of rows (b, length); a token sees those with its number in `segments`."""
+        is_same_text = segments[:, None, :, None] == segments[:, None, None, :]
+        states: Tensor = self.transformer(
+            input_ids=input_ids,
+            position_ids=position_ids + self._first_position,
+            attention_mask=torch.where(is_same_text, 0.0, _NEVER),
+        ).last_hidden_state
+        return states.float()
+
+
 class ScoringNetwork(nn.Module):
     """Token ids of pairs to one relevance logit each."""
 
@@ -123,6 +145,13 @@ def load_network(files: ModelFiles, pooling: str | None) -> Network:
         raise
     loaded.eval().requires_grad_(False)
     return ScoringNetwork(loaded) if pooling is None else SentenceNetwork(loaded, pooling)
+
+
+def over_packed_rows(network: Network) -> PackedRowsNetwork | None:
+    """The network as it runs over rows that hold several texts; None where it does not pool, or its kind is unknown."""
+    if isinstance(network, SentenceNetwork) and network.transformer.config.model_type in _BERT_LIKE:
+        return PackedRowsNetwork(network.transformer)
+    return None
 
 
 @contextmanager

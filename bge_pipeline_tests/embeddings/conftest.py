@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bge_pipeline.embedding.models import SentenceModel, find_sentence_model
+from bge_pipeline.embedding.models import ModelFiles, SentenceModel, find_sentence_model
+from bge_pipeline.embedding.tokenizer import RaggedTokens
 from bge_pipeline.settings import Settings, load_settings
 
 TEXTS = [
@@ -68,6 +70,29 @@ def tiny_cross_encoder(tmp_path_factory: pytest.TempPathFactory, bundled: Senten
     folder = tmp_path_factory.mktemp("models") / "cross-encoder"
     _save(BertForSequenceClassification(_tiny_bert(num_labels=1)), folder, bundled)
     return folder
+
+
+def ragged(lengths: np.ndarray) -> RaggedTokens:
+    """Texts of those lengths whose tokens are all different."""
+    offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+    return RaggedTokens(np.arange(offsets[-1], dtype=np.int32), offsets)
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory, bundled: SentenceModel) -> dict[str, ModelFiles]:
+    """Small networks with random weights, by family."""
+    import torch
+    from transformers import BertModel, XLMRobertaConfig, XLMRobertaModel
+
+    torch.manual_seed(0)
+    size = {"vocab_size": 30_522, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    roberta = XLMRobertaConfig(**size, intermediate_size=32, pad_token_id=0, max_position_embeddings=300)
+    found = {}
+    for family, model in {"bert": BertModel(_tiny_bert()), "xlm-roberta": XLMRobertaModel(roberta)}.items():
+        folder = tmp_path_factory.mktemp(family)
+        _save(model, folder, bundled)
+        found[family] = replace(bundled.files, folder=folder, name=f"tiny {family}")
+    return found
 
 
 def _tiny_bert(**options: int) -> object:

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from bge_pipeline.embedding.batching import Batch, halves, pad, plan_batches
 from bge_pipeline.embedding.tokenizer import RaggedTokens
+from bge_pipeline_tests.embeddings.conftest import ragged
 
 lengths_of_texts = st.lists(st.integers(0, 512), max_size=200).map(lambda lengths: np.array(lengths, np.int32))
 budgets = st.integers(1, 5_000)
@@ -61,8 +62,3 @@ def test_types_of_pairs_are_padded_with_zero():
 def test_halves_share_the_rows_between_them():
     first, second = halves(Batch(np.arange(5), 8))
     assert (first.rows.tolist(), second.rows.tolist()) == ([0, 1], [2, 3, 4])
-
-
-def ragged(lengths: np.ndarray) -> RaggedTokens:
-    offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
-    return RaggedTokens(np.arange(offsets[-1], dtype=np.int32), offsets)

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,15 @@ from bge_pipeline.embedding import calibration, conversion, openvino_models
 from bge_pipeline.embedding.calibration import vector_guard
 from bge_pipeline.embedding.conversion import MODEL_FILE
 from bge_pipeline.embedding.loading import load_encoder
+from bge_pipeline.embedding.openvino_models import OpenVinoModels
+from bge_pipeline.embedding.torch_backend import TorchBackend, load_network
 from bge_pipeline.errors import ConfigurationError, EncodingError, ModelUnavailable
 from bge_pipeline_tests.embeddings.conftest import TEXTS
 
 ov = pytest.importorskip("openvino")
 
+PADDED_FROM = 1_025
+"""Tokens in its longest text with which a model is no longer run over packed rows."""
 LEAST_COSINE = {"fp32": 0.999999, "auto": 0.999, "int8": 0.97}
 
 
@@ -56,6 +61,34 @@ def test_vectors_agree_with_sentence_transformers(load, reference, precision):
     if precision == "int8":
         assert encoder.space.precision == "int8"
         assert encoder.backend.quantization.is_enough
+
+
+@pytest.mark.parametrize(
+    ("family", "layout", "pooling"),
+    [
+        ("bert", "packed", "cls"),
+        ("bert", "packed", "mean"),
+        ("bert", "packed", "max"),
+        ("bert", "packed", "lasttoken"),
+        ("xlm-roberta", "packed", "mean"),
+        ("bert", "padded", "mean"),
+    ],
+)
+def test_every_family_and_pooling_agrees_with_pytorch_packed_and_padded(tiny_models, home, family, pooling, layout):
+    files = tiny_models[family]
+    if layout == "padded":
+        files = replace(files, max_tokens=PADDED_FROM)
+    key = f"{family}-{layout}"
+    models = OpenVinoModels(home / "models", key, files, pooling)
+    tokenizer, ours = models.load("fp32", vector_guard(None))
+    inputs = {port.any_name for port in ov.Core().read_model(home / "models" / f"{key}-fp32" / MODEL_FILE).inputs}
+    assert ("segments" in inputs) == (layout == "packed")
+    tokens, _ = tokenizer.texts([text[:400] for text in TEXTS])
+    theirs = TorchBackend(load_network(files, pooling), device="cpu", precision="fp32", pad_id=0)
+    for max_texts in (1, 64):
+        expected = theirs.run(tokens, max_texts=max_texts)
+        np.testing.assert_allclose(ours.run(tokens, max_texts=max_texts), expected, atol=1e-5)
+    ours.close()
 
 
 def test_auto_chooses_bf16_where_the_processor_has_it_and_openvino_on_a_cpu(settings):
@@ -118,14 +151,14 @@ def test_a_conversion_that_was_killed_leaves_no_half_model(bundled, tmp_path, mo
         raise KeyboardInterrupt
 
     monkeypatch.setattr(openvino_models, "convert_in_child", killed)
-    models = openvino_models.OpenVinoModels(tmp_path, "key", bundled.files, "mean")
+    models = OpenVinoModels(tmp_path, "key", bundled.files, "mean")
     with pytest.raises(KeyboardInterrupt):
         models.load("fp32", vector_guard(None))
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_a_child_that_fails_is_reported_with_its_reason(tmp_path):
-    job = {"act": "quantize", "source": str(tmp_path), "target": str(tmp_path)}
+    job = {"act": "quantize", "source": str(tmp_path), "pooling": None, "target": str(tmp_path)}
     with pytest.raises(ModelUnavailable, match="cannot quantize the model for OpenVINO: FileNotFoundError"):
         conversion._run_child("some model", job)
 
@@ -151,15 +184,14 @@ class TestBrokenQuantisation:
         key = bundled.space("fp32").fingerprint
         (tmp_path / f"{key}-fp32").symlink_to(home / "models" / f"{key}-fp32")
 
-        def scramble(_name, source, _tokens, target):
+        def scramble(_name, source, _tokens, _pooling, target):
             model = ov.Core().read_model(source / MODEL_FILE)
             noise = np.random.default_rng(0).standard_normal((1, 384)).astype(np.float32)
-            vectors = model.output(0).get_node().input_value(0)
-            scrambled = ov.opset13.normalize_l2(ov.opset13.multiply(vectors, noise), np.array([1]), 1e-9, "add")
+            scrambled = ov.opset13.multiply(model.output(0).get_node().input_value(0), noise)
             ov.save_model(ov.Model([scrambled], model.get_parameters()), target / MODEL_FILE, compress_to_fp16=False)
 
         monkeypatch.setattr(openvino_models, "quantize_in_child", scramble)
-        return openvino_models.OpenVinoModels(tmp_path, key, bundled.files, bundled.pooling)
+        return OpenVinoModels(tmp_path, key, bundled.files, bundled.pooling)
 
     def test_is_rejected_aloud_and_another_precision_is_used(self, models, caplog, reference):
         tokenizer, backend = models.load("int8", vector_guard(None))
@@ -189,7 +221,7 @@ def test_int8_is_calibrated_on_the_callers_texts(settings, bundled, tmp_path, mo
     (tmp_path / "models" / f"{key}-fp32").symlink_to(home / "models" / f"{key}-fp32")
     seen = []
 
-    def record(_name, _source, tokens, _target):
+    def record(_name, _source, tokens, _pooling, _target):
         seen.append(tokens)
         raise ModelUnavailable("seen enough")
 

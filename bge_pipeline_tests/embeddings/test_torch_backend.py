@@ -66,19 +66,9 @@ def test_every_pooling_agrees_with_sentence_transformers_padded_and_packed(
         np.testing.assert_allclose(ours.run(tokenizer.texts(TEXTS)[0], max_texts=3), expected, atol=1e-5)
 
 
-def test_packed_texts_of_the_roberta_family_count_positions_as_it_does(tmp_path, backend, tokenizer, bundled):
-    from dataclasses import replace
-
-    from transformers import XLMRobertaConfig, XLMRobertaModel
-
-    torch.manual_seed(0)
-    size = {"vocab_size": 30_522, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = XLMRobertaConfig(**size, intermediate_size=32, pad_token_id=0, max_position_embeddings=300)
-    XLMRobertaModel(config).save_pretrained(tmp_path)
-    files = replace(bundled.files, folder=tmp_path)
-    tokens, _ = tokenizer.texts(TEXTS)
+def test_packed_texts_of_the_roberta_family_count_positions_as_it_does(backend, tokens, tiny_models):
     padded, packed = (
-        backend("mean", files, packed_attention=attention).run(tokens, max_texts=4)
+        backend("mean", tiny_models["xlm-roberta"], packed_attention=attention).run(tokens, max_texts=4)
         for attention in (None, attend_text_by_text)
     )
     np.testing.assert_allclose(packed, padded, atol=1e-5)
