@@ -20,7 +20,7 @@ measured it and the machine, two virtual cores without an accelerator. Read the 
 absolute figures. Not measured, for want of the hardware or the weights: any GPU, GTE-Qwen2-1.5B, and BGE-small's own
 weights (its shape with random weights is, which is right for speed and says nothing of quality).
 """
-ORDER = ("encode-mixed", "encode", "precision", "overlap", "write", "backfill", "index", "dagster", "search")
+ORDER = ("encode-short", "encode", "lengths", "precision", "overlap", "write", "backfill", "index", "dagster", "search")
 
 
 def main() -> None:

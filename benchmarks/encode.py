@@ -33,7 +33,6 @@ from rich.table import Table
 
 from bge_pipeline.embedding.agreement import compare_vectors
 from bge_pipeline.embedding.calibration import Guard, vector_guard
-from bge_pipeline.embedding.encoder import QueryEncoder
 from bge_pipeline.embedding.loading import load_backend
 from bge_pipeline.embedding.models import SentenceModel, find_sentence_model
 from bge_pipeline.embedding.service import EmbeddingsService
@@ -254,12 +253,17 @@ def at_batch(encode: EncodeInBatches, batch: int) -> Encode:
 
 
 def ours(model: SentenceModel, settings: Settings, backend: str, precision: str) -> Encode:
+    encoder = our_encoder(model, settings, backend, precision)
+    return EmbeddingsService(encoder, settings).encode_texts
+
+
+def our_encoder(model: SentenceModel, settings: Settings, backend: str, precision: str) -> TransformerEncoder:
+    """The model as this package runs it; int8 is accepted whatever it does to the vectors."""
     settings = settings.model_copy(update={"embedding_backend": backend, "embedding_precision": precision})
     tokenizer, loaded = load_backend(
         model.files, model.pooling, model.space("fp32").fingerprint, settings, _any_agreement()
     )
-    encoder: QueryEncoder = TransformerEncoder(model, tokenizer, loaded, batch_size=settings.embedding_batch_size)
-    return EmbeddingsService(encoder, settings).encode_texts
+    return TransformerEncoder(model, tokenizer, loaded, batch_size=settings.embedding_batch_size)
 
 
 def _any_agreement() -> Guard:
