@@ -92,9 +92,15 @@ def print_plan(plan: Plan) -> None:
             "depend on it": ", ".join(plan.dependents) or None,
             "mention it": f"{', '.join(plan.mentions)} (check by hand)" if plan.mentions else None,
             "server": f"PostgreSQL {plan.postgres_version // 10_000}, pgvector {plan.pgvector_version}",
-            "obstacles": "; ".join(plan.obstacles) or "none: bge-pipeline migrate",
+            "obstacles": "; ".join(plan.obstacles) or f"none: {_first_step(plan)}",
         },
     )
+
+
+def _first_step(plan: Plan) -> str:
+    if plan.phase == "retired" and not plan.pending:
+        return "every row has a vector of this model; for another model, set EMBEDDING_MODEL"
+    return "bge-pipeline migrate"
 
 
 def print_migration(result: MigrateResult, status: Status) -> None:

@@ -1,6 +1,6 @@
 """From this package's errors to Dagster's failures: what a person can read, and whether another try can help."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import dagster as dg
@@ -13,8 +13,8 @@ _TRANSIENT = (DatabaseUnavailable, LockNotAcquired, EncodingError)
 TRANSIENT_RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 """Retries within a run; errors that a second try cannot change are not retried, see `explained`."""
 
-
-INTERRUPTED = "interrupted; every committed batch is kept, and the next run resumes"
+_INTERRUPTED = "interrupted; every committed batch is kept, and the next run resumes"
+_INTERRUPT_KEY = "interrupted"
 
 
 @contextmanager
@@ -29,7 +29,9 @@ def explained() -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as error:
-        raise dg.Failure(description=INTERRUPTED, allow_retries=False) from error
+        raise dg.Failure(
+            description=_INTERRUPTED, metadata={_INTERRUPT_KEY: type(error).__name__}, allow_retries=False
+        ) from error
     except BgePipelineError as error:
         raise dg.Failure(
             description=str(error),
@@ -38,3 +40,9 @@ def explained() -> Iterator[None]:
             ),
             allow_retries=isinstance(error, _TRANSIENT),
         ) from error
+
+
+def was_interrupted(events: Iterable[dg.DagsterEvent]) -> bool:
+    """Whether an interrupt is what ended a step."""
+    failures = (event.step_failure_data.user_failure_data for event in events if event.is_step_failure)
+    return any(failure is not None and _INTERRUPT_KEY in failure.metadata for failure in failures)

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.errors import BgePipelineError, ConfigurationError
-from bge_pipeline.orchestration.failures import INTERRUPTED
+from bge_pipeline.orchestration.failures import was_interrupted
 from bge_pipeline.orchestration.names import BACKFILLED, REPORT, SCHEMA, SWAPPED
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.progress import StepProgress, listening
@@ -181,8 +181,7 @@ def migrate_through_dagster(
                 )
             run_ids.append(result.run_id)
             if not result.success:
-                why = _why_failed(job, result)
-                raise KeyboardInterrupt if INTERRUPTED in why.message else why
+                raise KeyboardInterrupt if was_interrupted(result.all_events) else _why_failed(job, result)
             return result
 
         run("expand_job", StepProgress(SCHEMA))

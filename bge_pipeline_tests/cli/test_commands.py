@@ -206,6 +206,7 @@ def test_the_plan_for_the_next_model_counts_every_row(run: Run) -> None:
     run("migrate")
     run("retire", "--yes")
     assert json.loads(run("plan", "--json").stdout)["pending"] == 0
+    assert "every row has a vector of this model" in " ".join(run("plan").stdout.split())
     assert json.loads(run("plan", "--json", EMBEDDING_DIMENSIONS="256").stdout)["pending"] == 300
 
 

@@ -8,19 +8,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import dagster as dg
 import psutil
 import pytest
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.orchestration.books import unmaterialized_attempts
 from bge_pipeline.orchestration.partitions import known_keys
+from bge_pipeline.orchestration.sensors import rerun_failed_partitions
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.orchestration.conftest import KEYS, Runner
+from bge_pipeline_tests.support import execute
 
 pytestmark = [pytest.mark.pgvector, pytest.mark.slow]
 
@@ -81,6 +84,58 @@ def test_the_daemon_reruns_a_failed_partition_and_the_ui_ends_without_a_trace(
     assert rerun.tags["dagster/partition"] == KEYS[0]
     assert rerun.tags["dagster/sensor_name"] == "rerun_failed_partitions"
     assert rerun.tags["dagster/run_key"] == f"{KEYS[0]}:{failed.run_id}"
+
+
+LAUNCH = """
+mutation Launch($partition: String!) {
+  launchRun(executionParams: {
+    selector: {
+      repositoryLocationName: "bge_pipeline.definitions", repositoryName: "__repository__", jobName: "backfill_job"
+    }
+    executionMetadata: {tags: [{key: "dagster/partition", value: $partition}]}
+  }) { __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } }
+}
+"""
+TERMINATE = "mutation Terminate($run: String!) { terminateRun(runId: $run) { __typename } }"
+SLOW_WRITES = """
+CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.05); RETURN NEW; END $$;
+CREATE TRIGGER dawdle BEFORE UPDATE ON segments FOR EACH ROW EXECUTE FUNCTION dawdle()
+"""
+
+
+def test_a_run_that_a_person_terminates_is_cancelled_keeps_its_batches_and_is_not_rerun(
+    database: Database, settings: Settings, instance: dg.DagsterInstance, run: Runner, monkeypatch: pytest.MonkeyPatch
+):
+    run("expand_job")
+    execute(database, SLOW_WRITES)
+    monkeypatch.setenv("BACKFILL_BATCH_ROWS", "10")
+    with dagster_ui() as port:
+        launched = ask(port, LAUNCH, partition=KEYS[0])["launchRun"]
+        run_id = launched["run"]["runId"]
+        wait_until(lambda: read_status(database, settings).embedded)
+        assert ask(port, TERMINATE, run=run_id)["terminateRun"]["__typename"] == "TerminateRunSuccess"
+        ended = wait_until(lambda: [run for run in instance.get_runs() if run.run_id == run_id and run.is_finished])[0]
+        assert ended.status == dg.DagsterRunStatus.CANCELED
+    embedded = read_status(database, settings).embedded
+    assert 0 < embedded < 100
+    assert embedded % 10 == 0
+    (attempt,) = unmaterialized_attempts(instance)[KEYS[0]]
+    assert attempt.was_cancelled
+    assert "was cancelled by somebody" in rerun_failed_partitions(dg.build_sensor_context(instance)).skip_message
+
+
+def ask(port: int, query: str, **variables: str) -> dict[str, Any]:
+    """What the UI's server answers to a GraphQL query."""
+    request = Request(
+        f"http://127.0.0.1:{port}/graphql",
+        data=json.dumps({"query": query, "variables": variables}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urlopen(request, timeout=60) as response:
+        answer = json.load(response)
+    assert "errors" not in answer, answer
+    data: dict[str, Any] = answer["data"]
+    return data
 
 
 @contextmanager
