@@ -13,14 +13,13 @@ from sqlalchemy import create_engine
 
 from bge_pipeline.compat.connections import Connection, ThreadConnections
 from bge_pipeline.compat.segment_rows import Row, Segment, adapted, read_columns, segment_rows
-from bge_pipeline.database.connection import embedded_folder, normalise_url
-from bge_pipeline.database.embedded import start_embedded_postgres
+from bge_pipeline.database.connection import chosen_url, normalise_url
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import TargetTableError
 from bge_pipeline.settings import Settings, settings_from_env
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import URL, Engine
+    from sqlalchemy.engine import Engine
     from sqlalchemy.orm import Session
 
 _KEY = ("video_id", "start_sec", "end_sec")
@@ -40,7 +39,7 @@ class SegmentsDatabase:
 
     def __init__(self, db_url: str | None = None, settings: Settings | None = None) -> None:
         settings = settings or settings_from_env()
-        self._url = _url(db_url, settings)
+        self._url = normalise_url(db_url if db_url is not None else chosen_url(settings))
         self._target = TargetTable.from_settings(settings)
         self._names = {
             "segments": sql.Identifier(self._target.schema, self._target.table),
@@ -196,14 +195,6 @@ class SegmentsDatabase:
             if self._engine is None:
                 self._engine = create_engine(self._url, pool_pre_ping=True)
             return self._engine
-
-
-def _url(db_url: str | None, settings: Settings) -> URL:
-    if db_url is not None:
-        return normalise_url(db_url)
-    if settings.database_url is not None:
-        return normalise_url(settings.database_url.get_secret_value())
-    return normalise_url(start_embedded_postgres(embedded_folder(settings)))
 
 
 def _by_columns(rows: Iterable[Row]) -> dict[tuple[str, ...], list[Row]]:

@@ -46,6 +46,13 @@ def normalise_url(url: str | URL) -> URL:
     return url
 
 
+def chosen_url(settings: Settings) -> str:
+    """DATABASE_URL, or the URL of the embedded PostgreSQL, which is started where it does not run."""
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    return start_embedded_postgres(embedded_folder(settings))
+
+
 def embedded_folder(settings: Settings) -> Path:
     """Where the embedded PostgreSQL keeps its data, whether or not it is there yet."""
     return settings.home / "postgres"
@@ -64,9 +71,7 @@ class Database:
     @classmethod
     def from_settings(cls, settings: Settings) -> Database:
         """The database of DATABASE_URL, or the embedded one."""
-        if settings.database_url is not None:
-            return cls(settings.database_url.get_secret_value())
-        return cls(start_embedded_postgres(embedded_folder(settings)))
+        return cls(chosen_url(settings))
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
