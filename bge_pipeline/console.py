@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +18,17 @@ from bge_pipeline.phases.backfill import BackfillProgress
 logger = logging.getLogger(__name__)
 
 LOG_INTERVAL_SECONDS = 10.0
-stderr = Console(stderr=True)
+_WIDTH_WITHOUT_TERMINAL = 160
+"""Of lines in a file or a CI's log, which have no width of their own."""
+
+
+def make_console(*, on_stderr: bool) -> Console:
+    """A console on standard error or output: as wide as its terminal or COLUMNS say, and wide where neither does."""
+    knows_width = (sys.stderr if on_stderr else sys.stdout).isatty() or "COLUMNS" in os.environ
+    return Console(stderr=on_stderr, highlight=on_stderr, width=None if knows_width else _WIDTH_WITHOUT_TERMINAL)
+
+
+stderr = make_console(on_stderr=True)
 """Progress and notices; facts go to standard output, where they can be piped."""
 
 

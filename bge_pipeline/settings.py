@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
@@ -18,7 +20,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from bge_pipeline.errors import ConfigurationError
-from bge_pipeline.old_spellings import translate
+from bge_pipeline.old_spellings import OLD_NAMES, translate
 
 PlainName = Annotated[str, Field(min_length=1, max_length=63)]
 """A PostgreSQL identifier as it stands in the catalog, without quotes; at most 63 bytes."""
@@ -227,6 +229,9 @@ class Settings(BaseSettings):
         return self.bge_pipeline_home.expanduser().resolve()
 
 
+_NEARLY = 0.9
+"""Share of a name's letters that a misspelling has in common with it."""
+
 _SECRET_FIELDS = frozenset({"database_url", "dagster_database_url", "embedding_api_key", "query_expansion_key"})
 
 
@@ -242,6 +247,14 @@ def load_settings(**overrides: Any) -> Settings:
         raise ConfigurationError(
             _explain(error), next_step="correct the variable in the environment or in .env"
         ) from None
+
+
+def misspelled_names(env_file: Path = Path(".env")) -> dict[str, str]:
+    """Names in `.env` that are nearly a setting, and the setting. Others there may be another application's."""
+    known = [*(name.upper() for name in Settings.model_fields), *OLD_NAMES]
+    names = [name.upper() for name in dotenv_values(env_file)] if env_file.is_file() else []
+    unknown = [name for name in names if name not in known]
+    return {name: meant for name in unknown for meant in get_close_matches(name, known, n=1, cutoff=_NEARLY)}
 
 
 @lru_cache(maxsize=1)

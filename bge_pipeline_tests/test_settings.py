@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bge_pipeline.errors import ConfigurationError
-from bge_pipeline.settings import Settings, load_settings
+from bge_pipeline.settings import Settings, load_settings, misspelled_names
 
 
 def complaint(monkeypatch, **variables):
@@ -120,3 +120,10 @@ def test_every_spelling_of_a_postgres_url_is_taken(monkeypatch, scheme):
 def test_a_name_is_taken_as_it_stands_in_the_catalog(monkeypatch, name):
     monkeypatch.setenv("TARGET_TABLE", name)
     assert load_settings().target_table == name
+
+
+def test_a_name_in_env_that_is_nearly_a_setting_is_found(tmp_path):
+    env_file = tmp_path / ".env"
+    env_file.write_text("EMBEDING_MODEL=x\nDATABASE_URL=y\nEMBEDDINGS_DIM=384\nSECRET_KEY=z\nMODEL=w\n")
+    assert misspelled_names(env_file) == {"EMBEDING_MODEL": "EMBEDDING_MODEL"}
+    assert misspelled_names(tmp_path / "absent") == {}

@@ -28,7 +28,7 @@ from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.search import RerankMode, Retriever, SearchMode, create_text_index
-from bge_pipeline.settings import Settings, load_settings
+from bge_pipeline.settings import Settings, load_settings, misspelled_names
 
 EPILOG = (
     "Configuration comes from the environment and .env (see .env.example). Exit codes: 0 done, 1 failed, 2 wrong usage or "
@@ -73,6 +73,8 @@ def _options(
     logger.setLevel(level)
     logger.handlers = [RichHandler(console=stderr, show_path=False, show_time=False, markup=False)]
     logger.propagate = False
+    for name, meant in misspelled_names().items():
+        logger.warning(".env: %s is no setting and has no effect; %s may be meant", name, meant)
 
 
 def settings_of_command(**defaults: object) -> Settings:

@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from bge_pipeline.console import make_console
 
 if TYPE_CHECKING:
     from bge_pipeline.evaluation.report import BenchmarkReport
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from bge_pipeline.phases.status import Status
     from bge_pipeline.search import SearchResponse
 
-stdout = Console(highlight=False)
+stdout = make_console(on_stderr=False)
 
 
 class HasMetadata(Protocol):
