@@ -44,6 +44,12 @@ def test_short_texts_fill_the_rows_of_long_ones():
     assert lengths.sum() > 0.97 * sum(rows * length for rows, length in (batch.shape for batch in batches))
 
 
+def test_texts_of_about_the_same_length_share_rows_too():
+    lengths = np.random.default_rng(0).normal(55, 15, 1_000).clip(20, 110).astype(np.int32)
+    batches = plan_packed_batches(lengths, token_budget=1_024, max_texts=256)
+    assert lengths.sum() > 0.95 * sum(rows * length for rows, length in (batch.shape for batch in batches))
+
+
 @given(lengths_of_texts.filter(len), st.integers(1, 2_000), ceilings)
 def test_packing_keeps_every_token_and_tells_texts_apart(lengths, budget, ceiling):
     tokens = ragged(lengths)
