@@ -245,7 +245,7 @@ def _entered(contender: Contender, make: Callable[[], Encode], console: Console)
 def best_batch(encode: EncodeInBatches, sample: Sequence[str]) -> int:
     """The candidate that is fastest on the sample."""
     encode(sample, CANDIDATE_BATCHES[0])
-    return min(CANDIDATE_BATCHES, key=lambda batch: _seconds(partial(encode, sample, batch)))
+    return min(CANDIDATE_BATCHES, key=lambda batch: seconds_of(partial(encode, sample, batch)))
 
 
 def at_batch(encode: EncodeInBatches, batch: int) -> Encode:
@@ -460,12 +460,12 @@ def gemm_peaks() -> dict[str, float]:
         ]
         for name, product in products:
             product()
-            best = min(_seconds(product) for _ in range(40))
+            best = min(seconds_of(product) for _ in range(40))
             peaks[name] = max(peaks.get(name, 0.0), 2e-9 * rows * inner * columns / best)
     return peaks
 
 
-def _seconds(act: Callable[[], Any]) -> float:
+def seconds_of(act: Callable[[], Any]) -> float:
     started = time.perf_counter()
     act()
     return time.perf_counter() - started

@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.encode import SHAPE, gemm_peaks, make_texts, network_gflop, our_encoder, random_bge_small
+from benchmarks.encode import SHAPE, gemm_peaks, make_texts, network_gflop, our_encoder, random_bge_small, seconds_of
 from benchmarks.harness import Measurement, Results
 from bge_pipeline.embedding.models import find_sentence_model
 from bge_pipeline.embedding.tokenizer import RaggedTokens, Tokenizer
@@ -22,7 +22,7 @@ from bge_pipeline.settings import load_settings
 
 LENGTHS = (16, 32, 64, 128, 256, 512)
 _TOKENS = 24_576
-"""Of each length: seconds of work, and enough batches to keep every core busy to the end."""
+"""Of each length, and a multiple of all: seconds of work, and batches enough to keep every core busy to the end."""
 
 
 def main() -> None:
@@ -36,7 +36,8 @@ def main() -> None:
         settings = load_settings(
             embedding_device="cpu", embedding_model=str(folder), bge_pipeline_home=Path(scratch) / "home"
         )
-        mixed = Tokenizer(model.files).texts(make_texts("mixed", 1_024, model, Tokenizer(model.files)))[0]
+        tokenizer = Tokenizer(model.files)
+        mixed, _ = tokenizer.texts(make_texts("mixed", 1_024, model, tokenizer))
         works = {str(length): of_length(length) for length in LENGTHS} | {"mixed": mixed}
         peaks = gemm_peaks()
         encoders = {one: our_encoder(model, settings, "openvino", one) for one in arguments.precisions}
@@ -44,10 +45,9 @@ def main() -> None:
         for round_number in range(arguments.rounds + 1):
             for precision, encoder in encoders.items():
                 for name, tokens in works.items():
-                    started = time.perf_counter()
-                    encoder.backend.run(tokens, max_texts=256)
+                    taken = seconds_of(partial(encoder.backend.run, tokens, max_texts=256))
                     if round_number:
-                        seconds.setdefault((precision, name), []).append(time.perf_counter() - started)
+                        seconds.setdefault((precision, name), []).append(taken)
         for encoder in encoders.values():
             encoder.close()
         gflop = {name: network_gflop(model, tokens.lengths) for name, tokens in works.items()}
@@ -85,7 +85,7 @@ def of_length(length: int) -> RaggedTokens:
 
 def seconds_if_alone(medians: dict[tuple[str, str], float], precision: str, lengths: NDArray[np.int32]) -> float:
     """Seconds for texts of those lengths at the rates measured for single lengths, those between interpolated."""
-    per_token = [medians[precision, str(length)] / (_TOKENS // length * length) for length in LENGTHS]
+    per_token = [medians[precision, str(length)] / _TOKENS for length in LENGTHS]
     return float((lengths * np.interp(lengths, LENGTHS, per_token)).sum())
 
 

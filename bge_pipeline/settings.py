@@ -7,10 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    DotEnvSettingsSource,
     EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
@@ -252,7 +252,7 @@ def load_settings(**overrides: Any) -> Settings:
 def misspelled_names(env_file: Path = Path(".env")) -> dict[str, str]:
     """Names in `.env` that are nearly a setting, and the setting. Others there may be another application's."""
     known = [*(name.upper() for name in Settings.model_fields), *OLD_NAMES]
-    names = [name.upper() for name in dotenv_values(env_file)] if env_file.is_file() else []
+    names = (name.upper() for name in DotEnvSettingsSource(Settings, env_file=env_file).env_vars)
     unknown = [name for name in names if name not in known]
     return {name: meant for name in unknown for meant in get_close_matches(name, known, n=1, cutoff=_NEARLY)}
 

@@ -59,6 +59,20 @@ def halves(batch: Batch) -> list[Batch]:
     return [Batch(batch.rows[:middle], batch.length), Batch(batch.rows[middle:], batch.length)]
 
 
+def unpadded(
+    tokens: RaggedTokens, rows: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
+    """Texts one after the other.
+
+    Returns:
+        Tokens of each text, (b,); and for every token of them its place in its text and its id, (tokens,) each.
+    """
+    starts = tokens.offsets[rows]
+    lengths = tokens.offsets[rows + 1] - starts
+    positions = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return lengths, positions, tokens.ids[np.repeat(starts, lengths) + positions]
+
+
 def pad(tokens: RaggedTokens, batch: Batch, pad_id: int) -> dict[str, NDArray[np.int64]]:
     """The batch as the rectangular arrays that a transformer takes, int64 (b, length) each.
 

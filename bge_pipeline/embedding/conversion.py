@@ -55,11 +55,8 @@ def convert_in_child(files: ModelFiles, pooling: str | None, target: Path) -> No
     )
 
 
-def quantize_in_child(name: str, source: Path, tokens: RaggedTokens, pooling: str | None, target: Path) -> None:
+def quantize_in_child(name: str, source: Path, tokens: RaggedTokens, target: Path) -> None:
     """Write the int8 network made from the one in folder `source`, calibrated on texts, to the folder `target`.
-
-    Args:
-        pooling: None for a cross-encoder.
 
     Raises:
         ModelUnavailable: the model cannot be quantised; the message ends with the reason.
@@ -67,7 +64,7 @@ def quantize_in_child(name: str, source: Path, tokens: RaggedTokens, pooling: st
     """
     types = np.zeros(0, np.int32) if tokens.types is None else tokens.types
     np.savez(target / _CALIBRATION_FILE, ids=tokens.ids, offsets=tokens.offsets, types=types)
-    _run_child(name, {"act": "quantize", "source": str(source), "pooling": pooling, "target": str(target)})
+    _run_child(name, {"act": "quantize", "source": str(source), "target": str(target)})
     (target / _CALIBRATION_FILE).unlink()
 
 
@@ -112,7 +109,7 @@ def _convert(files: ModelFiles, pooling: str | None, target: Path) -> None:
     tokenizer.save(target / TOKENIZER_FILE)
 
 
-def _quantize(source: Path, pooling: str | None, target: Path) -> None:
+def _quantize(source: Path, target: Path) -> None:
     with np.load(target / _CALIBRATION_FILE) as arrays:
         tokens = RaggedTokens(arrays["ids"], arrays["offsets"], arrays["types"] if len(arrays["types"]) else None)
 
@@ -121,7 +118,7 @@ def _quantize(source: Path, pooling: str | None, target: Path) -> None:
 
     nncf.set_log_level(logging.ERROR)
     model = ov.Core().read_model(source / MODEL_FILE)
-    layout = layout_for([port.any_name for port in model.inputs], pooling, pad_id=0)
+    layout = layout_for([port.any_name for port in model.inputs], pad_id=0)
     # One text at a time: padding would enter the statistics of the activations.
     batches = layout.plan(tokens.lengths, token_budget=1, max_texts=1)
     singles = [layout.arrays(tokens, batch) for batch in batches]
@@ -141,7 +138,7 @@ def _main() -> None:
         files = ModelFiles(**{**job["files"], "folder": Path(job["files"]["folder"])})
         _convert(files, job["pooling"], target)
     else:
-        _quantize(Path(job["source"]), job["pooling"], target)
+        _quantize(Path(job["source"]), target)
 
 
 if __name__ == "__main__":

@@ -24,17 +24,18 @@ class Layout(Protocol):
         """What the network takes for a batch."""
         ...
 
-    def outputs(self, found: NDArray[np.float32], tokens: RaggedTokens, batch: Any) -> NDArray[np.float32]:
+    def outputs(self, found: NDArray[np.float32], batch: Any) -> NDArray[np.float32]:
         """One output float32 (b, width) per text, from what the network gave for the batch."""
         ...
 
 
-def layout_for(inputs: Collection[str], pooling: str | None, pad_id: int) -> Layout:
-    """The layout of a converted network, which shows in the names of its inputs."""
-    if "segments" not in inputs:
-        return _Padded(pad_id)
-    assert pooling is not None, "only networks that pool are packed"
-    return _Packed(pooling, pad_id)
+def layout_for(inputs: Collection[str], pad_id: int, pooling: str | None = None) -> Layout:
+    """The layout of a converted network, which shows in the names of its inputs.
+
+    Args:
+        pooling: of a network that pools; only `outputs` needs it.
+    """
+    return _Packed(pad_id, pooling) if "segments" in inputs else _Padded(pad_id)
 
 
 class _Padded:
@@ -49,16 +50,16 @@ class _Padded:
     def arrays(self, tokens: RaggedTokens, batch: Batch) -> dict[str, NDArray[np.int64]]:
         return pad(tokens, batch, self._pad_id)
 
-    def outputs(self, found: NDArray[np.float32], _tokens: RaggedTokens, _batch: Batch) -> NDArray[np.float32]:
+    def outputs(self, found: NDArray[np.float32], _batch: Batch) -> NDArray[np.float32]:
         return np.array(found)
 
 
 class _Packed:
     """Rows that hold several texts, for a network that gives the states of all tokens."""
 
-    def __init__(self, pooling: str, pad_id: int) -> None:
-        self._pooling = pooling
+    def __init__(self, pad_id: int, pooling: str | None) -> None:
         self._pad_id = pad_id
+        self._pooling = pooling
 
     def plan(self, lengths: NDArray[np.int32], *, token_budget: int, max_texts: int) -> list[PackedBatch]:
         return plan_packed_batches(lengths, token_budget=token_budget, max_texts=max_texts)
@@ -66,5 +67,6 @@ class _Packed:
     def arrays(self, tokens: RaggedTokens, batch: PackedBatch) -> dict[str, NDArray[np.int64]]:
         return pack(tokens, batch, self._pad_id)
 
-    def outputs(self, found: NDArray[np.float32], tokens: RaggedTokens, batch: PackedBatch) -> NDArray[np.float32]:
-        return pool(found, batch, tokens.lengths[batch.rows], self._pooling)
+    def outputs(self, found: NDArray[np.float32], batch: PackedBatch) -> NDArray[np.float32]:
+        assert self._pooling is not None, "only networks that pool are packed"
+        return pool(found, batch, self._pooling)

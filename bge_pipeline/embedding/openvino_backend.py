@@ -75,7 +75,7 @@ class OpenVinoBackend:
         self._compiled: ov.CompiledModel | None = ov.Core().compile_model(model, "CPU", options)
         self._inputs = [port.any_name for port in self._compiled.inputs]
         self._width = self._compiled.output(0).partial_shape[-1].get_length()
-        self._layout = layout_for(self._inputs, pooling, pad_id)
+        self._layout = layout_for(self._inputs, pad_id, pooling)
         # One more than run at once, so that the next batch is padded and waiting when one ends.
         workers = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) + 1
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="openvino")
@@ -122,7 +122,7 @@ class OpenVinoBackend:
             # Asynchronous even though this thread waits: only so does it run on the streams that the plugin planned.
             request.start_async({name: arrays[name] for name in self._inputs}, share_inputs=True)
             request.wait()
-            return self._layout.outputs(request.get_output_tensor(0).data, tokens, batch)
+            return self._layout.outputs(request.get_output_tensor(0).data, batch)
         finally:
             self._idle.put(request)
 

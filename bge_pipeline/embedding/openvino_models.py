@@ -93,7 +93,7 @@ class OpenVinoModels:
         return {}
 
     def _quantize(self, tokenizer: Tokenizer, guard: Guard, target: Path) -> dict[str, Any]:
-        quantize_in_child(self._files.name, self._fp32, guard.calibrate(tokenizer), self._pooling, target)
+        quantize_in_child(self._files.name, self._fp32, guard.calibrate(tokenizer), target)
         held_out = guard.held_out(tokenizer)
         int8, fp32 = (
             self._outputs(folder, precision, tokenizer, held_out)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bge_pipeline.embedding.batching import Batch, halves, pad, plan_batches
+from bge_pipeline.embedding.batching import Batch, halves, pad, plan_batches, unpadded
 from bge_pipeline.embedding.models import ModelFiles
 from bge_pipeline.embedding.tokenizer import RaggedTokens
 from bge_pipeline.errors import ConfigurationError, EncodingError, ModelUnavailable
@@ -148,10 +148,13 @@ def load_network(files: ModelFiles, pooling: str | None) -> Network:
 
 
 def over_packed_rows(network: Network) -> PackedRowsNetwork | None:
-    """The network as it runs over rows that hold several texts; None where it does not pool, or its kind is unknown."""
-    if isinstance(network, SentenceNetwork) and network.transformer.config.model_type in _BERT_LIKE:
-        return PackedRowsNetwork(network.transformer)
-    return None
+    """The network as it runs over rows that hold several texts, None where it cannot."""
+    return PackedRowsNetwork(network.transformer) if _can_be_packed(network) else None
+
+
+def _can_be_packed(network: Network) -> bool:
+    """Whether texts may stand side by side: it pools, and its family's positions and masks are known here."""
+    return isinstance(network, SentenceNetwork) and network.transformer.config.model_type in _BERT_LIKE
 
 
 @contextmanager
@@ -331,26 +334,20 @@ def _first_position(config: Any) -> int:
 
 def _pack(tokens: RaggedTokens, batch: Batch, position_offset: int) -> dict[str, Any]:
     """The batch as one row of tokens without padding, and where each text begins."""
-    starts = tokens.offsets[batch.rows]
-    lengths = tokens.offsets[batch.rows + 1] - starts
-    boundaries = np.concatenate(([0], np.cumsum(lengths)))
-    positions = np.arange(boundaries[-1]) - np.repeat(boundaries[:-1], lengths)
+    lengths, positions, ids = unpadded(tokens, batch.rows)
     return {
-        "input_ids": tokens.ids[np.repeat(starts, lengths) + positions].astype(np.int64)[None],
+        "input_ids": ids.astype(np.int64)[None],
         "position_ids": (positions + position_offset)[None],
-        "boundaries": boundaries.astype(np.int32),
+        "boundaries": np.concatenate(([0], np.cumsum(lengths))).astype(np.int32),
         "max_length_q": int(lengths.max()),
     }
 
 
 def _packed_attention(network: Network, device: torch.device, precision: str) -> PackedAttention | None:
     """PyTorch's own attention over packed texts (torch 2.10 and later, Ampere and later), where it applies."""
-    if device.type != "cuda" or precision == "fp32" or not isinstance(network, SentenceNetwork):
+    if device.type != "cuda" or precision == "fp32" or not _can_be_packed(network):
         return None
-    if network.transformer.config.model_type not in _BERT_LIKE or torch.cuda.get_device_capability(device) < (
-        8,
-        0,
-    ):
+    if torch.cuda.get_device_capability(device) < (8, 0):
         return None
     try:
         from torch.nn.attention.varlen import varlen_attn

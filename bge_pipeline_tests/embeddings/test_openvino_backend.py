@@ -158,7 +158,7 @@ def test_a_conversion_that_was_killed_leaves_no_half_model(bundled, tmp_path, mo
 
 
 def test_a_child_that_fails_is_reported_with_its_reason(tmp_path):
-    job = {"act": "quantize", "source": str(tmp_path), "pooling": None, "target": str(tmp_path)}
+    job = {"act": "quantize", "source": str(tmp_path), "target": str(tmp_path)}
     with pytest.raises(ModelUnavailable, match="cannot quantize the model for OpenVINO: FileNotFoundError"):
         conversion._run_child("some model", job)
 
@@ -184,7 +184,7 @@ class TestBrokenQuantisation:
         key = bundled.space("fp32").fingerprint
         (tmp_path / f"{key}-fp32").symlink_to(home / "models" / f"{key}-fp32")
 
-        def scramble(_name, source, _tokens, _pooling, target):
+        def scramble(_name, source, _tokens, target):
             model = ov.Core().read_model(source / MODEL_FILE)
             noise = np.random.default_rng(0).standard_normal((1, 384)).astype(np.float32)
             scrambled = ov.opset13.multiply(model.output(0).get_node().input_value(0), noise)
@@ -221,7 +221,7 @@ def test_int8_is_calibrated_on_the_callers_texts(settings, bundled, tmp_path, mo
     (tmp_path / "models" / f"{key}-fp32").symlink_to(home / "models" / f"{key}-fp32")
     seen = []
 
-    def record(_name, _source, tokens, _pooling, _target):
+    def record(_name, _source, tokens, _target):
         seen.append(tokens)
         raise ModelUnavailable("seen enough")
 
