@@ -37,11 +37,13 @@ format: $(INSTALLED)  ## Put the code into shape.
 dev: $(INSTALLED)  ## Start the Dagster UI on http://127.0.0.1:3000.
 	$(BIN)/bge-pipeline dev
 
-benchmark: $(INSTALLED)  ## Measure this machine and write docs/benchmarks.md; takes the better part of an hour.
+benchmark: $(INSTALLED)  ## Measure this machine and write docs/benchmarks.md; takes more than an hour.
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[embedded,openvino,dev,bench]'
 	# optimum-intel asks for torchvision, nothing uses it, and a build for another accelerator than torch's breaks transformers.
 	$(BIN)/pip uninstall --quiet --yes torchvision
 	$(BIN)/python -m benchmarks.encode
+	$(BIN)/python -m benchmarks.lengths
+	$(BIN)/python -m benchmarks.model_change
 	$(BIN)/python -m benchmarks.overlap
 	$(BIN)/python -m benchmarks.precision_quality
 	$(BIN)/python -m benchmarks.write

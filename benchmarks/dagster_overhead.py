@@ -16,8 +16,9 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from benchmarks.encode import RANDOM_MODEL, SHAPE, random_bge_small
+from benchmarks.encode import RANDOM_MODEL
 from benchmarks.harness import Measurement, Results
+from benchmarks.shapes import BGE_SMALL, bge_small
 from bge_pipeline.database.connection import Database
 from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.orchestration.instance import environment
@@ -37,7 +38,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bge-benchmark-", ignore_cleanup_errors=True) as home:
         is_random = arguments.model == RANDOM_MODEL
-        model = str(random_bge_small(Path(home) / "bge-small-shape")) if is_random else arguments.model
+        model = str(bge_small(Path(home) / "bge-small-shape")) if is_random else arguments.model
         settings = load_settings(bge_pipeline_home=home, embedding_model=model, partition_rows=10_000_000)
         with Database.from_settings(settings) as database:
             create_demo_table(database, settings, arguments.rows, with_index=False)
@@ -56,8 +57,8 @@ def main() -> None:
     row = [f"{arguments.rows:,}", f"{base:.1f}", f"{whole:.1f}", f"{whole - base:.1f}", f"{share:.1%}"]
     Measurement(
         "dagster_overhead",
-        f"One partition, embedded with {SHAPE if is_random else arguments.model}: by the plain function in a process that has "
-        "the model loaded, and by `dagster job execute` from its start to its end: interpreter, code location, model and "
+        f"One partition, embedded with {BGE_SMALL if is_random else arguments.model}: by the plain function in a process that "
+        "has the model loaded, and by `dagster job execute` from its start to its end: interpreter, code location, model and "
         "asset checks included.",
         [
             Results(

@@ -17,10 +17,10 @@ HEAD = """# Benchmarks
 
 Written by `python -m benchmarks.document` from the files in `benchmarks/results/`; each section names the command that
 measured it and the machine, two virtual cores without an accelerator. Read the ratios within a run rather than the
-absolute figures. Not measured, for want of the hardware or the weights: any GPU, GTE-Qwen2-1.5B, and BGE-small's own
-weights (its shape with random weights is, which is right for speed and says nothing of quality).
+absolute figures. Not measured, for want of the hardware or the weights: any GPU, and the own weights of GTE-Qwen2-1.5B and
+BGE-small (their shapes with random weights are, which is right for speed and says nothing of quality).
 """
-ORDER = ("encode-short", "encode", "lengths", "precision", "overlap", "write", "backfill", "index", "dagster", "search")
+ORDER = ("model", "encode", "lengths", "precision", "overlap", "write", "backfill", "index", "dagster", "search")
 
 
 def main() -> None:

@@ -19,7 +19,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -31,6 +30,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.shapes import BGE_SMALL, bge_small
 from bge_pipeline.embedding.agreement import compare_vectors
 from bge_pipeline.embedding.calibration import Guard, vector_guard
 from bge_pipeline.embedding.loading import load_backend
@@ -45,7 +45,6 @@ Encode = Callable[[Sequence[str]], Vectors]
 EncodeInBatches = Callable[[Sequence[str], int], Vectors]
 
 RANDOM_MODEL = "random"
-SHAPE = "BGE-small's shape, random weights"
 DEFAULTS = "sentence-transformers fp32, batch 32"
 CANDIDATE_BATCHES = (4, 8, 16, 32)
 PACKAGES = (
@@ -83,9 +82,10 @@ def main() -> None:
     if arguments.threads:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
     console = Console(width=max(110, Console().width))
-    with tempfile.TemporaryDirectory() as scratch, _quiet():
+    quiet()
+    with tempfile.TemporaryDirectory() as scratch:
         workplace = arguments.workplace.resolve() if arguments.workplace else Path(scratch)
-        folder = random_bge_small(workplace / "bge-small-shape") if arguments.model == RANDOM_MODEL else None
+        folder = bge_small(workplace / "bge-small-shape") if arguments.model == RANDOM_MODEL else None
         model = find_sentence_model(str(folder or arguments.model))
         peaks = gemm_peaks()
         console.print(f"GEMM peak, GFLOP/s: {', '.join(f'{name} {peak:,.0f}' for name, peak in peaks.items())}")
@@ -96,7 +96,7 @@ def main() -> None:
             compete(contenders, kind, texts[kind], arguments.rounds, console)
         report = {
             "command": command(arguments),
-            "model": SHAPE if folder else model.files.name,
+            "model": BGE_SMALL if folder else model.files.name,
             "processor": processor(),
             "cores": len(os.sched_getaffinity(0)),
             "rounds": arguments.rounds,
@@ -166,29 +166,6 @@ def make_texts(kind: str, count: int, model: SentenceModel, tokenizer: Tokenizer
     ]
 
 
-def random_bge_small(folder: Path) -> Path:
-    """A folder with BGE-small-en-v1.5's architecture and random weights; the tokenizer is the bundled model's."""
-    if (folder / "sentence_bert_config.json").exists():
-        return folder
-    import torch
-    from transformers import BertConfig, BertModel
-
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=30_522, hidden_size=384, num_hidden_layers=12, num_attention_heads=12, intermediate_size=1_536
-    )
-    BertModel(config).save_pretrained(folder)
-    source = find_sentence_model("bundled").files.folder
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "modules.json"):
-        shutil.copy(source / name, folder)
-    (folder / "1_Pooling").mkdir(exist_ok=True)
-    (folder / "2_Normalize").mkdir(exist_ok=True)
-    pooling = {"word_embedding_dimension": 384, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 512, "do_lower_case": False}))
-    return folder
-
-
 # --- Contenders --------------------------------------------------------------------------------------------------------
 
 
@@ -210,7 +187,7 @@ def enter(
     ]
     tuned: list[tuple[str, str, Callable[[], EncodeInBatches]]] = [
         ("sentence-transformers fp32", "fp32", lambda: sentence_transformers(folder)),
-        ("sentence-transformers bf16", "bf16", lambda: sentence_transformers(folder, bf16=True)),
+        ("sentence-transformers bf16", "bf16", lambda: sentence_transformers(folder, precision="bf16")),
         ("sentence-transformers openvino", "bf16", lambda: sentence_transformers_openvino(folder, workplace)),
         ("sentence-transformers openvino int8", "int8", lambda: sentence_transformers_int8(model, folder, workplace)),
         ("sentence-transformers onnx", "fp32", lambda: sentence_transformers(folder, backend="onnx")),
@@ -272,18 +249,21 @@ def _any_agreement() -> Guard:
     return replace(guard, compare=lambda vectors, reference: replace(compare_vectors(vectors, reference), bounds={}))
 
 
-def sentence_transformers(folder: Path, *, bf16: bool = False, backend: str = "torch") -> EncodeInBatches:
+def sentence_transformers(
+    folder: Path, *, precision: str = "fp32", device: str = "cpu", backend: str = "torch"
+) -> EncodeInBatches:
     import torch
     from sentence_transformers import SentenceTransformer
 
     if backend == "onnx":
         _need("optimum.onnxruntime")
-    options = {"model_kwargs": {"dtype": torch.bfloat16}} if bf16 else {}
-    encoder = SentenceTransformer(str(folder), device="cpu", backend=backend, **options)
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    options = {"model_kwargs": {"dtype": dtypes[precision]}} if precision in dtypes else {}
+    encoder = SentenceTransformer(str(folder), device=device, backend=backend, **options)
 
     def encode(texts: Sequence[str], batch: int) -> Vectors:
         vectors = encoder.encode(list(texts), batch_size=batch, normalize_embeddings=True, convert_to_tensor=True)
-        return vectors.float().numpy()
+        return vectors.float().cpu().numpy()
 
     return encode
 
@@ -559,8 +539,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> None:
     """No warnings, progress bars or usage statistics of the libraries."""
     os.environ.update({"CI": "true", "NNCF_CI": "1", "TOKENIZERS_PARALLELISM": "true"})
     warnings.simplefilter("ignore")
@@ -568,7 +547,6 @@ def _quiet() -> Iterator[None]:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    yield
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.encode import SHAPE, gemm_peaks, make_texts, network_gflop, our_encoder, random_bge_small, seconds_of
+from benchmarks.encode import gemm_peaks, make_texts, network_gflop, our_encoder, seconds_of
 from benchmarks.harness import Measurement, Results
+from benchmarks.shapes import BGE_SMALL, bge_small
 from bge_pipeline.embedding.models import find_sentence_model
 from bge_pipeline.embedding.tokenizer import RaggedTokens, Tokenizer
 from bge_pipeline.settings import load_settings
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="interleaved runs, of which the median counts")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = random_bge_small(Path(scratch) / "bge-small-shape")
+        folder = bge_small(Path(scratch) / "bge-small-shape")
         model = find_sentence_model(str(folder))
         settings = load_settings(
             embedding_device="cpu", embedding_model=str(folder), bge_pipeline_home=Path(scratch) / "home"
@@ -62,7 +63,7 @@ def main() -> None:
     ]
     Measurement(
         "lengths",
-        f"{SHAPE}, on OpenVINO: {_TOKENS:,} tokens in texts of one length, and {len(mixed):,} texts of mixed lengths "
+        f"{BGE_SMALL}, on OpenVINO: {_TOKENS:,} tokens in texts of one length, and {len(mixed):,} texts of mixed lengths "
         f"({mixed.lengths.mean():.0f} tokens on average), as a share of the GEMM peak of the same run "
         f"({', '.join(f'{one} {peaks[one]:,.0f}' for one in encoders)} GFLOP/s); medians of {arguments.rounds} interleaved "
         "runs. The last column is what the mixture would reach if each text took as long as among texts of its own length.",
