@@ -73,6 +73,12 @@ class ModelFiles:
         config: dict[str, Any] = _read_json(self.folder / "config.json")
         return config
 
+    @property
+    def tokenizer_config(self) -> dict[str, Any]:
+        """The tokenizer's own settings; empty where there are none."""
+        path = self.folder / "tokenizer_config.json"
+        return _read_json(path) if path.is_file() else {}
+
 
 @dataclass(frozen=True)
 class SentenceModel:

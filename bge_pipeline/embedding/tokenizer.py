@@ -57,11 +57,12 @@ class Tokenizer:
             from transformers import AutoTokenizer
 
             try:
-                slow_to_load = AutoTokenizer.from_pretrained(str(files.folder), use_fast=True)
+                slow_to_load = AutoTokenizer.from_pretrained(str(files.folder), use_fast=True, trust_remote_code=False)
             except (OSError, ValueError) as error:
                 raise ModelUnavailable(f"{files.name}: expected a fast tokenizer in {files.folder}: {error}") from error
             self._tokenizer = tokenizers.Tokenizer.from_str(slow_to_load.backend_tokenizer.to_str())
             pad_token = slow_to_load.pad_token_id
+            _end_texts_as_declared(self._tokenizer, files.tokenizer_config)
         else:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(definition))
             pad_token = files.config.get("pad_token_id")
@@ -109,3 +110,22 @@ class Tokenizer:
     def _truncated(self, encodings: Sequence[Any]) -> NDArray[np.bool_]:
         was_cut = (len(encoding) == self._max_tokens and bool(encoding.overflowing) for encoding in encodings)
         return np.fromiter(was_cut, np.bool_, len(encodings))
+
+
+def _end_texts_as_declared(tokenizer: Any, declared: dict[str, Any]) -> None:
+    """Let a text end with the token that the model was trained to end it with, where `tokenizer.json` adds nothing.
+
+    GTE-Qwen2, which pools that very token, leaves this to Python code in its folder (and its `add_eos_token`).
+    """
+    end = declared.get("eos_token")
+    end = end["content"] if isinstance(end, dict) else end
+    number = tokenizer.token_to_id(end) if end and declared.get("add_eos_token") else None
+    if number is None or tokenizer.num_special_tokens_to_add(is_pair=False):
+        return
+    from tokenizers import processors
+
+    ending = processors.TemplateProcessing(
+        single=f"$A {end}", pair=f"$A {end} $B:1 {end}:1", special_tokens=[(end, number)]
+    )
+    present = tokenizer.post_processor
+    tokenizer.post_processor = processors.Sequence([present, ending]) if present else ending

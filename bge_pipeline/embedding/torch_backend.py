@@ -21,13 +21,16 @@ _log = logging.getLogger(__name__)
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-_CPU_TOKEN_BUDGET = 2_048
+_CPU_TOKEN_BUDGET = 1_024
 _ACCELERATOR_TOKEN_BUDGET = 65_536
 _MINIMUM_TOKEN_BUDGET = 512
 _SHARE_OF_FREE_MEMORY = 0.5
 
 _NEVER = -10_000.0
 """Added to a score of attention that is not meant to be: its exponential is 0 in every precision, fp16's range included."""
+
+_GTE_QWEN2 = "modeling_qwen.Qwen2Model"
+"""The code in the folders of GTE-Qwen2: transformers' Qwen2, but every token sees all others, those after it included."""
 
 _PACKED = "bge_pipeline_packed"
 _BERT_LIKE = frozenset({"bert", "roberta", "xlm-roberta"})
@@ -119,9 +122,15 @@ class ScoringNetwork(nn.Module):
 Network = SentenceNetwork | ScoringNetwork
 
 
-def _mask_for(transformer: Any, mask: Tensor) -> Tensor:
+def _mask_for(transformer: Any, mask: Tensor) -> Any:
     """The mask as those models take it ready-made: (b, 1, 1, length), so that tracing meets no code that builds one."""
-    return mask[:, None, None, :].bool() if transformer.config.model_type in _BERT_LIKE else mask
+    config = transformer.config
+    seen = mask[:, None, None, :].bool()
+    if config.model_type in _BERT_LIKE:
+        return seen
+    if config.model_type == "qwen2" and not getattr(config, "is_causal", True):
+        return {"full_attention": seen}
+    return mask
 
 
 def load_network(files: ModelFiles, pooling: str | None) -> Network:
@@ -131,18 +140,38 @@ def load_network(files: ModelFiles, pooling: str | None) -> Network:
         ModelUnavailable: the files are no transformer that `transformers` can load.
         MemoryError: the weights do not fit into memory.
     """
-    from transformers import AutoModel, AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
     kind = AutoModelForSequenceClassification if pooling is None else AutoModel
+    # Code that comes with weights is never run: it could do anything.
+    options: dict[str, Any] = {"trust_remote_code": False}
     try:
         with _quiet_transformers():
-            loaded = kind.from_pretrained(str(files.folder), dtype=torch.float32, attn_implementation="sdpa")
+            config = AutoConfig.from_pretrained(str(files.folder), **options)
+            _attend_as_trained(config, files)
+            config.use_cache = False  # keys and values of earlier tokens are for generating text
+            loaded, report = kind.from_pretrained(
+                str(files.folder),
+                config=config,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                output_loading_info=True,
+                **options,
+            )
     except (OSError, ValueError, KeyError) as error:
         raise ModelUnavailable(f"{files.name}: transformers cannot load {files.folder}: {error}") from error
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise MemoryError(f"{files.name} does not fit into memory") from error
         raise
+    # A sentence model pools for itself and never looks at the pooler, which many leave out.
+    missing = sorted(key for key in report["missing_keys"] if pooling is None or "pooler" not in key)
+    if missing:
+        raise ModelUnavailable(
+            f"{files.name}: its weights lack {len(missing)} of the tensors of {type(loaded).__name__}, {missing[0]} for one, "
+            "which would be random",
+            next_step="copy the model again; one that brings its own network (auto_map in config.json) cannot be run here",
+        )
     loaded.eval().requires_grad_(False)
     return ScoringNetwork(loaded) if pooling is None else SentenceNetwork(loaded, pooling)
 
@@ -155,6 +184,21 @@ def over_packed_rows(network: Network) -> PackedRowsNetwork | None:
 def _can_be_packed(network: Network) -> bool:
     """Whether texts may stand side by side: it pools, and its family's positions and masks are known here."""
     return isinstance(network, SentenceNetwork) and network.transformer.config.model_type in _BERT_LIKE
+
+
+def _attend_as_trained(config: Any, files: ModelFiles) -> None:
+    """Undo the mask of a decoder for a model that was trained without it, and warn of other code that is not run."""
+    own_code = getattr(config, "auto_map", {}).get("AutoModel")
+    if own_code == _GTE_QWEN2:
+        config.is_causal = False
+    elif own_code is not None:
+        _log.warning(
+            "%s: its folder brings its own code (%s), which is not run; transformers' own %s takes its place, so compare some "
+            "vectors with the publisher's",
+            files.name,
+            own_code,
+            config.model_type,
+        )
 
 
 @contextmanager

@@ -82,17 +82,27 @@ def ragged(lengths: np.ndarray) -> RaggedTokens:
 def tiny_models(tmp_path_factory: pytest.TempPathFactory, bundled: SentenceModel) -> dict[str, ModelFiles]:
     """Small networks with random weights, by family."""
     import torch
-    from transformers import BertModel, XLMRobertaConfig, XLMRobertaModel
+    from transformers import BertModel, Qwen2Config, Qwen2Model, XLMRobertaConfig, XLMRobertaModel
 
     torch.manual_seed(0)
     size = {"vocab_size": 30_522, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     roberta = XLMRobertaConfig(**size, intermediate_size=32, pad_token_id=0, max_position_embeddings=300)
+    qwen2 = Qwen2Config(**size, intermediate_size=32, num_key_value_heads=1, pad_token_id=0)
+    models = {"bert": BertModel(_tiny_bert()), "xlm-roberta": XLMRobertaModel(roberta), "qwen2": Qwen2Model(qwen2)}
     found = {}
-    for family, model in {"bert": BertModel(_tiny_bert()), "xlm-roberta": XLMRobertaModel(roberta)}.items():
+    for family, model in models.items():
         folder = tmp_path_factory.mktemp(family)
         _save(model, folder, bundled)
         found[family] = replace(bundled.files, folder=folder, name=f"tiny {family}")
-    return found
+    gte = with_own_code(found["qwen2"], tmp_path_factory.mktemp("gte-qwen2") / "copy", "modeling_qwen.Qwen2Model")
+    return found | {"gte-qwen2": gte}
+
+
+def with_own_code(files: ModelFiles, folder: Path, code: str) -> ModelFiles:
+    """A copy of the model in a new folder that says that it brings a network of its own."""
+    shutil.copytree(files.folder, folder)
+    _write_json(folder / "config.json", files.config | {"auto_map": {"AutoModel": code}})
+    return replace(files, folder=folder)
 
 
 def _tiny_bert(**options: int) -> object:

@@ -72,6 +72,7 @@ def test_vectors_agree_with_sentence_transformers(load, reference, precision):
         ("bert", "packed", "lasttoken"),
         ("xlm-roberta", "packed", "mean"),
         ("bert", "padded", "mean"),
+        ("gte-qwen2", "padded", "lasttoken"),
     ],
 )
 def test_every_family_and_pooling_agrees_with_pytorch_packed_and_padded(tiny_models, home, family, pooling, layout):

@@ -1,3 +1,7 @@
+import json
+import shutil
+from dataclasses import replace
+
 import pytest
 
 from bge_pipeline.embedding.tokenizer import Tokenizer
@@ -52,3 +56,47 @@ def test_the_second_text_of_a_pair_has_type_one(tokenizer):
 def test_no_texts_give_no_tokens(tokenizer):
     tokens, truncated = tokenizer.texts([])
     assert (len(tokens), len(tokens.ids), len(truncated)) == (0, 0, 0)
+
+
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+
+
+@pytest.fixture
+def declared(bundled, tmp_path):
+    """The bundled model's files, but for what they say of the tokens around a text."""
+
+    def make(post_processor=None, **words):
+        folder = shutil.copytree(
+            bundled.files.folder, tmp_path / "declared", ignore=shutil.ignore_patterns("*.safetensors")
+        )
+        written = bundled.files.tokenizer_config | {"tokenizer_class": "PreTrainedTokenizerFast"} | words
+        (folder / "tokenizer_config.json").write_text(json.dumps(written))
+        definition = json.loads((folder / "tokenizer.json").read_text())
+        if post_processor != "its own":
+            (folder / "tokenizer.json").write_text(json.dumps(definition | {"post_processor": post_processor}))
+        return replace(bundled.files, folder=folder)
+
+    return make
+
+
+@pytest.mark.parametrize("present", [None, BYTE_LEVEL], ids=["nothing", "byte level"])
+@pytest.mark.parametrize("end", ["[MASK]", {"__type": "AddedToken", "content": "[MASK]"}], ids=["text", "object"])
+def test_a_text_ends_with_the_token_that_the_model_was_trained_to_pool(declared, end, present):
+    ending = Tokenizer(declared(present, add_eos_token=True, eos_token=end))
+    tokens, truncated = ending.texts(["word", "word " * 256, "word " * 255])
+    assert tokens.ids[:2].tolist() == [2773, 103]
+    assert tokens.lengths.tolist() == [2, 256, 256]
+    assert truncated.tolist() == [False, True, False]
+    assert tokens.ids[tokens.offsets[1:] - 1].tolist() == [103, 103, 103]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"post_processor": None, "eos_token": "[MASK]"}, [2773]),
+        ({"post_processor": "its own", "eos_token": "[MASK]", "add_eos_token": True}, [101, 2773, 102]),
+    ],
+    ids=["not declared", "ends otherwise already"],
+)
+def test_nothing_is_added_that_the_files_do_not_ask_for(declared, files, expected):
+    assert Tokenizer(declared(**files)).texts(["word"])[0].ids.tolist() == expected

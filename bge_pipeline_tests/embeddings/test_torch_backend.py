@@ -1,3 +1,6 @@
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,8 +8,8 @@ import torch
 from bge_pipeline.embedding.models import find_sentence_model
 from bge_pipeline.embedding.tokenizer import RaggedTokens, Tokenizer
 from bge_pipeline.embedding.torch_backend import TorchBackend, check_device, load_network
-from bge_pipeline.errors import ConfigurationError, EncodingError
-from bge_pipeline_tests.embeddings.conftest import TEXTS
+from bge_pipeline.errors import ConfigurationError, EncodingError, ModelUnavailable
+from bge_pipeline_tests.embeddings.conftest import TEXTS, with_own_code
 
 LEAST_COSINE = {"fp32": 0.999999, "bf16": 0.999, "fp16": 0.9999}
 
@@ -72,6 +75,45 @@ def test_packed_texts_of_the_roberta_family_count_positions_as_it_does(backend, 
         for attention in (None, attend_text_by_text)
     )
     np.testing.assert_allclose(packed, padded, atol=1e-5)
+
+
+def test_in_gte_qwen2_a_token_sees_those_after_it_and_in_other_decoders_not(backend, tokenizer, tiny_models):
+    texts = ["one two three", "one two four", "longer than the others by far"]
+    for files, sees_later in ((tiny_models["qwen2"], False), (tiny_models["gte-qwen2"], True)):
+        first_token = backend("cls", files)
+        together = first_token.run(tokenizer.texts(texts)[0], max_texts=3)
+        assert np.allclose(together[0], together[1], atol=1e-6) != sees_later
+        alone = [first_token.run(tokenizer.texts([text])[0], max_texts=1)[0] for text in texts]
+        np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_other_code_in_a_models_folder_is_not_run_and_warned_of(tiny_models, tmp_path, caplog):
+    load_network(with_own_code(tiny_models["bert"], tmp_path / "copy", "their_code.TheirBert"), "cls")
+    assert "brings its own code (their_code.TheirBert), which is not run" in caplog.text
+
+
+@pytest.mark.parametrize("pooling", ["mean", None], ids=["sentence model", "cross-encoder"])
+def test_weights_that_leave_part_of_the_network_random_are_refused(tiny_models, tiny_cross_encoder, tmp_path, pooling):
+    from safetensors.numpy import load_file, save_file
+
+    lost = "encoder.layer.0.output.dense.weight" if pooling else "classifier.weight"
+    folder = shutil.copytree(tiny_models["bert"].folder if pooling else tiny_cross_encoder, tmp_path / "copy")
+    weights = load_file(folder / "model.safetensors")
+    del weights[lost]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelUnavailable, match=rf"lack 1 of the tensors of Bert\w+, {lost} for one"):
+        load_network(replace(tiny_models["bert"], folder=folder), pooling)
+
+
+def test_a_sentence_model_needs_no_pooler(tiny_models, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    folder = shutil.copytree(tiny_models["bert"].folder, tmp_path / "copy")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith("pooler")}
+    assert len(kept) == len(weights) - 2
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    load_network(replace(tiny_models["bert"], folder=folder), "mean")
 
 
 def fail_above(backend: TorchBackend, tokens_that_fit: int, error: Exception) -> list[int]:
