@@ -63,7 +63,9 @@ class Settings(BaseSettings):
     )
     embedding_backend: Literal["auto", "torch", "openvino"] = Field("auto", description="library that runs the model")
     embedding_precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
-        "auto", description="arithmetic of the model; auto: fp16 on CUDA, bf16 on CPUs that have it, else fp32"
+        "auto",
+        description="arithmetic of the model; auto: fp16 on CUDA, bf16 there for models outside BERT's family and on CPUs "
+        "that have it, else fp32",
     )
     embedding_batch_size: int = Field(256, ge=1, description="most texts in one forward pass")
     embedding_api_url: str = Field("https://api.openai.com/v1", description="base URL for EMBEDDING_PROVIDER=openai")

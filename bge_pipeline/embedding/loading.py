@@ -164,5 +164,6 @@ def _load_torch(files: ModelFiles, pooling: str | None, device: str, precision: 
     check_device(device)
     tokenizer = Tokenizer(files)
     network = load_network(files, pooling)
-    precision = best_precision(device) if precision == "auto" else precision
+    if precision == "auto":
+        precision = best_precision(device, files.config["model_type"])
     return tokenizer, TorchBackend(network, device=device, precision=precision, pad_id=tokenizer.pad_id)

@@ -237,8 +237,15 @@ def check_device(device: str) -> None:
         raise ConfigurationError("EMBEDDING_DEVICE=mps: PyTorch cannot use Metal on this machine")
 
 
-def best_precision(device: str) -> str:
-    """fp16 on accelerators, bf16 on CPUs with instructions for it, else fp32."""
+def best_precision(device: str, family: str = "bert") -> str:
+    """On CPUs bf16 where there are instructions for it, else fp32; on accelerators fp16, but see `family`.
+
+    Args:
+        family: `model_type` of the network. fp16 has more digits than bf16 and less range: CUDA gets bf16, where it has it,
+            for families other than BERT's, of which GTE-Qwen2 for one leaves the range of fp16.
+    """
+    if device.startswith("cuda") and family not in _BERT_LIKE and torch.cuda.is_bf16_supported():
+        return "bf16"
     if not device.startswith("cpu"):
         return "fp16"
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}

@@ -7,7 +7,7 @@ import torch
 
 from bge_pipeline.embedding.models import find_sentence_model
 from bge_pipeline.embedding.tokenizer import RaggedTokens, Tokenizer
-from bge_pipeline.embedding.torch_backend import TorchBackend, check_device, load_network
+from bge_pipeline.embedding.torch_backend import TorchBackend, best_precision, check_device, load_network
 from bge_pipeline.errors import ConfigurationError, EncodingError, ModelUnavailable
 from bge_pipeline_tests.embeddings.conftest import TEXTS, with_own_code
 
@@ -176,6 +176,15 @@ def test_a_closed_backend_says_so(backend, tokens):
 def test_a_cuda_device_that_is_not_there_is_refused():
     with pytest.raises(ConfigurationError, match="EMBEDDING_DEVICE=cuda:99"):
         check_device("cuda:99")
+
+
+@pytest.mark.parametrize(
+    ("family", "has_bf16", "expected"),
+    [("bert", True, "fp16"), ("xlm-roberta", True, "fp16"), ("qwen2", True, "bf16"), ("qwen2", False, "fp16")],
+)
+def test_on_cuda_a_family_that_may_leave_the_range_of_fp16_gets_bf16(monkeypatch, family, has_bf16, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bf16)
+    assert best_precision("cuda:0", family) == expected
 
 
 @pytest.mark.cuda
