@@ -137,17 +137,16 @@ def load_network(files: ModelFiles, pooling: str | None) -> Network:
     """The network in fp32 on the CPU: a `SentenceNetwork`, or without pooling a `ScoringNetwork`.
 
     Raises:
-        ModelUnavailable: the files are no transformer that `transformers` can load.
+        ModelUnavailable: the files are no transformer that `transformers` can load, or lack part of its weights.
         MemoryError: the weights do not fit into memory.
     """
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
     kind = AutoModelForSequenceClassification if pooling is None else AutoModel
-    # Code that comes with weights is never run: it could do anything.
-    options: dict[str, Any] = {"trust_remote_code": False}
     try:
         with _quiet_transformers():
-            config = AutoConfig.from_pretrained(str(files.folder), **options)
+            # Code that comes with weights is never run: it could do anything.
+            config = AutoConfig.from_pretrained(str(files.folder), trust_remote_code=False)
             _attend_as_trained(config, files)
             config.use_cache = False  # keys and values of earlier tokens are for generating text
             loaded, report = kind.from_pretrained(
@@ -156,7 +155,7 @@ def load_network(files: ModelFiles, pooling: str | None) -> Network:
                 dtype=torch.float32,
                 attn_implementation="sdpa",
                 output_loading_info=True,
-                **options,
+                trust_remote_code=False,
             )
     except (OSError, ValueError, KeyError) as error:
         raise ModelUnavailable(f"{files.name}: transformers cannot load {files.folder}: {error}") from error
