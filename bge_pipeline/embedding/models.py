@@ -76,8 +76,7 @@ class ModelFiles:
     @property
     def tokenizer_config(self) -> dict[str, Any]:
         """The tokenizer's own settings; empty where there are none."""
-        path = self.folder / "tokenizer_config.json"
-        return _read_json(path) if path.is_file() else {}
+        return _read_json_if_there(self.folder / "tokenizer_config.json")
 
 
 @dataclass(frozen=True)
@@ -263,8 +262,7 @@ def _check_pooling(name: str, pooling: str, setting: str, *, is_declared: bool) 
 
 def _prompts(folder: Path, name: str, config: dict[str, Any]) -> tuple[str, str]:
     """Query and passage prompt, by the names that sentence-transformers looks for."""
-    settings = folder / "config_sentence_transformers.json"
-    declared = _read_json(settings) if settings.is_file() else {}
+    declared = _read_json_if_there(folder / "config_sentence_transformers.json")
     prompts: dict[str, str] = {key: text for key, text in (declared.get("prompts") or {}).items() if text}
     default = prompts.get(declared.get("default_prompt_name") or "", "")
     query = prompts.get("query", default)
@@ -294,8 +292,7 @@ def _max_tokens(folder: Path, config: dict[str, Any]) -> int:
     positions = int(config.get("max_position_embeddings", 512))
     if "roberta" in config.get("model_type", ""):
         positions -= int(config.get("pad_token_id", 1)) + 1
-    tokenizer_config = folder / "tokenizer_config.json"
-    declared = _read_json(tokenizer_config).get("model_max_length") if tokenizer_config.is_file() else None
+    declared = _read_json_if_there(folder / "tokenizer_config.json").get("model_max_length")
     return int(min(positions, declared or positions))
 
 
@@ -335,3 +332,8 @@ def _read_config(folder: Path, name: str, setting: str) -> dict[str, Any]:
 
 def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _read_json_if_there(path: Path) -> dict[str, Any]:
+    """The file's object; an empty one where there is no file."""
+    return _read_json(path) if path.is_file() else {}
