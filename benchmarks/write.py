@@ -22,6 +22,7 @@ from sqlalchemy import text
 
 from benchmarks.harness import Measurement, Results
 from bge_pipeline.database.binary_copy import staged_vectors
+from bge_pipeline.database.catalog import describe_table
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.reader import PendingBatch, read_pending
 from bge_pipeline.database.target import TargetTable
@@ -102,7 +103,9 @@ def measure(database: Database, settings: Settings, ways: dict[str, Way], rows: 
 def ours(batch_rows: int) -> Way:
     def write(database: Database, batch: PendingBatch, vectors: Vectors) -> None:
         target = TargetTable("public", "segments", "id", "text", "embedding")
-        with VectorWriter(database, target, COLUMN, "integer", 384) as writer:
+        with database.autocommit() as connection:
+            number = describe_table(connection, target).columns[COLUMN].number
+        with VectorWriter(database, target, COLUMN, number, "integer", 384) as writer:
             for first, last in _slices(len(batch), batch_rows):
                 writer.write(batch.only(range(first, last)), vectors[first:last])
 

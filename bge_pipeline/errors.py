@@ -70,6 +70,16 @@ class PhaseError(BgePipelineError):
     exit_code = 3
 
 
+class ChangedMeanwhile(PhaseError):
+    """Another process changed the target table while this one was at work on it."""
+
+
+class OperatorBusy(BgePipelineError):
+    """Another process changes the schema of the target table now."""
+
+    exit_code = 6
+
+
 class SwapRefused(BgePipelineError):
     """The columns were not exchanged because a check did not hold."""
 

@@ -127,6 +127,9 @@ class Settings(BaseSettings):
     )
     lock_timeout_ms: int = Field(500, ge=1, le=60_000, description="longest wait for a strong lock, per attempt")
     lock_max_attempts: int = Field(20, ge=1, description="attempts to get a strong lock, with backoff between them")
+    operator_wait_seconds: float = Field(
+        0, ge=0, description="how long to wait for another operator of the table before giving up"
+    )
 
     # Quality gate
     quality_gate: Literal["enforce", "warn", "off"] = Field(

@@ -32,7 +32,8 @@ from bge_pipeline.settings import Settings, load_settings, misspelled_names
 
 EPILOG = (
     "Configuration comes from the environment and .env (see .env.example). Exit codes: 0 done, 1 failed, 2 wrong usage or "
-    "configuration, 3 refused because a check did not hold, 4 database or model unavailable, 5 table locked, 130 interrupted."
+    "configuration, 3 refused because a check did not hold, 4 database or model unavailable, 5 table locked, 6 another "
+    "operator at work on the table, 130 interrupted."
 )
 
 INTERRUPTED = 130
@@ -48,6 +49,9 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Wait for another operator of the table to end, in place of giving up.")
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 _overrides: dict[str, str] = {}
@@ -115,10 +119,12 @@ def migrate_command(
     json: Json = False,
     retry_quarantined: Annotated[bool, typer.Option(help="Try the quarantined rows again.")] = False,
     force: Annotated[bool, typer.Option(help="Swap even if the quality gate does not pass (recorded).")] = False,
+    wait: Wait = False,
 ) -> None:
     """Expand, backfill, verify and swap; resumes from wherever an earlier run stopped."""
     if force:
         _overrides["quality_gate"] = "warn"
+    _wait_for_others(wait)
     with opened() as (database, settings):
         state = require_table(database, settings)
         if retry_quarantined and state.phase != "legacy":
@@ -146,9 +152,11 @@ def status_command(json: Json = False) -> None:
 def rollback_command(
     json: Json = False,
     discard: Annotated[bool, typer.Option(help="Also drop the new column and everything that came with it.")] = False,
+    wait: Wait = False,
     yes: Yes = False,
 ) -> None:
     """Exchange the columns back; before the swap, or with --discard, drop the new column."""
+    _wait_for_others(wait)
     with opened() as (database, settings):
         phase = require_table(database, settings).phase
         facts: dict[str, object] = {}
@@ -170,9 +178,11 @@ def retire_command(
     reclaim: Annotated[
         bool, typer.Option(help="Rewrite the table to give its space back at once; locks it meanwhile (VACUUM FULL).")
     ] = False,
+    wait: Wait = False,
     yes: Yes = False,
 ) -> None:
     """Drop the old column. There is no way back after it."""
+    _wait_for_others(wait)
     with opened() as (database, settings):
         state = require_table(database, settings)
         if state.previous is not None:
@@ -283,6 +293,11 @@ def main() -> None:
 def _database_message(error: SQLAlchemyError) -> str:
     reason = str(getattr(error, "orig", None) or error).strip()
     return f"PostgreSQL refused a statement: {reason}\nNext: bge-pipeline status shows where the migration stands"
+
+
+def _wait_for_others(wait: bool) -> None:
+    if wait:
+        _overrides["operator_wait_seconds"] = "inf"
 
 
 def _confirm(warning: str, *, yes: bool) -> None:

@@ -13,6 +13,7 @@ from psycopg2.errors import InsufficientPrivilege
 from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.pool import NullPool
 
 from bge_pipeline.database.embedded import start_embedded_postgres
 from bge_pipeline.errors import DatabaseUnavailable, MissingPrivilege
@@ -63,10 +64,11 @@ class Database:
 
     def __init__(self, url: str | URL, *, application_name: str = "bge-pipeline") -> None:
         self.url = normalise_url(url)
-        self.engine = create_engine(
-            self.url, pool_pre_ping=True, pool_size=4, connect_args={"application_name": application_name}
-        )
-        event.listen(self.engine, "connect", _prepare_session)
+        connect_args = {"application_name": application_name}
+        self.engine = create_engine(self.url, pool_pre_ping=True, pool_size=4, connect_args=connect_args)
+        self._unpooled = create_engine(self.url, poolclass=NullPool, connect_args=connect_args)
+        for engine in (self.engine, self._unpooled):
+            event.listen(engine, "connect", _prepare_session)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Database:
@@ -76,18 +78,28 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """A connection in a transaction that is committed at the end and rolled back on any error."""
-        with self._reachable(), self.engine.begin() as connection:
+        with self.reachable(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def autocommit(self) -> Iterator[Connection]:
         """A connection without a transaction block, for CREATE INDEX CONCURRENTLY and single reads."""
-        with self._reachable():
+        with self.reachable():
             connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
             try:
                 yield connection
             finally:
                 self._give_back(connection)
+
+    def own_session(self, application_name: str) -> Connection:
+        """A session that belongs to the caller alone, known to others by its name; ends when the caller closes it."""
+        with self.reachable():
+            connection = self._unpooled.connect()
+            with connection.begin():
+                connection.execute(
+                    text("SELECT set_config('application_name', :name, false)"), {"name": application_name}
+                )
+            return connection
 
     def close(self) -> None:
         """Close every pooled connection."""
@@ -108,7 +120,8 @@ class Database:
             self.engine.dispose(close=False)
 
     @contextmanager
-    def _reachable(self) -> Iterator[None]:
+    def reachable(self) -> Iterator[None]:
+        """Errors of the block in words: a server that does not answer, and a right that is missing."""
         try:
             yield
         except ProgrammingError as error:

@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, text
+from sqlalchemy import TextClause, text
 
-from bge_pipeline.database.catalog import Column, TableDescription
+from bge_pipeline.database.sql import quote, with_values
+from bge_pipeline.database.target import TargetTable
 
-_COLUMN_GRANTS = """
-SELECT acl.privilege_type, r.rolname AS role, acl.is_grantable
-FROM pg_attribute a CROSS JOIN aclexplode(a.attacl) acl LEFT JOIN pg_roles r ON r.oid = acl.grantee
-WHERE a.attrelid = :oid AND a.attnum = :number AND (acl.grantee = 0 OR r.oid IS NOT NULL)
+# privilege_type is one of PostgreSQL's own words; a grant without a role is to PUBLIC, a keyword. A block in the server,
+# so that the statement for review is the one that runs: which grants there are, only the database knows.
+_COPY = """
+DECLARE
+  granted record;
+BEGIN
+  FOR granted IN
+    SELECT acl.privilege_type AS privilege, r.rolname AS role, acl.is_grantable
+    FROM pg_catalog.pg_attribute a CROSS JOIN pg_catalog.aclexplode(a.attacl) acl
+    LEFT JOIN pg_catalog.pg_roles r ON r.oid = acl.grantee
+    WHERE a.attrelid = {table}::pg_catalog.regclass AND a.attname = {source} AND (acl.grantee = 0 OR r.oid IS NOT NULL)
+  LOOP
+    EXECUTE pg_catalog.format(
+      'GRANT %s (%I) ON %s TO %s%s', granted.privilege, {column}, {table}::pg_catalog.regclass,
+      COALESCE(pg_catalog.quote_ident(granted.role), 'PUBLIC'),
+      CASE WHEN granted.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END);
+  END LOOP;
+END
 """
 
 
-def copy_column_grants(connection: Connection, table: TableDescription, source: Column, column: str) -> None:
-    """Give `column` the privileges that roles, or everybody, hold on the column `source` by name."""
-    for grant in connection.execute(text(_COLUMN_GRANTS), {"oid": table.oid, "number": source.number}).all():
-        # privilege_type is one of PostgreSQL's own words; a grant without a role is to PUBLIC, a keyword.
-        grantee = "PUBLIC" if grant.role is None else "{role}"
-        option = " WITH GRANT OPTION" if grant.is_grantable else ""
-        connection.execute(
-            table.target.sql(
-                f"GRANT {grant.privilege_type} ({{column}}) ON {{table}} TO {grantee}{option}",
-                column=column,
-                role=grant.role or "",
-            )
-        )
+def copy_column_grants_statement(target: TargetTable, source: str, column: str) -> TextClause:
+    """The statement that gives `column` the privileges that roles, or everybody, hold on the column `source` by name.
+
+    It must run while `source` is there: PostgreSQL 17 and later forget a column's grants when it is dropped.
+    """
+    body = _COPY.format(
+        table=_constant(quote(target.schema, target.table)), source=_constant(source), column=_constant(column)
+    )
+    return with_values(text("DO :body"), body=body)
+
+
+def _constant(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"

@@ -16,9 +16,9 @@ from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.indexes import MEBIBYTE, drop_index, index_is_valid
+from bge_pipeline.database.indexes import MEBIBYTE, depends_on_column, drop_index, index_is_valid
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.errors import DatabaseUnavailable, IndexBuildFailed
+from bge_pipeline.errors import ChangedMeanwhile, DatabaseUnavailable, IndexBuildFailed
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as RawConnection  # noqa: N812
@@ -65,17 +65,34 @@ def build_concurrently(
     name: str,
     statement: TextClause,
     *,
+    column: str,
     memory_bytes: int = 0,
     on_progress: Callable[[BuildProgress], None] | None = None,
 ) -> BuildResult:
     """Build an index beside live traffic, unless a valid one of that name is there; an invalid leftover is replaced.
 
+    Args:
+        database: where the target table is.
+        target: the table.
+        name: of the index.
+        statement: builds it.
+        column: that the index is on, or whose rows it counts: an index of that name on another column is not ours.
+        memory_bytes: what the build needs in maintenance_work_mem.
+        on_progress: told how far the build is.
+
     Raises:
         IndexBuildFailed: the server could not; search is as it was.
+        ChangedMeanwhile: an index of that name is on another column.
     """
     started = time.perf_counter()
     with _build_session(database, target, name) as connection:
         existing = index_is_valid(connection, target.schema, name)
+        if existing is not None and not depends_on_column(connection, target, name, column):
+            raise ChangedMeanwhile(
+                f"index {name} is there and is not on column {column!r} of {target}",
+                state="the index was left as it is",
+                next_step="bge-pipeline status says where the migration stands; rename the index if it is your own",
+            )
         if existing:
             return BuildResult(name, False, 0.0, _bytes(connection, target.schema, name), 0)
         if existing is False:
@@ -95,13 +112,15 @@ def build_concurrently(
         return BuildResult(name, True, seconds, _bytes(connection, target.schema, name), megabytes)
 
 
-def rebuild_concurrently(database: Database, target: TargetTable, name: str, statement: TextClause) -> None:
+def rebuild_concurrently(
+    database: Database, target: TargetTable, name: str, statement: TextClause, *, column: str
+) -> None:
     """Make an index anew beside live traffic, without the entries of rows that have left it; build it if it is not there.
 
     Raises:
         IndexBuildFailed: the server could not.
     """
-    build_concurrently(database, target, name, statement)
+    build_concurrently(database, target, name, statement, column=column)
     with _build_session(database, target, name) as connection:
         beginning = name.encode()[:_UNCUT_BYTES].decode(errors="ignore")
         values = {"table": str(target), "beginning": beginning, "length": len(beginning)}

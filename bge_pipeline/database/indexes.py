@@ -197,3 +197,14 @@ def index_is_valid(connection: Connection, schema: str, name: str) -> bool | Non
         "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = :schema AND c.relname = :name"
     )
     return connection.execute(statement, {"schema": schema, "name": name}).scalar_one_or_none()
+
+
+def depends_on_column(connection: Connection, target: TargetTable, name: str, column: str) -> bool:
+    """Whether the index of that name, in the table's schema, has the table's column in its key or its predicate."""
+    statement = text(
+        "SELECT EXISTS (SELECT FROM pg_depend d JOIN pg_class i ON i.oid = d.objid "
+        "JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid "
+        "WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND i.relname = :name "
+        "AND d.refobjid = CAST(:table AS regclass) AND a.attname = :column)"
+    )
+    return bool(connection.execute(statement, {"name": name, "table": str(target), "column": column}).scalar_one())

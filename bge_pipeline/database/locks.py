@@ -38,13 +38,23 @@ def in_short_transaction(
 
     def attempt() -> Result:
         with database.transaction() as connection:
-            connection.execute(lock_timeout_statement(settings))
-            connection.execute(
-                text(f"SET LOCAL statement_timeout = {settings.lock_timeout_ms + _LONGEST_STATEMENT_MS}")
-            )
-            return work(connection)
+            return _bounded(connection, settings, work)
 
-    return _retrying(settings, purpose, attempt)
+    return with_lock_retries(settings, purpose, attempt)
+
+
+def short_transaction_on(
+    database: Database, connection: Connection, settings: Settings, work: Callable[[Connection], Result]
+) -> Result:
+    """One attempt at `work` in a transaction of a session that the caller keeps and that is in none now."""
+    with database.reachable(), connection.begin():
+        return _bounded(connection, settings, work)
+
+
+def _bounded(connection: Connection, settings: Settings, work: Callable[[Connection], Result]) -> Result:
+    connection.execute(lock_timeout_statement(settings))
+    connection.execute(text(f"SET LOCAL statement_timeout = {settings.lock_timeout_ms + _LONGEST_STATEMENT_MS}"))
+    return work(connection)
 
 
 def with_short_lock_wait(database: Database, settings: Settings, purpose: str, statement: TextClause) -> None:
@@ -62,10 +72,16 @@ def with_short_lock_wait(database: Database, settings: Settings, purpose: str, s
             finally:
                 connection.invalidate()  # the setting goes with the session
 
-    _retrying(settings, purpose, attempt)
+    with_lock_retries(settings, purpose, attempt)
 
 
-def _retrying(settings: Settings, purpose: str, attempt: Callable[[], Result]) -> Result:
+def with_lock_retries(settings: Settings, purpose: str, attempt: Callable[[], Result]) -> Result:
+    """Make the attempt again, after a growing pause, while all that fails is the wait for a lock.
+
+    Raises:
+        LockNotAcquired: LOCK_MAX_ATTEMPTS attempts ran out.
+    """
+
     def report(state: RetryCallState) -> None:
         logger.info(
             "%s: the table is busy, attempt %d of %d", purpose, state.attempt_number, settings.lock_max_attempts

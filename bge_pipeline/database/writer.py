@@ -17,6 +17,7 @@ from bge_pipeline.database.catalog import IdKind
 from bge_pipeline.database.connection import Database, server_version
 from bge_pipeline.database.reader import PendingBatch
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.errors import ChangedMeanwhile
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as RawConnection  # noqa: N812
@@ -39,12 +40,17 @@ SET lock_timeout = '300ms'
 """
 
 
+# By number, since names go round: in a backfill that slept through somebody's swap, this one may be another column's now.
+# Read by the snapshot of the UPDATE, which by then has locked the table against the next exchange.
+_IS_THE_COLUMN = (
+    "(SELECT attnum FROM pg_attribute WHERE attrelid = CAST(:table AS regclass) AND attname = :column) = :number"
+)
 # The subquery locks the rows that nobody else has locked and whose text is as it was read; they cannot change after that.
 # A row whose version has changed may still have its text: one that the application touches all the time must not wait for ever.
 _UPDATE = f"""
 UPDATE {{table}} t SET {{column}} = s.vector FROM (
   SELECT s.id, s.vector FROM pg_temp.{_STAGING} s JOIN {{table}} l ON l.{{id}} = s.id
-  WHERE l.{{column}} IS NULL
+  WHERE l.{{column}} IS NULL AND {_IS_THE_COLUMN}
     AND (l.xmin = s.version OR md5(convert_to(l.{{text}}::text, 'UTF8'))::uuid = s.digest)
   FOR NO KEY UPDATE OF l SKIP LOCKED
 ) s WHERE t.{{id}} = s.id
@@ -56,14 +62,16 @@ _POSTGRES_16 = 160_000
 class VectorWriter:
     """Writes batches of vectors into one column; owns one connection, used by one thread."""
 
-    def __init__(self, database: Database, target: TargetTable, column: str, id_kind: IdKind, dimensions: int) -> None:
+    def __init__(
+        self, database: Database, target: TargetTable, column: str, number: int, id_kind: IdKind, dimensions: int
+    ) -> None:
         self._database = database
         self._target = target
-        self._column = column
         self._id_kind = id_kind
         self._dimensions = dimensions
         self._connection: Connection | None = None
         self._update = target.sql(_UPDATE, column=column)
+        self._column = {"table": str(target), "column": column, "number": number}
 
     def write(self, batch: PendingBatch, vectors: NDArray[np.float32]) -> int:
         """Commit the vectors of rows that are still pending and unchanged; returns how many those were.
@@ -73,6 +81,9 @@ class VectorWriter:
         Args:
             batch: n rows.
             vectors: float32 (n, dimensions), in the same order.
+
+        Raises:
+            ChangedMeanwhile: the column of that name is not the one of that number; nothing was written.
         """
         try:
             return self._write(batch, vectors)
@@ -100,7 +111,18 @@ class VectorWriter:
         connection = self._open()
         with connection.begin():
             self._stage(connection, batch, vectors)
-            return connection.execute(self._update).rowcount
+            written = connection.execute(self._update, self._column).rowcount
+            if not written:
+                self._require_column(connection)
+            return written
+
+    def _require_column(self, connection: Connection) -> None:
+        if not connection.execute(text(f"SELECT {_IS_THE_COLUMN}"), self._column).scalar_one():
+            raise ChangedMeanwhile(
+                f"column {self._column['column']!r} of {self._target} was exchanged or dropped by another process",
+                state="every committed batch is kept, this one was not written",
+                next_step="bge-pipeline status says where the migration stands",
+            )
 
     def _stage(self, connection: Connection, batch: PendingBatch, vectors: NDArray[np.float32]) -> None:
         raw = cast("RawConnection", connection.connection.dbapi_connection)

@@ -15,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.journal import record
+from bge_pipeline.database.operator import naming_what_vanished
 from bge_pipeline.database.pending import count_pending
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.ranges import IdRange
@@ -113,6 +114,7 @@ def backfill(
     Raises:
         PhaseError: expand has not run.
         EmbeddingSpaceMismatch: the encoder is of another space than the column; nothing was written.
+        ChangedMeanwhile: another process exchanged or dropped the column; what was committed before stays.
         EncodingError: the encoder fails on every text.
         DatabaseUnavailable: the database went away and did not come back.
     """
@@ -134,7 +136,7 @@ def backfill(
     path = RowPath(
         database,
         target,
-        column.name,
+        column,
         state.table.id_kind,
         encoder,
         batch_rows=settings.backfill_batch_rows,
@@ -146,7 +148,8 @@ def backfill(
     while pending and not path.stopped and idle_passes < settings.backfill_max_attempts:
         before = totals.written + totals.quarantined
         try:
-            path.run(id_range, totals, report)
+            with naming_what_vanished(target, "backfill"):
+                path.run(id_range, totals, report)
         except (OperationalError, DatabaseUnavailable) as error:
             raise DatabaseUnavailable(
                 f"the database did not answer in {settings.backfill_max_attempts} attempts: {first_line(error)}",

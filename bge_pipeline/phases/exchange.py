@@ -6,28 +6,22 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, TextClause
 
-from bge_pipeline.database.catalog import Column, TableDescription, describe_table
+from bge_pipeline.database.catalog import Column
+from bge_pipeline.database.grants import copy_column_grants_statement
 from bge_pipeline.database.notes import ColumnNote, comment_statement, note_statement
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import trigger_function_statement
-from bge_pipeline.errors import PhaseError
-from bge_pipeline.phases.state import MigrationState
+from bge_pipeline.phases.state import MigrationState, require_same_parts
 
 
 def lock_for_exchange(connection: Connection, state: MigrationState) -> None:
     """Lock the table, and see that its columns still play the parts that `state` says.
 
     Raises:
-        PhaseError: another process exchanged them meanwhile.
+        ChangedMeanwhile: another process exchanged or dropped them.
     """
-    target = state.table.target
-    connection.execute(target.sql("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
-    if _parts(describe_table(connection, target)) != _parts(state.table):
-        raise PhaseError(
-            f"the columns of {target} were exchanged or dropped by another process meanwhile",
-            state="this process exchanged nothing",
-            next_step="bge-pipeline status",
-        )
+    connection.execute(state.table.target.sql("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
+    require_same_parts(connection, state)
 
 
 def exchange_statements(target: TargetTable, new: Column, old: Column, *, drop_old: bool) -> list[TextClause]:
@@ -46,6 +40,7 @@ def exchange_statements(target: TargetTable, new: Column, old: Column, *, drop_o
         maintained=old.note is not None and old.note.role == "current",
     )
     statements = [
+        copy_column_grants_statement(target, target.embedding_column, new.name),
         target.sql("ALTER TABLE {table} ALTER COLUMN {embedding} DROP NOT NULL"),
         *_rename_statements(target, new.name, previous_column),
         note_statement(target, target.embedding_column, current),
@@ -93,8 +88,3 @@ def _rename_statements(target: TargetTable, incoming: str, outgoing: str) -> lis
         target.sql(rename, old=incoming, new=embedding),
         target.sql(rename, old=between, new=outgoing),
     ]
-
-
-def _parts(table: TableDescription) -> tuple[int | None, ...]:
-    columns = (table.embedding, table.with_role("new"), table.with_role("previous"))
-    return tuple(column.number if column else None for column in columns)

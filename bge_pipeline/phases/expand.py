@@ -21,8 +21,9 @@ from bge_pipeline.database.indexes import (
     indexes_on,
 )
 from bge_pipeline.database.journal import create_journal_statement, record
-from bge_pipeline.database.locks import in_short_transaction, lock_timeout_statement
+from bge_pipeline.database.locks import lock_timeout_statement
 from bge_pipeline.database.notes import ColumnNote, note_statement
+from bge_pipeline.database.operator import Operator, operating
 from bge_pipeline.database.pending import pending_index_statement
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.quarantine import create_quarantine_statements, drop_quarantine_statement, release_all
@@ -31,6 +32,7 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import drop_trigger_statements, trigger_function_statement, trigger_statements
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import ConfigurationError, PhaseError
+from bge_pipeline.phases.exchange import lock_for_exchange
 from bge_pipeline.phases.state import MigrationState, read_state, require_space
 from bge_pipeline.settings import Settings
 
@@ -62,8 +64,14 @@ def expand(database: Database, settings: Settings, space: EmbeddingSpace) -> Exp
     Raises:
         PhaseError: an earlier migration has not been retired.
         EmbeddingSpaceMismatch: a migration to another space is under way.
+        OperatorBusy: another process changes the table's schema now.
     """
-    target = TargetTable.from_settings(settings)
+    with operating(database, settings, "expand") as operator:
+        return _expand(operator, settings, space)
+
+
+def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace) -> ExpandResult:
+    database, target = operator.database, operator.target
     _check_dimensions(settings, space)
     with database.autocommit() as connection:
         state = read_state(connection, target)
@@ -87,12 +95,13 @@ def expand(database: Database, settings: Settings, space: EmbeddingSpace) -> Exp
         )
 
     def add_column(connection: Connection) -> None:
+        lock_for_exchange(connection, state)
         for statement in column_statements(target, space, note, maintains_old=_maintains_old(state)):
             connection.execute(statement)
         if state.new is None:
             release_all(connection, target)  # what another model could not embed
 
-    in_short_transaction(database, settings, "expand: add the column", add_column)
+    operator.change(settings, "expand: add the column", add_column)
     _build_pending_index(database, target, column, space)
     with database.autocommit() as connection:
         for index in doomed:
@@ -152,8 +161,14 @@ def collapse(database: Database, settings: Settings) -> str | None:
 
     Raises:
         PhaseError: the columns are swapped; exchange them back first.
+        OperatorBusy: another process changes the table's schema now.
     """
-    target = TargetTable.from_settings(settings)
+    with operating(database, settings, "collapse") as operator:
+        return _collapse(operator, settings)
+
+
+def _collapse(operator: Operator, settings: Settings) -> str | None:
+    database, target = operator.database, operator.target
     with database.autocommit() as connection:
         state = read_state(connection, target)
     if state.phase in ("swapped", "retired"):
@@ -172,6 +187,7 @@ def collapse(database: Database, settings: Settings) -> str | None:
     restore_indexes(database, settings, new, state.table.embedding)
 
     def drop_column(connection: Connection) -> None:
+        lock_for_exchange(connection, state)
         if _maintains_old(state):
             connection.execute(trigger_function_statement(target, target.embedding_column))
             release_all(connection, target)
@@ -180,7 +196,7 @@ def collapse(database: Database, settings: Settings) -> str | None:
                 connection.execute(statement)
         connection.execute(target.sql("ALTER TABLE {table} DROP COLUMN {column}", column=new.name))
 
-    in_short_transaction(database, settings, "collapse: drop the new column", drop_column)
+    operator.change(settings, "collapse: drop the new column", drop_column)
     record(database, target, "collapse", {"dropped_column": new.name})
     return new.name
 
@@ -207,7 +223,7 @@ def restore_indexes(database: Database, settings: Settings, keeper: Column, old:
         head, _, body = definition_on(definition, target.embedding_column, old.name).partition(" INDEX ")
         statement = text(f"{head} INDEX CONCURRENTLY {body}".replace(":", "\\:"))
         memory = build_memory_bytes(definition, old.dimensions, rows)
-        build_concurrently(database, target, name, statement, memory_bytes=memory)
+        build_concurrently(database, target, name, statement, column=old.name, memory_bytes=memory)
         names.append(name)
     return tuple(names)
 
@@ -271,4 +287,4 @@ def _note(state: MigrationState, space: EmbeddingSpace, doomed: list[Index]) -> 
 
 def _build_pending_index(database: Database, target: TargetTable, column: str, space: EmbeddingSpace) -> None:
     name = target.pending_index(column, space.fingerprint)
-    build_concurrently(database, target, name, pending_index_statement(target, column, name))
+    build_concurrently(database, target, name, pending_index_statement(target, column, name), column=column)

@@ -10,6 +10,7 @@ from typing import Any
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.index_build import BuildProgress
+from bge_pipeline.database.operator import operating
 from bge_pipeline.database.reader import sample_texts
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
@@ -70,12 +71,14 @@ def migrate(
     """Expand, backfill and swap, each from where it was left; running it again when all is done changes nothing.
 
     Raises:
+        OperatorBusy: another process migrates, rolls back or retires the table now.
         BgePipelineError: whatever a phase raises; what was committed stays, and another call resumes.
     """
-    expanded = expand(database, settings, service.space)
-    filled = backfill(database, settings, service.encoder, on_progress=on_backfill)
-    swapped = swap_when_caught_up(database, settings, service, on_index=on_index)
-    return MigrateResult(expanded, filled, swapped)
+    with operating(database, settings, "migrate"):
+        expanded = expand(database, settings, service.space)
+        filled = backfill(database, settings, service.encoder, on_progress=on_backfill)
+        swapped = swap_when_caught_up(database, settings, service, on_index=on_index)
+        return MigrateResult(expanded, filled, swapped)
 
 
 def swap_when_caught_up(

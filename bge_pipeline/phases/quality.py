@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from bge_pipeline.database.catalog import Column
+from bge_pipeline.database.catalog import describe_table
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.notes import note_statement
+from bge_pipeline.database.operator import Operator
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.vectors import SampledRows, sample_vectors
 from bge_pipeline.embedding.loading import load_encoder_of
@@ -28,7 +29,7 @@ from bge_pipeline.evaluation.label_free import (
     stored_vectors_match,
 )
 from bge_pipeline.evaluation.metrics import ranking_quality
-from bge_pipeline.phases.state import MigrationState, read_state, space_of
+from bge_pipeline.phases.state import MigrationState, read_state, require_same_parts, space_of
 from bge_pipeline.search.ann import exact_ranking, index_recall, recommend_for_recall
 from bge_pipeline.settings import Settings
 
@@ -47,20 +48,28 @@ class QualityReport:
     gate: GateResult
 
 
-def note_search_effort(database: Database, settings: Settings, column: Column) -> None:
+def note_search_effort(operator: Operator, settings: Settings, state: MigrationState) -> None:
     """Find the probes or ef_search that reach more than QUALITY_MIN_ANN_RECALL and note them with the column."""
     if settings.search_probes is not None or settings.search_ef_search is not None:
         return
     # Half-way to perfect: the gate measures on other queries, and must not fail by the luck of the sample.
     wanted = (1 + settings.quality_min_ann_recall) / 2
-    found = recommend_for_recall(database, settings, wanted, column=column.name, k=_NEIGHBOURS, samples=_RECALL_QUERIES)
-    if found is None or column.note is None:
+    column = state.filled.name
+    found = recommend_for_recall(
+        operator.database, settings, wanted, column=column, k=_NEIGHBOURS, samples=_RECALL_QUERIES
+    )
+    if found is None:
         return
     effort = max(found.value, found.default)
     logger.info("%s=%d gives recall@%d of %.3f", found.setting, effort, _NEIGHBOURS, found.points[-1].recall)
-    target = TargetTable.from_settings(settings)
-    with database.transaction() as connection:
-        connection.execute(note_statement(target, column.name, replace(column.note, search_effort=effort)))
+
+    def note(connection: Connection) -> None:
+        require_same_parts(connection, state)
+        noted = describe_table(connection, operator.target).columns[column].note
+        assert noted is not None, "require_same_parts has seen the note's space"
+        connection.execute(note_statement(operator.target, column, replace(noted, search_effort=effort)))
+
+    operator.change(settings, f"swap: note {found.setting} with the column", note)
 
 
 def require_quality(database: Database, settings: Settings, service: EmbeddingsService) -> GateResult | None:

@@ -10,12 +10,13 @@ from sqlalchemy import Connection
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.dependents import find_bound
 from bge_pipeline.database.journal import record
-from bge_pipeline.database.locks import in_short_transaction, with_short_lock_wait
+from bge_pipeline.database.locks import with_short_lock_wait
+from bge_pipeline.database.operator import Operator, operating
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.size import table_bytes
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import trigger_function_statement
 from bge_pipeline.errors import PhaseError
+from bge_pipeline.phases.exchange import lock_for_exchange
 from bge_pipeline.phases.state import read_state
 from bge_pipeline.settings import Settings
 
@@ -44,8 +45,14 @@ def retire(database: Database, settings: Settings, *, reclaim: bool = False) -> 
     Raises:
         PhaseError: the columns are not swapped yet, or something still reads the old one.
         LockNotAcquired: the table was never free for LOCK_TIMEOUT_MS.
+        OperatorBusy: another process changes the table's schema now.
     """
-    target = TargetTable.from_settings(settings)
+    with operating(database, settings, "retire") as operator:
+        return _retire(operator, settings, reclaim=reclaim)
+
+
+def _retire(operator: Operator, settings: Settings, *, reclaim: bool) -> RetireResult:
+    database, target = operator.database, operator.target
     with database.autocommit() as connection:
         state = read_state(connection, target)
         before = table_bytes(connection, target)
@@ -68,10 +75,11 @@ def retire(database: Database, settings: Settings, *, reclaim: bool = False) -> 
         previous = state.previous.name
 
         def drop_column(connection: Connection) -> None:
+            lock_for_exchange(connection, state)
             connection.execute(trigger_function_statement(target, target.embedding_column))
             connection.execute(target.sql("ALTER TABLE {table} DROP COLUMN {previous}", previous=previous))
 
-        in_short_transaction(database, settings, "retire: drop the old column", drop_column)
+        operator.change(settings, "retire: drop the old column", drop_column)
     if reclaim:
         with_short_lock_wait(
             database, settings, "retire: rewrite the table", target.sql("VACUUM (FULL, ANALYZE) {table}")

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.journal import record
-from bge_pipeline.database.locks import in_short_transaction
+from bge_pipeline.database.operator import Operator, operating
 from bge_pipeline.database.pending import count_pending
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.sql import quote
@@ -53,8 +53,14 @@ def rollback(database: Database, settings: Settings) -> RollbackResult:
 
     Raises:
         PhaseError: the columns are not swapped, or the old one is gone.
+        OperatorBusy: another process changes the table's schema now.
     """
-    target = TargetTable.from_settings(settings)
+    with operating(database, settings, "rollback") as operator:
+        return _rollback(operator, settings)
+
+
+def _rollback(operator: Operator, settings: Settings) -> RollbackResult:
+    database, target = operator.database, operator.target
     with database.autocommit() as connection:
         state = read_state(connection, target)
     if state.previous is None:
@@ -81,7 +87,7 @@ def rollback(database: Database, settings: Settings) -> RollbackResult:
         for statement in exchange_back_statements(target, previous, current, kept_column):
             connection.execute(statement)
 
-    in_short_transaction(database, settings, "rollback: exchange the columns back", exchange_back)
+    operator.change(settings, "rollback: exchange the columns back", exchange_back)
     milliseconds = (time.perf_counter() - locked_at) * 1_000
     with database.autocommit() as connection:
         missing = count_pending(connection, target, target.embedding_column)

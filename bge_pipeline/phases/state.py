@@ -12,7 +12,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.pending import has_more_pending_than
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.space import EmbeddingSpace
-from bge_pipeline.errors import EmbeddingSpaceMismatch, PhaseError
+from bge_pipeline.errors import ChangedMeanwhile, EmbeddingSpaceMismatch, PhaseError
 from bge_pipeline.settings import Settings
 
 Phase = Literal["legacy", "expanded", "backfilled", "swapped", "retired"]
@@ -86,6 +86,27 @@ def require_table(database: Database, settings: Settings) -> MigrationState:
     """
     with database.autocommit() as connection:
         return read_state(connection, TargetTable.from_settings(settings))
+
+
+def require_same_parts(connection: Connection, state: MigrationState) -> None:
+    """See, in the transaction of a change, that the columns still play the parts that `state` says.
+
+    Raises:
+        ChangedMeanwhile: another process gave them other parts, or dropped one.
+    """
+    target = state.table.target
+    if _parts(describe_table(connection, target)) != _parts(state.table):
+        raise ChangedMeanwhile(
+            f"the columns of {target} were added, exchanged or dropped by another process meanwhile",
+            state="this process did nothing to them",
+            next_step="bge-pipeline status says where the migration stands",
+        )
+
+
+def _parts(table: TableDescription) -> tuple[object, ...]:
+    """Which column plays which part, and the space of each; names are left out, as every exchange gives them to others."""
+    columns = (table.embedding, table.with_role("new"), table.with_role("previous"))
+    return (table.oid, *((column.number, space_of(column)) if column else None for column in columns))
 
 
 def require_space(column: Column, space: EmbeddingSpace, target: TargetTable) -> None:

@@ -13,15 +13,12 @@ from sqlalchemy import Connection, TextClause, text
 from bge_pipeline.database.catalog import Column, describe_table
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.dependents import find_bound
-from bge_pipeline.database.grants import copy_column_grants
 from bge_pipeline.database.index_build import BuildProgress, BuildResult, rebuild_concurrently
-from bge_pipeline.database.indexes import (
-    create_index_statement,
-    index_is_valid,
-)
+from bge_pipeline.database.indexes import create_index_statement, indexes_on
 from bge_pipeline.database.journal import record
-from bge_pipeline.database.locks import in_short_transaction, lock_timeout_statement
+from bge_pipeline.database.locks import lock_timeout_statement
 from bge_pipeline.database.notes import ColumnNote
+from bge_pipeline.database.operator import Operator, operating
 from bge_pipeline.database.pending import count_pending, has_more_pending_than, pending_index_statement
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.target import TargetTable
@@ -32,7 +29,7 @@ from bge_pipeline.evaluation.gate import GateResult
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.exchange import exchange_statements, lock_for_exchange
 from bge_pipeline.phases.quality import note_search_effort, require_quality
-from bge_pipeline.phases.state import MigrationState, read_state, require_space
+from bge_pipeline.phases.state import MigrationState, read_state, require_same_parts, require_space
 from bge_pipeline.phases.vector_index import build_index, filled_column, plan_vector_index
 from bge_pipeline.settings import Settings
 
@@ -99,8 +96,20 @@ def swap(
             index is not valid.
         EmbeddingSpaceMismatch: the new column holds another space.
         LockNotAcquired: the table was never free for LOCK_TIMEOUT_MS.
+        OperatorBusy: another process changes the table's schema now.
+        ChangedMeanwhile: another process changed it while this one had lost its session.
     """
-    target, space = TargetTable.from_settings(settings), service.space
+    with operating(database, settings, "swap") as operator:
+        return _swap(operator, settings, service, on_progress)
+
+
+def _swap(
+    operator: Operator,
+    settings: Settings,
+    service: EmbeddingsService,
+    on_progress: Callable[[BuildProgress], None] | None,
+) -> SwapResult:
+    database, target, space = operator.database, operator.target, service.space
     with database.autocommit() as connection:
         state = read_state(connection, target)
         column, _ = filled_column(state)
@@ -113,13 +122,14 @@ def swap(
     if state.new is None:
         previous = state.previous.name if state.previous else None
         return _result(settings, state, index, previous, None, exchanged=False, milliseconds=0.0)
-    note_search_effort(database, settings, state.new)
+    note_search_effort(operator, settings, state)
     gate = require_quality(database, settings, service)
     with database.autocommit() as connection:
-        state = read_state(connection, target)
+        require_same_parts(connection, state)
+        state = read_state(connection, target)  # the notes are newer
     assert state.new is not None
     _compact_pending_index(database, target, state.new, space)
-    milliseconds = _exchange_when_caught_up(database, settings, service, state, index.name)
+    milliseconds = _exchange_when_caught_up(operator, settings, service, state, index.name)
     kept = target.column_for(state.table.embedding.dimensions) if settings.old_embedding == "keep" else None
     result = _result(settings, state, index, kept, gate, exchanged=True, milliseconds=milliseconds)
     record(database, target, "swap", result.as_metadata())
@@ -127,7 +137,7 @@ def swap(
 
 
 def _exchange_when_caught_up(
-    database: Database, settings: Settings, service: EmbeddingsService, state: MigrationState, index: str
+    operator: Operator, settings: Settings, service: EmbeddingsService, state: MigrationState, index: str
 ) -> float:
     """Embed what the application wrote since the last look, then exchange at once; returns how many ms the lock was held.
 
@@ -144,12 +154,11 @@ def _exchange_when_caught_up(
         _verify_under_lock(connection, settings, state, service.space, index)
         for statement in exchange_statements(target, new, old, drop_old=settings.old_embedding == "drop"):
             connection.execute(statement)
-        copy_column_grants(connection, state.table, old, target.embedding_column)
 
     for attempt in range(1, _CATCH_UP_ROUNDS + 1):
-        backfill(database, settings, service.encoder)
+        backfill(operator.database, settings, service.encoder)
         try:
-            in_short_transaction(database, settings, "swap: exchange the columns", exchange)
+            operator.change(settings, "swap: exchange the columns", exchange)
             break
         except _StillPending as refusal:
             if attempt == _CATCH_UP_ROUNDS:
@@ -216,7 +225,7 @@ def _check_pending(connection: Connection, settings: Settings, target: TargetTab
 def _compact_pending_index(database: Database, target: TargetTable, new: Column, space: EmbeddingSpace) -> None:
     """Rid the pending index of the entries of every embedded row, which the check under the lock would step over."""
     name = target.pending_index(new.name, space.fingerprint)
-    rebuild_concurrently(database, target, name, pending_index_statement(target, new.name, name))
+    rebuild_concurrently(database, target, name, pending_index_statement(target, new.name, name), column=new.name)
 
 
 def _verify_under_lock(
@@ -233,9 +242,11 @@ def _verify_under_lock(
     connection.execute(text("SET LOCAL enable_seqscan = off"))
     _check_pending(connection, settings, target, new.name)
     _check_dependents(connection, settings, state)
-    if not index_is_valid(connection, target.schema, index):
+    if not any(i.name == index and i.valid for i in indexes_on(connection, state.table.oid, new.number)):
         raise SwapRefused(
-            f"index {index} is not valid", state="nothing was exchanged", next_step="run the same command again"
+            f"index {index} on column {new.name!r} is not valid",
+            state="nothing was exchanged",
+            next_step="run the same command again",
         )
 
 

@@ -32,7 +32,13 @@ def build_index(
     name = target.vector_index(target.column_for(space.dimensions), space.fingerprint, plan.method)
     statement = create_index_statement(target, column.name, name, plan)
     result = build_concurrently(
-        database, target, name, statement, memory_bytes=plan.memory_bytes, on_progress=on_progress
+        database,
+        target,
+        name,
+        statement,
+        column=column.name,
+        memory_bytes=plan.memory_bytes,
+        on_progress=on_progress,
     )
     with database.autocommit() as connection:
         connection.execute(target.sql("ANALYZE {table} ({column})", column=column.name))

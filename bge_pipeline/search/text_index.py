@@ -31,7 +31,15 @@ def create_text_index(
         ),
         language=settings.search_language,
     )
-    return build_concurrently(database, target, name, statement, memory_bytes=_MEMORY_BYTES, on_progress=on_progress)
+    return build_concurrently(
+        database,
+        target,
+        name,
+        statement,
+        column=target.text_column,
+        memory_bytes=_MEMORY_BYTES,
+        on_progress=on_progress,
+    )
 
 
 def text_index_name(target: TargetTable, language: str) -> str:

@@ -44,8 +44,8 @@ def held_up(database):
 
 
 def test_an_index_is_built_once(database):
-    first = build_concurrently(database, SEGMENTS, "ours", STATEMENT)
-    second = build_concurrently(database, SEGMENTS, "ours", STATEMENT)
+    first = build_concurrently(database, SEGMENTS, "ours", STATEMENT, column="start_sec")
+    second = build_concurrently(database, SEGMENTS, "ours", STATEMENT, column="start_sec")
     assert (first.built, second.built) == (True, False)
     assert first.bytes == second.bytes > 0
     assert first.seconds > 0
@@ -54,12 +54,14 @@ def test_an_index_is_built_once(database):
 def test_an_invalid_leftover_is_replaced(database):
     leave_invalid(database)
     assert validity(database) is False
-    assert build_concurrently(database, SEGMENTS, "ours", STATEMENT).built
+    assert build_concurrently(database, SEGMENTS, "ours", STATEMENT, column="start_sec").built
     assert validity(database) is True
 
 
 def test_an_application_that_reads_and_writes_is_not_held_up_by_a_build(database, held_up):
-    thread = threading.Thread(target=build_concurrently, args=(database, SEGMENTS, "ours", STATEMENT))
+    thread = threading.Thread(
+        target=build_concurrently, args=(database, SEGMENTS, "ours", STATEMENT), kwargs={"column": "start_sec"}
+    )
     thread.start()
     wait_until(lambda: is_building(database))
     with application(database) as other:
@@ -79,7 +81,7 @@ def test_progress_is_reported_while_the_build_waits(database, held_up):
         seen.append(look)
         held_up.rollback()
 
-    build_concurrently(database, SEGMENTS, "ours", STATEMENT, on_progress=progress)
+    build_concurrently(database, SEGMENTS, "ours", STATEMENT, column="start_sec", on_progress=progress)
     assert "waiting for" in seen[0].phase
 
 
@@ -93,13 +95,13 @@ def test_ctrl_c_ends_the_build_on_the_server_at_once(database, held_up, applicat
     slow = slow_statement(database)
     before, started = threading.active_count(), time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
-        build_concurrently(database, SEGMENTS, "ours", slow, on_progress=interrupt)
+        build_concurrently(database, SEGMENTS, "ours", slow, column="start_sec", on_progress=interrupt)
     assert time.perf_counter() - started < 5
     assert threading.active_count() == before
     assert not is_building(database)
     assert validity(database) is (False if application_goes_on else None)
     held_up.rollback()
-    assert build_concurrently(database, SEGMENTS, "ours", STATEMENT).built
+    assert build_concurrently(database, SEGMENTS, "ours", STATEMENT, column="start_sec").built
 
 
 def slow_statement(database):
@@ -116,7 +118,9 @@ def test_a_build_whose_connection_is_ended_is_an_unavailable_database_and_leaves
         execute(database, "SELECT pg_terminate_backend(pid) FROM pg_stat_progress_create_index")
 
     with pytest.raises(DatabaseUnavailable):
-        build_concurrently(database, SEGMENTS, "ours", slow_statement(database), on_progress=terminate)
+        build_concurrently(
+            database, SEGMENTS, "ours", slow_statement(database), column="start_sec", on_progress=terminate
+        )
     assert validity(database) is None
 
 
@@ -127,7 +131,7 @@ def test_too_little_memory_is_explained_with_the_memory_it_takes(database, datab
         f"CREATE INDEX CONCURRENTLY ours ON segments USING ivfflat (embedding vector_cosine_ops) {options}"
     )
     with Database(database_url) as fresh, pytest.raises(IndexBuildFailed, match="memory required is") as refused:
-        build_concurrently(fresh, SEGMENTS, "ours", statement)
+        build_concurrently(fresh, SEGMENTS, "ours", statement, column="embedding")
     assert "INDEX_MAX_MEMORY_MB" in refused.value.next_step
     assert validity(database) is None
 
@@ -136,7 +140,7 @@ def test_the_memory_that_a_build_needs_is_given_to_its_session_alone(database):
     statement = text(
         "CREATE INDEX CONCURRENTLY ours ON segments USING ivfflat (embedding vector_cosine_ops) WITH (lists = 300)"
     )
-    result = build_concurrently(database, SEGMENTS, "ours", statement, memory_bytes=300 << 20)
+    result = build_concurrently(database, SEGMENTS, "ours", statement, column="embedding", memory_bytes=300 << 20)
     assert result.maintenance_work_mem_mb == 300
     assert scalar(database, "SHOW maintenance_work_mem") == "64MB"
     assert scalar(database, "SHOW max_parallel_maintenance_workers") == "2"
@@ -146,7 +150,7 @@ def test_two_processes_that_build_the_same_index_take_turns(database, held_up):
     results = []
 
     def build():
-        results.append(build_concurrently(database, SEGMENTS, "ours", STATEMENT))
+        results.append(build_concurrently(database, SEGMENTS, "ours", STATEMENT, column="start_sec"))
 
     threads = [threading.Thread(target=build) for _ in range(2)]
     for thread in threads:
@@ -162,29 +166,29 @@ def test_two_processes_that_build_the_same_index_take_turns(database, held_up):
 def test_an_index_made_anew_has_no_entries_of_rows_that_left_it(database):
     partial = text("CREATE INDEX CONCURRENTLY ours ON segments (id) WHERE embedding IS NULL")
     execute(database, "UPDATE segments SET embedding = NULL")
-    build_concurrently(database, SEGMENTS, "ours", partial)
+    build_concurrently(database, SEGMENTS, "ours", partial, column="embedding")
     before = scalar(database, "SELECT pg_relation_size('ours')")
     execute(database, f"UPDATE segments SET embedding = '{[0.1] * 1536}'")
-    rebuild_concurrently(database, SEGMENTS, "ours", partial)
+    rebuild_concurrently(database, SEGMENTS, "ours", partial, column="embedding")
     assert scalar(database, "SELECT pg_relation_size('ours')") < before
     assert validity(database) is True
 
 
 def test_an_index_that_is_missing_or_invalid_is_built_when_it_should_be_made_anew(database):
-    rebuild_concurrently(database, SEGMENTS, "ours", STATEMENT)
+    rebuild_concurrently(database, SEGMENTS, "ours", STATEMENT, column="start_sec")
     assert validity(database) is True
     execute(database, "DROP INDEX ours")
     leave_invalid(database)
-    rebuild_concurrently(database, SEGMENTS, "ours", STATEMENT)
+    rebuild_concurrently(database, SEGMENTS, "ours", STATEMENT, column="start_sec")
     assert validity(database) is True
 
 
 def test_leftovers_of_an_interrupted_rebuild_are_removed_and_those_of_others_are_not(database):
     name = "n" * 60
     statement = text(f"CREATE INDEX CONCURRENTLY {name} ON segments (start_sec)")
-    build_concurrently(database, SEGMENTS, name, statement)
+    build_concurrently(database, SEGMENTS, name, statement, column="start_sec")
     leave_invalid(database, f"{name[:56]}_ccnew")
     leave_invalid(database, "somebody_else_ccnew")
-    rebuild_concurrently(database, SEGMENTS, name, statement)
+    rebuild_concurrently(database, SEGMENTS, name, statement, column="start_sec")
     assert validity(database, f"{name[:56]}_ccnew") is None
     assert validity(database, "somebody_else_ccnew") is False

@@ -134,6 +134,8 @@ def test_the_printed_script_of_the_swap_runs(
     configured: Settings, database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command.upgrade(alembic_config(), "006")
+    with database.transaction() as connection:
+        connection.execute(text("GRANT SELECT (embedding) ON segments TO PUBLIC"))
     command.upgrade(alembic_config(), "006:007", sql=True)
     script = capsys.readouterr().out
     assert "CREATE INDEX CONCURRENTLY" in script
@@ -143,6 +145,9 @@ def test_the_printed_script_of_the_swap_runs(
 
     status = read_status(database, configured)
     assert (status.phase, status.dimensions, status.pending) == ("swapped", 384, 0)
+    with database.autocommit() as connection:
+        granted = text("SELECT has_column_privilege('pg_monitor', 'segments', 'embedding', 'SELECT')")
+        assert connection.execute(granted).scalar_one()
 
 
 def test_a_missing_table_is_one_clear_error(

@@ -127,7 +127,8 @@ class TestTheExchange:
         )
         assert backfill(database, settings, ENCODER).rows == 1
 
-    def test_rights_on_the_column_follow_its_name(self, database, settings):
+    @pytest.mark.parametrize("old", ["keep", "drop"])
+    def test_rights_on_the_column_follow_its_name(self, database, make_settings, old):
         roles = ("reader_of_swap_test", 'Writer "of" swap test')
         quoted = ['"' + role.replace('"', '""') + '"' for role in roles]
         for role in quoted:
@@ -135,7 +136,7 @@ class TestTheExchange:
             execute(database, f"CREATE ROLE {role}")
         execute(database, f"GRANT SELECT (id, embedding) ON segments TO {quoted[0]}, PUBLIC")
         execute(database, f"GRANT UPDATE (embedding) ON segments TO {quoted[1]} WITH GRANT OPTION")
-        fill_and_swap(database, settings)
+        fill_and_swap(database, make_settings(old_embedding=old))
         assert scalar(database, "SELECT has_column_privilege(:r, 'segments', 'embedding', 'SELECT')", r=roles[0])
         assert scalar(
             database, "SELECT has_column_privilege(:r, 'segments', 'embedding', 'UPDATE WITH GRANT OPTION')", r=roles[1]

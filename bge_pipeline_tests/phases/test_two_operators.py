@@ -1,0 +1,280 @@
+"""Two operators of one table: one works, the other is told who the first is, and no column ever changes its meaning."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from sqlalchemy import text
+
+from bge_pipeline.database.index_build import build_concurrently
+from bge_pipeline.database.operator import operating
+from bge_pipeline.embedding.hashing import HashingEncoder
+from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.errors import ChangedMeanwhile, OperatorBusy
+from bge_pipeline.phases import expand as expand_module
+from bge_pipeline.phases import quality as quality_module
+from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migrate import migrate
+from bge_pipeline.phases.retire import retire
+from bge_pipeline.phases.rollback import rollback
+from bge_pipeline.phases.state import require_table, space_of
+from bge_pipeline.phases.swap import swap as swap_with_service
+from bge_pipeline_tests.roads import environment
+from bge_pipeline_tests.support import (
+    ENCODER,
+    SEGMENTS,
+    application,
+    columns_of,
+    execute,
+    fill,
+    fill_and_swap,
+    scalar,
+    swap,
+    wait_until,
+    wrong_vectors,
+)
+
+pytestmark = pytest.mark.pgvector
+
+OLD = HashingEncoder(seed=7)
+END_OPERATORS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'bge-pipeline % (pro%'"
+)
+ANN_INDEXES = (
+    "SELECT a.attname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam "
+    "JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] "
+    "WHERE i.indrelid = 'segments'::regclass AND m.amname IN ('ivfflat', 'hnsw') AND i.indisvalid ORDER BY 1"
+)
+
+
+@pytest.fixture
+def same_dimensions(database):
+    """The demo table with old vectors of as many dimensions as the new ones will have."""
+    execute(database, "ALTER TABLE segments DROP COLUMN embedding")
+    execute(database, "ALTER TABLE segments ADD COLUMN embedding vector(384)")
+    rows = execute(database, "SELECT id, text FROM segments ORDER BY id")
+    vectors = OLD.encode(OLD.tokenize([row[1] for row in rows]))
+    with database.transaction() as connection:
+        connection.execute(
+            text("UPDATE segments SET embedding = CAST(:vector AS vector) WHERE id = :id"),
+            [{"id": row[0], "vector": str(vector.tolist())} for row, vector in zip(rows, vectors, strict=True)],
+        )
+    execute(database, "CREATE INDEX segments_embedding_idx ON segments USING hnsw (embedding vector_cosine_ops)")
+    return database
+
+
+def start(settings, *arguments):
+    variables = environment(settings, QUALITY_GATE="off", INDEX_METHOD="hnsw", SEARCH_EF_SEARCH="100")
+    command = [sys.executable, "-m", "bge_pipeline", *arguments]
+    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def migrated_rightly(database, settings):
+    state = require_table(database, settings)
+    assert state.phase == "swapped"
+    assert space_of(state.table.embedding) == ENCODER.space
+    assert wrong_vectors(database, ENCODER, "embedding") == []
+    assert wrong_vectors(database, OLD, state.previous.name) == []
+    assert "embedding" in [row[0] for row in execute(database, ANN_INDEXES)]
+    return True
+
+
+class TestTwoCommandsTogether:
+    def test_one_migrates_and_the_other_is_told_who(self, same_dimensions, settings):
+        with application(same_dimensions) as other:
+            other.exec_driver_sql("LOCK TABLE segments IN ACCESS SHARE MODE")  # neither ends before the other begins
+            commands = [start(settings, "migrate", "--json") for _ in range(2)]
+            wait_until(lambda: any(command.poll() is not None for command in commands), 60)
+        ended = [(command.communicate(timeout=120), command.returncode) for command in commands]
+        assert sorted(code for _, code in ended) == [0, 6], ended
+        (refusal,) = [error for (_, error), code in ended if code == 6]
+        told = " ".join(refusal.split())
+        assert "another operator is at work" in told
+        assert "bge-pipeline migrate (process" in told
+        assert "pid" in told
+        assert "since 20" in told
+        assert "Traceback" not in refusal
+        assert migrated_rightly(same_dimensions, settings)
+
+    def test_with_wait_the_second_finds_nothing_to_do(self, same_dimensions, settings):
+        commands = [start(settings, "migrate", "--json", "--wait") for _ in range(2)]
+        outputs = [command.communicate(timeout=120) for command in commands]
+        assert [command.returncode for command in commands] == [0, 0], outputs
+        assert sorted(json.loads(out)["swap"]["exchanged"] for out, _ in outputs) == [False, True]
+        assert migrated_rightly(same_dimensions, settings)
+
+    def test_a_lock_ends_with_the_process_that_holds_it(self, database, settings):
+        holder = (
+            "import sys, time; from bge_pipeline.database.connection import Database; "
+            "from bge_pipeline.database.operator import operating; from bge_pipeline.settings import load_settings; "
+            "s = load_settings()\nwith Database.from_settings(s) as d, operating(d, s, 'swap'):\n"
+            " print('held', flush=True); time.sleep(600)"
+        )
+        variables = environment(settings)
+        process = subprocess.Popen([sys.executable, "-c", holder], env=variables, stdout=subprocess.PIPE)
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(OperatorBusy, match=f"process {process.pid} on"):
+            expand(database, settings, ENCODER.space)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        patient = settings.model_copy(update={"operator_wait_seconds": 10.0})
+        assert expand(database, patient, ENCODER.space).added
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda database, settings: expand(database, settings, ENCODER.space),
+        swap,
+        rollback,
+        retire,
+        lambda database, settings: migrate(database, settings, EmbeddingsService(ENCODER, settings)),
+        expand_module.collapse,
+    ],
+    ids=["expand", "swap", "rollback", "retire", "migrate", "collapse"],
+)
+def test_every_act_that_changes_the_schema_is_refused_while_another_operates(database, settings, act):
+    fill(database, settings)
+    before = columns_of(database)
+    held, done = threading.Event(), threading.Event()
+
+    def operate():
+        with operating(database, settings, "another act"):
+            held.set()
+            done.wait(30)
+
+    other = threading.Thread(target=operate)
+    other.start()
+    assert held.wait(30)
+    try:
+        with pytest.raises(OperatorBusy, match="another act"):
+            act(database, settings)
+    finally:
+        done.set()
+        other.join()
+    assert columns_of(database) == before
+
+
+def test_operators_of_two_tables_do_not_meet(database, make_settings):
+    settings = make_settings()
+    execute(database, "CREATE TABLE notes (LIKE segments INCLUDING ALL)")
+    with operating(database, settings, "one"):
+        other = make_settings(target_table="notes")
+        thread_result = []
+        thread = threading.Thread(target=lambda: thread_result.append(expand(database, other, ENCODER.space).added))
+        thread.start()
+        thread.join()
+    assert thread_result == [True]
+
+
+class TestAnOperatorThatSlept:
+    """Its session was ended meanwhile, so that another operator could do everything."""
+
+    def test_in_the_recall_probe_does_not_label_the_old_vectors_as_new(self, same_dimensions, settings, monkeypatch):
+        fill(same_dimensions, settings)
+        measured = settings.model_copy(update={"quality_gate": "off", "search_probes": None})
+        original = quality_module.recommend_for_recall
+
+        def sleep_meanwhile(*args, **keywords):
+            execute(same_dimensions, END_OPERATORS)
+            monkeypatch.setattr(quality_module, "recommend_for_recall", original)
+            in_another_thread(lambda: swap(same_dimensions, settings))
+            return original(*args, **keywords)
+
+        monkeypatch.setattr(quality_module, "recommend_for_recall", sleep_meanwhile)
+        with pytest.raises(ChangedMeanwhile) as refused:
+            swap_with_service(same_dimensions, measured, EmbeddingsService(ENCODER, measured))
+        assert refused.value.exit_code == 3
+        assert migrated_rightly(same_dimensions, settings)
+
+    def test_before_adding_the_column_adds_none(self, same_dimensions, settings, monkeypatch):
+        original = expand_module.require_privileges
+
+        def sleep_meanwhile(*args):
+            monkeypatch.setattr(expand_module, "require_privileges", original)
+            execute(same_dimensions, END_OPERATORS)
+            in_another_thread(lambda: fill_and_swap(same_dimensions, settings))
+
+        monkeypatch.setattr(expand_module, "require_privileges", sleep_meanwhile)
+        with pytest.raises(ChangedMeanwhile):
+            expand(same_dimensions, settings, ENCODER.space)
+        assert migrated_rightly(same_dimensions, settings)
+
+    def test_while_another_has_begun_is_told_so(self, database, settings, monkeypatch):
+        original = expand_module.require_privileges
+        done = threading.Event()
+
+        def sleep_meanwhile(*args):
+            monkeypatch.setattr(expand_module, "require_privileges", original)
+            execute(database, END_OPERATORS)
+            held = threading.Event()
+
+            def operate():
+                with operating(database, settings, "another act"):
+                    held.set()
+                    done.wait(30)
+
+            threading.Thread(target=operate).start()
+            assert held.wait(30)
+
+        monkeypatch.setattr(expand_module, "require_privileges", sleep_meanwhile)
+        try:
+            with pytest.raises(OperatorBusy, match="another act"):
+                expand(database, settings, ENCODER.space)
+        finally:
+            done.set()
+        assert "embedding_384" not in columns_of(database)
+
+    def test_in_the_backfill_does_not_write_into_the_column_that_took_the_name(self, same_dimensions, settings):
+        expand(same_dimensions, settings, ENCODER.space)
+        execute(same_dimensions, "UPDATE segments SET embedding = NULL WHERE id <= 50")
+
+        class Sleepy(HashingEncoder):
+            def encode(self, tokens, *, batch_size=None):  # noqa: ARG002
+                if require_table(same_dimensions, settings).phase == "expanded":
+                    in_another_thread(lambda: fill_and_swap(same_dimensions, settings))
+                return super().encode(tokens)
+
+        with pytest.raises(ChangedMeanwhile, match="exchanged or dropped by another process"):
+            backfill(same_dimensions, settings, Sleepy())
+        assert migrated_rightly(same_dimensions, settings)
+        assert scalar(same_dimensions, "SELECT count(*) FROM segments WHERE embedding_384 IS NULL") == 50
+
+
+def test_an_index_of_the_right_name_on_another_column_is_not_taken_for_ours(database):
+    execute(database, "CREATE INDEX ours ON segments (start_sec)")
+    statement = text("CREATE INDEX CONCURRENTLY ours ON segments USING hnsw (embedding vector_cosine_ops)")
+    with pytest.raises(ChangedMeanwhile, match="not on column 'embedding'"):
+        build_concurrently(database, SEGMENTS, "ours", statement, column="embedding")
+
+
+def test_an_operator_inside_an_operator_is_the_same(database, settings):
+    with operating(database, settings, "migrate") as outer, operating(database, settings, "expand") as inner:
+        assert inner is outer
+        assert scalar(database, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 1
+    wait_until(lambda: scalar(database, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0)
+
+
+def in_another_thread(act):
+    """Run `act` as somebody else, to its end."""
+    failures = []
+
+    def work():
+        try:
+            act()
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
