@@ -24,6 +24,7 @@ from benchmarks.harness import Measurement, Results
 from bge_pipeline.database.binary_copy import staged_vectors
 from bge_pipeline.database.catalog import describe_table
 from bge_pipeline.database.connection import Database
+from bge_pipeline.database.ids import INTEGERS
 from bge_pipeline.database.reader import PendingBatch, read_pending
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.writer import VectorWriter
@@ -105,7 +106,7 @@ def ours(batch_rows: int) -> Way:
         target = TargetTable("public", "segments", "id", "text", "embedding")
         with database.autocommit() as connection:
             number = describe_table(connection, target).columns[COLUMN].number
-        with VectorWriter(database, target, COLUMN, number, "integer", 384) as writer:
+        with VectorWriter(database, target, COLUMN, number, INTEGERS, 384) as writer:
             for first, last in _slices(len(batch), batch_rows):
                 writer.write(batch.only(range(first, last)), vectors[first:last])
 
@@ -145,7 +146,7 @@ def side_table(database: Database, batch: PendingBatch, vectors: Vectors) -> Non
         connection.commit()
         for first, last in _slices(len(batch), 1_000):
             part = batch.only(range(first, last))
-            stream = staged_vectors("integer", part.ids, part.versions, part.digests, vectors[first:last])
+            stream = staged_vectors(INTEGERS, part.ids, part.versions, part.digests, vectors[first:last])
             cursor.copy_expert("COPY side FROM STDIN (FORMAT binary)", stream)
             connection.commit()
     connection.close()

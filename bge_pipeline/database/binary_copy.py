@@ -7,43 +7,41 @@ Format: https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format"; 
 from __future__ import annotations
 
 import io
-import uuid
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_pipeline.database.catalog import IdKind
+from bge_pipeline.database.ids import Id, IdKind
 
 _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER = b"\xff\xff"
 
 
 def staged_vectors(
-    id_kind: IdKind,
-    ids: Sequence[Any],
+    kind: IdKind,
+    ids: Sequence[Id],
     versions: Sequence[int],
     digests: Sequence[bytes],
     vectors: NDArray[np.float32],
 ) -> io.BytesIO:
-    """Rows `(id bigint | uuid, version xid, digest uuid, vector vector)` as a binary COPY stream.
+    """Rows `(id, version xid, digest uuid, vector vector)` as a binary COPY stream.
 
     Args:
-        id_kind: `integer` or `uuid`.
-        ids: n integers, or n UUIDs as strings.
+        kind: of the ids.
+        ids: n ids.
         versions: n row versions.
         digests: n digests of 16 bytes.
         vectors: float32 (n, dimensions).
     """
     n, dimensions = vectors.shape
-    id_type = ">i8" if id_kind == "integer" else "V16"
+    binary_ids = kind.binary(ids)
     rows = np.zeros(
         n,
         dtype=[
             ("fields", ">i2"),
             ("id_length", ">i4"),
-            ("id", id_type),
+            ("id", binary_ids.dtype),
             ("version_length", ">i4"),
             ("version", ">u4"),
             ("digest_length", ">i4"),
@@ -56,7 +54,7 @@ def staged_vectors(
     )
     rows["fields"] = 4
     rows["id_length"] = rows["id"].itemsize
-    rows["id"] = ids if id_kind == "integer" else np.frombuffer(b"".join(uuid.UUID(i).bytes for i in ids), dtype="V16")
+    rows["id"] = binary_ids
     rows["version_length"] = 4
     rows["version"] = versions
     rows["digest_length"] = 16

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
 
 from sqlalchemy import Connection, text
 
+from bge_pipeline.database.ids import ID_KINDS, IdKind
 from bge_pipeline.database.notes import ColumnNote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import TargetTableError
 
 _TEXT_TYPES = ("text", "varchar", "bpchar", "citext")
 VECTOR_TYPES = ("vector", "halfvec", "sparsevec", "bit")
-IdKind = Literal["integer", "uuid"]
-_ID_KINDS: dict[str, IdKind] = {"smallint": "integer", "integer": "integer", "bigint": "integer", "uuid": "uuid"}
 
 _TABLE = """
 SELECT c.oid, c.relkind, c.relispartition AS is_partition, GREATEST(c.reltuples, 0)::bigint AS estimated_rows,
@@ -122,7 +120,7 @@ def describe_table(connection: Connection, target: TargetTable) -> TableDescript
             "or a unique index on that column alone",
             state="nothing was changed",
         )
-    return TableDescription(target, row.oid, row.estimated_rows, columns, _ID_KINDS[identifier.full_type])
+    return TableDescription(target, row.oid, row.estimated_rows, columns, ID_KINDS[identifier.full_type])
 
 
 def _check_extension(connection: Connection) -> None:
@@ -148,8 +146,8 @@ def _check_columns(target: TargetTable, columns: dict[str, Column]) -> None:
         )
     identifier, source, embedding = (columns[name] for name in wanted.values())
     problem = None
-    if identifier.full_type not in _ID_KINDS:
-        problem = f"{identifier.name!r} is {identifier.full_type}: expected {', '.join(_ID_KINDS)} as id"
+    if identifier.full_type not in ID_KINDS:
+        problem = f"{identifier.name!r} is {identifier.full_type}: expected {', '.join(ID_KINDS)} as id"
     elif not identifier.not_null:
         problem = f"{identifier.name!r} may be NULL, and a row without an id cannot be found again: expected NOT NULL"
     elif source.type_name not in _TEXT_TYPES:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, TextClause
 
-from bge_pipeline.database.ranges import IdRange
+from bge_pipeline.database.ids import IdRange
 from bge_pipeline.database.target import TargetTable
 
 # Both halves of the partial index's predicate; queries repeat it word for word so that the planner sees the match.

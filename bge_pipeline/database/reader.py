@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from bge_pipeline.database.ids import IdRange
 from bge_pipeline.database.pending import HAS_TEXT, LACKS_VECTOR, NOT_QUARANTINED
-from bge_pipeline.database.ranges import IdRange
 from bge_pipeline.database.target import TargetTable
 
 SHUFFLED = "ORDER BY md5({id}::text || CAST(:seed AS text))"

@@ -13,8 +13,8 @@ from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.binary_copy import staged_vectors
-from bge_pipeline.database.catalog import IdKind
 from bge_pipeline.database.connection import Database, server_version
+from bge_pipeline.database.ids import IdKind
 from bge_pipeline.database.reader import PendingBatch
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import ChangedMeanwhile
@@ -152,11 +152,10 @@ class VectorWriter:
         return self._connection
 
     def _staging(self, server: int) -> TextClause:
-        id_type = "bigint" if self._id_kind == "integer" else "uuid"
         # Without out-of-line storage there is no second table and index to empty at every commit.
         fits_a_page = self._dimensions <= 1_900
         storage = " STORAGE PLAIN" if fits_a_page and server >= _POSTGRES_16 else ""
         return text(
-            f"CREATE TEMPORARY TABLE {_STAGING} (id {id_type}, version xid, digest uuid, "
+            f"CREATE TEMPORARY TABLE {_STAGING} (id {self._id_kind.sql_type}, version xid, digest uuid, "
             f"vector vector({self._dimensions}){storage}) ON COMMIT DELETE ROWS"
         )

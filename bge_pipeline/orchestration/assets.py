@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.ranges import IdRange
+from bge_pipeline.database.ids import IdRange
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.evaluation.report_pages import as_markdown, write_report

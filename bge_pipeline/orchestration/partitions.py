@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.ranges import IdRange, cut_ranges
+from bge_pipeline.database.ids import Id, IdRange
+from bge_pipeline.database.ranges import cut_ranges
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.phases.state import require_table
@@ -71,10 +72,11 @@ def targeted_range(tags: Mapping[str, str], instance: dg.DagsterInstance) -> IdR
     keys = targeted_keys(tags, instance)
     if not keys:
         return None
-    return IdRange(IdRange.from_key(keys[0]).lower, IdRange.from_key(keys[-1]).upper)
+    first, last = IdRange.from_key(keys[0]), IdRange.from_key(keys[-1])
+    return IdRange(first.lower, last.upper, first.kind)
 
 
-def _cut(database: Database, settings: Settings, *, above: int | str | None = None) -> list[IdRange]:
+def _cut(database: Database, settings: Settings, *, above: Id | None = None) -> list[IdRange]:
     state = require_table(database, settings)
     with database.autocommit() as connection:
         return cut_ranges(

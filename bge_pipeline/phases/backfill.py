@@ -14,11 +14,11 @@ from typing import Any
 from sqlalchemy.exc import OperationalError
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.database.ids import IdRange
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.operator import naming_what_vanished
 from bge_pipeline.database.pending import count_pending
 from bge_pipeline.database.privileges import require_privileges
-from bge_pipeline.database.ranges import IdRange
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.errors import DatabaseUnavailable

@@ -12,9 +12,9 @@ from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
-from bge_pipeline.database.catalog import Column, IdKind
+from bge_pipeline.database.catalog import Column
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.ranges import IdRange
+from bge_pipeline.database.ids import IdKind, IdRange
 from bge_pipeline.database.reader import PendingBatch, read_pending
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.writer import VectorWriter

@@ -9,9 +9,9 @@ import numpy as np
 from sqlalchemy import Connection, TextClause
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.database.ids import IdRange
 from bge_pipeline.database.indexes import indexes_on
 from bge_pipeline.database.pending import count_pending
-from bge_pipeline.database.ranges import IdRange
 from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.errors import SwapRefused
 from bge_pipeline.phases.state import MigrationState, require_table, space_of

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bge_pipeline.database.binary_copy import copy_stream, staged_vectors, vector_fields
+from bge_pipeline.database.ids import INTEGERS, UUIDS
 from bge_pipeline_tests.support import parsed
 
 pytestmark = pytest.mark.pgvector
@@ -20,7 +21,7 @@ def copied(database, id_type, ids, versions, vectors):
         )
         raw = connection.connection.dbapi_connection.cursor()
         digests = [bytes(15) + bytes([n]) for n in range(len(ids))]
-        stream = staged_vectors("uuid" if id_type == "uuid" else "integer", ids, versions, digests, vectors)
+        stream = staged_vectors(UUIDS if id_type == "uuid" else INTEGERS, ids, versions, digests, vectors)
         raw.copy_expert("COPY s FROM STDIN (FORMAT binary)", stream)
         raw.execute("SELECT array_agg(digest::text ORDER BY digest) FROM s")
         assert (raw.fetchone()[0] or []) == [str(uuid.UUID(bytes=digest)) for digest in digests]

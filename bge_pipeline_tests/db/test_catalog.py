@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from bge_pipeline.database.catalog import describe_table, pgvector_version
+from bge_pipeline.database.ids import INTEGERS, UUIDS
 from bge_pipeline.errors import TargetTableError
 from bge_pipeline_tests.support import SEGMENTS, execute
 
@@ -24,7 +25,7 @@ def test_the_demo_table_is_described_as_it_is(database):
     with database.autocommit() as connection:
         table = describe_table(connection, SEGMENTS)
         assert pgvector_version(connection).startswith("0.")
-    assert table.id_kind == "integer"
+    assert table.id_kind is INTEGERS
     assert table.embedding.dimensions == 1536
     assert table.columns["text"].not_null
     assert not table.columns["embedding"].not_null
@@ -104,7 +105,7 @@ def test_every_kind_of_text_and_id_that_is_promised_is_taken(database, kind, id_
     execute(database, f"CREATE TABLE odd (id {id_type} PRIMARY KEY, text {kind}, embedding vector(3))")
     with database.autocommit() as connection:
         table = describe_table(connection, replace(SEGMENTS, table="odd"))
-    assert table.id_kind == ("uuid" if id_type == "uuid" else "integer")
+    assert table.id_kind is (UUIDS if id_type == "uuid" else INTEGERS)
 
 
 @pytest.mark.parametrize(("kind", "dimensions"), [("vector", None), ("vector(7)", 7), ("halfvec(9)", 9), ("bit(8)", 8)])

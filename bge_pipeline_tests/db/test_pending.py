@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bge_pipeline.database.ids import INTEGERS, IdRange
 from bge_pipeline.database.pending import (
     LACKS_VECTOR,
     count_pending,
@@ -11,7 +12,6 @@ from bge_pipeline.database.pending import (
     has_more_pending_than,
     pending_index_statement,
 )
-from bge_pipeline.database.ranges import IdRange
 from bge_pipeline.database.reader import read_pending
 from bge_pipeline_tests.support import execute, require_icu, scalar, statements_of
 
@@ -44,9 +44,9 @@ def many(database, column):
     "question",
     [
         lambda c, target: has_more_pending_than(c, target, "v", 0),
-        lambda c, target: count_pending(c, target, "v", IdRange(100, 200)),
+        lambda c, target: count_pending(c, target, "v", IdRange(100, 200, INTEGERS)),
         lambda c, target: next(read_pending(c, target, "v", 50, after=150), None),
-        lambda c, target: next(read_pending(c, target, "v", 50, IdRange(100, 200)), None),
+        lambda c, target: next(read_pending(c, target, "v", 50, IdRange(100, 200, INTEGERS)), None),
     ],
     ids=["is more pending", "count a range", "read", "read a range"],
 )

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bge_pipeline.database.ids import INTEGERS, UUIDS, IdRange
 from bge_pipeline.database.pending import count_pending
-from bge_pipeline.database.ranges import IdRange, cut_ranges
+from bge_pipeline.database.ranges import cut_ranges
 from bge_pipeline.database.reader import read_pending
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline_tests.support import SEGMENTS, execute
@@ -39,23 +40,23 @@ def ids_in(database, id_range):
 
 @given(st.integers(0, 2**63 - 2), st.integers(0, 2**63 - 1))
 def test_a_key_names_its_range(lower, upper):
-    assert IdRange.from_key(IdRange(lower, upper).key) == IdRange(lower, upper)
+    assert IdRange.from_key(IdRange(lower, upper, INTEGERS).key) == IdRange(lower, upper, INTEGERS)
 
 
 @given(st.uuids(), st.uuids())
 def test_a_key_of_uuids_names_its_range(lower, upper):
-    id_range = IdRange(str(lower), str(upper))
+    id_range = IdRange(str(lower), str(upper), UUIDS)
     assert IdRange.from_key(id_range.key) == id_range
 
 
 @given(st.integers(-(2**63), -1))
 def test_a_negative_id_comes_back_from_a_key(lower):
-    assert IdRange.from_key(IdRange(lower, 5).key) == IdRange(lower, 5)
+    assert IdRange.from_key(IdRange(lower, 5, INTEGERS).key) == IdRange(lower, 5, INTEGERS)
 
 
 @given(st.lists(st.integers(0, 2**63 - 1), min_size=2, unique=True))
 def test_keys_sort_as_their_ranges_do(starts):
-    ranges = [IdRange(start, start + 1) for start in starts]
+    ranges = [IdRange(start, start + 1, INTEGERS) for start in starts]
     assert sorted(ranges, key=lambda r: r.key) == sorted(ranges, key=lambda r: int(r.lower))
 
 
@@ -70,21 +71,21 @@ class TestCutting:
     def test_gaps_in_the_ids_do_not_matter(self, database):
         ids = [1, 2, 3, 1_000, 2_000_000, 2_000_001, 2**40]
         table_with(database, "bigint", ids)
-        ranges = cut(database, "integer", 3)
+        ranges = cut(database, INTEGERS, 3)
         assert [ids_in(database, r) for r in ranges] == [[1, 2, 3], [1_000, 2_000_000, 2_000_001], [2**40]]
         assert all(left.upper == right.lower for left, right in pairwise(ranges))
 
     def test_an_empty_table_has_no_ranges(self, database):
         table_with(database, "bigint", [])
-        assert cut(database, "integer", 3) == []
+        assert cut(database, INTEGERS, 3) == []
 
     def test_the_last_range_ends_above_the_last_row_and_later_rows_begin_another(self, database):
         table_with(database, "int", [1, 2, 3])
-        (first,) = cut(database, "integer", 10)
-        assert first == IdRange(1, 4)
-        assert cut(database, "integer", 10, above=first.upper) == []
+        (first,) = cut(database, INTEGERS, 10)
+        assert first == IdRange(1, 4, INTEGERS)
+        assert cut(database, INTEGERS, 10, above=first.upper) == []
         execute(database, "INSERT INTO odd VALUES (9, 'later'), (7, 'later')")
-        assert cut(database, "integer", 10, above=first.upper) == [IdRange(4, 10)]
+        assert cut(database, INTEGERS, 10, above=first.upper) == [IdRange(4, 10, INTEGERS)]
 
     @pytest.mark.parametrize(
         ("id_type", "ids"),
@@ -92,20 +93,20 @@ class TestCutting:
     )
     def test_the_least_and_the_greatest_id_of_a_type_are_covered(self, database, id_type, ids):
         table_with(database, id_type, ids)
-        ranges = cut(database, "integer", 1)
+        ranges = cut(database, INTEGERS, 1)
         assert [ids_in(database, r) for r in ranges] == [[i] for i in ids]
 
     def test_ranges_of_uuids_cover_every_uuid_up_to_the_greatest(self, database):
         ids = sorted(str(uuid.UUID(int=n)) for n in [0, 1, 2**64, 2**100, 2**127, 2**128 - 2, 2**128 - 1])
         table_with(database, "uuid", ids)
-        ranges = cut(database, "uuid", 3)
+        ranges = cut(database, UUIDS, 3)
         assert ranges[0].lower == str(uuid.UUID(int=0))
         assert [i for r in ranges for i in ids_in(database, r)] == ids
         assert all(left.upper == right.lower for left, right in pairwise(ranges))
 
     def test_a_uuid_that_arrives_below_the_least_one_is_covered(self, database):
         table_with(database, "uuid", [str(uuid.UUID(int=2**100 + n)) for n in range(4)])
-        ranges = cut(database, "uuid", 2)
+        ranges = cut(database, UUIDS, 2)
         execute(database, "INSERT INTO odd VALUES (:id, 'later')", id=str(uuid.UUID(int=5)))
         assert str(uuid.UUID(int=5)) in ids_in(database, ranges[0])
 
@@ -113,5 +114,5 @@ class TestCutting:
         table_with(database, "bigint", list(range(10)))
         execute(database, "UPDATE odd SET embedding = '[1,2]' WHERE id = 3")
         with database.autocommit() as connection:
-            assert count_pending(connection, ODD, "embedding", IdRange(2, 6)) == 3
+            assert count_pending(connection, ODD, "embedding", IdRange(2, 6, INTEGERS)) == 3
             assert count_pending(connection, ODD, "embedding") == 9

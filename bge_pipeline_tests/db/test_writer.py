@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sqlalchemy.exc import DBAPIError
 
+from bge_pipeline.database.ids import INTEGERS, UUIDS
 from bge_pipeline.database.reader import read_pending
 from bge_pipeline.database.writer import VectorWriter
 from bge_pipeline_tests.support import SEGMENTS, application, execute, scalar
@@ -27,7 +28,7 @@ def notes(database, column):
 
 @pytest.fixture
 def writer(database, notes):
-    with VectorWriter(database, notes, "v", 3, "integer", 2) as writer:
+    with VectorWriter(database, notes, "v", 3, INTEGERS, 2) as writer:
         yield writer
 
 
@@ -150,7 +151,7 @@ def test_a_vector_of_other_dimensions_is_refused_by_the_database(database, notes
 
 
 def test_nothing_of_the_writer_is_left_when_it_is_closed(database, notes):
-    with VectorWriter(database, notes, "v", 3, "integer", 2) as writer:
+    with VectorWriter(database, notes, "v", 3, INTEGERS, 2) as writer:
         writer.write(*read(database, notes))
     assert scalar(database, f"SELECT count(*) FROM pg_stat_activity WHERE {OTHERS} AND state <> 'idle'") == 0
     assert scalar(database, "SHOW enable_seqscan") == "on"
@@ -161,7 +162,7 @@ def test_uuids_are_matched_as_uuids(database):
     execute(database, "CREATE TABLE notes_v_quarantine (row_id uuid)")
     execute(database, "INSERT INTO notes SELECT gen_random_uuid(), 'text' FROM generate_series(1, 5)")
     target = replace(SEGMENTS, table="notes", embedding_column="v")
-    with VectorWriter(database, target, "v", 3, "uuid", 2) as writer:
+    with VectorWriter(database, target, "v", 3, UUIDS, 2) as writer:
         assert writer.write(*read(database, target)) == 5
     assert vectors(database) == ["[0,0]", "[1,-1]", "[2,-2]", "[3,-3]", "[4,-4]"]
 
@@ -171,7 +172,7 @@ def test_vectors_too_long_for_a_page_are_staged_too(database):
     execute(database, "CREATE TABLE notes_v_quarantine (row_id int)")
     execute(database, "INSERT INTO notes VALUES (1, 'a')")
     target = replace(SEGMENTS, table="notes", embedding_column="v")
-    with database.autocommit() as connection, VectorWriter(database, target, "v", 3, "integer", 3000) as writer:
+    with database.autocommit() as connection, VectorWriter(database, target, "v", 3, INTEGERS, 3000) as writer:
         (batch,) = read_pending(connection, target, "v", 10)
         assert writer.write(batch, np.ones((1, 3000), np.float32)) == 1
     assert scalar(database, "SELECT vector_dims(v) FROM notes") == 3000

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.ranges import IdRange
+from bge_pipeline.database.ids import INTEGERS, IdRange
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.errors import DatabaseUnavailable, EmbeddingSpaceMismatch, EncodingError, PhaseError
 from bge_pipeline.phases.backfill import backfill
@@ -67,7 +67,7 @@ class TestTheOrdinaryCourse:
         assert execute(expanded, "SELECT id, xmin::text FROM segments ORDER BY id") == versions
 
     def test_a_range_is_filled_and_nothing_else(self, expanded, settings):
-        result = backfill(expanded, settings, ENCODER, IdRange(101, 161))
+        result = backfill(expanded, settings, ENCODER, IdRange(101, 161, INTEGERS))
         assert (result.rows, result.pending_after) == (60, 0)
         assert pending_ids(expanded) == [*range(1, 101), *range(161, 301)]
 
