@@ -13,6 +13,7 @@ from bge_pipeline.orchestration import partitions
 from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata, gate_metadata
 from bge_pipeline.orchestration.names import BACKFILLED, GROUP, OWNERS, POOL, REPORT, SCHEMA, SWAPPED
+from bge_pipeline.orchestration.pool import register_pool
 from bge_pipeline.orchestration.progress import log_backfill, log_index_build
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.benchmark import benchmark
@@ -40,6 +41,8 @@ def schema_with_384_column(
     context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings], database: dg.ResourceParam[Database]
 ) -> dg.MaterializeResult[None]:
     """Expand."""
+    # There is nothing to launch a backfill of before the partitions are cut.
+    register_pool(context.instance)
     with explained():
         result = expand(database, settings, configured_space(settings))
         if result.added or not partitions.known_keys(context.instance):

@@ -21,6 +21,7 @@ from bge_pipeline.errors import BgePipelineError, ConfigurationError
 from bge_pipeline.orchestration.failures import was_interrupted
 from bge_pipeline.orchestration.names import BACKFILLED, REPORT, SCHEMA, SWAPPED
 from bge_pipeline.orchestration.partitions import known_keys
+from bge_pipeline.orchestration.pool import register_pool
 from bge_pipeline.orchestration.progress import StepProgress, listening
 from bge_pipeline.orchestration.storage import dagster_database_url
 from bge_pipeline.phases.verify import verify_nothing_pending
@@ -96,13 +97,16 @@ def run_dev(settings: Settings, port: int = DEFAULT_PORT, host: str = DEFAULT_HO
             "DATABASE_URL": database.url.render_as_string(hide_password=False),
             "DAGSTER_DATABASE_URL": dagster_database_url(settings).render_as_string(hide_password=False),
         }
+    variables = environment(settings) | urls
+    with _environment(variables), dg.DagsterInstance.get() as instance:
+        register_pool(instance)
     command = ["-m", "dagster", "dev", "-m", "bge_pipeline.definitions", "-p", str(port), "-h", host]
     print(f"Dagster UI: http://{host}:{port}  (Ctrl-C stops it)", flush=True)  # noqa: T201
     with _passing_signals_on() as started:
         # In a session of its own, Dagster hears of Ctrl-C once, from here, and can end its processes in order.
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-W", "ignore:Function `dev_command` is superseded", *command],
-            env=os.environ | environment(settings) | urls,
+            env=os.environ | variables,
             start_new_session=True,
         )
         started(process)

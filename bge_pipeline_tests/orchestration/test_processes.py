@@ -1,6 +1,9 @@
 """What only separate processes can show: `dagster` commands as CI types them, the daemon's ticks, the UI's end."""
 
 import json
+import re
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -8,6 +11,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.error import URLError
 from urllib.request import Request, urlopen
@@ -16,18 +21,20 @@ import dagster as dg
 import psutil
 import pytest
 
-from bge_pipeline.database.connection import Database
+from bge_pipeline.database.connection import Database, normalise_url
 from bge_pipeline.orchestration.books import unmaterialized_attempts
-from bge_pipeline.orchestration.partitions import known_keys
+from bge_pipeline.orchestration.partitions import known_keys, recut, targeted_keys
 from bge_pipeline.orchestration.sensors import rerun_failed_partitions
+from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.orchestration.conftest import KEYS, Runner
-from bge_pipeline_tests.support import execute
+from bge_pipeline_tests.support import ENCODER, execute
 
 pytestmark = [pytest.mark.pgvector, pytest.mark.slow]
 
 _PATIENCE_SECONDS = 150
+DEPLOY = Path(__file__).parents[2] / "deploy"
 Found = TypeVar("Found")
 
 
@@ -124,7 +131,99 @@ def test_a_run_that_a_person_terminates_is_cancelled_keeps_its_batches_and_is_no
     assert "was cancelled by somebody" in rerun_failed_partitions(dg.build_sensor_context(instance)).skip_message
 
 
-def ask(port: int, query: str, **variables: str) -> dict[str, Any]:
+BACKFILL = """
+mutation Backfill($partitions: [String!]!) {
+  launchPartitionBackfill(backfillParams: {
+    assetSelection: [{path: ["backfilled_embeddings"]}], partitionNames: $partitions
+  }) { __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } }
+}
+"""
+
+
+@pytest.fixture
+def cut(database: Database, settings: Settings, instance: dg.DagsterInstance) -> dg.DagsterInstance:
+    """An instance that has partitions and in which nothing has ever run, so that it knows no pool."""
+    expand(database, settings, ENCODER.space)
+    assert recut(instance, database, settings) == KEYS
+    assert not instance.event_log_storage.get_pool_limits()
+    return instance
+
+
+@pytest.mark.timeout(900)
+def test_the_first_backfill_that_a_person_launches_loads_one_model_at_a_time(cut: dg.DagsterInstance):
+    with dagster_ui() as port:
+        launched = ask(port, BACKFILL, partitions=KEYS)["launchPartitionBackfill"]
+        assert launched["__typename"] == "LaunchBackfillSuccess", launched
+        wait_for_backfill(cut)
+
+    assert_one_at_a_time(cut)
+
+
+@pytest.mark.timeout(900)
+def test_the_first_backfill_of_a_deployment_loads_one_model_at_a_time(
+    cut: dg.DagsterInstance, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert settings.dagster_database_url is not None
+    url = normalise_url(settings.dagster_database_url.get_secret_value()).render_as_string(hide_password=False)
+    shutil.copy(DEPLOY / "dagster.yaml", tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("DAGSTER_DATABASE_URL", url)
+    documented = re.search(r"^dagster (instance concurrency set .*)$", (DEPLOY / "README.md").read_text(), re.MULTILINE)
+    assert documented is not None
+
+    subprocess.run(
+        [sys.executable, "-m", "dagster", *shlex.split(documented[1])], check=True, timeout=_PATIENCE_SECONDS
+    )
+    queued = dagster("job", "backfill", "-j", "backfill_job", "--all", "--noprompt")
+    assert queued.returncode == 0, queued.stderr
+    with dagster_daemon():
+        wait_for_backfill(cut)
+
+    assert_one_at_a_time(cut)
+
+
+def wait_for_backfill(instance: dg.DagsterInstance) -> None:
+    seconds = _PATIENCE_SECONDS * len(KEYS)
+    wait_until(lambda: instance.get_materialized_partitions(dg.AssetKey("backfilled_embeddings")) == set(KEYS), seconds)
+    wait_until(lambda: all(run.is_finished for run in instance.get_runs()))
+
+
+def assert_one_at_a_time(instance: dg.DagsterInstance) -> None:
+    """From when the daemon takes a run off the queue until the run has ended, it takes no other."""
+    records = instance.get_run_records(filters=dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS]))
+    held = sorted((taken_at(instance, record), record.end_time) for record in records)
+    assert sorted(key for record in records for key in targeted_keys(record.dagster_run.tags, instance)) == KEYS
+    overlapping = [(first, second) for first, second in pairwise(held) if second[0] < first[1]]
+    assert not overlapping, held
+
+
+def taken_at(instance: dg.DagsterInstance, record: dg.RunRecord) -> float:
+    (taken,) = instance.get_records_for_run(
+        record.dagster_run.run_id, of_type=dg.DagsterEventType.PIPELINE_STARTING
+    ).records
+    return taken.timestamp
+
+
+@contextmanager
+def dagster_daemon() -> Iterator[None]:
+    """The daemon of a deployment, which also loads the code, so that there need be no code server."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dagster._daemon", "run", "-m", "bge_pipeline.definitions"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    family: list[psutil.Process] = []
+    try:
+        yield
+        family = psutil.Process(process.pid).children(recursive=True)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=_PATIENCE_SECONDS)
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
+
+
+def ask(port: int, query: str, **variables: object) -> dict[str, Any]:
     """What the UI's server answers to a GraphQL query."""
     request = Request(
         f"http://127.0.0.1:{port}/graphql",
@@ -171,10 +270,10 @@ def answers(port: int) -> bool:
         return False
 
 
-def wait_until(look: Callable[[], Found]) -> Found:
+def wait_until(look: Callable[[], Found], seconds: float = _PATIENCE_SECONDS) -> Found:
     """What `look` finds, as soon as it finds something."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    deadline = time.monotonic() + seconds
     while not (found := look()):
-        assert time.monotonic() < deadline, f"waited {_PATIENCE_SECONDS} s"
+        assert time.monotonic() < deadline, f"waited {seconds} s"
         time.sleep(0.5)
     return found
