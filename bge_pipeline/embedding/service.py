@@ -16,6 +16,7 @@ from bge_pipeline.embedding.calibration import CalibrationTexts
 from bge_pipeline.embedding.encoder import QueryEncoder, TokenizedTexts
 from bge_pipeline.embedding.loading import load_encoder
 from bge_pipeline.embedding.reranker import Reranker, load_reranker
+from bge_pipeline.embedding.shared import shared_end, shared_method, shared_property
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.embedding.transformer import TransformerEncoder
 from bge_pipeline.errors import ConfigurationError
@@ -28,7 +29,8 @@ _WINDOW_TEXTS = 4_096
 class EmbeddingsService:
     """Embeds passages and queries, and reranks, with the models that the settings name. Thread-safe.
 
-    `init_from_env` gives the process-wide instance; `from_settings` makes one of its own.
+    `init_from_env` gives the process-wide instance; `from_settings` makes one of its own. What an instance does the class
+    does too, by the process-wide one: `EmbeddingsService.encode_texts(texts)`.
 
     Attributes:
         encoder: the passage encoder; the backfill drives its `tokenize` and `encode` itself.
@@ -71,6 +73,11 @@ class EmbeddingsService:
             return cls._instance
 
     @classmethod
+    def current(cls) -> EmbeddingsService | None:
+        """The process-wide service, None before `init_from_env` and after `shutdown`."""
+        return cls._instance
+
+    @classmethod
     def from_settings(cls, settings: Settings, calibration_texts: CalibrationTexts | None = None) -> EmbeddingsService:
         """A service of its own, not shared with anybody.
 
@@ -80,27 +87,27 @@ class EmbeddingsService:
         """
         return cls(load_encoder(settings, calibration_texts), settings, calibration_texts)
 
-    @property
+    @shared_property
     def space(self) -> EmbeddingSpace:
         """The embedding space of every vector this service returns."""
         return self.encoder.space
 
-    @property
+    @shared_property
     def dimensions(self) -> int:
         """Length of a vector."""
         return self.encoder.space.dimensions
 
-    @property
+    @shared_property
     def device(self) -> str:
         """Where the arithmetic happens, for example `cpu` or `cuda:0`."""
         return self.encoder.device
 
-    @property
+    @shared_property
     def quantization(self) -> Agreement | None:
         """How well int8 agrees with fp32 where EMBEDDING_PRECISION=int8; it is in use only if that is enough."""
         return self.encoder.backend.quantization if isinstance(self.encoder, TransformerEncoder) else None
 
-    @property
+    @shared_property
     def reranker(self) -> Reranker | None:
         """The cross-encoder of RERANKER_MODEL, loaded when first asked for; None when it cannot be loaded."""
         with self._reranker_lock:
@@ -109,6 +116,7 @@ class EmbeddingsService:
                 self._reranker_was_tried = True
             return self._reranker
 
+    @shared_method
     def device_memory_bytes(self) -> int | None:
         """The most that was allocated on the GPU so far; None on a CPU."""
         if not self.device.startswith("cuda"):
@@ -117,6 +125,7 @@ class EmbeddingsService:
 
         return int(torch.cuda.max_memory_allocated(self.device))
 
+    @shared_method
     def encode_texts(self, texts: Sequence[str], batch_size: int | None = None) -> NDArray[np.float32]:
         """Vectors float32 (n, dimensions) of passages, in order, of unit length; (0, dimensions) for no texts.
 
@@ -137,10 +146,12 @@ class EmbeddingsService:
             vectors[first : first + len(window)] = window
         return vectors
 
+    @shared_method
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors float32 (n, dimensions) of search queries, with the model's query prompt."""
         return self.encoder.encode(self.encoder.tokenize_queries(texts), batch_size=self.settings.embedding_batch_size)
 
+    @shared_method
     def rerank(self, query: str, docs: Sequence[str], top_k: int | None = None) -> list[int]:
         """Indices of the `top_k` passages most relevant to the query, best first.
 
@@ -153,6 +164,7 @@ class EmbeddingsService:
         reranker = self.reranker if self.settings.enable_reranker else None
         return reranker.rank(query, docs, top_k) if reranker else list(range(min(top_k, len(docs))))
 
+    @shared_end
     def shutdown(self) -> None:
         """Release models and device memory; the next `init_from_env` makes a new service."""
         cls = type(self)
