@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections import deque
@@ -15,12 +16,14 @@ from bge_pipeline.embedding.agreement import Agreement
 from bge_pipeline.embedding.calibration import CalibrationTexts
 from bge_pipeline.embedding.encoder import QueryEncoder, TokenizedTexts
 from bge_pipeline.embedding.loading import load_encoder
-from bge_pipeline.embedding.reranker import Reranker, load_reranker
+from bge_pipeline.embedding.reranker import Reranker, best_first, load_reranker, try_to_score
 from bge_pipeline.embedding.shared import shared_end, shared_method, shared_property
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.embedding.transformer import TransformerEncoder
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.settings import Settings, settings_from_env
+
+_log = logging.getLogger(__name__)
 
 _WINDOW_TEXTS = 4_096
 """Texts tokenised and sorted by length together."""
@@ -109,11 +112,15 @@ class EmbeddingsService:
 
     @shared_property
     def reranker(self) -> Reranker | None:
-        """The cross-encoder of RERANKER_MODEL, loaded when first asked for; None when it cannot be loaded."""
+        """The cross-encoder of RERANKER_MODEL, loaded when first asked for; None when it cannot be loaded.
+
+        Raises:
+            ConfigurationError: the model is no cross-encoder, or cannot run as asked; said once, and None from then on.
+        """
         with self._reranker_lock:
             if not self._reranker_was_tried:
-                self._reranker = load_reranker(self.settings, self._calibration_texts)
                 self._reranker_was_tried = True
+                self._reranker = load_reranker(self.settings, self._calibration_texts)
             return self._reranker
 
     @shared_method
@@ -155,14 +162,20 @@ class EmbeddingsService:
     def rerank(self, query: str, docs: Sequence[str], top_k: int | None = None) -> list[int]:
         """Indices of the `top_k` passages most relevant to the query, best first.
 
-        The order given, when ENABLE_RERANKER is off or no reranker can be loaded.
+        The order given, when ENABLE_RERANKER is off, or no reranker can be loaded, or it fails, which is logged.
 
         Args:
             top_k: RETURN_TOP_K when not given.
         """
         top_k = self.settings.return_top_k if top_k is None else top_k
-        reranker = self.reranker if self.settings.enable_reranker else None
-        return reranker.rank(query, docs, top_k) if reranker else list(range(min(top_k, len(docs))))
+        as_given = list(range(len(docs)))
+        if not self.settings.enable_reranker:
+            return as_given[:top_k]
+        scores = try_to_score(lambda: self.reranker, query, docs)
+        if scores.values is None:
+            _log.warning("%s; passages stay in the order given", scores.problem)
+            return as_given[:top_k]
+        return best_first(scores.values)[:top_k]
 
     @shared_end
     def shutdown(self) -> None:
