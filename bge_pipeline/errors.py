@@ -58,6 +58,10 @@ class EncodingError(BgePipelineError):
     """The encoder failed on texts that it should be able to embed."""
 
 
+class OutOfMemory(EncodingError, MemoryError):
+    """The device or the host has no memory left for the model, or for even one text."""
+
+
 class EmbeddingSpaceMismatch(BgePipelineError):
     """The vectors at hand and the column belong to different embedding spaces."""
 

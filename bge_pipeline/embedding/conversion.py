@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 from dataclasses import asdict
@@ -21,7 +20,7 @@ import numpy as np
 from bge_pipeline.embedding.layouts import layout_for
 from bge_pipeline.embedding.models import ModelFiles
 from bge_pipeline.embedding.tokenizer import RaggedTokens, Tokenizer
-from bge_pipeline.errors import ModelUnavailable
+from bge_pipeline.errors import ModelUnavailable, OutOfMemory
 
 MODEL_FILE = "model.xml"
 TOKENIZER_FILE = "tokenizer.json"
@@ -29,6 +28,9 @@ _CALIBRATION_FILE = "calibration.npz"
 
 _LONGEST_PACKED = 1_024
 """Tokens in the longest text of a model that is run over packed rows: which token sees which is a square of them."""
+
+_KILLED = -9
+"""The exit status of a child that the system ended, by number, since Windows has no SIGKILL."""
 
 _NO_STATISTICS = {"CI": "true", "NNCF_CI": "1"}
 """What OpenVINO and NNCF look at before they report their use to their makers."""
@@ -42,7 +44,7 @@ def convert_in_child(files: ModelFiles, pooling: str | None, target: Path) -> No
 
     Raises:
         ModelUnavailable: the model cannot be converted; the message ends with the reason.
-        MemoryError: the child was stopped for want of memory.
+        OutOfMemory: the child was stopped for want of memory.
     """
     _run_child(
         files.name,
@@ -60,7 +62,7 @@ def quantize_in_child(name: str, source: Path, tokens: RaggedTokens, target: Pat
 
     Raises:
         ModelUnavailable: the model cannot be quantised; the message ends with the reason.
-        MemoryError: the child was stopped for want of memory.
+        OutOfMemory: the child was stopped for want of memory.
     """
     types = np.zeros(0, np.int32) if tokens.types is None else tokens.types
     np.savez(target / _CALIBRATION_FILE, ids=tokens.ids, offsets=tokens.offsets, types=types)
@@ -79,8 +81,8 @@ def _run_child(name: str, job: dict[str, Any]) -> None:
     )
     if done.returncode == 0:
         return
-    if done.returncode == -signal.SIGKILL or "MemoryError" in done.stderr or "bad_alloc" in done.stderr:
-        raise MemoryError(f"no memory to {job['act']} {name}")
+    if done.returncode == _KILLED or "MemoryError" in done.stderr or "bad_alloc" in done.stderr:
+        raise OutOfMemory(f"no memory to {job['act']} {name}")
     reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
     raise ModelUnavailable(f"{name}: cannot {job['act']} the model for OpenVINO: {reason}")
 

@@ -94,7 +94,7 @@ def load_backend(
     Raises:
         ConfigurationError: device, backend and precision do not fit together.
         ModelUnavailable: the model or the library cannot be loaded.
-        MemoryError: it does not fit into memory.
+        OutOfMemory: it does not fit into memory.
     """
     device = resolve_device(settings.embedding_device, settings.embedding_backend)
     precision = settings.embedding_precision

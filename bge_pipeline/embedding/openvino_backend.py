@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bge_pipeline.embedding.agreement import Agreement
 from bge_pipeline.embedding.layouts import layout_for
 from bge_pipeline.embedding.tokenizer import RaggedTokens
-from bge_pipeline.errors import ConfigurationError, EncodingError
+from bge_pipeline.errors import ConfigurationError, EncodingError, OutOfMemory
 
 _TOKEN_BUDGET = 1_024
 """Tokens in a batch, padding included: enough that weights are read seldom, few enough that activations stay in the cache."""
@@ -90,7 +90,8 @@ class OpenVinoBackend:
         """The network's output float32 (n, width), in the order of the texts.
 
         Raises:
-            EncodingError: OpenVINO failed, for example for want of memory, or the backend was closed.
+            OutOfMemory: there is none left.
+            EncodingError: OpenVINO failed, or the backend was closed.
         """
         if self._compiled is None:
             raise EncodingError("this encoder was shut down")
@@ -102,6 +103,8 @@ class OpenVinoBackend:
         try:
             for batch, future in zip(batches, under_way, strict=True):
                 result[batch.rows] = future.result()
+        except MemoryError as error:
+            raise OutOfMemory(f"out of memory on the CPU with {len(tokens)} texts") from error
         except RuntimeError as error:
             raise EncodingError(f"OpenVINO failed on {len(tokens)} texts: {error}") from error
         finally:

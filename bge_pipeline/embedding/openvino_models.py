@@ -58,7 +58,7 @@ class OpenVinoModels:
         Raises:
             ConfigurationError: this processor does not compute in that precision.
             ModelUnavailable: the model cannot be converted.
-            MemoryError: there is no memory to convert it.
+            OutOfMemory: there is no memory to convert it.
         """
         check_precision(precision)
         if not _is_current(self._fp32):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections import deque
@@ -15,11 +16,14 @@ from bge_pipeline.embedding.agreement import Agreement
 from bge_pipeline.embedding.calibration import CalibrationTexts
 from bge_pipeline.embedding.encoder import QueryEncoder, TokenizedTexts
 from bge_pipeline.embedding.loading import load_encoder
-from bge_pipeline.embedding.reranker import Reranker, load_reranker
+from bge_pipeline.embedding.reranker import Reranker, best_first, load_reranker, try_to_score
+from bge_pipeline.embedding.shared import shared_end, shared_method, shared_property
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.embedding.transformer import TransformerEncoder
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.settings import Settings, settings_from_env
+
+_log = logging.getLogger(__name__)
 
 _WINDOW_TEXTS = 4_096
 """Texts tokenised and sorted by length together."""
@@ -28,7 +32,8 @@ _WINDOW_TEXTS = 4_096
 class EmbeddingsService:
     """Embeds passages and queries, and reranks, with the models that the settings name. Thread-safe.
 
-    `init_from_env` gives the process-wide instance; `from_settings` makes one of its own.
+    `init_from_env` gives the process-wide instance; `from_settings` makes one of its own. What an instance does the class
+    does too, by the process-wide one: `EmbeddingsService.encode_texts(texts)`.
 
     Attributes:
         encoder: the passage encoder; the backfill drives its `tokenize` and `encode` itself.
@@ -71,6 +76,11 @@ class EmbeddingsService:
             return cls._instance
 
     @classmethod
+    def current(cls) -> EmbeddingsService | None:
+        """The process-wide service, None before `init_from_env` and after `shutdown`."""
+        return cls._instance
+
+    @classmethod
     def from_settings(cls, settings: Settings, calibration_texts: CalibrationTexts | None = None) -> EmbeddingsService:
         """A service of its own, not shared with anybody.
 
@@ -80,35 +90,40 @@ class EmbeddingsService:
         """
         return cls(load_encoder(settings, calibration_texts), settings, calibration_texts)
 
-    @property
+    @shared_property
     def space(self) -> EmbeddingSpace:
         """The embedding space of every vector this service returns."""
         return self.encoder.space
 
-    @property
+    @shared_property
     def dimensions(self) -> int:
         """Length of a vector."""
         return self.encoder.space.dimensions
 
-    @property
+    @shared_property
     def device(self) -> str:
         """Where the arithmetic happens, for example `cpu` or `cuda:0`."""
         return self.encoder.device
 
-    @property
+    @shared_property
     def quantization(self) -> Agreement | None:
         """How well int8 agrees with fp32 where EMBEDDING_PRECISION=int8; it is in use only if that is enough."""
         return self.encoder.backend.quantization if isinstance(self.encoder, TransformerEncoder) else None
 
-    @property
+    @shared_property
     def reranker(self) -> Reranker | None:
-        """The cross-encoder of RERANKER_MODEL, loaded when first asked for; None when it cannot be loaded."""
+        """The cross-encoder of RERANKER_MODEL, loaded when first asked for; None when it cannot be loaded.
+
+        Raises:
+            ConfigurationError: the model is no cross-encoder, or cannot run as asked; said once, and None from then on.
+        """
         with self._reranker_lock:
             if not self._reranker_was_tried:
-                self._reranker = load_reranker(self.settings, self._calibration_texts)
                 self._reranker_was_tried = True
+                self._reranker = load_reranker(self.settings, self._calibration_texts)
             return self._reranker
 
+    @shared_method
     def device_memory_bytes(self) -> int | None:
         """The most that was allocated on the GPU so far; None on a CPU."""
         if not self.device.startswith("cuda"):
@@ -117,6 +132,7 @@ class EmbeddingsService:
 
         return int(torch.cuda.max_memory_allocated(self.device))
 
+    @shared_method
     def encode_texts(self, texts: Sequence[str], batch_size: int | None = None) -> NDArray[np.float32]:
         """Vectors float32 (n, dimensions) of passages, in order, of unit length; (0, dimensions) for no texts.
 
@@ -137,22 +153,31 @@ class EmbeddingsService:
             vectors[first : first + len(window)] = window
         return vectors
 
+    @shared_method
     def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors float32 (n, dimensions) of search queries, with the model's query prompt."""
         return self.encoder.encode(self.encoder.tokenize_queries(texts), batch_size=self.settings.embedding_batch_size)
 
+    @shared_method
     def rerank(self, query: str, docs: Sequence[str], top_k: int | None = None) -> list[int]:
         """Indices of the `top_k` passages most relevant to the query, best first.
 
-        The order given, when ENABLE_RERANKER is off or no reranker can be loaded.
+        The order given, when ENABLE_RERANKER is off, or no reranker can be loaded, or it fails, which is logged.
 
         Args:
             top_k: RETURN_TOP_K when not given.
         """
         top_k = self.settings.return_top_k if top_k is None else top_k
-        reranker = self.reranker if self.settings.enable_reranker else None
-        return reranker.rank(query, docs, top_k) if reranker else list(range(min(top_k, len(docs))))
+        as_given = list(range(len(docs)))
+        if not self.settings.enable_reranker:
+            return as_given[:top_k]
+        scores = try_to_score(lambda: self.reranker, query, docs)
+        if scores.values is None:
+            _log.warning("%s; passages stay in the order given", scores.problem)
+            return as_given[:top_k]
+        return best_first(scores.values)[:top_k]
 
+    @shared_end
     def shutdown(self) -> None:
         """Release models and device memory; the next `init_from_env` makes a new service."""
         cls = type(self)

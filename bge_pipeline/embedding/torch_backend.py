@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bge_pipeline.embedding.batching import Batch, halves, pad, plan_batches, unpadded
 from bge_pipeline.embedding.models import ModelFiles
 from bge_pipeline.embedding.tokenizer import RaggedTokens
-from bge_pipeline.errors import ConfigurationError, EncodingError, ModelUnavailable
+from bge_pipeline.errors import ConfigurationError, EncodingError, ModelUnavailable, OutOfMemory
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ _GTE_QWEN2 = "modeling_qwen.Qwen2Model"
 
 _PACKED = "bge_pipeline_packed"
 _BERT_LIKE = frozenset({"bert", "roberta", "xlm-roberta"})
+
+_MORE_MEMORY = "free memory on the device, or choose another with EMBEDDING_DEVICE"
 
 PackedAttention = Callable[[Tensor, Tensor, Tensor, Tensor, int, float], Tensor]
 """(query, key, value, boundaries, longest, scale) -> output; tensors (tokens, heads, head size)."""
@@ -138,13 +140,13 @@ def load_network(files: ModelFiles, pooling: str | None) -> Network:
 
     Raises:
         ModelUnavailable: the files are no transformer that `transformers` can load, or lack part of its weights.
-        MemoryError: the weights do not fit into memory.
+        OutOfMemory: the weights do not fit into memory.
     """
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
     kind = AutoModelForSequenceClassification if pooling is None else AutoModel
     try:
-        with _quiet_transformers():
+        with _quiet_transformers(), _short_of_memory(f"no memory for the weights of {files.name}"):
             # Code that comes with weights is never run: it could do anything.
             config = AutoConfig.from_pretrained(str(files.folder), trust_remote_code=False)
             _attend_as_trained(config, files)
@@ -159,10 +161,6 @@ def load_network(files: ModelFiles, pooling: str | None) -> Network:
             )
     except (OSError, ValueError, KeyError) as error:
         raise ModelUnavailable(f"{files.name}: transformers cannot load {files.folder}: {error}") from error
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise MemoryError(f"{files.name} does not fit into memory") from error
-        raise
     # A sentence model pools for itself and never looks at the pooler, which many leave out.
     missing = sorted(key for key in report["missing_keys"] if pooling is None or "pooler" not in key)
     if missing:
@@ -252,10 +250,26 @@ def best_precision(device: str, family: str = "bert") -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the host had no memory left."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and "alloc" in str(error) and "memory" in str(error)
+    """Whether the device or the host had no memory left; libraries of CUDA say so in words of their own."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    says = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in says or "status_alloc_failed" in says or ("alloc" in says and "memory" in says)
     )
+
+
+@contextmanager
+def _short_of_memory(problem: str) -> Iterator[None]:
+    """Raise OutOfMemory for whatever says within the block that there is none."""
+    try:
+        yield
+    except OutOfMemory:
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(problem, next_step=_MORE_MEMORY) from error
 
 
 class TorchBackend:
@@ -266,6 +280,9 @@ class TorchBackend:
     Args:
         network: from `load_network`.
         packed_attention: attention over packed texts; None decides by what is installed.
+
+    Raises:
+        OutOfMemory: the network does not fit on the device.
     """
 
     def __init__(
@@ -284,7 +301,9 @@ class TorchBackend:
         self.concurrent_calls = 2 if device.startswith("cuda") else 1
         self._pad_id = pad_id
         self._device = torch.device(device)
-        self._network: Network | None = network.to(self._device, _DTYPES[precision])
+        self._empty_cache()  # of a larger model that was tried before
+        with _short_of_memory(f"no memory on {device} for the network in {precision}"):
+            self._network: Network | None = network.to(self._device, _DTYPES[precision])
         self._packed_attention = packed_attention or _packed_attention(network, self._device, precision)
         if self._packed_attention is not None:
             _use_packed_attention(network.transformer)
@@ -299,9 +318,9 @@ class TorchBackend:
         """The network's output float32 (n, width), in the order of the texts.
 
         Raises:
-            EncodingError: memory runs out even on the smallest batch.
+            OutOfMemory: memory runs out even on the smallest batch.
         """
-        with torch.inference_mode():
+        with torch.inference_mode(), _short_of_memory(f"out of memory on {self.device}"):
             outputs = [(batch.rows, output) for batch, output in self._forward_all(tokens, max_texts)]
             rows = np.concatenate([rows for rows, _ in outputs])
             together = torch.cat([output for _, output in outputs]).cpu().numpy()
@@ -312,8 +331,7 @@ class TorchBackend:
     def close(self) -> None:
         """Release the network and give the device's memory back."""
         self._network = None
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        self._empty_cache()
 
     def _forward_all(self, tokens: RaggedTokens, max_texts: int) -> Iterator[tuple[Batch, Tensor]]:
         left = plan_batches(tokens.lengths, token_budget=self._token_budget, max_texts=max_texts)
@@ -354,17 +372,19 @@ class TorchBackend:
 
     def _shrink(self, batch: Batch, error: BaseException) -> None:
         if len(batch.rows) == 1:
-            raise EncodingError(
-                f"out of memory on {self.device} with a single text of {batch.length} tokens",
-                next_step="free memory on the device, or choose another with EMBEDDING_DEVICE",
+            raise OutOfMemory(
+                f"out of memory on {self.device} with a single text of {batch.length} tokens", next_step=_MORE_MEMORY
             ) from error
         tried = len(batch.rows) * batch.length
         self._token_budget = max(1, min(self._token_budget, tried) // 2)
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        self._empty_cache()
         _log.warning(
             "out of memory on %s with %d tokens; going on with at most %d", self.device, tried, self._token_budget
         )
+
+    def _empty_cache(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _budget_for_free_memory(self, network: Network) -> int:
         if self._device.type != "cuda":

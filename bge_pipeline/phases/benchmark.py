@@ -20,6 +20,7 @@ from bge_pipeline.database.reader import sample_texts
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.errors import EncodingError
 from bge_pipeline.evaluation.label_free import excerpts
 from bge_pipeline.evaluation.report import (
     BASELINE_TEXTS_PER_SECOND,
@@ -157,10 +158,14 @@ def _rerank(
     on_step(f"reranking {_QUERIES} queries of {_RERANKED_DOCUMENTS} documents")
     documents = texts[:_RERANKED_DOCUMENTS]
     queries = excerpts(texts[:_QUERIES])
-    service.rerank(queries[0], documents[:8])
-    started = time.perf_counter()
-    for query in queries:
-        service.rerank(query, documents)
+    try:
+        reranker.score(queries[0], documents)  # settles, too, which model there is memory for
+        started = time.perf_counter()
+        for query in queries:
+            reranker.score(query, documents)
+    except EncodingError as error:
+        notes.append(f"reranking was not measured: {error.message}")
+        return None
     return RerankRun(reranker.model, len(queries), len(documents), time.perf_counter() - started)
 
 

@@ -4,22 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from bge_pipeline.errors import BgePipelineError
+from bge_pipeline.embedding.reranker import ScoresPassages, try_to_score
 from bge_pipeline.search.certainty import Certainty
 from bge_pipeline.search.results import RerankMode, SearchResult
-
-
-class ScoresPassages(Protocol):
-    """What is asked of a cross-encoder."""
-
-    def score(self, query: str, docs: Sequence[str]) -> NDArray[np.float32]:
-        """Relevance float32 (n,) of passages for the query, in order; larger is more relevant."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -67,19 +55,13 @@ def rerank(
             return Reranking(candidates, False, reason)
     if not candidates:
         return Reranking(candidates, False, "nothing to rerank")
-    try:
-        model = reranker()
-        scores = model.score(query, [candidate.text for candidate in candidates]) if model is not None else None
-    except BgePipelineError as error:
-        return _unranked(candidates, f"the reranker failed: {error.message}")
-    if scores is None:
-        return _unranked(candidates, "no reranker could be loaded; the log says which were tried")
+    scores = try_to_score(reranker, query, [candidate.text for candidate in candidates])
+    if scores.values is None:
+        return Reranking(
+            candidates, False, scores.problem, f"{scores.problem}; results are in the order of the first stage"
+        )
     scored = [
         replace(candidate, score=float(score), rerank_score=float(score))
-        for candidate, score in zip(candidates, scores, strict=True)
+        for candidate, score in zip(candidates, scores.values, strict=True)
     ]
     return Reranking(sorted(scored, key=lambda candidate: -candidate.score), True, reason)
-
-
-def _unranked(candidates: Sequence[SearchResult], problem: str) -> Reranking:
-    return Reranking(candidates, False, problem, f"{problem}; results are in the order of the first stage")

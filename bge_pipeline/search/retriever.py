@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Row, Select, Table
 from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.embedding.reranker import ScoresPassages
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import BgePipelineError, ConfigurationError, EmbeddingSpaceMismatch, PhaseError
 from bge_pipeline.search.certainty import Certainty
@@ -22,7 +23,7 @@ from bge_pipeline.search.encoders import AnyQueryEncoder, ChosenEncoder, choose_
 from bge_pipeline.search.expansion import ExpansionContext, QueryExpansion, expansion_from_settings
 from bge_pipeline.search.explanation import explain_search
 from bge_pipeline.search.query import ParsedQuery, parse_query
-from bge_pipeline.search.reranking import Reranking, ScoresPassages
+from bge_pipeline.search.reranking import Reranking
 from bge_pipeline.search.reranking import rerank as rerank_candidates
 from bge_pipeline.search.results import RerankMode, SearchMode, SearchResponse, SearchResult, StageSeconds
 from bge_pipeline.search.scan import Session

@@ -1,13 +1,19 @@
 import logging
+import shutil
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from bge_pipeline.embedding import reranker as reranker_module
 from bge_pipeline.embedding.reranker import SMALLER_MODEL, load_reranker
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.errors import ConfigurationError, EncodingError, ModelUnavailable
+from bge_pipeline.embedding.torch_backend import ScoringNetwork
+from bge_pipeline.errors import ConfigurationError, EncodingError, ModelUnavailable, OutOfMemory
 
 QUERY = "How do I delete a key from a dictionary?"
 DOCS = ["Use del d[key].", "", "The quick brown fox. " * 30, "word " * 1_000, "Sockets listen."]
@@ -95,6 +101,120 @@ def test_without_memory_for_the_large_model_the_smaller_one_is_used_and_said_so(
     assert tried == [settings.reranker_model, SMALLER_MODEL]
     assert f"trying {SMALLER_MODEL}" in caplog.text
     assert caplog.records[0].levelno == logging.WARNING
+
+
+@pytest.fixture
+def large_and_small(settings, tiny_cross_encoder, tmp_path, monkeypatch):
+    """Settings whose RERANKER_MODEL has a smaller one beside it: the same network, but for its last layer's bias."""
+    from transformers import AutoModelForSequenceClassification
+
+    small = tmp_path / "small"
+    shutil.copytree(tiny_cross_encoder, small)
+    network = AutoModelForSequenceClassification.from_pretrained(small)
+    network.classifier.bias.data += 100
+    network.save_pretrained(small)
+    monkeypatch.setattr(reranker_module, "SMALLER_MODEL", str(small))
+    return settings
+
+
+@pytest.fixture
+def memory_on(monkeypatch):
+    """Makes the device run out of memory for networks: for good, in `.to(device)` or in the forward pass."""
+
+    def run_out(where, fits=lambda _: False):
+        method = getattr(ScoringNetwork, where)
+
+        def limited(network, *args, **kwargs):
+            if not fits(network):
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.14 GiB.")
+            return method(network, *args, **kwargs)
+
+        monkeypatch.setattr(ScoringNetwork, where, limited)
+
+    return run_out
+
+
+def is_small(network):
+    return float(network.transformer.classifier.bias) > 50
+
+
+def test_when_the_device_has_no_memory_for_the_large_network_the_small_one_is_loaded(
+    large_and_small, memory_on, expected, caplog
+):
+    memory_on("to", is_small)
+    reranker = load_reranker(large_and_small)
+    np.testing.assert_allclose(reranker.score(QUERY, DOCS), expected + 100, atol=1e-3)
+    assert "no memory on cpu for the network in fp32; trying" in caplog.text
+
+
+def test_when_memory_runs_out_while_scoring_the_small_one_takes_over_for_good(
+    large_and_small, memory_on, expected, caplog, monkeypatch
+):
+    reranker = load_reranker(large_and_small)
+    large, gone = weakref.ref(reranker.backend._network), []
+    load = reranker_module._load
+    monkeypatch.setattr(reranker_module, "_load", lambda *args: gone.append(large() is None) or load(*args))
+    memory_on("forward", is_small)
+
+    scores = reranker.score(QUERY, DOCS)
+
+    np.testing.assert_allclose(scores, expected + 100, atol=1e-3)
+    np.testing.assert_allclose(reranker.score(QUERY, DOCS), scores)
+    assert gone == [True]
+    assert reranker.model == reranker_module.SMALLER_MODEL
+    assert "out of memory on cpu with a single text" in caplog.text
+
+
+def test_threads_that_run_out_of_memory_together_load_one_small_model(
+    large_and_small, memory_on, expected, monkeypatch
+):
+    reranker, loaded = load_reranker(large_and_small), []
+    load, start = reranker_module._load, threading.Barrier(4)
+    monkeypatch.setattr(reranker_module, "_load", lambda *args: loaded.append(args[0]) or load(*args))
+    memory_on("forward", is_small)
+
+    def score(_):
+        start.wait(timeout=30)
+        return reranker.score(QUERY, DOCS)
+
+    with ThreadPoolExecutor(4) as pool:
+        for scores in pool.map(score, range(4)):
+            np.testing.assert_allclose(scores, expected + 100, atol=1e-3)
+    assert loaded == [reranker_module.SMALLER_MODEL]
+
+
+def test_a_search_keeps_its_order_when_there_is_memory_for_neither(large_and_small, memory_on, caplog):
+    service = EmbeddingsService.from_settings(large_and_small)
+    memory_on("forward")
+    assert service.rerank(QUERY, DOCS, top_k=3) == [0, 1, 2]
+    assert "the reranker failed: out of memory on cpu with a single text" in caplog.text
+    assert service.rerank(QUERY, DOCS, top_k=3) == [0, 1, 2]
+    service.shutdown()
+
+
+def test_when_the_small_network_does_not_load_either_that_is_said_at_each_search(large_and_small, memory_on, caplog):
+    service = EmbeddingsService.from_settings(large_and_small)
+    assert service.rerank(QUERY, DOCS, top_k=3) != [0, 1, 2]
+    memory_on("forward")
+    memory_on("to")
+    for _ in range(2):
+        assert service.rerank(QUERY, DOCS, top_k=3) == [0, 1, 2]
+    assert caplog.text.count("the reranker failed: there was no memory for a reranker") == 2
+    service.shutdown()
+
+
+def test_without_a_small_one_at_hand_the_large_one_stays_until_there_is_memory_again(
+    large_and_small, memory_on, expected, monkeypatch, caplog
+):
+    reranker = load_reranker(large_and_small)
+    monkeypatch.setattr(reranker, "_smaller", "/no/such/folder")
+    has_memory = []
+    memory_on("forward", lambda _: has_memory)
+    with pytest.raises(OutOfMemory):
+        reranker.score(QUERY, DOCS)
+    has_memory.append(True)
+    np.testing.assert_allclose(reranker.score(QUERY, DOCS), expected, atol=1e-4)
+    assert "there is no such folder; the larger one stays" in caplog.text
 
 
 def test_when_no_reranker_loads_the_order_stays_and_that_is_said_once(settings, monkeypatch, caplog):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 
 from bge_pipeline.errors import EncodingError
 from bge_pipeline.search.certainty import Certainty
@@ -19,9 +20,20 @@ class LikesLongTexts:
         return np.array([len(doc) for doc in docs], np.float32)
 
 
-class Broken:
+class Returns:
+    def __init__(self, *scores: float) -> None:
+        self._scores = scores
+
     def score(self, _query: str, _docs: Sequence[str]) -> np.ndarray:
-        raise EncodingError("no memory for even one pair")
+        return np.array(self._scores)
+
+
+class Raises:
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def score(self, _query: str, _docs: Sequence[str]) -> np.ndarray:
+        raise self._error
 
 
 def test_always_orders_all_candidates_by_the_cross_encoder() -> None:
@@ -46,7 +58,16 @@ def test_auto_reranks_when_the_first_stage_is_unsure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("load", "says"), [(lambda: None, "no reranker could be loaded"), (Broken, "no memory for even one pair")]
+    ("load", "says"),
+    [
+        (lambda: None, "no reranker could be loaded"),
+        (lambda: Raises(EncodingError("no memory for even one pair")), "no memory for even one pair"),
+        (lambda: Raises(torch.OutOfMemoryError("CUDA out of memory.")), "OutOfMemoryError: CUDA out of memory."),
+        (lambda: Raises(RuntimeError("CUDA error: device-side assert")), "RuntimeError: CUDA error"),
+        (lambda: Raises(ConnectionError("refused")), "ConnectionError: refused"),
+        (lambda: Returns(1, 2), "expected a number for each of 5 passages"),
+        (lambda: Returns(1, 2, 3, 4, float("nan")), "with 1 that are none"),
+    ],
 )
 def test_a_reranker_that_is_missing_or_fails_leaves_the_order_and_warns(load, says: str) -> None:
     result = rerank("q", CANDIDATES, "always", load, Certainty())
