@@ -262,6 +262,11 @@ def misspelled_names(env_file: Path = Path(".env")) -> dict[str, str]:
     return {name: meant for name in unknown for meant in get_close_matches(name, known, n=1, cutoff=_NEARLY)}
 
 
+def names_set() -> frozenset[str]:
+    """Names of the settings that the environment or `.env` sets, whether or not their values are valid."""
+    return frozenset((*EnvSettingsSource(Settings)(), *DotEnvSettingsSource(Settings)()))
+
+
 @lru_cache(maxsize=1)
 def settings_from_env() -> Settings:
     """The process-wide settings, read once."""

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import TokenizedTexts
 from bge_pipeline.embedding.hashing import HashingEncoder
@@ -139,6 +140,33 @@ def statements_of(database: Database, act: Callable[[Connection], Any]) -> list[
     finally:
         event.remove(database.engine, "before_cursor_execute", note)
     return seen
+
+
+def make_users_tables(database: Database, schema: str = "public") -> None:
+    """What an application may have under the names that the demo uses too, in place of what is there."""
+    name = quote(schema)
+    for table in ("segments", "sources"):
+        execute(database, f"DROP TABLE IF EXISTS {name}.{table} CASCADE")
+    execute(database, "CREATE EXTENSION IF NOT EXISTS vector")
+    execute(database, f"CREATE SCHEMA IF NOT EXISTS {name}")
+    execute(database, f"CREATE TABLE {name}.segments (id bigint PRIMARY KEY, text text, embedding vector(3))")
+    execute(database, f"INSERT INTO {name}.segments SELECT n, 'text ' || n, '[1,2,3]' FROM generate_series(1, 50) n")
+    execute(database, f"CREATE TABLE {name}.sources (invoice text)")
+    execute(database, f"INSERT INTO {name}.sources VALUES ('4711')")
+    execute(database, f"CREATE VIEW {name}.long_texts AS SELECT id, embedding FROM {name}.segments")
+
+
+def contents_of(database: Database, schema: str = "public") -> dict[str, list[str]]:
+    """The rows of every table and view of a schema, by name."""
+    names = execute(
+        database,
+        "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(:schema)::oid AND relkind IN ('r', 'v')",
+        schema=quote(schema),
+    )
+    return {
+        name: [row[0] for row in execute(database, f"SELECT t::text FROM {quote(schema, name)} t ORDER BY 1")]
+        for (name,) in names
+    }
 
 
 def require_icu(database: Database) -> None:

@@ -17,9 +17,9 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from bge_pipeline.demo.home import demo_settings
 from bge_pipeline.old_spellings import OLD_NAMES
-from bge_pipeline.orchestration.instance import environment
-from bge_pipeline.settings import Settings, load_settings
+from bge_pipeline.settings import Settings
 from bge_pipeline_tests.ui.dagster_ui import DagsterUI, browser_page, chromium, running_ui
 
 _SHARPNESS = 2
@@ -27,10 +27,16 @@ _PARTITIONS = 4
 _COLORS = 256
 
 
-def migrate_demo_table(settings: Settings, rows: int) -> None:
+def migrate_demo_table(home: str, rows: int) -> None:
     """The demo, through Dagster, so that the UI has a history to show."""
+    variables = {"BGE_PIPELINE_HOME": home, "PARTITION_ROWS": str(partition_rows(rows))}
     command = [sys.executable, "-m", "bge_pipeline", "demo", "--rows", str(rows)]
-    subprocess.run(command, env=os.environ | environment(settings), cwd=settings.home, check=True)
+    subprocess.run(command, env=os.environ | variables, cwd=home, check=True)
+
+
+def partition_rows(rows: int) -> int:
+    """Rows of a partition, so that there are some to see."""
+    return -(-rows // _PARTITIONS)
 
 
 def take_pictures(ui: DagsterUI, folder: Path) -> list[Path]:
@@ -69,13 +75,10 @@ def main() -> None:
         os.environ.pop(name.upper(), None)
     arguments.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bge-pipeline-screenshots-") as home:
-        settings = load_settings(
-            _env_file=None,
-            bge_pipeline_home=home,
-            embedding_model="bundled",
-            partition_rows=-(-arguments.rows // _PARTITIONS),
+        migrate_demo_table(home, arguments.rows)
+        settings = demo_settings(
+            {"_env_file": None, "bge_pipeline_home": home, "partition_rows": partition_rows(arguments.rows)}
         )
-        migrate_demo_table(settings, arguments.rows)
         with (
             running_ui(settings, settings.home) as url,
             browser_page(browser, sharpness=_SHARPNESS) as page,

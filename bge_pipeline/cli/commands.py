@@ -15,10 +15,12 @@ from rich.logging import RichHandler
 from sqlalchemy.exc import SQLAlchemyError
 
 from bge_pipeline.cli import render
+from bge_pipeline.cli.wording import demo_is_meant, mean_the_demo, worded
 from bge_pipeline.console import backfill_progress, index_progress, stderr
 from bge_pipeline.database.connection import Database, embedded_folder
 from bge_pipeline.database.quarantine import release_all
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.demo.home import SCHEMA, demo_is_there, demo_settings, names_a_table
 from bge_pipeline.errors import BgePipelineError, ConfigurationError, PhaseError
 from bge_pipeline.phases.expand import collapse
 from bge_pipeline.phases.migrate import migrate, open_service
@@ -63,6 +65,9 @@ def _options(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, e.g. INDEX_METHOD=hnsw."),
     ] = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Work on the demo's table, whatever DATABASE_URL and TARGET_* name.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what happens in detail.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors only.")] = False,
 ) -> None:
@@ -72,6 +77,7 @@ def _options(
         if not separator or name.lower() not in Settings.model_fields:
             raise ConfigurationError(f"--set: expected NAME=VALUE with the name of a setting, got {assignment!r}")
         _overrides[name.lower()] = value
+    mean_the_demo(demo, elsewhere="database_url" in _overrides)
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     logger = logging.getLogger("bge_pipeline")
     logger.setLevel(level)
@@ -81,11 +87,17 @@ def _options(
         logger.warning(".env: %s is no setting and has no effect; %s may be meant", name, meant)
 
 
-def settings_of_command(**defaults: object) -> Settings:
-    """Settings with `--set` on top; `defaults` stand in for variables that are not set at all."""
+def settings_of_command() -> Settings:
+    """Settings with `--set` on top; those of the demo with `--demo`, and where its table is all that there is."""
+    if demo_is_meant():
+        _note("working on the demo's table")
+        others = {name: value for name, value in _overrides.items() if name != "database_url"}
+        return demo_settings(others, database_url=_overrides.get("database_url"))
     settings = load_settings(**_overrides)
-    missing = {name: value for name, value in defaults.items() if name not in settings.model_fields_set}
-    return load_settings(**(missing | _overrides)) if missing else settings
+    if not names_a_table(settings) and not embedded_folder(settings).exists() and demo_is_there(settings):
+        _note("neither DATABASE_URL nor TARGET_* is set: working on the demo's table")
+        return demo_settings(_overrides)
+    return settings
 
 
 @contextmanager
@@ -93,6 +105,8 @@ def opened() -> Iterator[tuple[Database, Settings]]:
     """The configured database, closed at the end."""
     settings = settings_of_command()
     if settings.database_url is None and not embedded_folder(settings).exists():
+        if demo_is_meant():
+            raise ConfigurationError(f"there is no demo in {settings.home}", next_step="bge-pipeline demo makes it")
         raise ConfigurationError(
             f"DATABASE_URL is not set, and there is no embedded PostgreSQL in {settings.home}",
             state="nothing was made or changed",
@@ -252,13 +266,26 @@ def demo_command(
     rows: Annotated[
         int | None, typer.Option(min=1, help="Rows of the demo table; the whole corpus by default.")
     ] = None,
-    reset: Annotated[bool, typer.Option(help="Drop the demo's tables first.")] = False,
+    reset: Annotated[bool, typer.Option(help="Drop the tables of an earlier demo first, and nothing else.")] = False,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help=f"Work in the schema {SCHEMA} of this database, after asking; by default on an embedded PostgreSQL of "
+            "the demo's own. DATABASE_URL is not read.",
+        ),
+    ] = None,
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Make a table with 1536-dimensional vectors, migrate it through Dagster and search it before and after."""
-    from bge_pipeline.cli.demo import run_demo
+    from bge_pipeline.cli.demo import question_to_user, run_demo
 
-    result = run_demo(settings_of_command(embedding_model="bundled"), rows=rows, reset=reset)
+    settings = demo_settings(_overrides, database_url=database_url)
+    if database_url is not None:
+        _confirm(question_to_user(settings, reset=reset), yes=yes)
+    mean_the_demo(True, elsewhere=database_url is not None)
+    result = run_demo(settings, rows=rows, reset=reset)
     if json:
         render.print_json(result)
 
@@ -279,14 +306,14 @@ def main() -> None:
     try:
         app()
     except BgePipelineError as error:
-        stderr.print(f"error: {error}", style="red", markup=False, highlight=False)
+        stderr.print(f"error: {worded(str(error))}", style="red", markup=False, highlight=False)
         sys.exit(error.exit_code)
     except SQLAlchemyError as error:
-        stderr.print(f"error: {_database_message(error)}", style="red", markup=False, highlight=False)
+        stderr.print(f"error: {worded(_database_message(error))}", style="red", markup=False, highlight=False)
         sys.exit(1)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
-            stderr.print("interrupted; every committed batch is kept. Next: bge-pipeline migrate resumes")
+            stderr.print(worded("interrupted; every committed batch is kept. Next: bge-pipeline migrate resumes"))
         raise
 
 
@@ -298,6 +325,10 @@ def _database_message(error: SQLAlchemyError) -> str:
 def _wait_for_others(wait: bool) -> None:
     if wait:
         _overrides["operator_wait_seconds"] = "inf"
+
+
+def _note(line: str) -> None:
+    stderr.print(line, style="dim", highlight=False, markup=False)
 
 
 def _confirm(warning: str, *, yes: bool) -> None:

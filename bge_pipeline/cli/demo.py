@@ -12,11 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from bge_pipeline.cli.render import megabytes, stdout
+from bge_pipeline.cli.wording import worded
 from bge_pipeline.console import backfill_progress, loading_progress, stderr
-from bge_pipeline.database.connection import Database
+from bge_pipeline.database.connection import Database, embedded_folder, normalise_url
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.demo.home import SCHEMA, left_alone, questions_file
+from bge_pipeline.demo.mark import alone, claim_schema, drop_demo_table
 from bge_pipeline.demo.questions import judge
-from bge_pipeline.demo.table import create_demo_table, drop_demo_table, legacy_encoder
+from bge_pipeline.demo.table import create_demo_table, legacy_encoder
 from bge_pipeline.evaluation.judgements import JudgedQueries, write_judged_queries
 from bge_pipeline.phases.migrate import open_service
 from bge_pipeline.phases.status import Status, read_status
@@ -62,14 +65,23 @@ class DemoResult:
 
 
 def run_demo(settings: Settings, *, rows: int | None, reset: bool) -> DemoResult:
-    """Make the demo's table, search it, migrate it through Dagster, search it again and print what changed."""
+    """Make the demo's table, search it, migrate it through Dagster, search it again and print what changed.
+
+    `settings` are those of `demo_settings`; `reset` drops what an earlier demo left.
+
+    Raises:
+        PhaseError: a name that the demo needs is taken, by an earlier demo or by somebody else's table.
+        LockNotAcquired: another demo is at work there.
+    """
     # Dagster's rooms are loaded here, so that the other commands start without them.
     from bge_pipeline.orchestration.instance import migrate_through_dagster
 
     _announce(settings)
-    with Database.from_settings(settings) as database:
+    with Database.from_settings(settings) as database, alone(database):
         if reset:
             drop_demo_table(database, settings)
+        with database.transaction() as connection:
+            claim_schema(connection, settings.target_schema)
         with loading_progress(rows) as show:
             table = create_demo_table(database, settings, rows, on_progress=show)
         _say(
@@ -103,15 +115,31 @@ def run_demo(settings: Settings, *, rows: int | None, reset: bool) -> DemoResult
         lock_milliseconds=float(figures["lock_milliseconds"]),
         report=figures["report_path"],
     )
-    _print(settings, result, old_answer, new_answer)
+    _print(result, old_answer, new_answer)
     return result
 
 
 def _announce(settings: Settings) -> None:
     if settings.embedding_model == "bundled":
         _say("model: the bundled all-MiniLM-L6-v2 (384-d), since it needs no download; EMBEDDING_MODEL chooses another")
-    where = "DATABASE_URL" if settings.database_url is not None else f"an embedded PostgreSQL in {settings.home}"
-    _say(f"database: {where}")
+    _say(f"database: {_where(settings)}, schema {SCHEMA}")
+    if spared := left_alone():
+        _say(f"not read, since the demo has its own: {', '.join(spared)}")
+
+
+def question_to_user(settings: Settings, *, reset: bool) -> str:
+    """What the demo would do in a database that is not its own, for the user to agree to."""
+    first = "drops the demo's earlier tables and " if reset else ""
+    return (
+        f"This {first}makes the schema {SCHEMA} with the demo's tables in {_where(settings)}, and the extension vector if "
+        "it is missing. Nothing else there is changed."
+    )
+
+
+def _where(settings: Settings) -> str:
+    if settings.database_url is None:
+        return f"an embedded PostgreSQL of the demo's own in {embedded_folder(settings)}"
+    return normalise_url(settings.database_url.get_secret_value()).render_as_string(hide_password=True)
 
 
 def _judged(database: Database, settings: Settings) -> JudgedQueries:
@@ -122,7 +150,8 @@ def _judged(database: Database, settings: Settings) -> JudgedQueries:
 
 def _for_demo(settings: Settings, judged: JudgedQueries) -> dict[str, object]:
     """The judged questions as an EVAL_QUERIES file, so that the quality gate asks them too, and a shorter benchmark."""
-    path = settings.home / "demo-questions.jsonl"
+    path = questions_file(settings.home)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_judged_queries(path, judged)
     texts = settings.benchmark_texts if "benchmark_texts" in settings.model_fields_set else _BENCHMARK_TEXTS
     return {"eval_queries": path, "benchmark_texts": texts}
@@ -145,7 +174,7 @@ def _watched_migration() -> Iterator[Callable[[StepProgress], None]]:
         yield watch
 
 
-def _print(settings: Settings, result: DemoResult, old: SearchResponse, new: SearchResponse) -> None:
+def _print(result: DemoResult, old: SearchResponse, new: SearchResponse) -> None:
     stdout.print(_comparison(result))
     for title, answer in (("before", old), ("after", new)):
         stdout.print(Text.assemble(("\n" + title, "bold"), f": {QUERY}"))
@@ -153,15 +182,13 @@ def _print(settings: Settings, result: DemoResult, old: SearchResponse, new: Sea
             stdout.print(Text(f"  {rank}. {found.score:.3f}  {found.text}"), overflow="ellipsis", no_wrap=True)
     stdout.print("\nWhere to look next")
     stdout.print(Text(f"  report            {result.report}"))
-    if settings.embedding_model == "bundled":
-        stdout.print(Text("  export EMBEDDING_MODEL=bundled    the demo's model, for the commands below"))
     for command, what in (
         ("bge-pipeline status", "where the migration stands"),
         ('bge-pipeline search "how do I stop a generator early" --mode hybrid --explain', ""),
         ("bge-pipeline dev", "the Dagster UI on this very history, http://127.0.0.1:3000"),
         ("bge-pipeline rollback", "the old vectors again; bge-pipeline retire drops them"),
     ):
-        stdout.print(Text(f"  {command}    {what}".rstrip()))
+        stdout.print(Text(worded(f"  {command}    {what}".rstrip())))
 
 
 def _comparison(result: DemoResult) -> Table:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.table import Table
 from rich.text import Text
 
+from bge_pipeline.cli.wording import worded
 from bge_pipeline.console import make_console
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def print_facts(title: str, facts: Mapping[str, str | None]) -> None:
     table.add_column(overflow="fold")
     for name, value in facts.items():
         if value is not None:
-            table.add_row(name, Text(value))
+            table.add_row(name, Text(worded(value)))
     stdout.print(table)
 
 

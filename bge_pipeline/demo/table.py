@@ -18,6 +18,7 @@ from bge_pipeline.database.notes import ColumnNote, note_statement
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.demo.corpus import Segment, segments, sources
+from bge_pipeline.demo.mark import SOURCES, exists, is_marked, mark_statement
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.errors import PhaseError
 from bge_pipeline.settings import Settings
@@ -68,12 +69,6 @@ def legacy_encoder(settings: Settings) -> HashingEncoder:
     )
 
 
-def demo_table_exists(database: Database, settings: Settings) -> bool:
-    """Whether the target table is there."""
-    with database.autocommit() as connection:
-        return _exists(connection, TargetTable.from_settings(settings))
-
-
 def create_demo_table(
     database: Database,
     settings: Settings,
@@ -84,23 +79,21 @@ def create_demo_table(
 ) -> DemoTable:
     """Make `sources` and the target table, load `rows` segments (None: the whole corpus) and index the old vectors.
 
-    `with_index=False` leaves the index out, which takes long on millions of rows.
+    Both tables bear the demo's mark. `with_index=False` leaves the index out, which takes long on millions of rows.
 
     Raises:
-        PhaseError: the target table is there already.
+        PhaseError: one of the tables is there already.
     """
     target = TargetTable.from_settings(settings)
     encoder = legacy_encoder(settings)
-    sources_table = (target.schema, "sources")
+    sources_table = (target.schema, SOURCES)
     with database.transaction() as connection:
-        if _exists(connection, target):
-            raise PhaseError(
-                f"{target} is there already",
-                state="nothing was changed",
-                next_step="bge-pipeline demo --reset (drops the demo's tables), or another TARGET_TABLE",
-            )
+        for table in ((target.schema, target.table), sources_table):
+            _require_absent(connection, *table)
         connection.execute(text("CREATE EXTENSION IF NOT EXISTS vector"))
         connection.execute(target.sql(_SCHEMA, sources=sources_table, dimensions=settings.legacy_dimensions))
+        for table in ((target.schema, target.table), sources_table):
+            connection.execute(mark_statement(*table))
         source_ids = _load_sources(connection, sources_table, rows)
         loaded = 0
         for batch in _batches(segments(rows)):
@@ -123,21 +116,15 @@ def create_demo_table(
     return DemoTable(str(target), loaded, len(source_ids), encoder.space.model, encoder.space.dimensions)
 
 
-def drop_demo_table(database: Database, settings: Settings) -> None:
-    """Drop the demo's tables and what a migration put beside them."""
-    target = TargetTable.from_settings(settings)
-    with database.transaction() as connection:
-        connection.execute(
-            target.sql(
-                "DROP TABLE IF EXISTS {table}, {sources}, {quarantine}, {journal} CASCADE",
-                sources=(target.schema, "sources"),
-            )
-        )
-        connection.execute(target.sql("DROP FUNCTION IF EXISTS {trigger_function}()"))
-
-
-def _exists(connection: Connection, target: TargetTable) -> bool:
-    return connection.execute(text("SELECT to_regclass(:name)"), {"name": str(target)}).scalar_one() is not None
+def _require_absent(connection: Connection, *table: str) -> None:
+    if not exists(connection, *table):
+        return
+    marked = is_marked(connection, *table)
+    raise PhaseError(
+        f"{quote(*table)} is there already" + ("" if marked else ", and is not the demo's"),
+        state="nothing was changed",
+        next_step="bge-pipeline demo --reset drops the demo's tables first" if marked else "rename or move that table",
+    )
 
 
 def _batches(items: Iterator[Segment]) -> Iterator[list[Segment]]:

@@ -81,6 +81,15 @@ def environment(settings: Settings) -> dict[str, str]:
     return variables
 
 
+def _urls(settings: Settings) -> dict[str, str]:
+    """Where the target table and Dagster's records are, the embedded server's URLs included. Holds passwords."""
+    with Database.from_settings(settings) as database:
+        return {
+            "DATABASE_URL": database.url.render_as_string(hide_password=False),
+            "DAGSTER_DATABASE_URL": dagster_database_url(settings).render_as_string(hide_password=False),
+        }
+
+
 def run_dev(settings: Settings, port: int = DEFAULT_PORT, host: str = DEFAULT_HOST) -> int:
     """Run `dagster dev` until it is interrupted; returns its exit status.
 
@@ -92,12 +101,7 @@ def run_dev(settings: Settings, port: int = DEFAULT_PORT, host: str = DEFAULT_HO
         DatabaseUnavailable: the embedded PostgreSQL does not start.
     """
     _require_free(host, port)
-    with Database.from_settings(settings) as database:
-        urls = {
-            "DATABASE_URL": database.url.render_as_string(hide_password=False),
-            "DAGSTER_DATABASE_URL": dagster_database_url(settings).render_as_string(hide_password=False),
-        }
-    variables = environment(settings) | urls
+    variables = environment(settings) | _urls(settings)
     with _environment(variables), dg.DagsterInstance.get() as instance:
         register_pool(instance)
     command = ["-m", "dagster", "dev", "-m", "bge_pipeline.definitions", "-p", str(port), "-h", host]
@@ -170,7 +174,8 @@ def migrate_through_dagster(
 
     run_ids: list[str] = []
 
-    with _environment(environment(settings)), dg.DagsterInstance.get() as instance:
+    # With its URLs, as these settings may mean the embedded server where `.env` names another.
+    with _environment(environment(settings) | _urls(settings)), dg.DagsterInstance.get() as instance:
         keep_connections(instance)
 
         def run(job: str, progress: StepProgress, partition_key: str | None = None) -> dg.ExecuteInProcessResult:

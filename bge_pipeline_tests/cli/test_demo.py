@@ -1,0 +1,171 @@
+"""`bge-pipeline demo` beside a user's own tables, and the commands that reach its table afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.embedded import start_embedded_postgres
+from bge_pipeline.demo.home import SCHEMA, demo_settings
+from bge_pipeline.demo.mark import claim_schema
+from bge_pipeline.demo.table import create_demo_table
+from bge_pipeline_tests.support import contents_of, make_users_tables
+
+pytestmark = pytest.mark.pgvector
+
+SMALL = ("--rows", "150")
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def home(run_folder: Path) -> Path:
+    """The user's data folder, outside pytest's own, whose rights a second run would take away from the server."""
+    return run_folder / uuid.uuid4().hex[:8]
+
+
+@pytest.fixture
+def run(home: Path, tmp_path: Path) -> Run:
+    """Runs the command where nothing but a data folder and a fast model is set."""
+    fast = {"EMBEDDING_MODEL": "hashing", "QUALITY_GATE": "off", "BENCHMARK_TEXTS": "20", "LOCK_TIMEOUT_MS": "5000"}
+
+    def run_command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "bge_pipeline", *arguments],
+            env=os.environ | fast | {"BGE_PIPELINE_HOME": str(home)} | variables,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=500,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+
+    return run_command
+
+
+@pytest.fixture
+def users_database(database: Database) -> Database:
+    """The database that the user's DATABASE_URL names, with tables under the demo's names."""
+    make_users_tables(database)
+    make_users_tables(database, "app")
+    return database
+
+
+@pytest.fixture
+def embedded(home: Path) -> Iterator[list[Database]]:
+    """The user's embedded server and the demo's own, both with tables of the user's."""
+    databases = [Database(start_embedded_postgres(home / folder)) for folder in ("postgres", "demo/postgres")]
+    for database in databases:
+        make_users_tables(database)
+    yield databases
+    for database in databases:
+        database.close()
+
+
+@pytest.fixture
+def demo(home: Path) -> Iterator[Database]:
+    """The demo's own embedded server with its table, not migrated yet."""
+    settings = demo_settings({"bge_pipeline_home": home})
+    with Database.from_settings(settings) as database:
+        with database.transaction() as connection:
+            claim_schema(connection, SCHEMA)
+        create_demo_table(database, settings, 40)
+        yield database
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_reset_demo_leaves_everything_of_the_users_as_it_was(
+    run: Run,
+    users_database: Database,
+    embedded: list[Database],
+    demo: Database,
+    database_url: str,
+    tmp_path: Path,
+) -> None:
+    users = [users_database, *embedded]
+    before = [(contents_of(database), contents_of(database, "app")) for database in users]
+    (tmp_path / ".env").write_text(
+        f"DATABASE_URL={database_url}\nTARGET_SCHEMA=app\nTARGET_TABLE=segments\nTARGET_TEXT_COLUMN=body\n"
+        f"DAGSTER_DATABASE_URL={database_url}\n"
+    )
+
+    made = run("demo", "--reset", *SMALL, DATABASE_URL=database_url, EVAL_QUERIES="/nowhere.jsonl")
+
+    assert made.returncode == 0, made.stderr
+    assert [(contents_of(database), contents_of(database, "app")) for database in users] == before
+    assert contents_of(users_database, SCHEMA) == contents_of(embedded[0], SCHEMA) == {}
+    assert len(contents_of(demo, SCHEMA)["segments"]) == 150
+    said = " ".join(made.stderr.split())
+    assert "DAGSTER_DATABASE_URL, DATABASE_URL, EVAL_QUERIES, TARGET_SCHEMA, TARGET_TABLE, TARGET_TEXT_COLUMN" in said
+    assert "bge-pipeline --demo status" in made.stdout
+    status = json.loads(run("--demo", "status", "--json").stdout)
+    assert (status["table"], status["phase"], status["rows"]) == ('"bge_pipeline_demo"."segments"', "swapped", 150)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.slow
+def test_a_database_that_is_named_is_worked_in_only_when_the_user_agrees_and_only_in_the_demos_schema(
+    run: Run, users_database: Database, home: Path, database_url: str
+) -> None:
+    before = contents_of(users_database), contents_of(users_database, "app")
+
+    refused = run("demo", "--reset", "--database-url", database_url, *SMALL)
+    assert refused.returncode == 2
+    assert f"makes the schema {SCHEMA}" in " ".join(refused.stderr.split())
+    assert "--yes" in refused.stderr
+    assert contents_of(users_database, SCHEMA) == {}
+    assert not home.exists()
+
+    made = run("demo", "--reset", "--yes", "--database-url", database_url, *SMALL)
+    assert made.returncode == 0, made.stderr
+    assert (contents_of(users_database), contents_of(users_database, "app")) == before
+    assert len(contents_of(users_database, SCHEMA)["segments"]) == 150
+    assert "bge-pipeline --demo --set DATABASE_URL=... status" in made.stdout
+    reached = run("--demo", "--set", f"DATABASE_URL={database_url}", "status", "--json")
+    assert json.loads(reached.stdout)["phase"] == "swapped"
+
+
+def test_another_database_is_named_by_the_demos_own_option_alone(run: Run, database_url: str) -> None:
+    refused = run("--set", f"DATABASE_URL={database_url}", "demo")
+    assert refused.returncode == 2
+    assert "--database-url" in refused.stderr
+
+
+@pytest.mark.usefixtures("demo")
+def test_after_a_demo_commands_reach_its_table_where_nothing_else_is_named(run: Run, tmp_path: Path) -> None:
+    status = run("status", "--json")
+    assert json.loads(status.stdout)["table"] == '"bge_pipeline_demo"."segments"'
+    assert "working on the demo's table" in status.stderr
+
+    named = run("status", TARGET_TABLE="documents")
+    assert (named.returncode, "there is no embedded PostgreSQL" in " ".join(named.stderr.split())) == (2, True)
+
+
+@pytest.mark.usefixtures("demo")
+def test_beside_a_table_of_the_users_the_demos_is_reached_by_name(
+    run: Run, users_database: Database, database_url: str
+) -> None:
+    assert json.loads(run("status", "--json", DATABASE_URL=database_url).stdout)["rows"] == 50
+    assert json.loads(run("--demo", "status", "--json", DATABASE_URL=database_url).stdout)["rows"] == 40
+
+
+@pytest.mark.usefixtures("demo")
+def test_with_the_demo_by_name_the_next_commands_are_named_so_that_they_reach_it_too(run: Run) -> None:
+    shown = " ".join(run("--demo", "status").stdout.split())
+    assert "bge-pipeline --demo plan, then bge-pipeline --demo migrate" in shown
+
+
+def test_a_demo_that_is_not_there_is_not_made_by_asking_for_it(run: Run, home: Path) -> None:
+    asked = run("--demo", "status")
+    assert asked.returncode == 2
+    assert "bge-pipeline demo makes it" in asked.stderr
+    assert not home.exists()
