@@ -70,6 +70,7 @@ def migrate(
     """Expand, backfill and swap, each from where it was left; running it again when all is done changes nothing.
 
     Raises:
+        ConsentRequired: it would begin the next migration or go forward after a rollback; the settings can say yes.
         BgePipelineError: whatever a phase raises; what was committed stays, and another call resumes.
     """
     expanded = expand(database, settings, service.space)
