@@ -36,6 +36,12 @@ class DatabaseUnavailable(BgePipelineError):
     exit_code = 4
 
 
+class ConsentRequired(BgePipelineError):
+    """A step that begins, takes back or destroys something has not been agreed to."""
+
+    exit_code = 2
+
+
 class TargetTableError(BgePipelineError):
     """The target table is missing or has a shape that cannot be migrated."""
 

@@ -125,6 +125,15 @@ class Settings(BaseSettings):
     swap_max_pending_rows: int = Field(
         0, ge=0, description="rows that may still be pending when the columns are exchanged"
     )
+    begin_next_migration: str | None = Field(
+        None,
+        description="consent to begin the next migration on a table whose last one is over: the name that EMBEDDING_MODEL has",
+    )
+    forward_after_rollback: str | None = Field(
+        None,
+        pattern=r"^\d{8}T\d{6}\.\d{3}Z$",
+        description="consent to go forward again with a migration that was rolled back: the moment that `status` names",
+    )
     lock_timeout_ms: int = Field(500, ge=1, le=60_000, description="longest wait for a strong lock, per attempt")
     lock_max_attempts: int = Field(20, ge=1, description="attempts to get a strong lock, with backoff between them")
     operator_wait_seconds: float = Field(

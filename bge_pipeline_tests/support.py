@@ -22,7 +22,9 @@ from bge_pipeline.embedding.encoder import TokenizedTexts
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.phases.backfill import BackfillResult, backfill
+from bge_pipeline.phases.consent import with_consent
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.swap import SwapResult
 from bge_pipeline.phases.swap import swap as swap_with_service
 from bge_pipeline.settings import Settings
@@ -108,15 +110,20 @@ def parsed(vector: str) -> list[float]:
     return [float(number) for number in vector.strip("[]").split(",")]
 
 
+def agreed(database: Database, settings: Settings) -> Settings:
+    """The settings of somebody who agrees to whatever step the table has ahead."""
+    return with_consent(settings, require_table(database, settings))
+
+
 def fill(database: Database, settings: Settings, encoder: HashingEncoder = ENCODER) -> BackfillResult:
     """Expand and backfill."""
-    expand(database, settings, encoder.space)
+    expand(database, agreed(database, settings), encoder.space)
     return backfill(database, settings, encoder)
 
 
 def swap(database: Database, settings: Settings, encoder: HashingEncoder = ENCODER) -> SwapResult:
-    """Swap, without measuring the quality of vectors that mean nothing."""
-    quiet = settings.model_copy(update={"quality_gate": "off", "search_probes": 10})
+    """Swap, agreed to and without measuring the quality of vectors that mean nothing."""
+    quiet = agreed(database, settings).model_copy(update={"quality_gate": "off", "search_probes": 10})
     return swap_with_service(database, quiet, EmbeddingsService(encoder, quiet))
 
 

@@ -9,6 +9,7 @@ from alembic import context
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.errors import TargetTableError
+from bge_pipeline.phases.consent import rolled_back
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.settings import Settings, load_settings
 
@@ -51,6 +52,15 @@ def compare_books(database: Database, settings: Settings) -> None:
         state = require_table(database, settings)
     except TargetTableError:
         return  # nothing to compare with; a revision that needs the table says so itself
+    if (went_back := rolled_back(state.new)) is not None:
+        logger.warning(
+            "Alembic is at its last revision, but search on %s was rolled back at %s. To go forward again, `alembic stamp 004` "
+            "and FORWARD_AFTER_ROLLBACK=%s alembic upgrade head",
+            state.table.target,
+            went_back,
+            went_back,
+        )
+        return
     dimensions = state.table.embedding.dimensions
     if state.phase in ("swapped", "retired") and dimensions == settings.embedding_dimensions:
         return

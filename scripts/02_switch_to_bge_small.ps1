@@ -68,11 +68,17 @@ foreach ($program in 'python', 'bge-pipeline', 'alembic') {
 }
 
 Say 'Configuration and connection'
-$now = (Get-Facts 'status').phase
+$facts = Get-Facts 'status'
+$now = $facts.phase
 Write-Host "The table is reached; its phase is $now."
 if ($now -in 'swapped', 'retired') {
     Write-Host 'Nothing to do: search reads the new vectors already.'
     exit 0
+}
+if ($facts.rolled_back) {
+    Write-Host "Search was rolled back to the old vectors at $($facts.rolled_back)."
+    Confirm-Step 'Go forward again?'
+    $env:FORWARD_AFTER_ROLLBACK = $facts.rolled_back # the phases refuse without it
 }
 
 Say 'Plan'

@@ -70,6 +70,12 @@ if [ "$now" = swapped ] || [ "$now" = retired ]; then
   echo "Nothing to do: search reads the new vectors already."
   exit 0
 fi
+rolled_back="$(fact rolled_back <<<"$facts")"
+if [ "$rolled_back" != None ]; then
+  echo "Search was rolled back to the old vectors at $rolled_back."
+  confirm "Go forward again?"
+  export FORWARD_AFTER_ROLLBACK="$rolled_back" # the phases refuse without it
+fi
 
 say "Plan"
 bge-pipeline plan # exits with 3 where it finds an obstacle

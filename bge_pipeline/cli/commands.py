@@ -15,13 +15,17 @@ from rich.logging import RichHandler
 from sqlalchemy.exc import SQLAlchemyError
 
 from bge_pipeline.cli import render
+from bge_pipeline.cli.consent import ask_to_migrate, confirm, has_terminal, rollback_warning
 from bge_pipeline.cli.wording import demo_is_meant, mean_the_demo, worded
 from bge_pipeline.console import backfill_progress, index_progress, stderr
 from bge_pipeline.database.connection import Database, embedded_folder
 from bge_pipeline.database.quarantine import release_all
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.demo.home import SCHEMA, demo_is_there, demo_settings, names_a_table
+from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.errors import BgePipelineError, ConfigurationError, PhaseError
+from bge_pipeline.phases.consent import require_consent, rolled_back, with_consent
+from bge_pipeline.phases.embed import embed_pending
 from bge_pipeline.phases.expand import collapse
 from bge_pipeline.phases.migrate import migrate, open_service
 from bge_pipeline.phases.plan import plan
@@ -33,9 +37,9 @@ from bge_pipeline.search import RerankMode, Retriever, SearchMode, create_text_i
 from bge_pipeline.settings import Settings, load_settings, misspelled_names
 
 EPILOG = (
-    "Configuration comes from the environment and .env (see .env.example). Exit codes: 0 done, 1 failed, 2 wrong usage or "
-    "configuration, 3 refused because a check did not hold, 4 database or model unavailable, 5 table locked, 6 another "
-    "operator at work on the table, 130 interrupted."
+    "Configuration comes from the environment and .env (see .env.example). Exit codes: 0 done, 1 failed or answered no, 2 wrong "
+    "usage or configuration, or nobody to ask and no --yes, 3 refused because a check did not hold, 4 database or model "
+    "unavailable, 5 table locked, 6 another operator at work on the table, 130 interrupted."
 )
 
 INTERRUPTED = 130
@@ -134,24 +138,42 @@ def migrate_command(
     retry_quarantined: Annotated[bool, typer.Option(help="Try the quarantined rows again.")] = False,
     force: Annotated[bool, typer.Option(help="Swap even if the quality gate does not pass (recorded).")] = False,
     wait: Wait = False,
+    yes: Yes = False,
 ) -> None:
-    """Expand, backfill, verify and swap; resumes from wherever an earlier run stopped."""
+    """Expand, backfill, verify and swap; resumes from wherever an earlier run stopped.
+
+    Asks before a migration begins. Without a terminal a first one just goes on; the next one on a table that is
+    finished, and going forward after a rollback, want --yes. From cron, run `embed`.
+    """
     if force:
         _overrides["quality_gate"] = "warn"
     _wait_for_others(wait)
     with opened() as (database, settings):
         state = require_table(database, settings)
-        if retry_quarantined and state.phase != "legacy":
-            with database.transaction() as connection:
-                release_all(connection, TargetTable.from_settings(settings))
-        with (
-            open_service(database, settings) as service,
-            backfill_progress() as on_backfill,
-            index_progress() as on_index,
-        ):
-            result = migrate(database, settings, service, on_backfill=on_backfill, on_index=on_index)
+        agreed = with_consent(settings, state) if yes else settings
+        if not has_terminal():
+            require_consent(state, agreed, configured_space(agreed))
+        with open_service(database, settings) as service:
+            if has_terminal() and not yes:
+                agreed = ask_to_migrate(database, settings, service, state)
+            if retry_quarantined and state.phase != "legacy":
+                with database.transaction() as connection:
+                    release_all(connection, TargetTable.from_settings(settings))
+            with backfill_progress() as on_backfill, index_progress() as on_index:
+                result = migrate(database, agreed, service, on_backfill=on_backfill, on_index=on_index)
         status = read_status(database, settings)
     render.print_json(result) if json else render.print_migration(result, status)
+
+
+@app.command("embed")
+def embed_command(
+    json: Json = False,
+    retry_quarantined: Annotated[bool, typer.Option(help="Try the quarantined rows again.")] = False,
+) -> None:
+    """Embed what is pending and nothing else, for cron: never begins a migration, swaps or changes the model."""
+    with opened() as (database, settings), backfill_progress() as on_backfill:
+        result = embed_pending(database, settings, retry_quarantined=retry_quarantined, on_progress=on_backfill)
+    render.print_json(result) if json else render.print_embedding(result)
 
 
 @app.command("status")
@@ -169,18 +191,23 @@ def rollback_command(
     wait: Wait = False,
     yes: Yes = False,
 ) -> None:
-    """Exchange the columns back; before the swap, or with --discard, drop the new column."""
+    """Exchange the columns back; before the first swap, or with --discard, drop the new column."""
     _wait_for_others(wait)
     with opened() as (database, settings):
-        phase = require_table(database, settings).phase
+        state = require_table(database, settings)
         facts: dict[str, object] = {}
-        if phase in ("swapped", "retired"):
+        already = None if discard else rolled_back(state.new)
+        warning = rollback_warning(state, discard=discard)
+        if warning is not None:
+            confirm(warning, yes=yes)
+        elif already is not None:
+            stderr.print(f"rolled back at {already} already, nothing was changed; --discard drops the new column")
+        if state.phase in ("swapped", "retired"):
             result = rollback(database, settings)
             facts = result.as_metadata()
             for notice in result.notices:
                 stderr.print(notice)
-        if discard or phase in ("expanded", "backfilled"):
-            _confirm("This drops the new column with the vectors in it.", yes=yes)
+        if discard or (state.new is not None and already is None):
             facts["dropped_column"] = collapse(database, settings)
         status = read_status(database, settings)
     render.print_json(facts) if json else render.print_status(status)
@@ -200,7 +227,7 @@ def retire_command(
     with opened() as (database, settings):
         state = require_table(database, settings)
         if state.previous is not None:
-            _confirm(f"This drops {state.previous.name!r} with the old vectors; there is no way back.", yes=yes)
+            confirm(f"This drops {state.previous.name!r} with the old vectors; there is no way back.", yes=yes)
         result = retire(database, settings, reclaim=reclaim)
     render.print_json(result) if json else render.print_retirement(result)
 
@@ -283,7 +310,7 @@ def demo_command(
 
     settings = demo_settings(_overrides, database_url=database_url)
     if database_url is not None:
-        _confirm(question_to_user(settings, reset=reset), yes=yes)
+        confirm(question_to_user(settings, reset=reset), yes=yes)
     mean_the_demo(True, elsewhere=database_url is not None)
     result = run_demo(settings, rows=rows, reset=reset)
     if json:
@@ -329,11 +356,3 @@ def _wait_for_others(wait: bool) -> None:
 
 def _note(line: str) -> None:
     stderr.print(line, style="dim", highlight=False, markup=False)
-
-
-def _confirm(warning: str, *, yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise ConfigurationError(warning, next_step="add --yes to confirm")
-    typer.confirm(f"{warning} Go on?", abort=True)

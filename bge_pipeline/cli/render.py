@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +16,7 @@ from bge_pipeline.console import make_console
 if TYPE_CHECKING:
     from bge_pipeline.evaluation.report import BenchmarkReport
     from bge_pipeline.evaluation.report_pages import WrittenReport
+    from bge_pipeline.phases.embed import EmbedResult
     from bge_pipeline.phases.migrate import MigrateResult
     from bge_pipeline.phases.plan import Plan
     from bge_pipeline.phases.retire import RetireResult
@@ -38,7 +40,7 @@ def print_json(result: HasMetadata | Mapping[str, Any]) -> None:
     stdout.file.write(json.dumps(values, indent=2, default=str, ensure_ascii=False) + "\n")
 
 
-def print_facts(title: str, facts: Mapping[str, str | None]) -> None:
+def print_facts(title: str, facts: Mapping[str, str | None], *, console: Console = stdout) -> None:
     """Two columns of names and values; None leaves a line out."""
     table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
@@ -46,7 +48,7 @@ def print_facts(title: str, facts: Mapping[str, str | None]) -> None:
     for name, value in facts.items():
         if value is not None:
             table.add_row(name, Text(worded(value)))
-    stdout.print(table)
+    console.print(table)
 
 
 def print_status(status: Status) -> None:
@@ -63,6 +65,7 @@ def print_status(status: Status) -> None:
             "search reads": f"{status.dimensions} dimensions, {status.model or 'model not recorded'}",
             "being filled": f"{status.new_dimensions} dimensions, {status.new_model}" if status.new_model else None,
             "kept": f"{status.previous_column!r}, for the way back" if status.previous_column else None,
+            "rolled back": f"{status.rolled_back}, and nobody has gone forward since" if status.rolled_back else None,
             "index": f"{index.name} ({index.method}, {'valid' if index.valid else 'INVALID'})" if index else "none",
             "next": status.next_step,
         },
@@ -77,7 +80,8 @@ def print_plan(plan: Plan) -> None:
     print_facts(
         f"{plan.table}: {plan.phase}",
         {
-            "vectors": f"{plan.old_dimensions} -> {plan.new_dimensions} dimensions, by {plan.model}",
+            "vectors": f"{plan.old_dimensions} dimensions by {plan.old_model or 'a model not recorded'} -> "
+            f"{plan.new_dimensions} by {plan.model}",
             "rows": f"{plan.rows:,}, of which {plan.pending:,} are to be embedded",
             "tokens": f"mean {tokens.mean:.0f}, median {tokens.median}, 95% up to {tokens.p95}, longest {tokens.longest} "
             f"(of {tokens.sampled_rows:,} sampled texts)",
@@ -102,7 +106,12 @@ def print_plan(plan: Plan) -> None:
 def _first_step(plan: Plan) -> str:
     if plan.phase == "retired" and not plan.pending:
         return "every row has a vector of this model; for another model, set EMBEDDING_MODEL"
-    return "bge-pipeline migrate"
+    return {
+        None: "bge-pipeline migrate",
+        "first": "bge-pipeline migrate",
+        "next": "bge-pipeline migrate, which begins the next migration and therefore asks (without a terminal, --yes)",
+        "forward": "bge-pipeline migrate, which was rolled back and therefore asks (without a terminal, --yes)",
+    }[plan.step]
 
 
 def print_migration(result: MigrateResult, status: Status) -> None:
@@ -121,6 +130,19 @@ def print_migration(result: MigrateResult, status: Status) -> None:
         },
     )
     print_status(status)
+
+
+def print_embedding(result: EmbedResult) -> None:
+    """What was embedded, and what is left."""
+    done = result.backfill
+    print_facts(
+        f"{result.table}: {result.column!r} by {result.model}",
+        {
+            "embedded": f"{done.rows:,} rows in {duration(done.seconds)}" if done else "nothing was pending",
+            "quarantined": f"{done.quarantined:,}" if done and done.quarantined else None,
+            "still pending": f"{done.pending_after:,}" if done and done.pending_after else None,
+        },
+    )
 
 
 def print_retirement(result: RetireResult) -> None:

@@ -30,6 +30,7 @@ class ColumnNote:
         embedding_column: on a `new` or `previous` column, the embedding column that it belongs to; a table may have
             several. None on an embedding column itself.
         search_effort: probes or ef_search with which the index reached the wanted recall when it was measured.
+        rolled_back: on a `new` column, when it was exchanged back (UTC), until somebody agrees to go forward again.
         maintained: on a `previous` column, whether this project, not the application, filled it before the swap.
     """
 
@@ -41,6 +42,7 @@ class ColumnNote:
     embedding_column: str | None = None
     maintained: bool = False
     search_effort: int | None = None
+    rolled_back: str | None = None
 
     def with_role(self, role: Role) -> ColumnNote:
         """The same note for another role."""
@@ -61,6 +63,8 @@ class ColumnNote:
             note["maintained"] = True
         if self.search_effort is not None:
             note["search_effort"] = self.search_effort
+        if self.rolled_back is not None:
+            note["rolled_back"] = self.rolled_back
         return json.dumps({_KEY: note}, ensure_ascii=False)
 
     @classmethod
@@ -82,6 +86,7 @@ class ColumnNote:
             embedding_column=note.get("embedding_column"),
             maintained=bool(note.get("maintained", False)),
             search_effort=note.get("search_effort"),
+            rolled_back=note.get("rolled_back"),
         )
 
 

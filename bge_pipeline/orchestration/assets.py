@@ -34,7 +34,8 @@ from bge_pipeline.settings import Settings
     description=(
         "The new vector column beside the old one, with the trigger that empties a vector whose text changes, the "
         "quarantine table and the index of pending rows. Cuts the table into the partitions of the backfill. "
-        "Repeating it changes nothing."
+        "Repeating it changes nothing. Where the last migration is over or was rolled back, it wants to be told to begin "
+        "the next one or to go forward again: resources.settings.config in the launchpad."
     ),
 )
 def schema_with_384_column(

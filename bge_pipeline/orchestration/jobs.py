@@ -6,13 +6,16 @@ import dagster as dg
 from pydantic import Field
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.errors import ConsentRequired
 from bge_pipeline.orchestration.checks import quality_gate
 from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
 from bge_pipeline.orchestration.names import BACKFILLED, POOL, REPORT, SCHEMA, SWAPPED
 from bge_pipeline.orchestration.progress import log_backfill
 from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.consent import require_confirmation
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.settings import Settings
@@ -54,19 +57,33 @@ def embed_pending(
     context.log_event(dg.AssetObservation(BACKFILLED, metadata=as_dagster_metadata(result.as_metadata())))
 
 
+class ConfirmConfig(dg.Config):
+    """What an op that changes what search reads, or drops vectors, wants typed."""
+
+    confirm: str = Field(
+        "",
+        description="The table that this run changes, as schema.table: the run fails, with nothing changed, unless it is "
+        "the table of TARGET_SCHEMA and TARGET_TABLE.",
+    )
+
+
 @dg.op(retry_policy=TRANSIENT_RETRIES, description="Exchange the columns back; the new vectors are kept beside them.")
 def roll_back(
-    context: dg.OpExecutionContext, settings: dg.ResourceParam[Settings], database: dg.ResourceParam[Database]
+    context: dg.OpExecutionContext,
+    config: ConfirmConfig,
+    settings: dg.ResourceParam[Settings],
+    database: dg.ResourceParam[Database],
 ) -> None:
     """Roll back; seen in the history of `swapped_index` as an observation."""
     with explained():
+        _require_confirmed(context, config, settings)
         result = rollback(database, settings)
     for notice in result.notices:
         context.log.warning(notice)
     context.log_event(dg.AssetObservation(SWAPPED, metadata=as_dagster_metadata(result.as_metadata())))
 
 
-class RetireConfig(dg.Config):
+class RetireConfig(ConfirmConfig):
     """Choices of `retire_old_column`."""
 
     reclaim: bool = Field(
@@ -85,8 +102,22 @@ def retire_old_column(
 ) -> None:
     """Retire; seen in the history of `swapped_index` as an observation."""
     with explained():
+        _require_confirmed(context, config, settings)
         result = retire(database, settings, reclaim=config.reclaim)
     context.log_event(dg.AssetObservation(SWAPPED, metadata=as_dagster_metadata(result.as_metadata())))
+
+
+def _require_confirmed(context: dg.OpExecutionContext, config: ConfirmConfig, settings: Settings) -> None:
+    """Refuse a run without `confirm`, and one that only repeats a finished run, `confirm` and all, at a click."""
+    repeated = context.run.parent_run_id
+    parent = context.instance.get_run_by_id(repeated) if repeated is not None else None
+    if parent is not None and parent.is_success:
+        raise ConsentRequired(
+            f"this run repeats run {parent.run_id[:8]}, which has done its work: what was confirmed then is not confirmed now",
+            state="nothing was changed",
+            next_step=f"launch {context.job_name} from its launchpad, with confirm typed anew",
+        )
+    require_confirmation(TargetTable.from_settings(settings), config.confirm)
 
 
 @dg.job(description="Embed every pending row, new and changed ones, before the swap and ever after it.")
@@ -95,13 +126,15 @@ def embed_pending_job() -> None:
     embed_pending()
 
 
-@dg.job(description="Go back: search reads the old vectors again. Possible until retire_job has run.")
+@dg.job(
+    description="CHANGES WHAT SEARCH READS, back to the old vectors, until retire_job has run. Wants config `confirm`."
+)
 def rollback_job() -> None:
     """Roll back the swap."""
     roll_back()
 
 
-@dg.job(description="Finish: drop the old vectors. There is no way back after it.")
+@dg.job(description="DROPS THE OLD VECTORS: there is no way back after it. Wants config `confirm`.")
 def retire_job() -> None:
     """Retire the old column."""
     retire_old_column()

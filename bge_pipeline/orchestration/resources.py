@@ -23,7 +23,7 @@ def _override(name: str) -> Any:
 class SettingsResource(dg.ConfigurableResource[Settings]):
     """The settings of the environment, read as a run starts, with what the launchpad overrides.
 
-    Secrets, the model and the names of the target table come from the environment alone.
+    Secrets, the model and the names of the target table come from the environment alone. Consent is given for one run.
     """
 
     partition_rows: int | None = _override("partition_rows")
@@ -34,6 +34,8 @@ class SettingsResource(dg.ConfigurableResource[Settings]):
     index_lists: int | None = _override("index_lists")
     index_max_memory_mb: int | None = _override("index_max_memory_mb")
     swap_max_pending_rows: int | None = _override("swap_max_pending_rows")
+    begin_next_migration: str | None = _override("begin_next_migration")
+    forward_after_rollback: str | None = _override("forward_after_rollback")
 
     def create_resource(self, context: dg.InitResourceContext) -> Settings:  # noqa: ARG002
         """The validated settings."""

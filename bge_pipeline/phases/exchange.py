@@ -29,7 +29,9 @@ def exchange_statements(target: TargetTable, new: Column, old: Column, *, drop_o
     assert new.note is not None
     previous_column = target.column_for(old.dimensions)
     comment = old.note.comment if old.note else old.comment
-    current = replace(new.note, role="current", dropped_indexes=(), embedding_column=None, comment=comment)
+    current = replace(
+        new.note, role="current", dropped_indexes=(), embedding_column=None, comment=comment, rolled_back=None
+    )
     previous = ColumnNote(
         "previous",
         old.note.space if old.note else None,
@@ -53,9 +55,12 @@ def exchange_statements(target: TargetTable, new: Column, old: Column, *, drop_o
 
 
 def exchange_back_statements(
-    target: TargetTable, previous: Column, current: Column, kept_column: str
+    target: TargetTable, previous: Column, current: Column, kept_column: str, *, rolled_back: str
 ) -> list[TextClause]:
-    """The statements that make `previous` the embedding column again and keep `current` as `kept_column`, to be swapped anew."""
+    """The statements that make `previous` the embedding column again and keep `current` as `kept_column`.
+
+    It can be swapped anew by whoever agrees to it: its note remembers `rolled_back`, the moment of this exchange.
+    """
     assert previous.note is not None
     assert current.note is not None
     note = previous.note
@@ -70,7 +75,13 @@ def exchange_back_statements(
         )
     else:
         restored = comment_statement(target, target.embedding_column, note.comment)
-    kept_note = replace(current.note, role="new", embedding_column=target.embedding_column, comment=None)
+    kept_note = replace(
+        current.note,
+        role="new",
+        embedding_column=target.embedding_column,
+        comment=None,
+        rolled_back=rolled_back,
+    )
     return [
         *_rename_statements(target, previous.name, kept_column),
         restored,

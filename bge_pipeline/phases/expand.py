@@ -32,6 +32,7 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import drop_trigger_statements, trigger_function_statement, trigger_statements
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import ConfigurationError, PhaseError
+from bge_pipeline.phases.consent import require_consent
 from bge_pipeline.phases.exchange import lock_for_exchange
 from bge_pipeline.phases.state import MigrationState, read_state, require_space
 from bge_pipeline.settings import Settings
@@ -56,21 +57,28 @@ class ExpandResult:
         return asdict(self)
 
 
-def expand(database: Database, settings: Settings, space: EmbeddingSpace) -> ExpandResult:
+def expand(database: Database, settings: Settings, space: EmbeddingSpace, *, begin_next: bool = False) -> ExpandResult:
     """Add the column for `space`, its trigger, quarantine and pending index; drop the old ANN index if asked to.
 
     Safe to interrupt and to repeat: each step looks at what is there first.
 
+    Args:
+        database: where the target table is.
+        settings: among them OLD_INDEX, BEGIN_NEXT_MIGRATION and FORWARD_AFTER_ROLLBACK.
+        space: the embedding space of the new column.
+        begin_next: begin another migration where the last one is over.
+
     Raises:
+        ConsentRequired: the last migration is over or was rolled back, and nobody has agreed to go on.
         PhaseError: an earlier migration has not been retired.
         EmbeddingSpaceMismatch: a migration to another space is under way.
         OperatorBusy: another process changes the table's schema now.
     """
     with operating(database, settings, "expand") as operator:
-        return _expand(operator, settings, space)
+        return _expand(operator, settings, space, begin_next=begin_next)
 
 
-def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace) -> ExpandResult:
+def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, begin_next: bool) -> ExpandResult:
     database, target = operator.database, operator.target
     _check_dimensions(settings, space)
     with database.autocommit() as connection:
@@ -79,6 +87,7 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace) -> Ex
     if _is_done_already(state, space):
         return ExpandResult(str(target), target.embedding_column, space.dimensions, False, (), (), size)
 
+    require_consent(state, settings, space, given=begin_next)
     column = target.column_for(space.dimensions)
     _check_names_are_free(state, column)
     with database.autocommit() as connection:
@@ -273,7 +282,7 @@ def _maintains_old(state: MigrationState) -> bool:
 
 
 def _note(state: MigrationState, space: EmbeddingSpace, doomed: list[Index]) -> ColumnNote:
-    """The new column's note; a repeated expand keeps what the first one recorded."""
+    """The new column's note; a repeated expand keeps what the first one recorded, but no rollback: by now it is agreed to."""
     earlier = state.new.note if state.new is not None else None
     definitions = dict.fromkeys(earlier.dropped_indexes if earlier is not None else ())
     definitions |= dict.fromkeys(index.definition for index in doomed if index.valid)

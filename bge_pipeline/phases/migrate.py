@@ -72,6 +72,7 @@ def migrate(
 
     Raises:
         OperatorBusy: another process migrates, rolls back or retires the table now.
+        ConsentRequired: it would begin the next migration or go forward after a rollback; the settings can say yes.
         BgePipelineError: whatever a phase raises; what was committed stays, and another call resumes.
     """
     with operating(database, settings, "migrate"):

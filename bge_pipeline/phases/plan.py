@@ -20,6 +20,7 @@ from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.embedding.space import EmbeddingSpace
+from bge_pipeline.phases.consent import Step, step_ahead
 from bge_pipeline.phases.state import MigrationState, Phase, read_state
 from bge_pipeline.phases.vector_index import plan_vector_index
 from bge_pipeline.settings import Settings
@@ -48,6 +49,8 @@ class Plan:
     """What a migration would do.
 
     Attributes:
+        step: what a person is asked to agree to before `migrate` does it; None where nothing new begins.
+        old_model: the model of the column that search reads, None where nobody recorded it.
         rows, pending: rows of the table, and those that would be embedded.
         texts_per_second: measured on a sample of the table on this machine.
         backfill_seconds: pending rows at the slower of encoding and writing.
@@ -55,6 +58,7 @@ class Plan:
         index: how the new vector index would be built.
         maintenance_work_mem_bytes: what the server gives an index build by default.
         old_indexes: vector indexes on the old column.
+        drops: what goes, and when.
         old_index_costs: what each value of OLD_INDEX means for this table.
         dependents: what is bound to the old column; the swap refuses while these exist.
         mentions: functions whose text names the old column; to be checked by a person.
@@ -64,8 +68,10 @@ class Plan:
 
     table: str
     phase: Phase
+    step: Step | None
     rows: int
     pending: int
+    old_model: str | None
     old_dimensions: int | None
     new_dimensions: int
     model: str
@@ -79,6 +85,7 @@ class Plan:
     index: IndexPlan
     maintenance_work_mem_bytes: int
     old_indexes: tuple[str, ...]
+    drops: tuple[str, ...]
     old_index_costs: dict[str, str]
     dependents: tuple[str, ...]
     mentions: tuple[str, ...]
@@ -119,8 +126,10 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService) -> 
     return Plan(
         table=str(target),
         phase=state.phase,
+        step=step_ahead(state, service.space),
         rows=counts.rows,
         pending=pending,
+        old_model=state.current_space.model if state.current_space else None,
         old_dimensions=state.table.embedding.dimensions,
         new_dimensions=service.dimensions,
         model=service.space.model,
@@ -134,6 +143,7 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService) -> 
         index=index,
         maintenance_work_mem_bytes=memory,
         old_indexes=tuple(f"{old.name} ({old.method}, {old.bytes / MEBIBYTE:,.0f} MB)" for old in old_indexes),
+        drops=_drops(settings, [old.name for old in old_indexes]),
         old_index_costs=_old_index_costs(_slowest(old_indexes), pending, speed),
         dependents=bound,
         mentions=tuple(str(dependent) for dependent in dependents if not dependent.bound),
@@ -197,6 +207,16 @@ def _slowest(indexes: list[Any]) -> str:
     if not methods:
         return "none"
     return "ivfflat" if methods == {"ivfflat"} else "hnsw"
+
+
+def _drops(settings: Settings, old_indexes: list[str]) -> tuple[str, ...]:
+    dropped = []
+    if settings.old_index == "drop" and old_indexes:
+        names = ", ".join(old_indexes)
+        dropped.append(f"{names} before the backfill: until the swap, search reads the whole table (OLD_INDEX=drop)")
+    if settings.old_embedding == "drop":
+        dropped.append("the old vectors in the swap: there is no way back after it (OLD_EMBEDDING=drop)")
+    return tuple(dropped)
 
 
 def _old_index_costs(method: str, pending: int, speed: float) -> dict[str, str]:

@@ -16,6 +16,7 @@ from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import PhaseError
+from bge_pipeline.phases.consent import moment
 from bge_pipeline.phases.exchange import exchange_back_statements, lock_for_exchange
 from bge_pipeline.phases.expand import restore_indexes
 from bge_pipeline.phases.state import read_state, space_of
@@ -29,6 +30,7 @@ class RollbackResult:
     Attributes:
         rows_without_old_vector: rows that came or changed since the swap, for which there is no old vector.
         restored_indexes: ANN indexes on the old column that were built again.
+        rolled_back: the moment that the kept column's note remembers, until somebody agrees to go forward again.
         notices: what a person should still do.
     """
 
@@ -38,6 +40,7 @@ class RollbackResult:
     lock_milliseconds: float
     rows_without_old_vector: int
     restored_indexes: tuple[str, ...]
+    rolled_back: str
     notices: tuple[str, ...]
 
     def as_metadata(self) -> dict[str, Any]:
@@ -48,6 +51,7 @@ class RollbackResult:
 def rollback(database: Database, settings: Settings) -> RollbackResult:
     """Exchange the columns back: search reads the old vectors again, the new ones are kept beside them.
 
+    It is remembered with the column: no road exchanges the columns again before somebody has agreed to it.
     ANN indexes that expand dropped are built again first, so that search is never without one; the exchange itself
     takes milliseconds. Interrupted, a second call goes on where the first stopped.
 
@@ -79,12 +83,13 @@ def _rollback(operator: Operator, settings: Settings) -> RollbackResult:
     kept_column = target.column_for(space.dimensions)
     restored = restore_indexes(database, settings, previous, previous)
     locked_at = time.perf_counter()
+    now = moment()
 
     def exchange_back(connection: Connection) -> None:
         nonlocal locked_at
         lock_for_exchange(connection, state)
         locked_at = time.perf_counter()
-        for statement in exchange_back_statements(target, previous, current, kept_column):
+        for statement in exchange_back_statements(target, previous, current, kept_column, rolled_back=now):
             connection.execute(statement)
 
     operator.change(settings, "rollback: exchange the columns back", exchange_back)
@@ -98,6 +103,7 @@ def _rollback(operator: Operator, settings: Settings) -> RollbackResult:
         lock_milliseconds=milliseconds,
         rows_without_old_vector=missing,
         restored_indexes=restored,
+        rolled_back=now,
         notices=_rollback_notices(target, missing, was_not_null=previous.note.not_null),
     )
     record(database, target, "rollback", result.as_metadata())

@@ -11,6 +11,7 @@ from bge_pipeline.database.pending import count_rows
 from bge_pipeline.database.quarantine import QuarantinedRow, list_quarantined
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.phases.consent import rolled_back
 from bge_pipeline.phases.state import Phase, read_state, space_of
 from bge_pipeline.settings import Settings
 
@@ -40,6 +41,7 @@ class Status:
         index: vector index on `column`, None if there is none.
         new_model, new_dimensions: of the column being filled, None outside a migration.
         previous_column: the old column, kept for the way back.
+        rolled_back: when the columns were exchanged back, while nobody has agreed to go forward again.
         quarantine: the latest rows put aside.
         bytes: size of the table with indexes and out-of-line values.
     """
@@ -58,6 +60,7 @@ class Status:
     new_model: str | None
     new_dimensions: int | None
     previous_column: str | None
+    rolled_back: str | None
     quarantine: tuple[QuarantinedRow, ...]
     bytes: int
 
@@ -68,6 +71,10 @@ class Status:
     @property
     def next_step(self) -> str:
         """What to run next."""
+        if self.rolled_back is not None:
+            return (
+                "bge-pipeline migrate (asks, then searches the new vectors again), or bge-pipeline rollback --discard"
+            )
         return {
             "legacy": "bge-pipeline plan, then bge-pipeline migrate",
             "expanded": "bge-pipeline migrate (resumes the backfill)",
@@ -103,6 +110,7 @@ def read_status(database: Database, settings: Settings) -> Status:
             new_model=new.model if new else None,
             new_dimensions=new.dimensions if new else None,
             previous_column=state.previous.name if state.previous else None,
+            rolled_back=rolled_back(state.new),
             quarantine=tuple(list_quarantined(connection, target)) if has_quarantine else (),
             bytes=table_bytes(connection, target),
         )

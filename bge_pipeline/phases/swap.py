@@ -27,6 +27,7 @@ from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import SwapRefused
 from bge_pipeline.evaluation.gate import GateResult
 from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.consent import require_forward
 from bge_pipeline.phases.exchange import exchange_statements, lock_for_exchange
 from bge_pipeline.phases.quality import note_search_effort, require_quality
 from bge_pipeline.phases.state import MigrationState, read_state, require_same_parts, require_space
@@ -92,6 +93,7 @@ def swap(
         on_progress: told how far the index build is.
 
     Raises:
+        ConsentRequired: the columns were exchanged back, and nobody has agreed to go forward again.
         SwapRefused: rows are pending, something depends on the old column, the quality gate does not pass, or the
             index is not valid.
         EmbeddingSpaceMismatch: the new column holds another space.
@@ -116,6 +118,7 @@ def _swap(
         require_space(column, space, target)
         require_privileges(connection, state.table)
         if state.new is not None:
+            require_forward(state.new, settings, target)
             _check_dependents(connection, settings, state)
             _check_pending(connection, settings, target, column.name)
     index = build_index(database, settings, on_progress=on_progress)
@@ -238,6 +241,7 @@ def _verify_under_lock(
             f"the new column of {target} does not hold {space.dimensions} dimensions", state="nothing was exchanged"
         )
     require_space(new, space, target)
+    require_forward(new, settings, target)  # another process may have swapped and gone back meanwhile
     # The planner may believe that most rows are pending and read the table to find one; the index settles it.
     connection.execute(text("SET LOCAL enable_seqscan = off"))
     _check_pending(connection, settings, target, new.name)

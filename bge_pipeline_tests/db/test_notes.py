@@ -17,6 +17,8 @@ notes = st.builds(
     comment=st.none() | st.text(),
     embedding_column=st.none() | st.text(min_size=1),
     maintained=st.booleans(),
+    search_effort=st.none() | st.integers(1),
+    rolled_back=st.none() | st.text(min_size=1),
 )
 
 

@@ -259,6 +259,8 @@ def test_both_scripts_say_and_do_the_same() -> None:
         "Phase 3 of 3: swap",
         "Report",
         "Next steps",
+        "Go forward again?",
+        "FORWARD_AFTER_ROLLBACK",
         "Do you have a backup that is recent enough?",
         "Add the new column?",
         "Embed every row? It may be interrupted at any time.",

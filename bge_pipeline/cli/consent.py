@@ -1,0 +1,89 @@
+"""Questions: what a command asks at a terminal before something begins, goes forward, goes back or is destroyed."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from bge_pipeline.cli.render import duration, megabytes, print_facts
+from bge_pipeline.console import stderr
+from bge_pipeline.database.connection import Database
+from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.errors import ConsentRequired
+from bge_pipeline.phases.consent import Step, has_consent, rolled_back, step_ahead, with_consent
+from bge_pipeline.phases.plan import Plan, plan
+from bge_pipeline.phases.state import MigrationState
+from bge_pipeline.settings import Settings
+
+_QUESTIONS: dict[Step, str] = {
+    "first": "This begins the migration of a live table.",
+    "next": "The last migration is over: this begins another one, which moves search to another model.",
+    "forward": "The columns were exchanged back: this goes forward again, to the vectors that somebody went back from.",
+}
+
+
+def has_terminal() -> bool:
+    """Whether there is somebody to ask."""
+    return sys.stdin.isatty()
+
+
+def confirm(warning: str, *, yes: bool) -> None:
+    """Ask whether to go on; without a terminal, `--yes` has to have said so.
+
+    Raises:
+        ConsentRequired: there is nobody to ask.
+        typer.Abort: the answer was no.
+    """
+    if yes:
+        return
+    if not has_terminal():
+        raise ConsentRequired(warning, state="nothing was changed", next_step="the same command with --yes")
+    typer.confirm(f"{warning} Go on?", abort=True, err=True)
+
+
+def ask_to_migrate(
+    database: Database, settings: Settings, service: EmbeddingsService, state: MigrationState
+) -> Settings:
+    """Show what the step ahead would do and ask; returns the settings with the consent in them.
+
+    Nothing is asked where a migration is under way already or the settings say yes.
+
+    Raises:
+        typer.Abort: the answer was no.
+    """
+    step = step_ahead(state, service.space)
+    if step is None or (step != "first" and has_consent(step, state, settings, service.space)):
+        return settings
+    _show(plan(database, settings, service))
+    confirm(_QUESTIONS[step], yes=False)
+    return with_consent(settings, state)
+
+
+def rollback_warning(state: MigrationState, *, discard: bool) -> str | None:
+    """What `rollback` would do to the table, None where it does nothing."""
+    drops = "drops the new column with the vectors in it"
+    if state.previous is not None:
+        back = f"exchanges the columns of the live table: search reads the old vectors in {state.previous.name!r} again"
+        return f"This {back}, and {drops}." if discard else f"This {back}; the new ones are kept."
+    if state.new is None or (rolled_back(state.new) is not None and not discard):
+        return None
+    return f"This {drops}."
+
+
+def _show(plan: Plan) -> None:
+    """The essentials of a plan, where the question is asked."""
+    print_facts(
+        f"{plan.table}: {plan.phase}",
+        {
+            "from": f"{plan.old_model or 'model not recorded'}, {plan.old_dimensions} dimensions",
+            "to": f"{plan.model}, {plan.new_dimensions} dimensions",
+            "rows": f"{plan.rows:,}, of which {plan.pending:,} are to be embedded",
+            "backfill": f"about {duration(plan.backfill_seconds)}, at {plan.texts_per_second:,.0f} texts/s measured here",
+            "disk": f"{megabytes(plan.disk_bytes)} more until retired",
+            "dropped": "; ".join(plan.drops) or "nothing",
+            "obstacles": "; ".join(plan.obstacles) or None,
+            "more": "bge-pipeline plan",
+        },
+        console=stderr,
+    )

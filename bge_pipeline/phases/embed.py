@@ -1,0 +1,82 @@
+"""Embed: give pending rows their vectors in the column that is filled, and do nothing else. For cron."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.pending import has_more_pending_than
+from bge_pipeline.database.quarantine import release_all
+from bge_pipeline.embedding.loading import configured_space
+from bge_pipeline.phases.backfill import BackfillProgress, BackfillResult, backfill
+from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.phases.state import require_space, require_table
+from bge_pipeline.settings import Settings
+
+
+@dataclass(frozen=True)
+class EmbedResult:
+    """What was embedded.
+
+    Attributes:
+        table: schema-qualified, quoted.
+        column: the new column during a migration, else the one that search reads.
+        model: the one that the column is recorded with.
+        backfill: what was done; None where nothing was pending, for which no model is loaded.
+    """
+
+    table: str
+    column: str
+    model: str
+    backfill: BackfillResult | None
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Plain values."""
+        done = self.backfill
+        return {
+            "table": self.table,
+            "column": self.column,
+            "model": self.model,
+            "rows": done.rows if done else 0,
+            "quarantined": done.quarantined if done else 0,
+            "truncated": done.truncated if done else 0,
+            "pending_after": done.pending_after if done else 0,
+            "seconds": done.seconds if done else 0.0,
+        }
+
+
+def embed_pending(
+    database: Database,
+    settings: Settings,
+    *,
+    retry_quarantined: bool = False,
+    on_progress: Callable[[BackfillProgress], None] | None = None,
+) -> EmbedResult:
+    """Embed what is pending. No column is added or exchanged, no index built, and no other model begun.
+
+    Args:
+        database: where the target table is.
+        settings: name the table and the model.
+        retry_quarantined: make quarantined rows pending again first.
+        on_progress: called after each commit.
+
+    Raises:
+        PhaseError: no migration has begun, so that there is no column to fill.
+        EmbeddingSpaceMismatch: the settings name another model than the column's; nothing was written.
+        BgePipelineError: whatever the backfill raises.
+    """
+    state = require_table(database, settings)
+    target, column, space = state.table.target, state.filled, configured_space(settings)
+    require_space(column, space, target)
+    if retry_quarantined:
+        with database.transaction() as connection:
+            release_all(connection, target)
+    with database.autocommit() as connection:
+        is_pending = has_more_pending_than(connection, target, column.name, 0)
+    if not is_pending:
+        return EmbedResult(str(target), column.name, space.model, None)
+    with open_service(database, settings) as service:
+        done = backfill(database, settings, service.encoder, on_progress=on_progress)
+    return EmbedResult(str(target), column.name, space.model, done)
