@@ -36,6 +36,12 @@ class DatabaseUnavailable(BgePipelineError):
     exit_code = 4
 
 
+class ReadOnlyDatabase(BgePipelineError):
+    """The database takes no changes."""
+
+    exit_code = 2
+
+
 class TargetTableError(BgePipelineError):
     """The target table is missing or has a shape that cannot be migrated."""
 

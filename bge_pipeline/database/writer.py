@@ -17,6 +17,7 @@ from bge_pipeline.database.catalog import IdKind
 from bge_pipeline.database.connection import Database, server_version
 from bge_pipeline.database.reader import PendingBatch
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.trigger import WRITING
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as RawConnection  # noqa: N812
@@ -39,6 +40,10 @@ SET lock_timeout = '300ms'
 """
 
 
+# Every transaction that writes tells our own trigger so, and leaves the application's out where that is asked for.
+_WRITING = f"SET LOCAL {WRITING} = 'on'"
+_SKIP_TRIGGERS = "SET LOCAL session_replication_role = 'replica'"
+
 # The subquery locks the rows that nobody else has locked and whose text is as it was read; they cannot change after that.
 # A row whose version has changed may still have its text: one that the application touches all the time must not wait for ever.
 _UPDATE = f"""
@@ -47,7 +52,7 @@ UPDATE {{table}} t SET {{column}} = s.vector FROM (
   WHERE l.{{column}} IS NULL
     AND (l.xmin = s.version OR md5(convert_to(l.{{text}}::text, 'UTF8'))::uuid = s.digest)
   FOR NO KEY UPDATE OF l SKIP LOCKED
-) s WHERE t.{{id}} = s.id
+) s WHERE t.{{id}} = s.id RETURNING t.{{column}} IS NOT NULL AS kept
 """
 _POSTGRES_16 = 160_000
 """STORAGE became part of CREATE TABLE with PostgreSQL 16."""
@@ -56,7 +61,16 @@ _POSTGRES_16 = 160_000
 class VectorWriter:
     """Writes batches of vectors into one column; owns one connection, used by one thread."""
 
-    def __init__(self, database: Database, target: TargetTable, column: str, id_kind: IdKind, dimensions: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        target: TargetTable,
+        column: str,
+        id_kind: IdKind,
+        dimensions: int,
+        *,
+        skip_triggers: bool = False,
+    ) -> None:
         self._database = database
         self._target = target
         self._column = column
@@ -64,11 +78,13 @@ class VectorWriter:
         self._dimensions = dimensions
         self._connection: Connection | None = None
         self._update = target.sql(_UPDATE, column=column)
+        self._begin = f"{_WRITING}; {_SKIP_TRIGGERS}" if skip_triggers else _WRITING
 
     def write(self, batch: PendingBatch, vectors: NDArray[np.float32]) -> int:
         """Commit the vectors of rows that are still pending and unchanged; returns how many those were.
 
-        A row that somebody else has locked is left pending, and so is a row whose text was edited since it was read.
+        A row that somebody else has locked is left pending, and so is a row whose text was edited since it was read, or is
+        edited by a trigger of the application as its vector is written.
 
         Args:
             batch: n rows.
@@ -99,8 +115,9 @@ class VectorWriter:
     def _write(self, batch: PendingBatch, vectors: NDArray[np.float32]) -> int:
         connection = self._open()
         with connection.begin():
+            connection.execute(text(self._begin))
             self._stage(connection, batch, vectors)
-            return connection.execute(self._update).rowcount
+            return sum(connection.execute(self._update).scalars())
 
     def _stage(self, connection: Connection, batch: PendingBatch, vectors: NDArray[np.float32]) -> None:
         raw = cast("RawConnection", connection.connection.dbapi_connection)

@@ -12,6 +12,7 @@ from bge_pipeline.database.quarantine import QuarantinedRow, list_quarantined
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.phases.state import Phase, read_state, space_of
+from bge_pipeline.phases.surroundings import warnings_of
 from bge_pipeline.settings import Settings
 
 
@@ -41,6 +42,7 @@ class Status:
         new_model, new_dimensions: of the column being filled, None outside a migration.
         previous_column: the old column, kept for the way back.
         quarantine: the latest rows put aside.
+        warnings: what makes vectors unreliable or the application's statements fail, with what mends it.
         bytes: size of the table with indexes and out-of-line values.
     """
 
@@ -59,6 +61,7 @@ class Status:
     new_dimensions: int | None
     previous_column: str | None
     quarantine: tuple[QuarantinedRow, ...]
+    warnings: tuple[str, ...]
     bytes: int
 
     def as_metadata(self) -> dict[str, Any]:
@@ -83,8 +86,7 @@ def read_status(database: Database, settings: Settings) -> Status:
     with database.autocommit() as connection:
         state = read_state(connection, target)
         column = state.new or state.table.embedding
-        has_quarantine = state.phase != "legacy"
-        counts = count_rows(connection, target, column.name, has_quarantine=has_quarantine)
+        counts = count_rows(connection, target, column.name)
         indexes = [i for i in indexes_on(connection, state.table.oid, column.number) if i.is_vector_index]
         best = max(indexes, key=lambda index: index.valid, default=None)
         current, new = state.current_space, space_of(state.new) if state.new else None
@@ -103,6 +105,7 @@ def read_status(database: Database, settings: Settings) -> Status:
             new_model=new.model if new else None,
             new_dimensions=new.dimensions if new else None,
             previous_column=state.previous.name if state.previous else None,
-            quarantine=tuple(list_quarantined(connection, target)) if has_quarantine else (),
+            quarantine=tuple(list_quarantined(connection, target)),
+            warnings=warnings_of(connection, state),
             bytes=table_bytes(connection, target),
         )

@@ -105,7 +105,7 @@ def swap(
         state = read_state(connection, target)
         column, _ = filled_column(state)
         require_space(column, space, target)
-        require_privileges(connection, state.table)
+        require_privileges(connection, state.table, skips_triggers=settings.backfill_triggers == "skip")
         if state.new is not None:
             _check_dependents(connection, settings, state)
             _check_pending(connection, settings, target, column.name)
