@@ -42,6 +42,12 @@ class ConsentRequired(BgePipelineError):
     exit_code = 2
 
 
+class ReadOnlyDatabase(BgePipelineError):
+    """The database takes no changes."""
+
+    exit_code = 2
+
+
 class TargetTableError(BgePipelineError):
     """The target table is missing or has a shape that cannot be migrated."""
 

@@ -101,6 +101,11 @@ class Settings(BaseSettings):
     backfill_batch_rows: int = Field(1_000, ge=1, le=100_000, description="rows in one read, one COPY and one commit")
     backfill_max_attempts: int = Field(3, ge=1, description="attempts of a batch on transient errors")
 
+    backfill_triggers: Literal["fire", "skip"] = Field(
+        "fire",
+        description="skip: the application's triggers do not see the backfill; for a role that may set session_replication_role",
+    )
+
     # Index and swap
     index_method: Literal["ivfflat", "hnsw"] = Field("ivfflat", description="kind of the new vector index")
     index_element: Literal["vector", "halfvec"] = Field(

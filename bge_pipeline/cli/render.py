@@ -67,6 +67,7 @@ def print_status(status: Status) -> None:
             "kept": f"{status.previous_column!r}, for the way back" if status.previous_column else None,
             "rolled back": f"{status.rolled_back}, and nobody has gone forward since" if status.rolled_back else None,
             "index": f"{index.name} ({index.method}, {'valid' if index.valid else 'INVALID'})" if index else "none",
+            "warnings": "\n".join(status.warnings) or None,
             "next": status.next_step,
         },
     )
@@ -97,6 +98,9 @@ def print_plan(plan: Plan) -> None:
             "OLD_INDEX=keep": plan.old_index_costs["keep"],
             "depend on it": ", ".join(plan.dependents) or None,
             "mention it": f"{', '.join(plan.mentions)} (check by hand)" if plan.mentions else None,
+            "publications": "\n".join(plan.publications) or None,
+            "triggers": "\n".join(plan.triggers) or None,
+            "warnings": "\n".join(plan.warnings) or None,
             "server": f"PostgreSQL {plan.postgres_version // 10_000}, pgvector {plan.pgvector_version}",
             "obstacles": "; ".join(plan.obstacles) or f"none: {_first_step(plan)}",
         },

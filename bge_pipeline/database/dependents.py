@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from bge_pipeline.database.catalog import TableDescription
-from bge_pipeline.database.connection import server_version
+from bge_pipeline.database.publications import find_publications
 
 # pg_depend knows what is bound to the column by number; the text of function bodies it does not know. The last condition
 # leaves out this project's own index of pending rows.
@@ -44,10 +44,6 @@ WHERE m.amname IN ('btree', 'hash', 'gin', 'gist', 'spgist', 'brin')
   AND NOT (left(c.relname, 3) = 'ix_' AND position('~ ''\\S''' IN COALESCE(pg_get_expr(i.indpred, i.indrelid), '')) > 0)
 ORDER BY 1, 2
 """
-_PUBLISHED = """
-SELECT p.pubname AS name FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
-WHERE r.prrelid = :oid AND r.prattrs IS NOT NULL AND :number = ANY (r.prattrs::int2[])
-"""
 # Functions that name table and column, and functions of the table's triggers that name the column.
 _MENTIONED = """
 SELECT p.oid::regprocedure::text AS name
@@ -60,16 +56,6 @@ WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND p.prokind IN ('f
   AND p.proname <> :own_function
 ORDER BY 1
 """
-_PUBLISHED_WHOLE = """
-SELECT DISTINCT p.pubname AS name FROM pg_publication p
-LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = :oid
-WHERE (p.puballtables OR r.oid IS NOT NULL OR p.pubname IN (
-    SELECT pubname FROM pg_publication_tables WHERE schemaname = :schema AND tablename = :table))
-  AND (p.pubinsert OR p.pubupdate) AND p.pubname <> ALL (:listed)
-ORDER BY 1
-"""
-_POSTGRES_15 = 150_000
-"""Column lists of publications came with PostgreSQL 15."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +77,13 @@ class Dependent:
 
 def find_bound(connection: Connection, table: TableDescription, column: str) -> list[Dependent]:
     """Everything but vector indexes that is bound to `column`."""
-    values = {"oid": table.oid, "number": table.columns[column].number}
-    found = [Dependent(row.kind, row.name, bound=True) for row in connection.execute(text(_BOUND), values)]
-    if server_version(connection) >= _POSTGRES_15:
-        found += [
-            Dependent("publication", row.name, bound=True) for row in connection.execute(text(_PUBLISHED), values)
-        ]
-    return found
+    number = table.columns[column].number
+    rows = connection.execute(text(_BOUND), {"oid": table.oid, "number": number})
+    publications = [p for p in find_publications(connection, table) if number in p.bound_columns]
+    return [
+        *(Dependent(row.kind, row.name, bound=True) for row in rows),
+        *(Dependent("publication", publication.name, bound=True) for publication in publications),
+    ]
 
 
 def find_dependents(connection: Connection, table: TableDescription, column: str) -> list[Dependent]:
@@ -105,16 +91,11 @@ def find_dependents(connection: Connection, table: TableDescription, column: str
     bound = find_bound(connection, table, column)
     named = [dependent.name for dependent in bound]
     target = table.target
-    functions = connection.execute(
-        text(_MENTIONED),
-        {"table": target.table, "column": column, "oid": table.oid, "own_function": target.trigger},
-    ).scalars()
-    publications = connection.execute(
-        text(_PUBLISHED_WHOLE),
-        {"oid": table.oid, "schema": target.schema, "table": target.table, "listed": named},
-    ).scalars()
+    values = {"table": target.table, "column": column, "oid": table.oid, "own_function": target.trigger_function}
+    functions = connection.execute(text(_MENTIONED), values).scalars()
+    publications = [publication.name for publication in find_publications(connection, table)]
     return [
         *bound,
         *(Dependent("function", name, bound=False) for name in functions if name not in named),
-        *(Dependent("publication", name, bound=False) for name in publications),
+        *(Dependent("publication", name, bound=False) for name in publications if name not in named),
     ]

@@ -9,8 +9,12 @@ from typing import Any
 
 from sqlalchemy import Connection, TextClause, text
 
+from bge_pipeline.database.beside import TableBeside, create_words
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.target import TargetTable
+
+JOURNAL_COLUMNS = frozenset({"number", "at", "act", "facts"})
+"""What every version of the table has."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +26,24 @@ class JournalEntry:
     facts: dict[str, Any]
 
 
-def create_journal_statement(target: TargetTable) -> TextClause:
-    """The statement that makes the journal's table."""
-    return target.sql(
-        "CREATE TABLE IF NOT EXISTS {journal} (number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "
-        "at timestamptz NOT NULL DEFAULT clock_timestamp(), act text NOT NULL, facts jsonb NOT NULL)"
-    )
+def journal_statements(
+    target: TargetTable, found: TableBeside | None = None, *, unlogged: bool = False
+) -> list[TextClause]:
+    """The statements that make the journal's table, or mend the one that is there; none where it is right."""
+    if found is None:
+        columns = (
+            "number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "
+            "at timestamptz NOT NULL DEFAULT clock_timestamp(), act text NOT NULL, facts jsonb NOT NULL"
+        )
+        return [target.sql(f"{create_words(unlogged=unlogged)} {{journal}} ({columns})")]
+    if unlogged and found.may_become_unlogged:
+        return [target.sql("ALTER TABLE {journal} SET UNLOGGED")]
+    return []
+
+
+def drop_journal_statement(target: TargetTable) -> TextClause:
+    """The statement that removes the journal's table."""
+    return target.sql("DROP TABLE IF EXISTS {journal}")
 
 
 def record(database: Database, target: TargetTable, act: str, facts: Mapping[str, Any]) -> None:
@@ -38,9 +54,12 @@ def record(database: Database, target: TargetTable, act: str, facts: Mapping[str
 
 
 def read_journal(connection: Connection, target: TargetTable, act: str | None = None) -> list[JournalEntry]:
-    """The entries, or those of one act, oldest first; none where there is no journal."""
-    exists = text("SELECT to_regclass(:name) IS NOT NULL")
-    if not connection.execute(exists, {"name": target.journal}).scalar_one():
+    """The entries, or those of one act, oldest first; none where there is no journal, or only an unlogged one's standby."""
+    readable = text(
+        "SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass(:name) "
+        "AND NOT (relpersistence = 'u' AND pg_is_in_recovery()))"
+    )
+    if not connection.execute(readable, {"name": target.journal}).scalar_one():
         return []
     statement = target.sql(
         "SELECT act, at::text, facts FROM {journal} WHERE act = :act OR :act IS NULL ORDER BY number"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, TextClause
+from sqlalchemy import Connection, TextClause, text
 
 from bge_pipeline.database.ids import IdRange
 from bge_pipeline.database.target import TargetTable
@@ -14,7 +14,18 @@ from bge_pipeline.database.target import TargetTable
 # The collation makes the match cheap, and possible where the column's own collation is nondeterministic.
 HAS_TEXT = "({text}::text COLLATE \"C\") ~ '\\S'"
 LACKS_VECTOR = f"{{column}} IS NULL AND {HAS_TEXT}"
-NOT_QUARANTINED = "NOT EXISTS (SELECT FROM {quarantine} q WHERE q.row_id = t.{id})"
+TEXT_DIGEST = "md5(convert_to(t.{text}::text, 'UTF8'))::uuid"
+# A quarantined row is one whose text is still the one that failed. The digest is made for rows in quarantine alone:
+# `IS DISTINCT FROM` cannot become a join's key, for which that of every row would be made.
+IS_QUARANTINED_TEXT = f"q.row_id = t.{{id}} AND NOT q.text_digest IS DISTINCT FROM {TEXT_DIGEST}"
+IN_QUARANTINE = f"EXISTS (SELECT FROM {{quarantine}} q WHERE {IS_QUARANTINED_TEXT})"
+# An unlogged table cannot be read on a standby.
+_USABLE = """
+SELECT EXISTS (
+  SELECT FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+  WHERE c.oid = to_regclass(:name) AND c.relkind = 'r' AND a.attname = 'text_digest' AND NOT a.attisdropped
+    AND NOT (c.relpersistence = 'u' AND pg_is_in_recovery()))
+"""
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,16 @@ class Counts:
     without_text: int
 
 
+def quarantine_is_usable(connection: Connection, target: TargetTable) -> bool:
+    """Whether the quarantine is there, of today's shape, and readable; where it is not, no row counts as quarantined."""
+    return bool(connection.execute(text(_USABLE), {"name": target.quarantine}).scalar_one())
+
+
+def waits(connection: Connection, target: TargetTable) -> str:
+    """The condition that a row `t` is pending in `{column}`, for `TargetTable.sql`."""
+    return f"{LACKS_VECTOR} AND NOT {IN_QUARANTINE}" if quarantine_is_usable(connection, target) else LACKS_VECTOR
+
+
 def pending_index_statement(target: TargetTable, column: str, index: str) -> TextClause:
     """The statement that builds the partial index of rows without a vector."""
     return target.sql(
@@ -45,7 +66,13 @@ def pending_index_statement(target: TargetTable, column: str, index: str) -> Tex
 
 def count_pending(connection: Connection, target: TargetTable, column: str, id_range: IdRange | None = None) -> int:
     """Pending rows of the table, or of one id range; answered by the partial index."""
-    return int(connection.execute(*_select(target, "count(*)", column, id_range)).scalar_one())
+    where = waits(connection, target)
+    values: dict[str, Any] = {}
+    if id_range is not None:
+        where += f" AND {id_range.condition}"
+        values |= id_range.values
+    statement = target.sql(f"SELECT count(*) FROM {{table}} t WHERE {where}", column=column)
+    return int(connection.execute(statement, values).scalar_one())
 
 
 def has_more_pending_than(connection: Connection, target: TargetTable, column: str, limit: int) -> bool:
@@ -55,34 +82,26 @@ def has_more_pending_than(connection: Connection, target: TargetTable, column: s
     empty, reading the table would find a pending row at once.
     """
     statement = target.sql(
-        f"SELECT {{id}} FROM {{table}} t WHERE {LACKS_VECTOR} AND {NOT_QUARANTINED} ORDER BY {{id}} LIMIT 1 OFFSET :limit",
+        f"SELECT {{id}} FROM {{table}} t WHERE {waits(connection, target)} ORDER BY {{id}} LIMIT 1 OFFSET :limit",
         column=column,
     )
     return connection.execute(statement, {"limit": limit}).first() is not None
 
 
-def count_rows(connection: Connection, target: TargetTable, column: str, *, has_quarantine: bool = True) -> Counts:
-    """Every row of the table, counted; reads the whole table once. Before expand there is no quarantine."""
+def count_rows(connection: Connection, target: TargetTable, column: str) -> Counts:
+    """Every row of the table, counted in one statement, so that the numbers fit each other; reads the whole table once."""
+    in_quarantine = IN_QUARANTINE if quarantine_is_usable(connection, target) else "false"
     statement = target.sql(
         "SELECT count(*) AS rows, count({column}) AS embedded, "
-        f"count(*) FILTER (WHERE {LACKS_VECTOR}) AS lacking FROM {{table}}",
+        f"count(*) FILTER (WHERE {LACKS_VECTOR}) AS lacking, "
+        f"count(*) FILTER (WHERE {{column}} IS NULL AND {in_quarantine} AND {HAS_TEXT}) AS quarantined FROM {{table}} t",
         column=column,
     )
     row = connection.execute(statement).one()
-    pending = count_pending(connection, target, column) if has_quarantine else row.lacking
     return Counts(
         rows=row.rows,
         embedded=row.embedded,
-        pending=pending,
-        quarantined=row.lacking - pending,
+        pending=row.lacking - row.quarantined,
+        quarantined=row.quarantined,
         without_text=row.rows - row.embedded - row.lacking,
     )
-
-
-def _select(target: TargetTable, what: str, column: str, id_range: IdRange | None) -> tuple[TextClause, dict[str, Any]]:
-    where = f"{LACKS_VECTOR} AND {NOT_QUARANTINED}"
-    values: dict[str, Any] = {}
-    if id_range is not None:
-        where += f" AND {id_range.condition}"
-        values |= id_range.values
-    return target.sql(f"SELECT {what} FROM {{table}} t WHERE {where}", column=column), values

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from bge_pipeline.database.catalog import TableDescription
+from bge_pipeline.database.connection import server_version
+from bge_pipeline.database.read_only import require_writable
 from bge_pipeline.database.sql import quote
+from bge_pipeline.database.user_triggers import may_skip_triggers
 from bge_pipeline.errors import MissingPrivilege
 
 _QUERY = """
 SELECT current_user::text AS role, o.rolname AS owner, current_database()::text AS database,
+       EXISTS (SELECT FROM pg_roles m WHERE pg_has_role(c.relowner, m.oid, 'MEMBER')
+               AND (m.rolsuper OR m.rolcreaterole OR m.rolreplication OR m.rolbypassrls)) AS owner_is_mighty,
        pg_has_role(c.relowner, 'USAGE') AS owns_table,
        has_schema_privilege(c.relnamespace, 'USAGE') AS uses_schema,
        has_schema_privilege(c.relnamespace, 'CREATE') AS creates_in_schema,
@@ -32,6 +37,10 @@ WHERE c.oid = :oid
 """
 
 
+_POSTGRES_15 = 150_000
+"""Rights on single settings came with PostgreSQL 15."""
+
+
 @dataclass(frozen=True)
 class LackingPrivilege:
     """Something the role may not do, what it is needed for, and the statement that grants it."""
@@ -44,7 +53,12 @@ class LackingPrivilege:
 
 
 def missing_privileges(
-    connection: Connection, table: TableDescription, column: str | None = None, *, alters: bool = True
+    connection: Connection,
+    table: TableDescription,
+    column: str | None = None,
+    *,
+    alters: bool = True,
+    skips_triggers: bool = False,
 ) -> list[LackingPrivilege]:
     """What the connected role lacks, empty if nothing.
 
@@ -53,6 +67,7 @@ def missing_privileges(
         table: the target table.
         column: the column to be filled; None: the embedding column.
         alters: whether the table is to be altered (expand, swap, rollback, retire) or only filled (backfill).
+        skips_triggers: whether the backfill is to leave the application's triggers out (BACKFILL_TRIGGERS=skip).
     """
     target = table.target
     values = {
@@ -63,12 +78,13 @@ def missing_privileges(
     }
     row = connection.execute(text(_QUERY), values).one()
     role, schema, database = quote(row.role), quote(target.schema), quote(row.database)
-    quarantine = quote(target.schema, target.quarantine_table)
+    quarantine = target.quarantine
     checks = [
         (
             row.owns_table or not alters,
-            f"only the owner of {target} may add columns, triggers and indexes to it",
-            f"GRANT {quote(row.owner)} TO {role};",
+            f"only the owner of {target}, {row.owner!r}, may add columns, triggers and indexes to it",
+            # Membership in a role that administers the server would be far more than is needed.
+            f"ALTER TABLE {target} OWNER TO {role};" if row.owner_is_mighty else f"GRANT {quote(row.owner)} TO {role};",
         ),
         (row.uses_schema, f"{target} is in schema {schema}", f"GRANT USAGE ON SCHEMA {schema} TO {role};"),
         (
@@ -106,19 +122,33 @@ def missing_privileges(
             f"row level security hides rows of {target} from this role, which would never be embedded",
             f"ALTER ROLE {role} BYPASSRLS;",
         ),
+        (
+            not skips_triggers or may_skip_triggers(connection),
+            "BACKFILL_TRIGGERS=skip sets session_replication_role",
+            f"GRANT SET ON PARAMETER session_replication_role TO {role};"
+            if server_version(connection) >= _POSTGRES_15
+            else f"ALTER ROLE {role} SUPERUSER; (before PostgreSQL 15 no other role may; or BACKFILL_TRIGGERS=fire)",
+        ),
     ]
     return [LackingPrivilege(need, remedy) for is_there, need, remedy in checks if not is_there]
 
 
 def require_privileges(
-    connection: Connection, table: TableDescription, column: str | None = None, *, alters: bool = True
+    connection: Connection,
+    table: TableDescription,
+    column: str | None = None,
+    *,
+    alters: bool = True,
+    skips_triggers: bool = False,
 ) -> None:
-    """Refuse to begin what the role could not finish.
+    """Refuse to begin what the role could not finish, or the database does not take.
 
     Raises:
+        ReadOnlyDatabase: it is a replica, or read-only by default.
         MissingPrivilege: names everything that is lacking, with the statements that grant it.
     """
-    lacking = missing_privileges(connection, table, column, alters=alters)
+    require_writable(connection)
+    lacking = missing_privileges(connection, table, column, alters=alters, skips_triggers=skips_triggers)
     if lacking:
         role = connection.execute(text("SELECT current_user")).scalar_one()
         raise MissingPrivilege(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, TextClause
 
+from bge_pipeline.database.beside import TableBeside, create_words
+from bge_pipeline.database.pending import IS_QUARANTINED_TEXT, TEXT_DIGEST, quarantine_is_usable
 from bge_pipeline.database.reader import PendingBatch
 from bge_pipeline.database.target import TargetTable
+
+QUARANTINE_COLUMNS = frozenset({"row_id", "error", "quarantined_at"})
+"""What every version of the table has."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +26,38 @@ class QuarantinedRow:
     quarantined_at: str
 
 
-def create_quarantine_statements(target: TargetTable) -> list[TextClause]:
-    """The statements that make an empty quarantine table; the id column takes its type from the target table."""
-    return [
-        target.sql(
-            "CREATE TABLE IF NOT EXISTS {quarantine} AS SELECT {id} AS row_id, CAST('' AS text) AS error, "
-            "now() AS quarantined_at FROM {table} WITH NO DATA"
-        ),
-        target.sql("CREATE UNIQUE INDEX IF NOT EXISTS {index} ON {quarantine} (row_id)", index=target.quarantine_key),
-    ]
+def quarantine_statements(
+    target: TargetTable, found: TableBeside | None = None, *, unlogged: bool = False
+) -> list[TextClause]:
+    """The statements that make an empty quarantine table, or mend the one that is there; none where it is right.
+
+    The id column takes its type from the target table. An earlier version kept no digest of the text, and an index
+    instead of the primary key, without which no row can be deleted from a table that is published.
+    """
+    primary_key = target.sql(
+        "ALTER TABLE {quarantine} DROP CONSTRAINT IF EXISTS {key}, ADD CONSTRAINT {key} PRIMARY KEY (row_id)",
+        key=target.quarantine_primary_key,
+    )
+    if found is None:
+        create = (
+            f"{create_words(unlogged=unlogged)} {{quarantine}} AS SELECT {{id}} AS row_id, CAST('' AS text) AS error, "
+            "now() AS quarantined_at, CAST(NULL AS uuid) AS text_digest FROM {table} WITH NO DATA"
+        )
+        return [target.sql(create), primary_key]
+    statements = []
+    if unlogged and found.may_become_unlogged:
+        statements.append(target.sql("ALTER TABLE {quarantine} SET UNLOGGED"))
+    if not found.has_primary_key:
+        statements += [primary_key, target.sql("DROP INDEX IF EXISTS {index}", index=_earlier_key(target))]
+    if "text_digest" not in found.columns:
+        statements += [
+            target.sql("ALTER TABLE {quarantine} ADD COLUMN text_digest uuid"),
+            target.sql(
+                f"UPDATE {{quarantine}} q SET text_digest = {TEXT_DIGEST} FROM {{table}} t WHERE q.row_id = t.{{id}}"
+            ),
+            target.sql("DELETE FROM {quarantine} WHERE text_digest IS NULL"),
+        ]
+    return statements
 
 
 def drop_quarantine_statement(target: TargetTable) -> TextClause:
@@ -37,26 +66,46 @@ def drop_quarantine_statement(target: TargetTable) -> TextClause:
 
 
 def quarantine_row(connection: Connection, target: TargetTable, batch: PendingBatch, position: int, error: str) -> bool:
-    """Put one row aside, unless it has changed since it was read or is locked; returns whether it was."""
+    """Put one row aside with the text that was read, unless it has another by now; returns whether it was.
+
+    No lock is needed: a row whose text changes afterwards is pending again by that.
+    """
     statement = target.sql(
-        "INSERT INTO {quarantine} (row_id, error, quarantined_at) "
-        # Locked, so that a change of the text comes before this, and is seen, or after it, and releases the row again.
-        "SELECT {id}, :error, now() FROM {table} WHERE {id} = :row_id AND xmin::text::bigint = :version "
-        "FOR NO KEY UPDATE SKIP LOCKED "
-        "ON CONFLICT (row_id) DO UPDATE SET error = EXCLUDED.error, quarantined_at = EXCLUDED.quarantined_at"
+        "INSERT INTO {quarantine} (row_id, error, quarantined_at, text_digest) "
+        f"SELECT t.{{id}}, :error, now(), CAST(:digest AS uuid) FROM {{table}} t "
+        f"WHERE t.{{id}} = :row_id AND {TEXT_DIGEST} = CAST(:digest AS uuid) "
+        "ON CONFLICT (row_id) DO UPDATE SET error = EXCLUDED.error, quarantined_at = EXCLUDED.quarantined_at, "
+        "text_digest = EXCLUDED.text_digest"
     )
-    values = {"row_id": batch.ids[position], "version": batch.versions[position], "error": error[:2_000]}
+    digest = str(uuid.UUID(bytes=batch.digests[position]))
+    values = {"row_id": batch.ids[position], "digest": digest, "error": error[:2_000]}
     return connection.execute(statement, values).rowcount == 1
 
 
 def list_quarantined(connection: Connection, target: TargetTable, limit: int = 20) -> list[QuarantinedRow]:
-    """The latest rows put aside."""
+    """The latest rows put aside whose text is still the one that failed; none where there is no quarantine."""
+    if not quarantine_is_usable(connection, target):
+        return []
     statement = target.sql(
-        "SELECT row_id::text, error, quarantined_at::text FROM {quarantine} ORDER BY quarantined_at DESC, row_id LIMIT :limit"
+        "SELECT q.row_id::text, q.error, q.quarantined_at::text FROM {quarantine} q "
+        f"WHERE EXISTS (SELECT FROM {{table}} t WHERE {IS_QUARANTINED_TEXT}) "
+        "ORDER BY q.quarantined_at DESC, q.row_id LIMIT :limit"
     )
     return [QuarantinedRow(*row) for row in connection.execute(statement, {"limit": limit})]
 
 
+def forget_changed(connection: Connection, target: TargetTable) -> int:
+    """Delete what is kept of rows that have gone or have another text by now; returns how many."""
+    statement = f"DELETE FROM {{quarantine}} q WHERE NOT EXISTS (SELECT FROM {{table}} t WHERE {IS_QUARANTINED_TEXT})"
+    return connection.execute(target.sql(statement)).rowcount
+
+
 def release_all(connection: Connection, target: TargetTable) -> int:
     """Make every quarantined row pending again; returns how many."""
+    if not quarantine_is_usable(connection, target):
+        return 0
     return connection.execute(target.sql("DELETE FROM {quarantine}")).rowcount
+
+
+def _earlier_key(target: TargetTable) -> tuple[str, str]:
+    return target.schema, target.earlier_quarantine_key

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from bge_pipeline.database.ids import IdRange
-from bge_pipeline.database.pending import HAS_TEXT, LACKS_VECTOR, NOT_QUARANTINED
+from bge_pipeline.database.pending import HAS_TEXT, waits
 from bge_pipeline.database.target import TargetTable
 
 SHUFFLED = "ORDER BY md5({id}::text || CAST(:seed AS text))"
@@ -69,7 +69,7 @@ def read_pending(
     Each page is a query of its own that starts after the last id of the page before: no transaction stays open, so
     vacuum is never held up. Give an autocommit connection. `after` resumes behind an id.
     """
-    where = f"{LACKS_VECTOR} AND {NOT_QUARANTINED}"
+    where = waits(connection, target)
     values: dict[str, Any] = {"rows": rows}
     if id_range is not None:
         where += f" AND {id_range.condition}"

@@ -49,8 +49,18 @@ class TargetTable:
         return shortened(f"{self.table}_{self.embedding_column}_quarantine")
 
     @property
-    def quarantine_key(self) -> str:
-        """Unique index of the quarantine table."""
+    def quarantine(self) -> str:
+        """The quarantine table, qualified and quoted."""
+        return quote(self.schema, self.quarantine_table)
+
+    @property
+    def quarantine_primary_key(self) -> str:
+        """Primary key of the quarantine table."""
+        return shortened(f"{self.table}_{self.embedding_column}_quarantine_pkey")
+
+    @property
+    def earlier_quarantine_key(self) -> str:
+        """Unique index that the quarantine table had before it had a primary key."""
         return shortened(f"{self.table}_{self.embedding_column}_quarantine_key")
 
     @property
@@ -65,7 +75,16 @@ class TargetTable:
 
     @property
     def trigger(self) -> str:
-        """Trigger that empties the vector of a row whose text changes; fires after the user's own, by name."""
+        """Trigger that empties the vector of a row whose text changes.
+
+        Triggers fire in the order of their names' bytes, and only the last sees the text as it is stored: a tilde sorts
+        after every letter, digit and underscore.
+        """
+        return shortened(f"~{self.table}_{self.embedding_column}_stale")
+
+    @property
+    def trigger_function(self) -> str:
+        """The function of that trigger, and the name that the trigger itself had before it was made to sort last."""
         return shortened(f"zz_{self.table}_{self.embedding_column}_stale")
 
     def pending_index(self, column: str, fingerprint: str) -> str:
@@ -87,7 +106,8 @@ class TargetTable:
             quarantine=(self.schema, self.quarantine_table),
             journal=(self.schema, self.journal_table),
             trigger=self.trigger,
-            trigger_function=(self.schema, self.trigger),
+            trigger_function=(self.schema, self.trigger_function),
+            earlier_trigger=self.trigger_function,
             **identifiers,
         )
 

@@ -17,6 +17,7 @@ from bge_pipeline.database.connection import Database, server_version
 from bge_pipeline.database.ids import IdKind
 from bge_pipeline.database.reader import PendingBatch
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.trigger import WRITING
 from bge_pipeline.errors import ChangedMeanwhile
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ SET lock_timeout = '300ms'
 _IS_THE_COLUMN = (
     "(SELECT attnum FROM pg_attribute WHERE attrelid = CAST(:table AS regclass) AND attname = :column) = :number"
 )
+# Every transaction that writes tells our own trigger so, and leaves the application's out where that is asked for.
+_WRITING = f"SET LOCAL {WRITING} = 'on'"
+_SKIP_TRIGGERS = "SET LOCAL session_replication_role = 'replica'"
+
 # The subquery locks the rows that nobody else has locked and whose text is as it was read; they cannot change after that.
 # A row whose version has changed may still have its text: one that the application touches all the time must not wait for ever.
 _UPDATE = f"""
@@ -53,7 +58,7 @@ UPDATE {{table}} t SET {{column}} = s.vector FROM (
   WHERE l.{{column}} IS NULL AND {_IS_THE_COLUMN}
     AND (l.xmin = s.version OR md5(convert_to(l.{{text}}::text, 'UTF8'))::uuid = s.digest)
   FOR NO KEY UPDATE OF l SKIP LOCKED
-) s WHERE t.{{id}} = s.id
+) s WHERE t.{{id}} = s.id RETURNING t.{{column}} IS NOT NULL AS kept
 """
 _POSTGRES_16 = 160_000
 """STORAGE became part of CREATE TABLE with PostgreSQL 16."""
@@ -63,7 +68,15 @@ class VectorWriter:
     """Writes batches of vectors into one column; owns one connection, used by one thread."""
 
     def __init__(
-        self, database: Database, target: TargetTable, column: str, number: int, id_kind: IdKind, dimensions: int
+        self,
+        database: Database,
+        target: TargetTable,
+        column: str,
+        number: int,
+        id_kind: IdKind,
+        dimensions: int,
+        *,
+        skip_triggers: bool = False,
     ) -> None:
         self._database = database
         self._target = target
@@ -72,11 +85,13 @@ class VectorWriter:
         self._connection: Connection | None = None
         self._update = target.sql(_UPDATE, column=column)
         self._column = {"table": str(target), "column": column, "number": number}
+        self._begin = f"{_WRITING}; {_SKIP_TRIGGERS}" if skip_triggers else _WRITING
 
     def write(self, batch: PendingBatch, vectors: NDArray[np.float32]) -> int:
         """Commit the vectors of rows that are still pending and unchanged; returns how many those were.
 
-        A row that somebody else has locked is left pending, and so is a row whose text was edited since it was read.
+        A row that somebody else has locked is left pending, and so is a row whose text was edited since it was read, or is
+        edited by a trigger of the application as its vector is written.
 
         Args:
             batch: n rows.
@@ -110,11 +125,12 @@ class VectorWriter:
     def _write(self, batch: PendingBatch, vectors: NDArray[np.float32]) -> int:
         connection = self._open()
         with connection.begin():
+            connection.execute(text(self._begin))
             self._stage(connection, batch, vectors)
-            written = connection.execute(self._update, self._column).rowcount
-            if not written:
+            kept = connection.execute(self._update, self._column).scalars().all()
+            if not kept:
                 self._require_column(connection)
-            return written
+            return sum(kept)
 
     def _require_column(self, connection: Connection) -> None:
         if not connection.execute(text(f"SELECT {_IS_THE_COLUMN}"), self._column).scalar_one():

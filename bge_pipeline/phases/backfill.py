@@ -11,17 +11,20 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.ids import IdRange
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.operator import naming_what_vanished
-from bge_pipeline.database.pending import count_pending
+from bge_pipeline.database.pending import count_pending, quarantine_is_usable
 from bge_pipeline.database.privileges import require_privileges
+from bge_pipeline.database.publications import require_updates
+from bge_pipeline.database.quarantine import forget_changed
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import Encoder
-from bge_pipeline.errors import DatabaseUnavailable
+from bge_pipeline.errors import DatabaseUnavailable, PhaseError
 from bge_pipeline.phases.row_path import PassTotals, RowPath
 from bge_pipeline.phases.row_writing import first_line
 from bge_pipeline.phases.state import read_state, require_space
@@ -123,7 +126,10 @@ def backfill(
         state = read_state(connection, target)
         column = state.filled
         require_space(column, encoder.space, target)
-        require_privileges(connection, state.table, column.name, alters=False)
+        skips = settings.backfill_triggers == "skip"
+        require_privileges(connection, state.table, column.name, alters=False, skips_triggers=skips)
+        require_updates(connection, state.table)
+        _require_quarantine(connection, target)
         total = count_pending(connection, target, column.name, id_range)
 
     started = time.perf_counter()
@@ -142,6 +148,7 @@ def backfill(
         batch_rows=settings.backfill_batch_rows,
         max_attempts=settings.backfill_max_attempts,
         stop=stop or threading.Event(),
+        skip_triggers=skips,
     )
     pending = total
     idle_passes = 0
@@ -163,7 +170,11 @@ def backfill(
             idle_passes += 1
             path.pause(2.0**idle_passes)
     if pending and not path.stopped:
-        logger.warning("%d rows are still pending: locked or edited all the while; run the backfill again", pending)
+        logger.warning(
+            "%d rows are still pending: locked, or edited all the while by the application or by a trigger of its own; "
+            "run the backfill again",
+            pending,
+        )
     if totals.truncated:
         logger.warning(
             "%d of %d texts were longer than the %d tokens that the model reads; their vectors ignore the rest",
@@ -171,6 +182,9 @@ def backfill(
             totals.written,
             encoder.space.max_tokens,
         )
+    if id_range is None:
+        with database.transaction() as connection:
+            forget_changed(connection, target)
     result = BackfillResult(
         id_range=str(id_range) if id_range is not None else "all",
         column=column.name,
@@ -193,6 +207,15 @@ def backfill(
     if result.rows or result.quarantined:
         record(database, target, "backfill", result.as_metadata())
     return result
+
+
+def _require_quarantine(connection: Connection, target: TargetTable) -> None:
+    if not quarantine_is_usable(connection, target):
+        raise PhaseError(
+            f"{target.quarantine}, where rows that cannot be embedded are put, is missing or of an earlier version",
+            state="nothing was written",
+            next_step="bge-pipeline migrate, as the owner of the table: it makes or mends the table and then embeds",
+        )
 
 
 def peak_memory_bytes() -> int:

@@ -44,7 +44,7 @@ def exchange_statements(target: TargetTable, new: Column, old: Column, *, drop_o
     statements = [
         copy_column_grants_statement(target, target.embedding_column, new.name),
         target.sql("ALTER TABLE {table} ALTER COLUMN {embedding} DROP NOT NULL"),
-        *_rename_statements(target, new.name, previous_column),
+        *rename_statements(target, new.name, previous_column),
         note_statement(target, target.embedding_column, current),
         note_statement(target, previous_column, previous),
         trigger_function_statement(target, target.embedding_column, also_empty=None if drop_old else previous_column),
@@ -83,14 +83,14 @@ def exchange_back_statements(
         rolled_back=rolled_back,
     )
     return [
-        *_rename_statements(target, previous.name, kept_column),
+        *rename_statements(target, previous.name, kept_column),
         restored,
         note_statement(target, kept_column, kept_note),
         trigger_function_statement(target, kept_column, also_empty=maintained),
     ]
 
 
-def _rename_statements(target: TargetTable, incoming: str, outgoing: str) -> list[TextClause]:
+def rename_statements(target: TargetTable, incoming: str, outgoing: str) -> list[TextClause]:
     """`incoming` becomes the embedding column, which becomes `outgoing`; by way of a third name, as both may be one."""
     rename = "ALTER TABLE {table} RENAME COLUMN {old} TO {new}"
     embedding, between = target.embedding_column, target.exchange_column

@@ -20,21 +20,31 @@ from bge_pipeline.database.indexes import (
     drop_index,
     indexes_on,
 )
-from bge_pipeline.database.journal import create_journal_statement, record
+from bge_pipeline.database.journal import drop_journal_statement, record
 from bge_pipeline.database.locks import lock_timeout_statement
 from bge_pipeline.database.notes import ColumnNote, note_statement
 from bge_pipeline.database.operator import Operator, operating
 from bge_pipeline.database.pending import pending_index_statement
 from bge_pipeline.database.privileges import require_privileges
-from bge_pipeline.database.quarantine import create_quarantine_statements, drop_quarantine_statement, release_all
+from bge_pipeline.database.publications import require_updates
+from bge_pipeline.database.quarantine import drop_quarantine_statement, release_all
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.database.trigger import drop_trigger_statements, trigger_function_statement, trigger_statements
+from bge_pipeline.database.trigger import WatchedColumns, drop_trigger_statements, trigger_function_statement
+from bge_pipeline.database.user_triggers import find_user_triggers
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import ConfigurationError, PhaseError
 from bge_pipeline.phases.consent import require_consent
 from bge_pipeline.phases.exchange import lock_for_exchange
+from bge_pipeline.phases.safeguards import (
+    maintains_old,
+    mend,
+    safeguard_script,
+    safeguard_statements,
+    taken_names,
+)
 from bge_pipeline.phases.state import MigrationState, read_state, require_space
+from bge_pipeline.phases.surroundings import hidden_changes
 from bge_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -85,27 +95,33 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
         state = read_state(connection, target)
         size = table_bytes(connection, target)
     if _is_done_already(state, space):
+        mend(operator, settings, state)
         return ExpandResult(str(target), target.embedding_column, space.dimensions, False, (), (), size)
 
     require_consent(state, settings, space, given=begin_next)
     column = target.column_for(space.dimensions)
-    _check_names_are_free(state, column)
     with database.autocommit() as connection:
+        _check_names_are_free(connection, state, column)
         old_indexes = [
             i for i in indexes_on(connection, state.table.oid, state.table.embedding.number) if i.is_vector_index
         ]
         dependents = find_dependents(connection, state.table, target.embedding_column)
-        require_privileges(connection, state.table)
+        require_privileges(connection, state.table, skips_triggers=settings.backfill_triggers == "skip")
+        require_updates(connection, state.table)
+        hidden = hidden_changes(target, find_user_triggers(connection, state.table))
     doomed = [index for index in old_indexes if settings.old_index == "drop"]
     note = _note(state, space, doomed)
     for dependent in dependents:
         logger.warning(
             "%s depends on the old column %r; see it to the new one before the swap", dependent, target.embedding_column
         )
+    for warning in hidden:
+        logger.warning("%s", warning)
 
     def add_column(connection: Connection) -> None:
         lock_for_exchange(connection, state)
-        for statement in column_statements(target, space, note, maintains_old=_maintains_old(state)):
+        watched = WatchedColumns(column, target.embedding_column if maintains_old(state) else None)
+        for statement in (*column_statements(target, space, note), *safeguard_statements(connection, state, watched)):
             connection.execute(statement)
         if state.new is None:
             release_all(connection, target)  # what another model could not embed
@@ -129,13 +145,8 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
     return result
 
 
-def column_statements(
-    target: TargetTable, space: EmbeddingSpace, note: ColumnNote, *, maintains_old: bool = False
-) -> list[TextClause]:
-    """The statements of expand's one transaction, in order; each may be repeated.
-
-    `maintains_old`: the embedding column comes from an earlier migration, so that the trigger goes on emptying it.
-    """
+def column_statements(target: TargetTable, space: EmbeddingSpace, note: ColumnNote) -> list[TextClause]:
+    """The statements that add the column and say whose vectors it holds; each may be repeated."""
     column = target.column_for(space.dimensions)
     return [
         target.sql(
@@ -144,10 +155,6 @@ def column_statements(
             dimensions=space.dimensions,
         ),
         note_statement(target, column, note),
-        *create_quarantine_statements(target),
-        create_journal_statement(target),
-        trigger_function_statement(target, column, also_empty=target.embedding_column if maintains_old else None),
-        *trigger_statements(target),
     ]
 
 
@@ -159,6 +166,7 @@ def expand_script(target: TargetTable, settings: Settings, space: EmbeddingSpace
     return [
         lock_timeout_statement(settings),
         *column_statements(target, space, ColumnNote("new", space.as_dict(), embedding_column=target.embedding_column)),
+        *safeguard_script(target, WatchedColumns(column)),
         pending_index_statement(target, column, index),
     ]
 
@@ -197,16 +205,18 @@ def _collapse(operator: Operator, settings: Settings) -> str | None:
 
     def drop_column(connection: Connection) -> None:
         lock_for_exchange(connection, state)
-        if _maintains_old(state):
+        if maintains_old(state):
             connection.execute(trigger_function_statement(target, target.embedding_column))
             release_all(connection, target)
         else:
-            for statement in (*drop_trigger_statements(target), drop_quarantine_statement(target)):
+            tables = (drop_quarantine_statement(target), drop_journal_statement(target))
+            for statement in (*drop_trigger_statements(target), *tables):
                 connection.execute(statement)
         connection.execute(target.sql("ALTER TABLE {table} DROP COLUMN {column}", column=new.name))
 
     operator.change(settings, "collapse: drop the new column", drop_column)
-    record(database, target, "collapse", {"dropped_column": new.name})
+    if maintains_old(state):
+        record(database, target, "collapse", {"dropped_column": new.name})
     return new.name
 
 
@@ -246,17 +256,14 @@ def _check_dimensions(settings: Settings, space: EmbeddingSpace) -> None:
         )
 
 
-def _check_names_are_free(state: MigrationState, column: str) -> None:
-    """Neither the new column's name nor the one that the swap will give the old column may be the user's own."""
-    target = state.table.target
-    ours = state.new.name if state.new is not None else None
-    for name in (column, target.column_for(state.table.embedding.dimensions), target.exchange_column):
-        if name in state.table.columns and name != ours:
-            raise PhaseError(
-                f"{target} already has a column {name!r}, which this tool did not make and whose name it needs",
-                state="nothing was changed",
-                next_step=f"rename or drop the column {name!r} first",
-            )
+def _check_names_are_free(connection: Connection, state: MigrationState, column: str) -> None:
+    taken = taken_names(connection, state, column)
+    if taken:
+        raise PhaseError(
+            f"{state.table.target} already has {', '.join(taken)}, which this tool did not make and whose name it needs",
+            state="nothing was changed",
+            next_step="rename or drop that first",
+        )
 
 
 def _is_done_already(state: MigrationState, space: EmbeddingSpace) -> bool:
@@ -273,12 +280,6 @@ def _is_done_already(state: MigrationState, space: EmbeddingSpace) -> bool:
             next_step="bge-pipeline retire (drops the old vectors), or bge-pipeline rollback, then begin the next migration",
         )
     return False
-
-
-def _maintains_old(state: MigrationState) -> bool:
-    """Whether this project fills the embedding column too, because an earlier migration made it."""
-    note = state.table.embedding.note
-    return note is not None and note.role == "current"
 
 
 def _note(state: MigrationState, space: EmbeddingSpace, doomed: list[Index]) -> ColumnNote:

@@ -15,13 +15,18 @@ from bge_pipeline.database.dependents import find_dependents
 from bge_pipeline.database.indexes import MEBIBYTE, IndexPlan, indexes_on
 from bge_pipeline.database.pending import count_rows
 from bge_pipeline.database.privileges import missing_privileges
+from bge_pipeline.database.publications import find_replication, updates_fault
+from bge_pipeline.database.read_only import read_only_fault
 from bge_pipeline.database.reader import sample_texts
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.user_triggers import find_user_triggers
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.phases.consent import Step, step_ahead
+from bge_pipeline.phases.safeguards import taken_names
 from bge_pipeline.phases.state import MigrationState, Phase, read_state
+from bge_pipeline.phases.surroundings import hidden_changes, told_replication, told_triggers, warnings_of
 from bge_pipeline.phases.vector_index import plan_vector_index
 from bge_pipeline.settings import Settings
 
@@ -62,6 +67,9 @@ class Plan:
         old_index_costs: what each value of OLD_INDEX means for this table.
         dependents: what is bound to the old column; the swap refuses while these exist.
         mentions: functions whose text names the old column; to be checked by a person.
+        publications: what logical replication will carry, and what its subscribers have to do.
+        triggers: the application's triggers, and what each will see of the backfill.
+        warnings: what would make vectors unreliable, or the application's statements fail.
         missing_privileges: what the role lacks, with the statement that grants it.
         obstacles: what would stop the migration.
     """
@@ -89,6 +97,9 @@ class Plan:
     old_index_costs: dict[str, str]
     dependents: tuple[str, ...]
     mentions: tuple[str, ...]
+    publications: tuple[str, ...]
+    triggers: tuple[str, ...]
+    warnings: tuple[str, ...]
     missing_privileges: tuple[str, ...]
     postgres_version: int
     pgvector_version: str | None
@@ -105,7 +116,7 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService) -> 
     with database.autocommit() as connection:
         state = read_state(connection, target)
         column = (state.new or state.table.embedding).name
-        counts = count_rows(connection, target, column, has_quarantine=state.phase != "legacy")
+        counts = count_rows(connection, target, column)
         pending = counts.rows - counts.without_text if _begins_anew(state, service.space) else counts.pending
         texts = sample_texts(connection, target, _TOKEN_SAMPLE_ROWS)
         index = plan_vector_index(settings, service.space, counts.rows)
@@ -113,7 +124,7 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService) -> 
             i for i in indexes_on(connection, state.table.oid, state.table.embedding.number) if i.is_vector_index
         ]
         dependents = find_dependents(connection, state.table, target.embedding_column)
-        lacking = tuple(str(privilege) for privilege in missing_privileges(connection, state.table))
+        around = _look_around(connection, settings, state, service.space, pending)
         version = pgvector_version(connection)
         memory = _setting_bytes(connection, "maintenance_work_mem")
         size = table_bytes(connection, target)
@@ -146,11 +157,49 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService) -> 
         drops=_drops(settings, [old.name for old in old_indexes]),
         old_index_costs=_old_index_costs(_slowest(old_indexes), pending, speed),
         dependents=bound,
-        mentions=tuple(str(dependent) for dependent in dependents if not dependent.bound),
-        missing_privileges=lacking,
+        mentions=tuple(str(d) for d in dependents if not d.bound and d.kind != "publication"),
+        publications=around.publications,
+        triggers=around.triggers,
+        warnings=around.warnings,
+        missing_privileges=around.lacking,
         postgres_version=postgres,
         pgvector_version=version,
-        obstacles=_obstacles(settings, service, state, bound, lacking),
+        obstacles=_obstacles(settings, service, state, bound, around),
+    )
+
+
+@dataclass(frozen=True)
+class _Around:
+    """Who else stands around the table, in words; `lacking` are privileges, `obstacles` whatever else would stop a migration."""
+
+    publications: tuple[str, ...]
+    triggers: tuple[str, ...]
+    warnings: tuple[str, ...]
+    lacking: tuple[str, ...]
+    obstacles: tuple[str, ...]
+
+
+def _look_around(
+    connection: Connection, settings: Settings, state: MigrationState, space: EmbeddingSpace, pending: int
+) -> _Around:
+    target = state.table.target
+    begins = state.new is not None or _begins_anew(state, space)
+    column = target.column_for(space.dimensions) if begins else target.embedding_column
+    skips = settings.backfill_triggers == "skip"
+    triggers = find_user_triggers(connection, state.table)
+    replication = find_replication(connection, state.table)
+    faults = [read_only_fault(connection), updates_fault(connection, state.table, replication)]
+    obstacles = [f"{reason}; {remedy}" for reason, remedy in filter(None, faults)]
+    if begins:
+        taken = taken_names(connection, state, column)
+        obstacles += [f"{target} already has {name}, whose name a migration needs: rename or drop it" for name in taken]
+    warnings = warnings_of(connection, state)
+    return _Around(
+        publications=told_replication(replication, state, column, space.dimensions) if begins else (),
+        triggers=told_triggers(triggers, column, pending, settings.backfill_batch_rows, skipping=skips),
+        warnings=warnings if state.phase != "legacy" else hidden_changes(target, triggers),
+        lacking=tuple(str(p) for p in missing_privileges(connection, state.table, skips_triggers=skips)),
+        obstacles=tuple(obstacles),
     )
 
 
@@ -237,7 +286,7 @@ def _obstacles(
     service: EmbeddingsService,
     state: MigrationState,
     dependents: tuple[str, ...],
-    lacking: tuple[str, ...],
+    around: _Around,
 ) -> tuple[str, ...]:
     found = []
     if service.dimensions != settings.embedding_dimensions:
@@ -246,5 +295,6 @@ def _obstacles(
         found.append("the last migration still keeps its old column: bge-pipeline retire, or bge-pipeline rollback")
     if dependents and settings.dependents == "refuse":
         found.append(f"the swap will refuse: {', '.join(dependents)} depend on the old column")
-    found.extend(f"missing privilege: {privilege}" for privilege in lacking)
+    found.extend(around.obstacles)
+    found.extend(f"missing privilege: {privilege}" for privilege in around.lacking)
     return tuple(found)

@@ -57,6 +57,7 @@ class RowPath:
         batch_rows: int,
         max_attempts: int,
         stop: threading.Event,
+        skip_triggers: bool = False,
     ) -> None:
         self._database = database
         self._target = target
@@ -67,6 +68,7 @@ class RowPath:
         self._batch_rows = batch_rows
         self._max_attempts = max_attempts
         self._stop = stop
+        self._skip_triggers = skip_triggers
 
     @property
     def stopped(self) -> bool:
@@ -166,7 +168,13 @@ class RowPath:
         dimensions = self._encoder.space.dimensions
         column = self._column
         with VectorWriter(
-            self._database, self._target, column.name, column.number, self._id_kind, dimensions
+            self._database,
+            self._target,
+            column.name,
+            column.number,
+            self._id_kind,
+            dimensions,
+            skip_triggers=self._skip_triggers,
         ) as vectors:
             rows = RowWriter(self._database, self._target, vectors, max_attempts=self._max_attempts, pause=self.pause)
             for item in encoded:

@@ -13,6 +13,7 @@ from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.phases.consent import rolled_back
 from bge_pipeline.phases.state import Phase, read_state, space_of
+from bge_pipeline.phases.surroundings import warnings_of
 from bge_pipeline.settings import Settings
 
 
@@ -43,6 +44,7 @@ class Status:
         previous_column: the old column, kept for the way back.
         rolled_back: when the columns were exchanged back, while nobody has agreed to go forward again.
         quarantine: the latest rows put aside.
+        warnings: what makes vectors unreliable or the application's statements fail, with what mends it.
         bytes: size of the table with indexes and out-of-line values.
     """
 
@@ -62,6 +64,7 @@ class Status:
     previous_column: str | None
     rolled_back: str | None
     quarantine: tuple[QuarantinedRow, ...]
+    warnings: tuple[str, ...]
     bytes: int
 
     def as_metadata(self) -> dict[str, Any]:
@@ -90,8 +93,7 @@ def read_status(database: Database, settings: Settings) -> Status:
     with database.autocommit() as connection:
         state = read_state(connection, target)
         column = state.new or state.table.embedding
-        has_quarantine = state.phase != "legacy"
-        counts = count_rows(connection, target, column.name, has_quarantine=has_quarantine)
+        counts = count_rows(connection, target, column.name)
         indexes = [i for i in indexes_on(connection, state.table.oid, column.number) if i.is_vector_index]
         best = max(indexes, key=lambda index: index.valid, default=None)
         current, new = state.current_space, space_of(state.new) if state.new else None
@@ -111,6 +113,7 @@ def read_status(database: Database, settings: Settings) -> Status:
             new_dimensions=new.dimensions if new else None,
             previous_column=state.previous.name if state.previous else None,
             rolled_back=rolled_back(state.new),
-            quarantine=tuple(list_quarantined(connection, target)) if has_quarantine else (),
+            quarantine=tuple(list_quarantined(connection, target)),
+            warnings=warnings_of(connection, state),
             bytes=table_bytes(connection, target),
         )

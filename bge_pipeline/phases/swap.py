@@ -116,7 +116,7 @@ def _swap(
         state = read_state(connection, target)
         column, _ = filled_column(state)
         require_space(column, space, target)
-        require_privileges(connection, state.table)
+        require_privileges(connection, state.table, skips_triggers=settings.backfill_triggers == "skip")
         if state.new is not None:
             require_forward(state.new, settings, target)
             _check_dependents(connection, settings, state)

@@ -23,6 +23,7 @@ def column(database):
 
     execute(database, "CREATE TABLE notes (id bigint PRIMARY KEY, text text, v vector(2))")
     execute(
-        database, "CREATE TABLE notes_v_quarantine (row_id bigint PRIMARY KEY, error text, quarantined_at timestamptz)"
+        database,
+        "CREATE TABLE notes_v_quarantine (row_id bigint PRIMARY KEY, error text, quarantined_at timestamptz, text_digest uuid)",
     )
     return replace(SEGMENTS, table="notes", embedding_column="v")

@@ -1,0 +1,162 @@
+"""Publications: what logical replication carries of the target table, and what its subscribers and writers would meet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import Connection, text
+
+from bge_pipeline.database.catalog import TableDescription
+from bge_pipeline.database.connection import server_version
+from bge_pipeline.database.sql import quote
+from bge_pipeline.errors import TargetTableError
+
+Scope = Literal["all tables", "schema", "table"]
+Identity = Literal["key", "full", "none"]
+
+_POSTGRES_15 = 150_000
+"""Column lists, row filters and publications of schemas came with PostgreSQL 15."""
+_FIND = """
+SELECT p.pubname AS name, p.pubupdate AS updates, {columns} AS columns, {filter} AS filter, {filtered_by} AS filtered_by,
+       CASE WHEN p.puballtables THEN 'all tables' WHEN r.oid IS NOT NULL THEN 'table' ELSE 'schema' END AS scope
+FROM pg_publication p LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = :oid
+WHERE p.puballtables OR r.oid IS NOT NULL OR {by_schema}
+ORDER BY p.pubname
+"""
+_PARTS_OF_15 = {
+    "columns": "r.prattrs::int2[]",
+    "filter": "pg_get_expr(r.prqual, r.prrelid)",
+    "filtered_by": "ARRAY(SELECT refobjsubid FROM pg_depend WHERE classid = 'pg_publication_rel'::regclass "
+    "AND objid = r.oid AND refclassid = 'pg_class'::regclass AND refobjid = :oid AND refobjsubid > 0)",
+    "by_schema": "EXISTS (SELECT FROM pg_publication_namespace s JOIN pg_class c ON c.relnamespace = s.pnnspid "
+    "WHERE s.pnpubid = p.oid AND c.oid = :oid)",
+}
+_PARTS_OF_14 = {"columns": "NULL", "filter": "NULL", "filtered_by": "ARRAY[]::int[]", "by_schema": "false"}
+_IDENTITY = """
+SELECT CASE WHEN c.relreplident = 'f' THEN 'full'
+            WHEN EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisvalid AND indimmediate
+                         AND (c.relreplident = 'd' AND indisprimary OR c.relreplident = 'i' AND indisreplident)) THEN 'key'
+            ELSE 'none' END
+FROM pg_class c WHERE c.oid = :oid
+"""
+# The index by which a row is found again anyway: unique, on the id alone, and NOT NULL.
+_KEY_INDEX = """
+SELECT x.relname FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+WHERE i.indrelid = :oid AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indnkeyatts = 1
+  AND i.indkey[0] = :number AND i.indpred IS NULL AND i.indexprs IS NULL
+ORDER BY i.indisprimary DESC, x.relname LIMIT 1
+"""
+_SLOTS = """
+SELECT slot_name::text FROM pg_replication_slots
+WHERE slot_type = 'logical' AND database = current_database() ORDER BY 1
+"""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A publication that carries the target table.
+
+    Attributes:
+        scope: what it lists: every table, the table's schema, or the table itself.
+        updates: whether it publishes updates, and so asks for a replica identity.
+        columns: numbers of the columns that it is limited to; None: all there are, and will be.
+        filter: the condition that its rows fulfil, as SQL.
+        bound_columns: numbers of the columns that its list or its condition names.
+    """
+
+    name: str
+    scope: Scope
+    updates: bool
+    columns: frozenset[int] | None
+    filter: str | None
+    bound_columns: frozenset[int]
+
+    @property
+    def takes_new_tables(self) -> bool:
+        """Whether a table that is made in the schema is published without being listed."""
+        return self.scope != "table"
+
+    def __str__(self) -> str:
+        return f"publication {self.name} ({'the whole schema' if self.scope == 'schema' else self.scope})"
+
+
+@dataclass(frozen=True)
+class Replication:
+    """Logical replication as the target table meets it.
+
+    Attributes:
+        publications: those that carry the table.
+        identity: by what a subscriber finds a row again: a key, the whole old row, or nothing, so that every UPDATE of a
+            table whose updates are published fails.
+        slots: logical replication slots of the database, whose readers get every row that is written.
+    """
+
+    publications: tuple[Publication, ...]
+    identity: Identity
+    slots: tuple[str, ...]
+
+    @property
+    def forbids_updates(self) -> str | None:
+        """The publication because of which PostgreSQL refuses every UPDATE of the table; None if it does not."""
+        publishing = [publication.name for publication in self.publications if publication.updates]
+        return publishing[0] if publishing and self.identity == "none" else None
+
+    @property
+    def takes_new_tables(self) -> bool:
+        """Whether a table that is made beside the target is published too."""
+        return any(publication.takes_new_tables for publication in self.publications)
+
+
+def find_publications(connection: Connection, table: TableDescription) -> tuple[Publication, ...]:
+    """The publications that carry the table, by name."""
+    parts = _PARTS_OF_15 if server_version(connection) >= _POSTGRES_15 else _PARTS_OF_14
+    found = []
+    for row in connection.execute(text(_FIND.format(**parts)), {"oid": table.oid}):
+        columns = None if row.columns is None else frozenset(row.columns)
+        found.append(
+            Publication(
+                name=row.name,
+                scope=row.scope,
+                updates=row.updates,
+                columns=columns,
+                filter=row.filter,
+                bound_columns=(columns or frozenset()) | frozenset(row.filtered_by),
+            )
+        )
+    return tuple(found)
+
+
+def find_replication(connection: Connection, table: TableDescription) -> Replication:
+    """Publications of the table, its replica identity, and the slots of the database."""
+    return Replication(
+        publications=find_publications(connection, table),
+        identity=connection.execute(text(_IDENTITY), {"oid": table.oid}).scalar_one(),
+        slots=tuple(connection.execute(text(_SLOTS)).scalars()),
+    )
+
+
+def updates_fault(connection: Connection, table: TableDescription, replication: Replication) -> tuple[str, str] | None:
+    """Why PostgreSQL refuses every UPDATE of the table, and the statement that mends it; None where it does not."""
+    publication = replication.forbids_updates
+    if publication is None:
+        return None
+    number = table.columns[table.target.id_column].number
+    index = connection.execute(text(_KEY_INDEX), {"oid": table.oid, "number": number}).scalar_one_or_none()
+    identity = "FULL" if index is None else f"USING INDEX {quote(index)}"
+    reason = (
+        f"{table.target} has no replica identity, and publication {publication} publishes updates: "
+        "PostgreSQL refuses every UPDATE"
+    )
+    return reason, f"ALTER TABLE {table.target} REPLICA IDENTITY {identity};"
+
+
+def require_updates(connection: Connection, table: TableDescription) -> None:
+    """Refuse to begin on a table whose rows cannot be updated.
+
+    Raises:
+        TargetTableError: names the publication, and the statement that mends it.
+    """
+    fault = updates_fault(connection, table, find_replication(connection, table))
+    if fault is not None:
+        raise TargetTableError(fault[0], state="nothing was changed", next_step=fault[1])

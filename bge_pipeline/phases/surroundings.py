@@ -1,0 +1,90 @@
+"""Who else stands around the table, publications and the application's triggers, and what a migration means to each. In words."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from bge_pipeline.database.publications import Publication, Replication
+from bge_pipeline.database.sql import quote, render
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.trigger import trigger_fault
+from bge_pipeline.database.user_triggers import UserTrigger, find_user_triggers
+from bge_pipeline.phases.exchange import rename_statements
+from bge_pipeline.phases.safeguards import watched_columns
+from bge_pipeline.phases.state import MigrationState
+
+
+def told_replication(replication: Replication, state: MigrationState, column: str, dimensions: int) -> tuple[str, ...]:
+    """What each publication of the table means for a migration into `column`, and what its subscribers have to do."""
+    told = [_told_publication(publication, state, column, dimensions) for publication in replication.publications]
+    if told and replication.identity == "full":
+        told.append("REPLICA IDENTITY FULL: every row of the backfill is logged with its old vectors too")
+    if told and replication.slots:
+        told.append(
+            f"logical replication slots keep the log until their readers have it: {', '.join(replication.slots)}"
+        )
+    return tuple(told)
+
+
+def told_triggers(
+    triggers: tuple[UserTrigger, ...], column: str, rows: int, batch_rows: int, *, skipping: bool
+) -> tuple[str, ...]:
+    """What each trigger of the application will see of a backfill of `rows` rows of `column`."""
+    told = []
+    for trigger in triggers:
+        if trigger.fires_on(column, skipping=skipping):
+            batches = -(-rows // batch_rows)
+            times = f"once for each of {rows:,} rows" if trigger.each_row else f"once a batch, {batches:,} times"
+            possible = ", if its condition holds" if trigger.condition else ""
+            skips = "" if trigger.fires_on(column, skipping=True) else "; BACKFILL_TRIGGERS=skip leaves it out"
+            told.append(f"{trigger}: the backfill fires it {times}{possible}{skips}")
+        elif trigger.fires_on(column, skipping=not skipping):
+            told.append(f"{trigger}: not fired by the backfill with BACKFILL_TRIGGERS={'skip' if skipping else 'fire'}")
+    return tuple(told)
+
+
+def hidden_changes(target: TargetTable, triggers: tuple[UserTrigger, ...]) -> tuple[str, ...]:
+    """The triggers that may edit the text unseen, since they fire after ours, and how to make them fire before it."""
+    return tuple(
+        f"trigger {trigger.name} fires after this project's own, by its name: if it edits the text, the row keeps the vector "
+        f"of the text before; ALTER TRIGGER {quote(trigger.name)} ON {target} RENAME TO {quote(f'a_{trigger.name}')};"
+        for trigger in triggers
+        if trigger.hides_changes
+    )
+
+
+def warnings_of(connection: Connection, state: MigrationState) -> tuple[str, ...]:
+    """What makes stored vectors unreliable, or the application's statements fail, as the table stands."""
+    watched = watched_columns(state)
+    if watched is None:
+        return ()
+    found = []
+    fault = trigger_fault(connection, state.table, watched)
+    if fault is not None:
+        found.append(f"{fault}; bge-pipeline migrate mends it")
+    for name in filter(None, (watched.column, watched.also_empty)):
+        if state.table.columns[name].not_null:
+            found.append(
+                f"column {name!r} is NOT NULL: PostgreSQL refuses a text that changes without its vector, "
+                f"which the trigger empties; ALTER TABLE {state.table.target} ALTER COLUMN {quote(name)} DROP NOT NULL;"
+            )
+    return (*found, *hidden_changes(state.table.target, find_user_triggers(connection, state.table)))
+
+
+def _told_publication(publication: Publication, state: MigrationState, column: str, dimensions: int) -> str:
+    target, embedding = state.table.target, state.table.embedding
+    if publication.columns is not None:
+        beside = "carries a list of columns, and not the new one"
+        again = "; every row of the backfill is sent with what is in the list" if publication.updates else ""
+        return f"{publication}: {beside}{again}"
+    add = f"ALTER TABLE {target} ADD COLUMN {quote(column)} vector({dimensions});"
+    optional = (
+        [f"ALTER TABLE {target} ALTER COLUMN {quote(embedding.name)} DROP NOT NULL"] if embedding.not_null else []
+    )
+    renames = [render(s) for s in rename_statements(target, column, target.column_for(embedding.dimensions))]
+    exchange = "; ".join(["BEGIN", *optional, *renames, "COMMIT;"])
+    sent = "every row of the backfill is sent; " if publication.updates else ""
+    return (
+        f"{publication}: {sent}a subscriber whose table lacks the new column stops at the first change after expand, and "
+        f"goes on when it has it. On each, before expand: {add} When it stops after the swap: {exchange}"
+    )
