@@ -36,6 +36,16 @@ class DatabaseUnavailable(BgePipelineError):
     exit_code = 4
 
 
+class SessionNotKept(BgePipelineError):
+    """A connection does not keep its server process, as behind a pooler in transaction mode."""
+
+    exit_code = 2
+
+
+class DiskFull(BgePipelineError):
+    """The server has no space left."""
+
+
 class TargetTableError(BgePipelineError):
     """The target table is missing or has a shape that cannot be migrated."""
 

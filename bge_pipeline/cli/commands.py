@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from bge_pipeline.cli import render
 from bge_pipeline.console import backfill_progress, index_progress, stderr
 from bge_pipeline.database.connection import Database, embedded_folder
+from bge_pipeline.database.pooler import require_session
 from bge_pipeline.database.quarantine import release_all
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import BgePipelineError, ConfigurationError, PhaseError
@@ -121,6 +122,7 @@ def migrate_command(
         _overrides["quality_gate"] = "warn"
     with opened() as (database, settings):
         state = require_table(database, settings)
+        require_session(database)
         if retry_quarantined and state.phase != "legacy":
             with database.transaction() as connection:
                 release_all(connection, TargetTable.from_settings(settings))

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from bge_pipeline.database.binary_copy import staged_vectors
 from bge_pipeline.database.catalog import IdKind
 from bge_pipeline.database.connection import Database, server_version
+from bge_pipeline.database.pooler import require_session
 from bge_pipeline.database.reader import PendingBatch
 from bge_pipeline.database.target import TargetTable
 
@@ -30,12 +31,12 @@ _COPY = f"COPY pg_temp.{_STAGING} FROM STDIN (FORMAT binary)"
 # enable_*: the staging table is small and has no statistics; the plan must stay one index lookup a row.
 # lock_timeout: locked rows are skipped, but a trigger of the application may wait for others. Below deadlock_timeout
 # (1 s by default), this session gives way before PostgreSQL would choose a victim, which could be the application.
-_SESSION = """
-SET synchronous_commit = off;
-SET enable_seqscan = off;
-SET enable_hashjoin = off;
-SET enable_mergejoin = off;
-SET lock_timeout = '300ms'
+_FOR_THE_BATCH = """
+SET LOCAL synchronous_commit = off;
+SET LOCAL enable_seqscan = off;
+SET LOCAL enable_hashjoin = off;
+SET LOCAL enable_mergejoin = off;
+SET LOCAL lock_timeout = '300ms';
 """
 
 
@@ -45,7 +46,8 @@ _UPDATE = f"""
 UPDATE {{table}} t SET {{column}} = s.vector FROM (
   SELECT s.id, s.vector FROM pg_temp.{_STAGING} s JOIN {{table}} l ON l.{{id}} = s.id
   WHERE l.{{column}} IS NULL
-    AND (l.xmin = s.version OR md5(convert_to(l.{{text}}::text, 'UTF8'))::uuid = s.digest)
+    AND (l.xmin = s.version
+      OR pg_catalog.md5(pg_catalog.convert_to(l.{{text}}::text, 'UTF8'))::uuid = s.digest)
   FOR NO KEY UPDATE OF l SKIP LOCKED
 ) s WHERE t.{{id}} = s.id
 """
@@ -63,7 +65,6 @@ class VectorWriter:
         self._id_kind = id_kind
         self._dimensions = dimensions
         self._connection: Connection | None = None
-        self._update = target.sql(_UPDATE, column=column)
 
     def write(self, batch: PendingBatch, vectors: NDArray[np.float32]) -> int:
         """Commit the vectors of rows that are still pending and unchanged; returns how many those were.
@@ -84,7 +85,7 @@ class VectorWriter:
             return 0
 
     def close(self) -> None:
-        """Give the connection up, staging table and session settings with it."""
+        """Give the connection up, and the staging table with it."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.invalidate()
@@ -100,7 +101,9 @@ class VectorWriter:
         connection = self._open()
         with connection.begin():
             self._stage(connection, batch, vectors)
-            return connection.execute(self._update).rowcount
+            # It runs the application's triggers, and so with the role's own settings; one message, one round trip.
+            settings = _FOR_THE_BATCH + self._database.sessions.roles_own_settings()
+            return connection.execute(self._target.sql(settings + _UPDATE, column=self._column)).rowcount
 
     def _stage(self, connection: Connection, batch: PendingBatch, vectors: NDArray[np.float32]) -> None:
         raw = cast("RawConnection", connection.connection.dbapi_connection)
@@ -117,10 +120,10 @@ class VectorWriter:
 
     def _open(self) -> Connection:
         if self._connection is None:
+            require_session(self._database)
             connection = self._database.engine.connect()
             try:
                 with connection.begin():
-                    connection.execute(text(_SESSION))
                     connection.execute(self._staging(server_version(connection)))
             except DBAPIError:
                 connection.invalidate()

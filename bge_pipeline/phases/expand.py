@@ -24,6 +24,8 @@ from bge_pipeline.database.journal import create_journal_statement, record
 from bge_pipeline.database.locks import in_short_transaction, lock_timeout_statement
 from bge_pipeline.database.notes import ColumnNote, note_statement
 from bge_pipeline.database.pending import pending_index_statement
+from bge_pipeline.database.pgvector_version import require_version
+from bge_pipeline.database.pooler import require_session
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.quarantine import create_quarantine_statements, drop_quarantine_statement, release_all
 from bge_pipeline.database.size import table_bytes
@@ -60,13 +62,16 @@ def expand(database: Database, settings: Settings, space: EmbeddingSpace) -> Exp
     Safe to interrupt and to repeat: each step looks at what is there first.
 
     Raises:
+        SessionNotKept: the connection is one to a pooler that lends server connections for a transaction.
         PhaseError: an earlier migration has not been retired.
         EmbeddingSpaceMismatch: a migration to another space is under way.
     """
     target = TargetTable.from_settings(settings)
+    require_session(database)
     _check_dimensions(settings, space)
     with database.autocommit() as connection:
         state = read_state(connection, target)
+        require_version(connection, settings)
         size = table_bytes(connection, target)
     if _is_done_already(state, space):
         return ExpandResult(str(target), target.embedding_column, space.dimensions, False, (), (), size)
@@ -154,6 +159,7 @@ def collapse(database: Database, settings: Settings) -> str | None:
         PhaseError: the columns are swapped; exchange them back first.
     """
     target = TargetTable.from_settings(settings)
+    require_session(database)
     with database.autocommit() as connection:
         state = read_state(connection, target)
     if state.phase in ("swapped", "retired"):

@@ -12,6 +12,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.locks import in_short_transaction
 from bge_pipeline.database.pending import count_pending
+from bge_pipeline.database.pooler import require_session
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
@@ -55,6 +56,7 @@ def rollback(database: Database, settings: Settings) -> RollbackResult:
         PhaseError: the columns are not swapped, or the old one is gone.
     """
     target = TargetTable.from_settings(settings)
+    require_session(database)
     with database.autocommit() as connection:
         state = read_state(connection, target)
     if state.previous is None:

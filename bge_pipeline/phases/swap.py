@@ -23,6 +23,8 @@ from bge_pipeline.database.journal import record
 from bge_pipeline.database.locks import in_short_transaction, lock_timeout_statement
 from bge_pipeline.database.notes import ColumnNote
 from bge_pipeline.database.pending import count_pending, has_more_pending_than, pending_index_statement
+from bge_pipeline.database.pgvector_version import require_version
+from bge_pipeline.database.pooler import require_session
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
@@ -101,8 +103,10 @@ def swap(
         LockNotAcquired: the table was never free for LOCK_TIMEOUT_MS.
     """
     target, space = TargetTable.from_settings(settings), service.space
+    require_session(database)
     with database.autocommit() as connection:
         state = read_state(connection, target)
+        require_version(connection, settings)
         column, _ = filled_column(state)
         require_space(column, space, target)
         require_privileges(connection, state.table)
