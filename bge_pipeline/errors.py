@@ -42,10 +42,20 @@ class ConsentRequired(BgePipelineError):
     exit_code = 2
 
 
+class SessionNotKept(BgePipelineError):
+    """A connection does not keep its server process, as behind a pooler in transaction mode."""
+
+    exit_code = 2
+
+
 class ReadOnlyDatabase(BgePipelineError):
     """The database takes no changes."""
 
     exit_code = 2
+
+
+class DiskFull(BgePipelineError):
+    """The server has no space left."""
 
 
 class TargetTableError(BgePipelineError):

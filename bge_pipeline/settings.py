@@ -16,11 +16,10 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.old_spellings import OLD_NAMES, translate
+from bge_pipeline.postgres_url import parse_url
 
 PlainName = Annotated[str, Field(min_length=1, max_length=63)]
 """A PostgreSQL identifier as it stands in the catalog, without quotes; at most 63 bytes."""
@@ -183,15 +182,11 @@ class Settings(BaseSettings):
     @field_validator("database_url", "dagster_database_url")
     @classmethod
     def _is_postgres_url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None:
-            return None
-        expected = "expected postgresql://user:password@host:5432/database"
-        try:
-            url = make_url(value.get_secret_value())
-        except (ArgumentError, ValueError):
-            raise ValueError(expected) from None
-        if url.get_backend_name() not in ("postgres", "postgresql"):
-            raise ValueError(f"{expected}, got a URL for {url.get_backend_name()}")
+        if value is not None:
+            try:
+                parse_url(value.get_secret_value())
+            except ConfigurationError as error:
+                raise ValueError(error.message) from None
         return value
 
     @field_validator(

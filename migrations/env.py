@@ -8,10 +8,12 @@ from logging.config import fileConfig
 from alembic import context
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.database.pooler import require_session
 from bge_pipeline.errors import TargetTableError
 from bge_pipeline.phases.consent import rolled_back
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.settings import Settings, load_settings
+from migrations.steps import explained
 
 logger = logging.getLogger("bge_pipeline.migrations")
 
@@ -38,7 +40,25 @@ def print_script() -> None:
 def migrate_database() -> None:
     """Run the revisions on the database of DATABASE_URL, or on the embedded one."""
     settings = load_settings()
-    with Database.from_settings(settings) as database, database.engine.connect() as connection:
+    with Database.from_settings(settings) as database:
+        if goes_somewhere():
+            with explained():
+                require_session(database)
+        run_revisions(database, settings)
+
+
+def goes_somewhere() -> bool:
+    """Whether the command has a revision to go to: upgrade, downgrade and stamp have, current has none."""
+    try:
+        context.get_revision_argument()
+    except KeyError:
+        return False
+    return True
+
+
+def run_revisions(database: Database, settings: Settings) -> None:
+    """Run them on one connection, and compare Alembic's books with the table."""
+    with database.engine.connect() as connection:
         context.configure(connection=connection, version_table=VERSION_TABLE, transaction_per_migration=True)
         with context.begin_transaction():
             context.run_migrations()

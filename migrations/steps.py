@@ -19,7 +19,7 @@ from bge_pipeline.settings import Settings, load_settings
 
 def run_phase(phase: Callable[[Database, Settings], object]) -> None:
     """Run a phase on connections of its own, with no transaction of Alembic's open meanwhile."""
-    with op.get_context().autocommit_block(), _explained():
+    with op.get_context().autocommit_block(), explained():
         settings = load_settings()
         with Database.from_settings(settings) as database:
             phase(database, settings)
@@ -27,7 +27,7 @@ def run_phase(phase: Callable[[Database, Settings], object]) -> None:
 
 def print_phase(script: Callable[[TargetTable, Settings, EmbeddingSpace], Iterable[TextClause]]) -> None:
     """Print a phase's statements for `--sql`; statements that build an index stand outside a transaction."""
-    with _explained():
+    with explained():
         settings = load_settings()
         statements = script(TargetTable.from_settings(settings), settings, configured_space(settings))
     for statement in statements:
@@ -39,7 +39,7 @@ def print_phase(script: Callable[[TargetTable, Settings, EmbeddingSpace], Iterab
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
     """Let Alembic print an error of this project as a message, not as a traceback."""
     try:
         yield

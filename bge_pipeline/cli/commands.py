@@ -19,6 +19,7 @@ from bge_pipeline.cli.consent import ask_to_migrate, confirm, has_terminal, roll
 from bge_pipeline.cli.wording import demo_is_meant, mean_the_demo, worded
 from bge_pipeline.console import backfill_progress, index_progress, stderr
 from bge_pipeline.database.connection import Database, embedded_folder
+from bge_pipeline.database.pooler import require_session
 from bge_pipeline.database.quarantine import release_all
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.demo.home import SCHEMA, demo_is_there, demo_settings, names_a_table
@@ -153,6 +154,7 @@ def migrate_command(
         agreed = with_consent(settings, state) if yes else settings
         if not has_terminal():
             require_consent(state, agreed, configured_space(agreed))
+        require_session(database)
         with open_service(database, settings) as service:
             if has_terminal() and not yes:
                 agreed = ask_to_migrate(database, settings, service, state)

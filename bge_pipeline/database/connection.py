@@ -9,37 +9,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg2
+from psycopg2.errors import DiskFull as ServerDiskFull
 from psycopg2.errors import InsufficientPrivilege
-from sqlalchemy import Connection, create_engine, event, text
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
 from bge_pipeline.database.embedded import start_embedded_postgres
-from bge_pipeline.errors import DatabaseUnavailable, MissingPrivilege
+from bge_pipeline.database.session import Sessions
+from bge_pipeline.errors import DatabaseUnavailable, DiskFull, MissingPrivilege
+from bge_pipeline.postgres_url import parse_url, shown
 
 if TYPE_CHECKING:
-    from psycopg2.extensions import connection as RawConnection  # noqa: N812
-
     from bge_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# As pg_dump does: an index build or a count of every row takes what it takes, whatever the role's own limit is.
-_NO_TIME_LIMITS = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0"
-# The vector type may live in a schema that is not on the role's path (`extensions` on Supabase).
-_FIND_VECTOR_SCHEMA = """
-SELECT set_config('search_path', current_setting('search_path') || ', ' || quote_ident(nspname), false)
-FROM pg_extension JOIN pg_namespace ON pg_namespace.oid = extnamespace
-WHERE extname = 'vector' AND NOT nspname = ANY (current_schemas(true))
-"""
-
 
 def normalise_url(url: str | URL) -> URL:
-    """The URL for psycopg2: `postgres://` and `postgresql://` name no driver, and SQLAlchemy 2.1 would take psycopg 3."""
-    if isinstance(url, str) and url.startswith("postgres:"):
-        url = "postgresql:" + url.removeprefix("postgres:")
-    url = make_url(url).set(drivername="postgresql+psycopg2")
+    """The URL for psycopg2: `postgres://` and `postgresql://` name no driver, and SQLAlchemy 2.1 would take psycopg 3.
+
+    Raises:
+        ConfigurationError: it is no URL, or one in which a password may stand where nothing would hide it.
+    """
+    url = parse_url(url).set(drivername="postgresql+psycopg2")
     password = url.query.get("password")
     if isinstance(password, str):
         # Where libpq takes it too, but where nothing would hide it from a log.
@@ -64,11 +58,11 @@ class Database:
 
     def __init__(self, url: str | URL, *, application_name: str = "bge-pipeline") -> None:
         self.url = normalise_url(url)
-        connect_args = {"application_name": application_name}
+        connect_args = {"application_name": application_name, "client_encoding": "UTF8"}
         self.engine = create_engine(self.url, pool_pre_ping=True, pool_size=4, connect_args=connect_args)
+        self.sessions = Sessions(self.engine)
         self._unpooled = create_engine(self.url, poolclass=NullPool, connect_args=connect_args)
-        for engine in (self.engine, self._unpooled):
-            event.listen(engine, "connect", _prepare_session)
+        self._unpooled_sessions = Sessions(self._unpooled)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Database:
@@ -79,6 +73,7 @@ class Database:
     def transaction(self) -> Iterator[Connection]:
         """A connection in a transaction that is committed at the end and rolled back on any error."""
         with self.reachable(), self.engine.begin() as connection:
+            self.sessions.begin(connection)
             yield connection
 
     @contextmanager
@@ -87,12 +82,14 @@ class Database:
         with self.reachable():
             connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
             try:
+                self.sessions.prefix_statements(connection)
                 yield connection
             finally:
                 self._give_back(connection)
 
     def own_session(self, application_name: str) -> Connection:
         """A session that belongs to the caller alone, known to others by its name; ends when the caller closes it."""
+        self._unpooled_sessions.kept = self.sessions.kept
         with self.reachable():
             connection = self._unpooled.connect()
             with connection.begin():
@@ -121,7 +118,7 @@ class Database:
 
     @contextmanager
     def reachable(self) -> Iterator[None]:
-        """Errors of the block in words: a server that does not answer, and a right that is missing."""
+        """Errors of PostgreSQL in the block that a person can act on become errors of ours, which say how."""
         try:
             yield
         except ProgrammingError as error:
@@ -132,23 +129,45 @@ class Database:
                 state="the statement was refused; what was committed before it stays",
                 next_step="bge-pipeline plan lists every privilege that is missing, with the statement that grants it",
             ) from error
-        except OperationalError as error:
-            if not error.connection_invalidated and getattr(error.orig, "pgcode", None) is not None:
+        except DBAPIError as error:
+            if is_disk_full(error):
+                raise disk_full(error) from error
+            if error.connection_invalidated and error.statement is not None:
+                raise DatabaseUnavailable(
+                    f"{self} ended the connection: {str(error.orig).strip()}",
+                    state="what was committed before it stays",
+                    next_step="see that the server is up and that neither it nor a pooler ends long statements, "
+                    "then run the same command again",
+                ) from error
+            refused = not isinstance(error, OperationalError) or getattr(error.orig, "pgcode", None) is not None
+            if refused and not error.connection_invalidated:
                 raise
             raise DatabaseUnavailable(
-                f"cannot reach {self.url.render_as_string(hide_password=True)}: {str(error.orig).strip()}",
+                f"cannot reach {self}: {str(error.orig).strip()}",
                 next_step="check DATABASE_URL and that the server takes connections, then run the same command again",
             ) from error
 
     def __str__(self) -> str:
-        return self.url.render_as_string(hide_password=True)
+        return shown(self.url)
 
 
-def _prepare_session(connection: RawConnection, _record: object) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(_NO_TIME_LIMITS)
-        cursor.execute(_FIND_VECTOR_SCHEMA)
-    connection.commit()
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the server had no space left for what a statement writes."""
+    return isinstance(error, DBAPIError) and isinstance(error.orig, ServerDiskFull) and not lacks_shared_memory(error)
+
+
+def lacks_shared_memory(error: DBAPIError) -> bool:
+    """Whether a parallel build ended since it keeps its graph in /dev/shm, which containers make 64 MB small."""
+    return "shared memory" in str(error.orig)
+
+
+def disk_full(error: DBAPIError, *, state: str = "what was committed before it stays") -> DiskFull:
+    """The error that says so."""
+    return DiskFull(
+        f"the server has no space left: {str(error.orig).strip().splitlines()[0]}",
+        state=state,
+        next_step="free space on the server, then run the same command again; bge-pipeline plan says how much is needed",
+    )
 
 
 def server_version(connection: Connection) -> int:

@@ -15,8 +15,9 @@ from psycopg2.errors import DiskFull, InsufficientPrivilege, OutOfMemory, Progra
 from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.exc import DBAPIError
 
-from bge_pipeline.database.connection import Database
+from bge_pipeline.database.connection import Database, lacks_shared_memory
 from bge_pipeline.database.indexes import MEBIBYTE, depends_on_column, drop_index, index_is_valid
+from bge_pipeline.database.pooler import require_session
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import ChangedMeanwhile, DatabaseUnavailable, IndexBuildFailed
 
@@ -98,7 +99,7 @@ def build_concurrently(
         if existing is False:
             logger.info("index %s is an invalid leftover of an interrupted build; building it again", name)
             drop_index(connection, target.schema, name)
-        megabytes = _give_memory(connection, memory_bytes)
+        megabytes = give_memory(connection, memory_bytes)
         try:
             _execute_watched(database, connection, (target.schema, name), statement, on_progress)
         except BaseException as error:
@@ -132,6 +133,7 @@ def rebuild_concurrently(
 @contextmanager
 def _build_session(database: Database, target: TargetTable, name: str) -> Iterator[Connection]:
     """A session that alone builds or drops the index of that name, and whose settings end with it."""
+    require_session(database)
     with database.autocommit() as connection:
         waiting = False
         # Polled: a session that waits inside PostgreSQL holds a snapshot, and the other's build would wait for that.
@@ -154,7 +156,7 @@ def _bytes(connection: Connection, schema: str, name: str) -> int:
     return int(connection.execute(statement, {"schema": schema, "name": name}).scalar_one())
 
 
-def _give_memory(connection: Connection, memory_bytes: int) -> int:
+def give_memory(connection: Connection, memory_bytes: int) -> int:
     """Raise maintenance_work_mem for this session to what the build needs; returns it in MB."""
     current = int(
         connection.execute(text("SELECT pg_size_bytes(current_setting('maintenance_work_mem'))")).scalar_one()
@@ -192,8 +194,7 @@ def _execute_watched(
     try:
         _execute_in_thread(database, connection, statement, on_progress)
     except DBAPIError as error:
-        # A parallel build keeps its graph in /dev/shm, which containers make 64 MB small.
-        if "shared memory" not in str(error.orig):
+        if not lacks_shared_memory(error):
             raise
         logger.warning("too little shared memory for a parallel build; using one process: %s", str(error.orig).strip())
         drop_index(connection, *index)

@@ -57,8 +57,17 @@ def _bounded(connection: Connection, settings: Settings, work: Callable[[Connect
     return work(connection)
 
 
-def with_short_lock_wait(database: Database, settings: Settings, purpose: str, statement: TextClause) -> None:
+def with_short_lock_wait(
+    database: Database,
+    settings: Settings,
+    purpose: str,
+    statement: TextClause,
+    *,
+    prepare: Callable[[Connection], object] = lambda _: None,
+) -> None:
     """Run a statement that may not stand in a transaction and needs a strong lock (VACUUM FULL), in the same way.
+
+    `prepare` may give the session more settings, which end with it.
 
     Raises:
         LockNotAcquired: LOCK_MAX_ATTEMPTS attempts ran out; nothing was changed.
@@ -66,8 +75,9 @@ def with_short_lock_wait(database: Database, settings: Settings, purpose: str, s
 
     def attempt() -> None:
         with database.autocommit() as connection:
-            connection.execute(text(f"SET lock_timeout = {settings.lock_timeout_ms}"))
             try:
+                connection.execute(text(f"SET lock_timeout = {settings.lock_timeout_ms}"))
+                prepare(connection)
                 connection.execute(statement)
             finally:
                 connection.invalidate()  # the setting goes with the session

@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.locks import short_transaction_on, with_lock_retries
+from bge_pipeline.database.pooler import require_session
 from bge_pipeline.database.sql import MAX_IDENTIFIER_BYTES
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import ChangedMeanwhile, OperatorBusy, TargetTableError
@@ -154,6 +155,7 @@ def operating(database: Database, settings: Settings, act: str) -> Iterator[Oper
         act: what for, in a word: others are told it.
 
     Raises:
+        SessionNotKept: a pooler stands in between that would not keep the session of the lock.
         OperatorBusy: another process, or another thread of this one, operates the table.
         ChangedMeanwhile: somebody took away what the block was working on.
     """
@@ -162,6 +164,7 @@ def operating(database: Database, settings: Settings, act: str) -> Iterator[Oper
     if outer is not None and outer.database is database and outer.target == target:
         yield outer
         return
+    require_session(database)
     _require_table_exists(database, target)
     operator = Operator(database, target, act, wait_seconds=settings.operator_wait_seconds)
     operator.acquire()

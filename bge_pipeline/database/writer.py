@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from bge_pipeline.database.binary_copy import staged_vectors
 from bge_pipeline.database.connection import Database, server_version
 from bge_pipeline.database.ids import IdKind
+from bge_pipeline.database.pooler import require_session
 from bge_pipeline.database.reader import PendingBatch
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import WRITING
@@ -32,19 +33,20 @@ _COPY = f"COPY pg_temp.{_STAGING} FROM STDIN (FORMAT binary)"
 # enable_*: the staging table is small and has no statistics; the plan must stay one index lookup a row.
 # lock_timeout: locked rows are skipped, but a trigger of the application may wait for others. Below deadlock_timeout
 # (1 s by default), this session gives way before PostgreSQL would choose a victim, which could be the application.
-_SESSION = """
-SET synchronous_commit = off;
-SET enable_seqscan = off;
-SET enable_hashjoin = off;
-SET enable_mergejoin = off;
-SET lock_timeout = '300ms'
+_FOR_THE_BATCH = """
+SET LOCAL synchronous_commit = off;
+SET LOCAL enable_seqscan = off;
+SET LOCAL enable_hashjoin = off;
+SET LOCAL enable_mergejoin = off;
+SET LOCAL lock_timeout = '300ms';
 """
 
 
 # By number, since names go round: in a backfill that slept through somebody's swap, this one may be another column's now.
 # Read by the snapshot of the UPDATE, which by then has locked the table against the next exchange.
 _IS_THE_COLUMN = (
-    "(SELECT attnum FROM pg_attribute WHERE attrelid = CAST(:table AS regclass) AND attname = :column) = :number"
+    "(SELECT attnum FROM pg_catalog.pg_attribute "
+    "WHERE attrelid = CAST(:table AS pg_catalog.regclass) AND attname = :column) = :number"
 )
 # Every transaction that writes tells our own trigger so, and leaves the application's out where that is asked for.
 _WRITING = f"SET LOCAL {WRITING} = 'on'"
@@ -56,7 +58,8 @@ _UPDATE = f"""
 UPDATE {{table}} t SET {{column}} = s.vector FROM (
   SELECT s.id, s.vector FROM pg_temp.{_STAGING} s JOIN {{table}} l ON l.{{id}} = s.id
   WHERE l.{{column}} IS NULL AND {_IS_THE_COLUMN}
-    AND (l.xmin = s.version OR md5(convert_to(l.{{text}}::text, 'UTF8'))::uuid = s.digest)
+    AND (l.xmin = s.version
+      OR pg_catalog.md5(pg_catalog.convert_to(l.{{text}}::text, 'UTF8'))::uuid = s.digest)
   FOR NO KEY UPDATE OF l SKIP LOCKED
 ) s WHERE t.{{id}} = s.id RETURNING t.{{column}} IS NOT NULL AS kept
 """
@@ -83,7 +86,7 @@ class VectorWriter:
         self._id_kind = id_kind
         self._dimensions = dimensions
         self._connection: Connection | None = None
-        self._update = target.sql(_UPDATE, column=column)
+        self._name = column
         self._column = {"table": str(target), "column": column, "number": number}
         self._begin = f"{_WRITING}; {_SKIP_TRIGGERS}" if skip_triggers else _WRITING
 
@@ -110,7 +113,7 @@ class VectorWriter:
             return 0
 
     def close(self) -> None:
-        """Give the connection up, staging table and session settings with it."""
+        """Give the connection up, and the staging table with it."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.invalidate()
@@ -127,7 +130,10 @@ class VectorWriter:
         with connection.begin():
             connection.execute(text(self._begin))
             self._stage(connection, batch, vectors)
-            kept = connection.execute(self._update, self._column).scalars().all()
+            # It runs the application's triggers, and so with the role's own settings; one message, one round trip.
+            settings = _FOR_THE_BATCH + self._database.sessions.roles_own_settings()
+            update = self._target.sql(settings + _UPDATE, column=self._name)
+            kept = connection.execute(update, self._column).scalars().all()
             if not kept:
                 self._require_column(connection)
             return sum(kept)
@@ -135,7 +141,7 @@ class VectorWriter:
     def _require_column(self, connection: Connection) -> None:
         if not connection.execute(text(f"SELECT {_IS_THE_COLUMN}"), self._column).scalar_one():
             raise ChangedMeanwhile(
-                f"column {self._column['column']!r} of {self._target} was exchanged or dropped by another process",
+                f"column {self._name!r} of {self._target} was exchanged or dropped by another process",
                 state="every committed batch is kept, this one was not written",
                 next_step="bge-pipeline status says where the migration stands",
             )
@@ -155,10 +161,10 @@ class VectorWriter:
 
     def _open(self) -> Connection:
         if self._connection is None:
+            require_session(self._database)
             connection = self._database.engine.connect()
             try:
                 with connection.begin():
-                    connection.execute(text(_SESSION))
                     connection.execute(self._staging(server_version(connection)))
             except DBAPIError:
                 connection.invalidate()

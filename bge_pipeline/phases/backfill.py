@@ -14,11 +14,12 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from bge_pipeline.database.connection import Database
+from bge_pipeline.database.connection import Database, disk_full, is_disk_full
 from bge_pipeline.database.ids import IdRange
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.operator import naming_what_vanished
 from bge_pipeline.database.pending import count_pending, quarantine_is_usable
+from bge_pipeline.database.pooler import require_session
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.publications import require_updates
 from bge_pipeline.database.quarantine import forget_changed
@@ -119,9 +120,11 @@ def backfill(
         EmbeddingSpaceMismatch: the encoder is of another space than the column; nothing was written.
         ChangedMeanwhile: another process exchanged or dropped the column; what was committed before stays.
         EncodingError: the encoder fails on every text.
+        DiskFull: the server has no space left for more vectors.
         DatabaseUnavailable: the database went away and did not come back.
     """
     target = TargetTable.from_settings(settings)
+    require_session(database)
     with database.autocommit() as connection:
         state = read_state(connection, target)
         column = state.filled
@@ -158,6 +161,8 @@ def backfill(
             with naming_what_vanished(target, "backfill"):
                 path.run(id_range, totals, report)
         except (OperationalError, DatabaseUnavailable) as error:
+            if isinstance(error, OperationalError) and is_disk_full(error):
+                raise disk_full(error, state=f"{totals.written} rows are committed, nothing is lost") from error
             raise DatabaseUnavailable(
                 f"the database did not answer in {settings.backfill_max_attempts} attempts: {first_line(error)}",
                 state=f"{totals.written} rows are committed, nothing is lost",

@@ -25,6 +25,7 @@ from bge_pipeline.database.locks import lock_timeout_statement
 from bge_pipeline.database.notes import ColumnNote, note_statement
 from bge_pipeline.database.operator import Operator, operating
 from bge_pipeline.database.pending import pending_index_statement
+from bge_pipeline.database.pgvector_version import require_version
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.publications import require_updates
 from bge_pipeline.database.quarantine import drop_quarantine_statement, release_all
@@ -80,6 +81,7 @@ def expand(database: Database, settings: Settings, space: EmbeddingSpace, *, beg
 
     Raises:
         ConsentRequired: the last migration is over or was rolled back, and nobody has agreed to go on.
+        SessionNotKept: the connection is one to a pooler that lends server connections for a transaction.
         PhaseError: an earlier migration has not been retired.
         EmbeddingSpaceMismatch: a migration to another space is under way.
         OperatorBusy: another process changes the table's schema now.
@@ -93,6 +95,7 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
     _check_dimensions(settings, space)
     with database.autocommit() as connection:
         state = read_state(connection, target)
+        require_version(connection, settings)
         size = table_bytes(connection, target)
     if _is_done_already(state, space):
         mend(operator, settings, state)

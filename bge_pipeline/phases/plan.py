@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from bge_pipeline.database.connection import Database, server_version
 from bge_pipeline.database.dependents import find_dependents
 from bge_pipeline.database.indexes import MEBIBYTE, IndexPlan, indexes_on
 from bge_pipeline.database.pending import count_rows
+from bge_pipeline.database.pgvector_version import version_obstacle
+from bge_pipeline.database.pooler import session_obstacle
 from bge_pipeline.database.privileges import missing_privileges
 from bge_pipeline.database.publications import find_replication, updates_fault
 from bge_pipeline.database.read_only import read_only_fault
@@ -23,6 +26,7 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.user_triggers import find_user_triggers
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.embedding.space import EmbeddingSpace
+from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.phases.consent import Step, step_ahead
 from bge_pipeline.phases.safeguards import taken_names
 from bge_pipeline.phases.state import MigrationState, Phase, read_state
@@ -130,6 +134,7 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService) -> 
         size = table_bytes(connection, target)
         disk = _disk_bytes(connection, target, pending, index)
         postgres = server_version(connection)
+        unfit = [session_obstacle(database), version_obstacle(connection, settings)]
     tokens = _token_lengths(service, texts)
     speed = _texts_per_second(service, texts)
     write_speed = _WRITE_ROWS_PER_SECOND[_slowest(old_indexes) if settings.old_index == "keep" else "none"]
@@ -164,7 +169,7 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService) -> 
         missing_privileges=around.lacking,
         postgres_version=postgres,
         pgvector_version=version,
-        obstacles=_obstacles(settings, service, state, bound, around),
+        obstacles=_obstacles(settings, service, state, bound, around, unfit),
     )
 
 
@@ -287,8 +292,9 @@ def _obstacles(
     state: MigrationState,
     dependents: tuple[str, ...],
     around: _Around,
+    unfit: Sequence[BgePipelineError | None],
 ) -> tuple[str, ...]:
-    found = []
+    found = [f"{refusal.message}; {refusal.next_step}" for refusal in unfit if refusal is not None]
     if service.dimensions != settings.embedding_dimensions:
         found.append(f"EMBEDDING_DIMENSIONS is {settings.embedding_dimensions}, the model makes {service.dimensions}")
     if state.phase == "swapped":

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
-from bge_pipeline.database.connection import Database
+from bge_pipeline.database.connection import Database, lacks_shared_memory
 from bge_pipeline.database.dependents import find_bound
+from bge_pipeline.database.index_build import give_memory
+from bge_pipeline.database.indexes import MEBIBYTE, build_memory_bytes, indexes_on
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.locks import with_short_lock_wait
 from bge_pipeline.database.operator import Operator, operating
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.size import table_bytes
+from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import trigger_function_statement
-from bge_pipeline.errors import PhaseError
+from bge_pipeline.errors import IndexBuildFailed, PhaseError
 from bge_pipeline.phases.exchange import lock_for_exchange
-from bge_pipeline.phases.state import read_state
+from bge_pipeline.phases.state import MigrationState, read_state
 from bge_pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,8 @@ def retire(database: Database, settings: Settings, *, reclaim: bool = False) -> 
 
     Raises:
         PhaseError: the columns are not swapped yet, or something still reads the old one.
+        IndexBuildFailed: `reclaim` would need more memory than INDEX_MAX_MEMORY_MB, and nothing was dropped; or the
+            server could not rewrite the table, whose old column is gone then.
         LockNotAcquired: the table was never free for LOCK_TIMEOUT_MS.
         OperatorBusy: another process changes the table's schema now.
     """
@@ -55,6 +65,7 @@ def _retire(operator: Operator, settings: Settings, *, reclaim: bool) -> RetireR
     database, target = operator.database, operator.target
     with database.autocommit() as connection:
         state = read_state(connection, target)
+        memory = _rewrite_memory_bytes(connection, settings, state) if reclaim else 0
         before = table_bytes(connection, target)
         bound = find_bound(connection, state.table, state.previous.name) if state.previous is not None else []
     if state.phase not in ("swapped", "retired"):
@@ -81,11 +92,65 @@ def _retire(operator: Operator, settings: Settings, *, reclaim: bool) -> RetireR
 
         operator.change(settings, "retire: drop the old column", drop_column)
     if reclaim:
-        with_short_lock_wait(
-            database, settings, "retire: rewrite the table", target.sql("VACUUM (FULL, ANALYZE) {table}")
-        )
+        _rewrite(database, settings, target, memory)
     with database.autocommit() as connection:
         after = table_bytes(connection, target)
     result = RetireResult(str(target), state.previous.name if state.previous else None, before, after, reclaim)
     record(database, target, "retire", result.as_metadata())
     return result
+
+
+def _rewrite_memory_bytes(connection: Connection, settings: Settings, state: MigrationState) -> int:
+    """What the largest vector index that stays needs to be built again, which is what rewriting the table does.
+
+    Raises:
+        IndexBuildFailed: that is more than INDEX_MAX_MEMORY_MB.
+    """
+    needed = 0
+    ceiling = settings.index_max_memory_mb * MEBIBYTE if settings.index_max_memory_mb else None
+    for column in state.table.columns.values():
+        if column == state.previous or column.dimensions is None:
+            continue
+        for index in indexes_on(connection, state.table.oid, column.number):
+            memory = build_memory_bytes(index.definition, column.dimensions, state.table.estimated_rows)
+            if ceiling is not None and memory > ceiling:
+                if index.method == "hnsw":  # slower with less, but built
+                    memory = ceiling
+                else:
+                    raise IndexBuildFailed(
+                        f"index {index.name}, built again as the table is rewritten, needs about "
+                        f"{math.ceil(memory / MEBIBYTE)} MB of maintenance_work_mem, and INDEX_MAX_MEMORY_MB is "
+                        f"{settings.index_max_memory_mb}",
+                        state="nothing was dropped",
+                        next_step="raise INDEX_MAX_MEMORY_MB, or run the same command without --reclaim",
+                    )
+            needed = max(needed, memory)
+    return needed
+
+
+def _rewrite(database: Database, settings: Settings, target: TargetTable, memory_bytes: int) -> None:
+    """VACUUM FULL, in a session with the memory that its index builds need."""
+
+    def rewrite(*, in_parallel: bool) -> None:
+        def prepare(connection: Connection) -> None:
+            give_memory(connection, memory_bytes)
+            if not in_parallel:
+                connection.execute(text("SET max_parallel_maintenance_workers = 0"))
+
+        statement = target.sql("VACUUM (FULL, ANALYZE) {table}")
+        with_short_lock_wait(database, settings, "retire: rewrite the table", statement, prepare=prepare)
+
+    try:
+        try:
+            rewrite(in_parallel=True)
+        except DBAPIError as error:
+            if not lacks_shared_memory(error):
+                raise
+            logger.warning("too little shared memory for parallel builds; using one process: %s", error.orig)
+            rewrite(in_parallel=False)
+    except DBAPIError as error:
+        raise IndexBuildFailed(
+            f"the table could not be rewritten: {str(error.orig).strip().splitlines()[0]}",
+            state="the old column is dropped and search is as it was; the table has not given its space back",
+            next_step="bge-pipeline retire --reclaim, when the server has what it lacked",
+        ) from error

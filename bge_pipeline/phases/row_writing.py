@@ -12,7 +12,7 @@ from psycopg2.errors import DeadlockDetected, SerializationFailure
 from sqlalchemy.exc import DBAPIError, OperationalError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
-from bge_pipeline.database.connection import Database
+from bge_pipeline.database.connection import Database, is_disk_full
 from bge_pipeline.database.quarantine import quarantine_row
 from bge_pipeline.database.reader import PendingBatch
 from bge_pipeline.database.target import TargetTable
@@ -112,10 +112,13 @@ class RowWriter:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether another attempt can help: the connection broke, or the server ended the transaction to untie a knot."""
+    """Whether another attempt can help: the connection broke, or the server ended the transaction to untie a knot.
+
+    A full disk stays full for as long as a few attempts last.
+    """
     if isinstance(error, DatabaseUnavailable):
         return True
-    if not isinstance(error, DBAPIError):
+    if not isinstance(error, DBAPIError) or is_disk_full(error):
         return False
     return (
         error.connection_invalidated

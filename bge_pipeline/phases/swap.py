@@ -20,6 +20,7 @@ from bge_pipeline.database.locks import lock_timeout_statement
 from bge_pipeline.database.notes import ColumnNote
 from bge_pipeline.database.operator import Operator, operating
 from bge_pipeline.database.pending import count_pending, has_more_pending_than, pending_index_statement
+from bge_pipeline.database.pgvector_version import require_version
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
@@ -114,6 +115,7 @@ def _swap(
     database, target, space = operator.database, operator.target, service.space
     with database.autocommit() as connection:
         state = read_state(connection, target)
+        require_version(connection, settings)
         column, _ = filled_column(state)
         require_space(column, space, target)
         require_privileges(connection, state.table, skips_triggers=settings.backfill_triggers == "skip")

@@ -44,7 +44,8 @@ def _execute(connection: Connection, prefix: str, statement: Select[Any]) -> Cur
     ) -> tuple[str, Any]:
         return prefix + sql, parameters
 
-    event.listen(connection, "before_cursor_execute", prepend, retval=True)
+    # Before what the connection itself puts in front, behind a pooler: its settings are the transaction's first statements.
+    event.listen(connection, "before_cursor_execute", prepend, retval=True, insert=True)
     try:
         return connection.execute(statement)
     finally:

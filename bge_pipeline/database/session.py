@@ -1,0 +1,254 @@
+"""A session of ours: the settings that our SQL counts on, each with its reason, and how they get there and away again.
+
+Where the server is reached directly they are set as the connection begins. Behind a pooler, which may lend a server
+connection for one transaction only, they are local to each transaction, until `pooler.require_session` has found that
+sessions are kept; then they are set once and taken back as the connection ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import psycopg2
+from sqlalchemy import Connection, Engine, event
+
+from bge_pipeline.database.sql import quote
+from bge_pipeline.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as RawConnection  # noqa: N812
+    from sqlalchemy.engine.interfaces import Dialect
+    from sqlalchemy.pool import ConnectionPoolEntry
+
+logger = logging.getLogger(__name__)
+
+MARKER = "bge_pipeline.session"
+"""A setting of no meaning, by which a connection recognises its backend."""
+
+
+@dataclass(frozen=True)
+class FixedSetting:
+    """A run-time parameter whose value our SQL counts on, whatever role, database and server say.
+
+    Attributes:
+        name, value: as in `SET`.
+        reason: what goes wrong otherwise.
+        seen_by_triggers: whether a trigger of the application can tell; the statement that runs those keeps the role's own.
+    """
+
+    name: str
+    value: str
+    reason: str
+    seen_by_triggers: bool = False
+
+
+_STRINGS = FixedSetting(
+    "standard_conforming_strings", "on", "the pattern '\\S' would look for an S, and rows pass for without text", True
+)
+FIXED_SETTINGS = (
+    _STRINGS,
+    FixedSetting("backslash_quote", "safe_encoding", "the driver and the server must agree where a string ends", True),
+    FixedSetting("transform_null_equals", "off", "`= NULL` is never true in our conditions", True),
+    FixedSetting("quote_all_identifiers", "off", "definitions of indexes are read, and built again by them", True),
+    FixedSetting("DateStyle", "ISO", "points in time are read as text", True),
+    FixedSetting("IntervalStyle", "postgres", "lengths of time are read as text", True),
+    FixedSetting("bytea_output", "hex", "bytes are read as text", True),
+    FixedSetting("extra_float_digits", "1", "vectors are read as text, and fewer digits make them others", True),
+    FixedSetting(
+        "row_security", "on", "a role from which rows are hidden is refused by name, and search shows its rows"
+    ),
+    FixedSetting(
+        "default_transaction_isolation", "read committed", "a batch meets rows that changed as it was written"
+    ),
+    FixedSetting("jit", "off", "planner costs are pushed to extremes, and each batch would be compiled for them"),
+    # As pg_dump does: a count of every row or an index build takes what it takes.
+    FixedSetting("statement_timeout", "0", "index builds and counts take hours"),
+    FixedSetting(
+        "lock_timeout", "0", "a build beside live traffic waits for older transactions; locks.py bounds the rest"
+    ),
+    FixedSetting("idle_in_transaction_session_timeout", "0", "a batch may wait for its vectors"),
+    FixedSetting("idle_session_timeout", "0", "connections wait in the pool while a model computes"),
+    FixedSetting("transaction_timeout", "0", "it ends the connection in the middle of an index build"),
+)
+"""`client_encoding` is set by the driver. Left as they are, since our SQL means the same under each: TimeZone (what is
+read carries its offset), session_replication_role (our trigger fires ALWAYS), plan_cache_mode (nothing is prepared),
+default_transaction_read_only (whoever set it meant it)."""
+
+# The vector type may live in a schema that is not on the role's path (`extensions` on Supabase), or be hidden by a table
+# named `vector`. Without pg_catalog the path is as good: it then comes first, and nothing can stand before it.
+_LOOK = f"""
+SELECT pg_catalog.current_setting('{MARKER}', true), pg_catalog.pg_backend_pid(),
+  ARRAY(SELECT name FROM pg_catalog.unnest(%s) name WHERE pg_catalog.current_setting(name, true) IS NOT NULL),
+  ARRAY(SELECT name::text FROM (
+    SELECT name, place FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) WITH ORDINALITY own (name, place)
+    WHERE NOT pg_catalog.starts_with(name::text, 'pg_')
+    UNION ALL
+    SELECT nspname, CASE WHEN pg_catalog.to_regtype('vector') <> typ.oid THEN 0 ELSE 100000 END
+    FROM pg_catalog.pg_extension JOIN pg_catalog.pg_namespace n ON n.oid = extnamespace
+    JOIN pg_catalog.pg_type typ ON typ.typname = 'vector' AND typ.typnamespace = n.oid
+    WHERE extname = 'vector'
+  ) schemas ORDER BY place)
+"""
+_REFUSES_OPTIONS = re.compile(r"parameter|option", re.IGNORECASE)
+"""`unsupported startup parameter: options` (PgBouncer), `command-line options` (RDS Proxy), and what others make of it."""
+
+
+@dataclass
+class Session:
+    """What is known of one connection.
+
+    Attributes:
+        direct: its backend started with this connection's own options, and says the process id that the driver knows.
+        statements: what gives it our settings, each without its `SET` or `SET LOCAL`.
+        settled: whether they are in force until the connection ends.
+    """
+
+    direct: bool
+    statements: tuple[str, ...]
+    settled: bool = False
+
+
+class Sessions:
+    """Prepares every connection of an engine, and leaves nothing of ours on one that goes back to a pooler.
+
+    Attributes:
+        kept: whether one connection keeps one backend; None as long as nobody has asked (`pooler.require_session`).
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.kept: bool | None = None
+        self._dialect = engine.dialect
+        self._marker = uuid.uuid4().hex
+        self._takes_options = True
+        self._strings_were_off = False
+        event.listen(engine, "do_connect", self._dial)
+        event.listen(engine, "connect", _without_transaction, insert=True)
+        event.listen(engine, "connect", self._look)
+        event.listen(engine, "checkout", self._settle)
+        event.listen(engine, "close", self._leave)
+
+    def is_direct(self, connection: Connection) -> bool:
+        """Whether nothing about the connection looks as if there were a pooler in between."""
+        return _session_of(connection).direct
+
+    def begin(self, connection: Connection) -> None:
+        """Give our settings to the transaction that has just begun, where they cannot be the session's."""
+        if not _session_of(connection).settled:
+            connection.exec_driver_sql(_prelude(_session_of(connection)))
+
+    def prefix_statements(self, connection: Connection) -> None:
+        """Send our settings along with each statement of an autocommit connection, where they cannot be the session's.
+
+        PostgreSQL runs the statements of one message as one transaction: what is local to it reaches nobody else.
+        """
+        session = _session_of(connection)
+        if session.settled:
+            return
+
+        def prepend(_connection: Any, _cursor: Any, sql: str, parameters: Any, _context: Any, _many: bool) -> Any:
+            return _prelude(session) + sql, parameters
+
+        event.listen(connection, "before_cursor_execute", prepend, retval=True)
+
+    def roles_own_settings(self) -> str:
+        """Statements by which the rest of a transaction sees what the role itself has set, for the application's triggers."""
+        names = [setting.name for setting in FIXED_SETTINGS if setting.seen_by_triggers and setting is not _STRINGS]
+        own = "".join(f"SET LOCAL {name} TO DEFAULT; " for name in ("search_path", *names))
+        return own + ("SET LOCAL standard_conforming_strings = off; " if self._strings_were_off else "")
+
+    def _dial(self, dialect: Dialect, _record: object, arguments: Any, parameters: dict[str, Any]) -> Any:
+        """Connect with our marker among the options, and without where a pooler refuses those."""
+        if self._takes_options:
+            try:
+                return self._dial_with_options(dialect, arguments, parameters)
+            except psycopg2.OperationalError as error:
+                if not _REFUSES_OPTIONS.search(str(error)):
+                    raise
+                logger.debug("the server takes no options, as poolers do: %s", str(error).strip())
+                self._takes_options = False
+        return dialect.connect(*arguments, **parameters)
+
+    def _dial_with_options(self, dialect: Dialect, arguments: Any, parameters: dict[str, Any]) -> Any:
+        own = parameters.get("options") or os.environ.get("PGOPTIONS", "")
+
+        def dial() -> RawConnection:
+            strings = " -c standard_conforming_strings=on" if self._strings_were_off else ""
+            options = f"{own} -c {MARKER}={self._marker}{strings}".strip()
+            return cast("RawConnection", dialect.connect(*arguments, **parameters | {"options": options}))
+
+        connection = dial()
+        if connection.get_parameter_status("standard_conforming_strings") == "off":
+            # The driver asks once, as it connects, how it has to write strings: setting it later would be too late.
+            connection.close()
+            self._strings_were_off = True
+            connection = dial()
+        return connection
+
+    def _look(self, connection: RawConnection, record: ConnectionPoolEntry) -> None:
+        """See what kind of connection this is; settle it if it is the server's own."""
+        with connection.cursor() as cursor:
+            cursor.execute(_LOOK, ([setting.name for setting in FIXED_SETTINGS],))
+            marker, pid, known, path = cursor.fetchone()
+        if connection.get_parameter_status("standard_conforming_strings") == "off":
+            raise ConfigurationError(
+                "expected standard_conforming_strings = on behind a pooler that takes no options, got off",
+                state="nothing was changed",
+                next_step="connect to PostgreSQL itself, or: ALTER ROLE ... SET standard_conforming_strings = on;",
+            )
+        settings = [f"{setting.name} = '{setting.value}'" for setting in FIXED_SETTINGS if setting.name in known]
+        schemas = ", ".join(dict.fromkeys(quote(name) for name in path)) or "''"
+        session = Session(
+            direct=marker == self._marker and pid == connection.get_backend_pid(),
+            statements=(*settings, f"search_path = {schemas}"),
+        )
+        record.info[__name__] = session
+        # What it goes back to after autocommit; SQLAlchemy has just asked the role for it.
+        self._dialect.default_isolation_level = "READ COMMITTED"
+        if session.direct:
+            _make_settled(connection, session)
+        connection.autocommit = False
+
+    def _settle(self, connection: RawConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
+        session: Session = record.info[__name__]
+        if self.kept and not session.settled:
+            connection.autocommit = True
+            _make_settled(connection, session)
+            connection.autocommit = False
+
+    def _leave(self, connection: RawConnection, record: ConnectionPoolEntry) -> None:
+        """Give a pooler's connection back as a new one, settings, locks and temporary tables gone."""
+        session = cast("Session | None", record.info.get(__name__))
+        if session is None or session.direct or not session.settled or connection.closed:
+            return
+        try:
+            connection.rollback()
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute("DISCARD ALL")
+        except psycopg2.Error as error:
+            logger.debug("a connection ended before its session could be cleared, and the session with it: %s", error)
+
+
+def _without_transaction(connection: RawConnection, _record: object) -> None:
+    """So that even a pooler that allows no transactions lets us look; `_look` ends it."""
+    connection.autocommit = True
+
+
+def _make_settled(connection: RawConnection, session: Session) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("".join(f"SET {statement}; " for statement in session.statements))
+    session.settled = True
+
+
+def _prelude(session: Session) -> str:
+    local = "".join(f"SET LOCAL {statement}; " for statement in session.statements)
+    return "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; " + local.replace("%", "%%")
+
+
+def _session_of(connection: Connection) -> Session:
+    return cast("Session", connection.info[__name__])
