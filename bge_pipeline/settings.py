@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     # Search and reranking
     enable_reranker: bool = Field(False, description="rerank candidates with a cross-encoder")
     reranker_model: str = Field("BAAI/bge-reranker-large", min_length=1, description="hub name or local folder")
+    rerank: Literal["always", "auto"] = Field(
+        "always", description="with ENABLE_RERANKER; auto: only searches whose first stage is unsure of its order"
+    )
     rerank_top_k: int = Field(200, ge=1, description="candidates fetched from pgvector for the reranker")
     return_top_k: int = Field(20, ge=1, description="results returned")
     rerank_batch_size: int = Field(64, ge=1, description="query-document pairs in one forward pass")

@@ -69,6 +69,7 @@ def test_every_setting_says_what_it_is(name):
         ("RETURN_TOP_K", "500", "RETURN_TOP_K (500): expected at most RERANK_TOP_K"),
         ("LOCK_TIMEOUT_MS", "0", "LOCK_TIMEOUT_MS: "),
         ("ENABLE_RERANKER", "perhaps", "ENABLE_RERANKER: "),
+        ("RERANK", "never", "'always' or 'auto'"),
     ],
 )
 def test_a_bad_value_names_the_variable_and_what_it_held(monkeypatch, name, value, expected):

@@ -240,8 +240,9 @@ def search_command(
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="Results; RETURN_TOP_K by default.")] = None,
     mode: Annotated[SearchMode, typer.Option(help="By meaning, by words, or by both.")] = "dense",
     rerank: Annotated[
-        RerankMode, typer.Option(help="auto: when the first stage is unsure; needs ENABLE_RERANKER.")
-    ] = "auto",
+        RerankMode | None,
+        typer.Option(help="auto: when the first stage is unsure; RERANK by default. Needs ENABLE_RERANKER."),
+    ] = None,
     explain: Annotated[bool, typer.Option(help="Show where each result comes from and what took how long.")] = False,
     json: Json = False,
 ) -> None:

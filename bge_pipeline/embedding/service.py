@@ -220,5 +220,5 @@ def _model_settings(settings: Settings) -> dict[str, object]:
     return {
         name: value
         for name, value in settings.model_dump().items()
-        if name.startswith(("embedding_", "rerank")) or name == "enable_reranker"
+        if name.startswith(("embedding_", "reranker_")) or name in ("enable_reranker", "rerank_batch_size")
     }

@@ -114,7 +114,7 @@ class Retriever:
         query: str,
         *,
         mode: SearchMode = "dense",
-        rerank: RerankMode = "auto",
+        rerank: RerankMode | None = None,
         top_k: int | None = None,
         where: ColumnElement[bool] | None = None,
         columns: Sequence[str] = (),
@@ -125,7 +125,8 @@ class Retriever:
         Args:
             query: what a person typed. In lexical and hybrid mode `"a phrase"` must occur and `-word` must not.
             mode: dense, lexical (words alone; no encoder is needed) or hybrid (both, fused).
-            rerank: always, never, or auto: when the first stage is unsure. Nothing is reranked without ENABLE_RERANKER.
+            rerank: always, never, or auto: when the first stage is unsure; RERANK when not given. Nothing is reranked
+                without ENABLE_RERANKER.
             top_k: results; RETURN_TOP_K when not given.
             where: condition on columns of the target table.
             columns: further columns to return.
@@ -137,6 +138,7 @@ class Retriever:
             TargetTableError: there is no such table or column.
         """
         _check("mode", mode, SearchMode)
+        rerank = self._settings.rerank if rerank is None else rerank
         _check("rerank", rerank, RerankMode)
         top_k = self._settings.return_top_k if top_k is None else top_k
         if top_k < 1:

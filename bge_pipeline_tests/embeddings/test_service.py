@@ -106,10 +106,8 @@ def test_other_settings_while_a_service_is_in_use_are_refused(hashing):
     EmbeddingsService.init_from_env(hashing)
     with pytest.raises(ConfigurationError, match="expected the settings that the process-wide EmbeddingsService"):
         EmbeddingsService.init_from_env(load_settings(embedding_model="hashing", embedding_dimensions=64))
-    assert (
-        EmbeddingsService.init_from_env(load_settings(embedding_model="hashing", target_table="other")).dimensions
-        == 384
-    )
+    others = {"target_table": "other", "rerank": "auto", "rerank_top_k": 50}
+    assert EmbeddingsService.init_from_env(load_settings(embedding_model="hashing", **others)).dimensions == 384
 
 
 def test_a_service_of_ones_own_is_not_the_shared_one(hashing):

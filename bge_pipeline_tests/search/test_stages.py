@@ -72,9 +72,23 @@ def test_auto_asks_the_bounds(database: Database, settings: Settings, old_encode
     for margin, reranks in ((0.0, False), (1.0, True)):
         certainty = Certainty(margin=margin, margin_with_agreement=margin)
         retriever = make(database, settings, old_encoder, reranker=Counting(), certainty=certainty)
-        response = retriever.search(QUERY, mode="hybrid")
+        response = retriever.search(QUERY, mode="hybrid", rerank="auto")
         assert response.reranked is reranks
         assert "the first stage is" in response.explanation
+
+
+def test_with_a_reranker_every_search_is_reranked_unless_the_setting_or_the_search_says_auto(
+    database: Database, make_settings: Callable[..., Settings], old_encoder: HashingEncoder
+) -> None:
+    always_sure = Certainty(margin=0.0)
+    for said, reranks in (({}, True), ({"rerank": "auto"}, False)):
+        reranker = Counting()
+        settings = make_settings(**said)
+        retriever = make(database, settings, old_encoder, reranker=reranker, certainty=always_sure)
+        assert retriever.search(QUERY).reranked is reranks
+        assert retriever.search(QUERY, rerank="always").reranked
+        assert not retriever.search(QUERY, rerank="auto").reranked
+        assert reranker.seen == [200] * (1 + reranks)
 
 
 def test_a_reranker_that_does_not_load_leaves_the_order_and_is_reported(
