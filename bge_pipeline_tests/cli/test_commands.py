@@ -86,10 +86,10 @@ def test_migrate_rollback_migrate_and_retire(run: Run) -> None:
     }
     assert status["index"]["valid"]
 
-    assert json.loads(run("rollback", "--json").stdout)["rows_without_old_vector"] == 0
+    assert json.loads(run("rollback", "--yes", "--json").stdout)["rows_without_old_vector"] == 0
     assert json.loads(run("status", "--json").stdout)["dimensions"] == 1536
 
-    assert run("migrate").returncode == 0
+    assert run("migrate", "--yes").returncode == 0
     refused = run("retire")
     assert (refused.returncode, "no way back" in refused.stderr) == (2, True)
     assert run("retire", "--yes").returncode == 0
@@ -115,9 +115,9 @@ def test_a_second_migrate_changes_nothing(run: Run) -> None:
 @pytest.mark.pgvector
 def test_rollback_discards_a_migration_that_was_not_swapped_yet(run: Run, database: Database) -> None:
     run("migrate")
-    run("rollback")
-    assert run("rollback").returncode == 2
-    assert run("rollback", "--yes").returncode == 0
+    run("rollback", "--yes")
+    assert run("rollback", "--discard").returncode == 2
+    assert run("rollback", "--discard", "--yes").returncode == 0
     assert json.loads(run("status", "--json").stdout)["phase"] == "legacy"
 
 
@@ -246,7 +246,7 @@ def test_every_command_has_help() -> None:
     listing = subprocess.run(
         [sys.executable, "-m", "bge_pipeline", "--help"], capture_output=True, text=True, check=True
     )
-    for name in ("demo", "plan", "migrate", "status", "rollback", "retire", "search", "benchmark", "dev"):
+    for name in ("demo", "plan", "migrate", "embed", "status", "rollback", "retire", "search", "benchmark", "dev"):
         assert f"\n  {name}" in listing.stdout
 
 

@@ -147,7 +147,8 @@ class TestTheNextMigration:
         assert json.loads(done.stdout)["swap"]["exchanged"]
         assert read_status(finished, settings).dimensions == 256
 
-    def test_plan_says_that_it_will_ask(self, run: Run, finished: Database) -> None:
+    @pytest.mark.usefixtures("finished")
+    def test_plan_says_that_it_will_ask(self, run: Run) -> None:
         assert json.loads(run("plan", "--json", **NEXT_MODEL).stdout)["step"] == "next"
         assert "begins the next migration and therefore asks" in words(run("plan", **NEXT_MODEL).stdout)
 
@@ -184,7 +185,7 @@ class TestAFirstMigration:
 
 
 class TestEmbed:
-    def test_embeds_what_is_pending_and_nothing_else(self, run: Run, finished: Database, settings: Settings) -> None:
+    def test_embeds_what_is_pending_and_nothing_else(self, run: Run, finished: Database) -> None:
         schema = schema_of(finished)
         execute(finished, "UPDATE segments SET text = 'changed' WHERE id <= 3")
 
@@ -297,10 +298,12 @@ class TestAfterARollback:
 
         assert table(went_back) == before
 
-    def test_status_says_so(self, run: Run, went_back: Database) -> None:
-        told = json.loads(run("status", "--json").stdout)
-        assert told["rolled_back"] in words(run("status").stdout)
-        assert "rollback --discard" in words(run("status").stdout)
+    @pytest.mark.usefixtures("went_back")
+    def test_status_says_so(self, run: Run) -> None:
+        moment = json.loads(run("status", "--json").stdout)["rolled_back"]
+        said = words(run("status").stdout)
+        assert f"rolled back {moment}" in said
+        assert "rollback --discard" in said
 
     @pytest.mark.parametrize("consent", ["--yes", "FORWARD_AFTER_ROLLBACK"])
     def test_consent_without_a_terminal_goes_forward(

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
@@ -71,19 +72,65 @@ def test_going_back_one_revision_keeps_the_new_vectors(configured: Settings, dat
     assert (status.phase, status.dimensions, status.embedded) == ("backfilled", 1536, status.rows)
 
 
-def test_what_another_road_undid_is_pointed_out_and_done_again_after_a_stamp(
-    configured: Settings, database: Database, caplog: pytest.LogCaptureFixture
+def test_what_another_road_undid_is_pointed_out_and_done_again_after_a_stamp_by_whoever_says_so(
+    configured: Settings, database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command.upgrade(alembic_config(), "head")
     assert "alembic stamp 004" not in caplog.text
-    rollback(database, configured)
+    moment = rollback(database, configured).rolled_back
 
     command.upgrade(alembic_config(), "head")
-    assert "in phase backfilled with 1536 dimensions of the 384 wanted: run `alembic stamp 004`" in caplog.text
+    assert f"was rolled back at {moment}" in caplog.text
+    assert f"`alembic stamp 004` and FORWARD_AFTER_ROLLBACK={moment} alembic upgrade head" in caplog.text
 
     command.stamp(alembic_config(), "004")
+    before = schema(database)
+    with pytest.raises(CommandError, match="rolled back"):
+        command.upgrade(alembic_config(), "head")
+    assert schema(database) == before
+
+    monkeypatch.setenv("FORWARD_AFTER_ROLLBACK", moment)
     command.upgrade(alembic_config(), "head")
     assert read_status(database, configured).phase == "swapped"
+
+
+def test_the_deployment_after_a_downgrade_does_not_go_forward_by_itself(
+    configured: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command.upgrade(alembic_config(), "head")
+    command.downgrade(alembic_config(), "006")
+    before = schema(database), vectors(database)
+
+    for _ in range(2):
+        with pytest.raises(CommandError, match="FORWARD_AFTER_ROLLBACK"):
+            command.upgrade(alembic_config(), "head")
+        assert (schema(database), vectors(database)) == before
+        assert _version(database) == "006"
+
+    monkeypatch.setenv("FORWARD_AFTER_ROLLBACK", str(read_status(database, configured).rolled_back))
+    command.upgrade(alembic_config(), "head")
+    assert read_status(database, configured).phase == "swapped"
+
+
+def test_the_next_migration_begins_for_whoever_names_its_model(
+    configured: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command.upgrade(alembic_config(), "head")
+    retire(database, configured)
+    command.stamp(alembic_config(), "004")
+    monkeypatch.setenv("EMBEDDING_DIMENSIONS", "256")
+    before = schema(database), vectors(database)
+
+    with pytest.raises(CommandError, match="BEGIN_NEXT_MIGRATION=hashing"):
+        command.upgrade(alembic_config(), "head")
+    assert (schema(database), vectors(database)) == before
+    assert _version(database) == "004"
+
+    with monkeypatch.context() as consent:
+        consent.setenv("BEGIN_NEXT_MIGRATION", "hashing")
+        command.upgrade(alembic_config(), "005")
+    command.upgrade(alembic_config(), "head")
+    assert read_status(database, configured).dimensions == 256
 
 
 @pytest.mark.parametrize("revision", ["005", "006", "007"])

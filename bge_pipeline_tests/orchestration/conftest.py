@@ -64,6 +64,20 @@ def instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
+CONFIRMED = "public.segments"
+
+
+def confirming(job: str, confirm: str = CONFIRMED) -> dict[str, object]:
+    """The run config of rollback_job or retire_job in which somebody typed `confirm`."""
+    op = {"rollback_job": "roll_back", "retire_job": "retire_old_column"}[job]
+    return {"ops": {op: {"config": {"confirm": confirm}}}}
+
+
+def consenting(**settings: str) -> dict[str, object]:
+    """The run config in which somebody said yes to a step of a migration."""
+    return {"resources": {"settings": {"config": settings}}}
+
+
 class Runner:
     """Runs jobs in this process, on the persistent instance."""
 
@@ -87,6 +101,14 @@ class Runner:
         assert self("expand_job").success
         assert self.backfill().success
         assert self("swap_job").success
+
+    def retire(self) -> dg.ExecuteInProcessResult:
+        """Drop the old vectors, confirmed."""
+        return self("retire_job", run_config=confirming("retire_job"))
+
+    def rollback(self) -> dg.ExecuteInProcessResult:
+        """Exchange the columns back, confirmed."""
+        return self("rollback_job", run_config=confirming("rollback_job"))
 
     def backfill(self, first: str = KEYS[0], last: str = KEYS[-1]) -> dg.ExecuteInProcessResult:
         """One run over a range of partitions."""

@@ -14,7 +14,7 @@ from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.progress import StepProgress
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
-from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, insert_segment
+from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, consenting, insert_segment
 from bge_pipeline_tests.support import execute, scalar
 
 pytestmark = pytest.mark.pgvector
@@ -115,10 +115,11 @@ def test_rollback_and_retire_are_jobs_and_stand_in_the_history(
 ):
     run.migrate()
 
-    assert run("rollback_job").success
-    assert read_status(database, settings).dimensions == 1_536
-    assert run("swap_job").success
-    assert run("retire_job").success
+    assert run.rollback().success
+    status = read_status(database, settings)
+    assert status.dimensions == 1_536
+    assert run("swap_job", run_config=consenting(forward_after_rollback=str(status.rolled_back))).success
+    assert run.retire().success
 
     assert read_status(database, settings).phase == "retired"
     observations = instance.fetch_observations(dg.AssetKey("swapped_index"), limit=10).records
@@ -128,7 +129,7 @@ def test_rollback_and_retire_are_jobs_and_stand_in_the_history(
 def test_retire_before_the_swap_fails_at_once_and_says_what_to_run(run: Runner):
     run("expand_job")
 
-    result = run("retire_job")
+    result = run.retire()
 
     assert not result.success
     failure = result.filter_events(lambda event: event.is_step_failure)[0].step_failure_data.user_failure_data
@@ -156,11 +157,11 @@ def test_a_second_migration_begins_with_fresh_partitions(
     monkeypatch: pytest.MonkeyPatch,
 ):
     run.migrate()
-    run("retire_job")
+    run.retire()
     monkeypatch.setenv("EMBEDDING_DIMENSIONS", "256")
     monkeypatch.setenv("PARTITION_ROWS", "150")
 
-    assert run("expand_job").success
+    assert run("expand_job", run_config=consenting(begin_next_migration="hashing")).success
 
     assert len(known_keys(instance)) == 2
     assert books.never_materialized(instance) == known_keys(instance)

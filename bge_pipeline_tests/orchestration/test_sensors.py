@@ -199,7 +199,7 @@ class TestEmbedNewRows:
         run.migrate()
         insert_segment(database, 1_000)
         assert requests(tick(embed_new_rows)) == [("embed_pending_job", None)]
-        run("retire_job")
+        run.retire()
         assert requests(tick(embed_new_rows)) == [("embed_pending_job", None)]
 
         run("embed_pending_job")

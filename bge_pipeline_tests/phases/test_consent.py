@@ -61,11 +61,12 @@ class TestTheNextMigration:
     @pytest.mark.parametrize("road", ["expand", "migrate"])
     def test_is_refused_with_nothing_changed(self, finished, quiet, road):
         before, searched = schema_of(finished), vectors(finished)
+        act = {
+            "expand": lambda: expand(finished, quiet, OTHER.space),
+            "migrate": lambda: migrate(finished, quiet, EmbeddingsService(OTHER, quiet)),
+        }[road]
         with pytest.raises(ConsentRequired) as refused:
-            if road == "expand":
-                expand(finished, quiet, OTHER.space)
-            else:
-                migrate(finished, quiet, EmbeddingsService(OTHER, quiet))
+            act()
         assert (schema_of(finished), vectors(finished)) == (before, searched)
         assert refused.value.exit_code == 2
         assert refused.value.state == "nothing was changed"

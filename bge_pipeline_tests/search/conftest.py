@@ -15,6 +15,7 @@ from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.phases.migrate import migrate
 from bge_pipeline.search import Retriever
 from bge_pipeline.settings import Settings
+from bge_pipeline_tests.support import agreed
 
 
 @pytest.fixture
@@ -34,7 +35,8 @@ def old_encoder(settings: Settings) -> HashingEncoder:
 
 @pytest.fixture
 def run_migration(database: Database, settings: Settings, service: EmbeddingsService) -> Callable[[], None]:
-    return lambda: migrate(database, settings, service) and None
+    """Migrates as somebody does who agrees to it, after a rollback too."""
+    return lambda: migrate(database, agreed(database, settings), service) and None
 
 
 @pytest.fixture
