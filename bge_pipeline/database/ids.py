@@ -23,6 +23,8 @@ class IdKind(ABC):
 
     sql_type: ClassVar[str]
     """Type of an id in a staging table."""
+    binary_type: ClassVar[str]
+    """NumPy's type of the binary form."""
     least: ClassVar[Id | None] = None
     """The least id there can be, where new rows may come below all others; None where they come above."""
 
@@ -33,6 +35,10 @@ class IdKind(ABC):
     @abstractmethod
     def binary(self, ids: Sequence[Id]) -> NDArray[Any]:
         """The ids as an array of fields of one length, each in the binary form of `sql_type`."""
+
+    @abstractmethod
+    def from_binary(self, fields: NDArray[Any]) -> list[Id]:
+        """The ids again, from such an array."""
 
     @abstractmethod
     def successor(self, value: Id) -> Id:
@@ -55,6 +61,7 @@ class IntegerIds(IdKind):
     """smallint, integer and bigint; keys of negative ids sort in reverse."""
 
     sql_type = "bigint"
+    binary_type = ">i8"
     _DIGITS = 19
     """Digits of the largest bigint: keys of equal length sort as their numbers do."""
     _KEY = re.compile(r"(-?\d+)_(-?\d+)")
@@ -65,7 +72,11 @@ class IntegerIds(IdKind):
 
     def binary(self, ids: Sequence[Id]) -> NDArray[Any]:
         """Big-endian int64."""
-        return np.array(ids, dtype=">i8")
+        return np.array(ids, dtype=self.binary_type)
+
+    def from_binary(self, fields: NDArray[Any]) -> list[Id]:
+        """Python's integers."""
+        return list(fields.astype(np.int64).tolist())
 
     def successor(self, value: Id) -> Id:
         """The next integer: as the upper end of a range it need not be a bigint."""
@@ -85,13 +96,18 @@ class UuidIds(IdKind):
     """uuid: random ids arrive below the least one too."""
 
     sql_type = "uuid"
+    binary_type = "V16"
     least = str(uuid.UUID(int=0))
     _HEX = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
     _KEY = re.compile(f"({_HEX})_({_HEX})")
 
     def binary(self, ids: Sequence[Id]) -> NDArray[Any]:
         """The 16 bytes of each."""
-        return np.frombuffer(b"".join(uuid.UUID(str(value)).bytes for value in ids), dtype="V16")
+        return np.frombuffer(b"".join(uuid.UUID(str(value)).bytes for value in ids), dtype=self.binary_type)
+
+    def from_binary(self, fields: NDArray[Any]) -> list[Id]:
+        """Strings with hyphens."""
+        return [str(uuid.UUID(bytes=field.tobytes())) for field in fields]
 
     def successor(self, value: Id) -> Id:
         """The next UUID; the greatest has none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,15 +16,21 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.vectors import sample_vectors
 from bge_pipeline.errors import TargetTableError
-from bge_pipeline.evaluation.metrics import recall_at_k as mean_recall
 from bge_pipeline.search.column import SearchedColumn, configured_scan, read_column
+from bge_pipeline.search.exact import METRICS, Neighbours, nearest_rows
 from bge_pipeline.search.scan import EXACT_SCAN, INDEX_SCAN, MAX_EF_SEARCH, Session, scan_settings
 from bge_pipeline.search.statements import dense_statement
 from bge_pipeline.search.wire import fetch
 from bge_pipeline.settings import Settings
 
+_Ranking = list[tuple[Any, float]]
+"""Ids and distances, nearest first."""
 _STEP = 1.5
-_SAME_VECTOR = 1e-6
+_TIMED_EXACT_SEARCHES = 5
+"""Enough for a median of what is only shown; the rankings themselves come from one pass for all queries."""
+_SAME_DISTANCE = 1e-5
+"""Two sums of the same products in float32 differ by less, in another order of adding."""
+_SAME_VECTOR = 1e-5
 """A row at this distance is the query itself, sampled from the table: finding it is no merit."""
 
 
@@ -89,9 +95,15 @@ class RecallRecommendation:
 
 
 def exact_ranking(
-    connection: Connection, settings: Settings, column: str, queries: NDArray[np.float32], k: int = 20
+    connection: Connection,
+    settings: Settings,
+    column: str,
+    queries: NDArray[np.float32],
+    k: int = 20,
+    *,
+    on_rows: Callable[[int], None] | None = None,
 ) -> list[list[Any]]:
-    """Ids of the k rows of `column` that are nearest to each query, nearest first, every row compared.
+    """Ids of the k rows of `column` that are nearest to each query, nearest first, every row compared in one pass.
 
     Args:
         connection: an autocommit connection.
@@ -99,9 +111,10 @@ def exact_ranking(
         column: a vector column of it.
         queries: float32 (n, dimensions).
         k: neighbours.
+        on_rows: told how many rows have been compared so far.
     """
-    searched = _unindexed(read_column(connection, settings, column))
-    return [[i for i, _ in _search(connection, searched, EXACT_SCAN, query, k)] for query in queries]
+    found = _exact(connection, read_column(connection, settings, column), queries, k, on_rows=on_rows)
+    return [list(ids) for ids in found.ids]
 
 
 def index_recall(
@@ -162,12 +175,12 @@ def recommend_for_recall(
             return None
         is_ivfflat = searched.index.method == "ivfflat"
         queries = _queries(connection, searched, queries, samples)
-        exact, _ = _rankings(connection, _unindexed(searched), EXACT_SCAN, queries, k)
+        exact = _exact_but_itself(connection, searched, queries, k)
         points = []
         for value in _ladder(1 if is_ivfflat else k, max(1, searched.index.lists) if is_ivfflat else MAX_EF_SEARCH):
             session = INDEX_SCAN | scan_settings(searched.index, searched.pgvector, k, probes=value, ef_search=value)
             found, milliseconds = _rankings(connection, searched, session, queries, k)
-            points.append(RecallPoint(value, mean_recall(exact, found), milliseconds))
+            points.append(RecallPoint(value, _recall(exact, found), milliseconds))
             if points[-1].recall >= wanted:
                 break
     defaults = scan_settings(searched.index, searched.pgvector, settings.rerank_top_k)
@@ -185,30 +198,74 @@ def _measure(
     connection: Connection, settings: Settings, searched: SearchedColumn, queries: NDArray[np.float32], k: int
 ) -> AnnRecall:
     session = configured_scan(searched, settings, k)
-    exact, exact_ms = _rankings(connection, _unindexed(searched), EXACT_SCAN, queries, k)
-    found, index_ms = exact, exact_ms
-    if searched.index is not None:
-        found, index_ms = _rankings(connection, searched, INDEX_SCAN | session, queries, k)
-    index = str(searched.index) if searched.index is not None else None
-    return AnnRecall(mean_recall(exact, found), k, len(queries), index, session, exact_ms, index_ms)
+    _, exact_ms = _rankings(connection, _unindexed(searched), EXACT_SCAN, queries[:_TIMED_EXACT_SEARCHES], k)
+    if searched.index is None:
+        return AnnRecall(1.0, k, len(queries), None, session, exact_ms, exact_ms)
+    exact = _exact_but_itself(connection, searched, queries, k)
+    found, index_ms = _rankings(connection, searched, INDEX_SCAN | session, queries, k)
+    return AnnRecall(_recall(exact, found), k, len(queries), str(searched.index), session, exact_ms, index_ms)
 
 
 def _rankings(
     connection: Connection, searched: SearchedColumn, session: Session, queries: NDArray[np.float32], k: int
-) -> tuple[list[list[Any]], float]:
-    """Ids of each query's neighbours other than itself, and median milliseconds."""
+) -> tuple[list[_Ranking], float]:
+    """Each query's neighbours other than itself, and median milliseconds."""
     rankings, milliseconds = [], []
     for query in queries:
         started = time.perf_counter()
         found = _search(connection, searched, session, query, k + 1)
         milliseconds.append((time.perf_counter() - started) * 1e3)
-        rankings.append([i for i, distance in found if distance > _SAME_VECTOR or searched.metric == "ip"][:k])
+        rankings.append(_but_itself(found, searched, k))
     return rankings, statistics.median(milliseconds)
+
+
+def _exact(
+    connection: Connection,
+    searched: SearchedColumn,
+    queries: NDArray[np.float32],
+    k: int,
+    *,
+    on_rows: Callable[[int], None] | None = None,
+) -> Neighbours:
+    """The exact neighbours: in one pass where a matrix product gives the metric, else query by query."""
+    searched = _unindexed(searched)
+    if searched.metric in METRICS:
+        return nearest_rows(connection, searched, queries, k, on_rows=on_rows)
+    found = [_search(connection, searched, EXACT_SCAN, query, k) for query in queries]
+    return Neighbours(
+        [[i for i, _ in rows] for rows in found], [np.array([d for _, d in r], np.float32) for r in found]
+    )
+
+
+def _exact_but_itself(
+    connection: Connection, searched: SearchedColumn, queries: NDArray[np.float32], k: int
+) -> list[_Ranking]:
+    found = _exact(connection, searched, queries, k + 1)
+    rows = [list(zip(ids, near.tolist(), strict=True)) for ids, near in zip(found.ids, found.distances, strict=True)]
+    return [_but_itself(ranking, searched, k) for ranking in rows]
+
+
+def _but_itself(ranking: _Ranking, searched: SearchedColumn, k: int) -> _Ranking:
+    return [(i, distance) for i, distance in ranking if distance > _SAME_VECTOR or searched.metric == "ip"][:k]
+
+
+def _recall(exact: list[_Ranking], found: list[_Ranking]) -> float:
+    """Mean share of the k nearest that were found; a row as near as the k-th counts, whichever of several equal ones it is.
+
+    As https://github.com/erikbern/ann-benchmarks measures it: rows with one text have one vector, and each is as good.
+    """
+    shares = []
+    for true, ranking in zip(exact, found, strict=True):
+        if true:
+            ids, farthest = {str(i) for i, _ in true}, true[-1][1] + _SAME_DISTANCE
+            hits = sum(str(i) in ids or distance <= farthest for i, distance in ranking)
+            shares.append(min(1.0, hits / len(true)))
+    return statistics.fmean(shares) if shares else 1.0
 
 
 def _search(
     connection: Connection, searched: SearchedColumn, session: Session, query: NDArray[np.float32], k: int
-) -> list[tuple[Any, float]]:
+) -> _Ranking:
     rows = fetch(connection, session, dense_statement(searched, query, k))
     return [(row.id, row.distance) for row in rows if row.id is not None]
 

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, MetaData, Table, bindparam, inspect, text
 from sqlalchemy.sql.elements import TextClause
 
 from bge_pipeline.database.catalog import Column, describe_table, pgvector_version
+from bge_pipeline.database.ids import IdKind
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.space import EmbeddingSpace
@@ -60,6 +61,7 @@ class SearchedColumn:
         column: the vector column as the catalog has it.
         signature: changes whenever something here does; `signature_statement` reads it again.
         table: the table with its columns' types, for filters.
+        id_kind: of the table's ids.
         index: the ANN index to use, None where every row must be compared.
         has_text_index: whether an index of `create_text_index` is there.
         text_config: PostgreSQL's text search configuration.
@@ -71,6 +73,7 @@ class SearchedColumn:
     column: Column
     signature: str
     table: Table
+    id_kind: IdKind
     index: VectorIndex | None
     has_text_index: bool
     text_config: str
@@ -148,6 +151,7 @@ def read_column(connection: Connection, settings: Settings, name: str | None = N
         table=Table(
             target.table, MetaData(), *(TableColumn(c["name"], c["type"]) for c in columns), schema=target.schema
         ),
+        id_kind=described.id_kind,
         index=_vector_index(connection, described.oid, column.number),
         has_text_index=connection.execute(text(_HAS_TEXT_INDEX), values).scalar_one(),
         text_config=settings.search_language,
