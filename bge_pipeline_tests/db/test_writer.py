@@ -158,7 +158,6 @@ def test_nothing_of_the_writer_is_left_when_it_is_closed(database, notes):
 
 def test_uuids_are_matched_as_uuids(database):
     execute(database, "CREATE TABLE notes (id uuid PRIMARY KEY, text text, v vector(2))")
-    execute(database, "CREATE TABLE notes_v_quarantine (row_id uuid)")
     execute(database, "INSERT INTO notes SELECT gen_random_uuid(), 'text' FROM generate_series(1, 5)")
     target = replace(SEGMENTS, table="notes", embedding_column="v")
     with VectorWriter(database, target, "v", "uuid", 2) as writer:
@@ -168,7 +167,6 @@ def test_uuids_are_matched_as_uuids(database):
 
 def test_vectors_too_long_for_a_page_are_staged_too(database):
     execute(database, "CREATE TABLE notes (id int PRIMARY KEY, text text, v vector(3000))")
-    execute(database, "CREATE TABLE notes_v_quarantine (row_id int)")
     execute(database, "INSERT INTO notes VALUES (1, 'a')")
     target = replace(SEGMENTS, table="notes", embedding_column="v")
     with database.autocommit() as connection, VectorWriter(database, target, "v", "integer", 3000) as writer:
