@@ -115,6 +115,18 @@ def agreed(database: Database, settings: Settings) -> Settings:
     return with_consent(settings, require_table(database, settings))
 
 
+def put_in_quarantine(
+    database: Database, *ids: int, table: str = "segments", quarantine: str = "segments_embedding_quarantine"
+) -> None:
+    """Put rows aside with the texts that they have."""
+    execute(
+        database,
+        f"INSERT INTO {quarantine} (row_id, error, quarantined_at, text_digest) "
+        f"SELECT id, 'bad', now(), md5(convert_to(text, 'UTF8'))::uuid FROM {table} WHERE id = ANY (:ids)",
+        ids=list(ids),
+    )
+
+
 def fill(database: Database, settings: Settings, encoder: HashingEncoder = ENCODER) -> BackfillResult:
     """Expand and backfill."""
     expand(database, agreed(database, settings), encoder.space)

@@ -79,7 +79,7 @@ def find_bound(connection: Connection, table: TableDescription, column: str) -> 
     """Everything but vector indexes that is bound to `column`."""
     number = table.columns[column].number
     rows = connection.execute(text(_BOUND), {"oid": table.oid, "number": number})
-    publications = [p for p in find_publications(connection, table) if number in p.bound_columns]
+    publications = [p for p in find_publications(connection, table) if p.columns is not None and number in p.columns]
     return [
         *(Dependent(row.kind, row.name, bound=True) for row in rows),
         *(Dependent("publication", publication.name, bound=True) for publication in publications),

@@ -16,23 +16,20 @@ Scope = Literal["all tables", "schema", "table"]
 Identity = Literal["key", "full", "none"]
 
 _POSTGRES_15 = 150_000
-"""Column lists, row filters and publications of schemas came with PostgreSQL 15."""
+"""Column lists and publications of schemas came with PostgreSQL 15."""
 _FIND = """
-SELECT p.pubname AS name, p.pubupdate AS updates, {columns} AS columns, {filter} AS filter, {filtered_by} AS filtered_by,
-       CASE WHEN p.puballtables THEN 'all tables' WHEN r.oid IS NOT NULL THEN 'table' ELSE 'schema' END AS scope
+SELECT p.pubname AS name, p.pubupdate AS updates, {columns} AS columns,
+       CASE WHEN p.puballtables THEN 'all tables' WHEN {by_schema} THEN 'schema' ELSE 'table' END AS scope
 FROM pg_publication p LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = :oid
 WHERE p.puballtables OR r.oid IS NOT NULL OR {by_schema}
 ORDER BY p.pubname
 """
 _PARTS_OF_15 = {
     "columns": "r.prattrs::int2[]",
-    "filter": "pg_get_expr(r.prqual, r.prrelid)",
-    "filtered_by": "ARRAY(SELECT refobjsubid FROM pg_depend WHERE classid = 'pg_publication_rel'::regclass "
-    "AND objid = r.oid AND refclassid = 'pg_class'::regclass AND refobjid = :oid AND refobjsubid > 0)",
     "by_schema": "EXISTS (SELECT FROM pg_publication_namespace s JOIN pg_class c ON c.relnamespace = s.pnnspid "
     "WHERE s.pnpubid = p.oid AND c.oid = :oid)",
 }
-_PARTS_OF_14 = {"columns": "NULL", "filter": "NULL", "filtered_by": "ARRAY[]::int[]", "by_schema": "false"}
+_PARTS_OF_14 = {"columns": "NULL", "by_schema": "false"}
 _IDENTITY = """
 SELECT CASE WHEN c.relreplident = 'f' THEN 'full'
             WHEN EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisvalid AND indimmediate
@@ -49,7 +46,7 @@ ORDER BY i.indisprimary DESC, x.relname LIMIT 1
 """
 _SLOTS = """
 SELECT slot_name::text FROM pg_replication_slots
-WHERE slot_type = 'logical' AND database = current_database() ORDER BY 1
+WHERE slot_type = 'logical' AND NOT temporary AND database = current_database() ORDER BY 1
 """
 
 
@@ -61,16 +58,12 @@ class Publication:
         scope: what it lists: every table, the table's schema, or the table itself.
         updates: whether it publishes updates, and so asks for a replica identity.
         columns: numbers of the columns that it is limited to; None: all there are, and will be.
-        filter: the condition that its rows fulfil, as SQL.
-        bound_columns: numbers of the columns that its list or its condition names.
     """
 
     name: str
     scope: Scope
     updates: bool
     columns: frozenset[int] | None
-    filter: str | None
-    bound_columns: frozenset[int]
 
     @property
     def takes_new_tables(self) -> bool:
@@ -111,20 +104,10 @@ class Replication:
 def find_publications(connection: Connection, table: TableDescription) -> tuple[Publication, ...]:
     """The publications that carry the table, by name."""
     parts = _PARTS_OF_15 if server_version(connection) >= _POSTGRES_15 else _PARTS_OF_14
-    found = []
-    for row in connection.execute(text(_FIND.format(**parts)), {"oid": table.oid}):
-        columns = None if row.columns is None else frozenset(row.columns)
-        found.append(
-            Publication(
-                name=row.name,
-                scope=row.scope,
-                updates=row.updates,
-                columns=columns,
-                filter=row.filter,
-                bound_columns=(columns or frozenset()) | frozenset(row.filtered_by),
-            )
-        )
-    return tuple(found)
+    return tuple(
+        Publication(row.name, row.scope, row.updates, None if row.columns is None else frozenset(row.columns))
+        for row in connection.execute(text(_FIND.format(**parts)), {"oid": table.oid})
+    )
 
 
 def find_replication(connection: Connection, table: TableDescription) -> Replication:

@@ -15,7 +15,7 @@ from bge_pipeline.database.trigger import WRITING
 # tgtype: 1 for each row, 2 before, 16 on UPDATE.
 _FIND = """
 SELECT t.tgname AS name, p.oid::regprocedure::text AS function, t.tgtype & 2 > 0 AS before, t.tgtype & 1 > 0 AS each_row,
-       t.tgenabled::text AS enabled, substring(pg_get_triggerdef(t.oid) FROM 'WHEN \\((.*)\\) EXECUTE ') AS condition,
+       t.tgenabled::text AS enabled, substring(pg_get_triggerdef(t.oid) FROM 'WHEN (\\(.*\\)) EXECUTE ') AS condition,
        (SELECT COALESCE(array_agg(attname::text ORDER BY attnum), '{}') FROM pg_attribute
         WHERE attrelid = t.tgrelid AND attnum = ANY (t.tgattr::int2[])) AS columns,
        t.tgname > CAST(:own AS name) AS after_ours
@@ -60,7 +60,7 @@ class UserTrigger:
 
     def __str__(self) -> str:
         when = f"{'BEFORE' if self.before else 'AFTER'} UPDATE FOR EACH {'ROW' if self.each_row else 'STATEMENT'}"
-        condition = f" WHEN ({self.condition})" if self.condition else ""
+        condition = f" WHEN {self.condition}" if self.condition else ""
         return f"trigger {self.name} ({when}{condition}, {self.function})"
 
 

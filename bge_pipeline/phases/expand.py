@@ -27,7 +27,7 @@ from bge_pipeline.database.operator import Operator, operating
 from bge_pipeline.database.pending import pending_index_statement
 from bge_pipeline.database.pgvector_version import require_version
 from bge_pipeline.database.privileges import require_privileges
-from bge_pipeline.database.publications import require_updates
+from bge_pipeline.database.publications import find_replication, require_updates
 from bge_pipeline.database.quarantine import drop_quarantine_statement, release_all
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
@@ -45,7 +45,7 @@ from bge_pipeline.phases.safeguards import (
     taken_names,
 )
 from bge_pipeline.phases.state import MigrationState, read_state, require_space
-from bge_pipeline.phases.surroundings import hidden_changes
+from bge_pipeline.phases.surroundings import hidden_changes, told_replication
 from bge_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -111,15 +111,20 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
         dependents = find_dependents(connection, state.table, target.embedding_column)
         require_privileges(connection, state.table, skips_triggers=settings.backfill_triggers == "skip")
         require_updates(connection, state.table)
-        hidden = hidden_changes(target, find_user_triggers(connection, state.table))
+        around = (
+            *told_replication(find_replication(connection, state.table), state, column, space.dimensions),
+            *hidden_changes(target, find_user_triggers(connection, state.table)),
+        )
     doomed = [index for index in old_indexes if settings.old_index == "drop"]
     note = _note(state, space, doomed)
     for dependent in dependents:
+        if dependent.kind == "publication" and not dependent.bound:
+            continue  # told at length below
         logger.warning(
             "%s depends on the old column %r; see it to the new one before the swap", dependent, target.embedding_column
         )
-    for warning in hidden:
-        logger.warning("%s", warning)
+    for told in around:
+        logger.warning("%s", told)
 
     def add_column(connection: Connection) -> None:
         lock_for_exchange(connection, state)

@@ -34,7 +34,7 @@ def told_triggers(
     for trigger in triggers:
         if trigger.fires_on(column, skipping=skipping):
             batches = -(-rows // batch_rows)
-            times = f"once for each of {rows:,} rows" if trigger.each_row else f"once a batch, {batches:,} times"
+            times = f"once for each of {rows:,} rows" if trigger.each_row else f"once a batch, {batches:,} in all"
             possible = ", if its condition holds" if trigger.condition else ""
             skips = "" if trigger.fires_on(column, skipping=True) else "; BACKFILL_TRIGGERS=skip leaves it out"
             told.append(f"{trigger}: the backfill fires it {times}{possible}{skips}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bge_pipeline.database.quarantine import quarantine_statements
 from bge_pipeline_tests.support import ENCODER, SEGMENTS, execute
 
 
@@ -22,8 +23,8 @@ def column(database):
     from dataclasses import replace
 
     execute(database, "CREATE TABLE notes (id bigint PRIMARY KEY, text text, v vector(2))")
-    execute(
-        database,
-        "CREATE TABLE notes_v_quarantine (row_id bigint PRIMARY KEY, error text, quarantined_at timestamptz, text_digest uuid)",
-    )
-    return replace(SEGMENTS, table="notes", embedding_column="v")
+    target = replace(SEGMENTS, table="notes", embedding_column="v")
+    with database.transaction() as connection:
+        for statement in quarantine_statements(target):
+            connection.execute(statement)
+    return target

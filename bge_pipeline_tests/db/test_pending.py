@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
+from sqlalchemy import event
 
 from bge_pipeline.database.ids import INTEGERS, IdRange
 from bge_pipeline.database.pending import (
@@ -13,7 +16,7 @@ from bge_pipeline.database.pending import (
     pending_index_statement,
 )
 from bge_pipeline.database.reader import read_pending
-from bge_pipeline_tests.support import execute, require_icu, scalar, statements_of
+from bge_pipeline_tests.support import application, execute, put_in_quarantine, require_icu, scalar, statements_of
 
 pytestmark = pytest.mark.pgvector
 
@@ -65,12 +68,35 @@ def test_what_is_pending_is_answered_by_the_partial_index(database, many, questi
 def test_counts_are_of_rows_with_text_and_without_vector(database, column):
     execute(database, "INSERT INTO notes VALUES (1, 'a'), (2, 'b'), (3, ' '), (4, NULL), (5, 'e'), (6, 'f')")
     execute(database, "UPDATE notes SET v = '[1,2]' WHERE id = 1")
-    execute(database, "INSERT INTO notes_v_quarantine VALUES (2, 'bad', now()), (99, 'gone', now())")
+    put_in_quarantine(database, 2, 5, table="notes", quarantine="notes_v_quarantine")
+    execute(database, "UPDATE notes_v_quarantine SET row_id = 99 WHERE row_id = 5")
     with database.autocommit() as connection:
         counts = count_rows(connection, column, "v")
         assert count_pending(connection, column, "v") == 2
         assert [has_more_pending_than(connection, column, "v", n) for n in (0, 1, 2)] == [True, True, False]
     assert (counts.rows, counts.embedded, counts.pending, counts.quarantined, counts.without_text) == (6, 1, 2, 1, 2)
+
+
+def test_counts_fit_each_other_while_the_application_writes(database, column):
+    """Every statement of the count finds five more rows and five more vectors than the one before."""
+    execute(database, "INSERT INTO notes SELECT n, 'text' FROM generate_series(1, 50) n")
+    put_in_quarantine(database, 1, table="notes", quarantine="notes_v_quarantine")
+    writes = itertools.count()
+
+    def write(*_):
+        first = 1_000 + 5 * next(writes)
+        with application(database) as other:
+            other.exec_driver_sql(f"INSERT INTO notes SELECT n, 'text' FROM generate_series({first}, {first + 4}) n")
+            other.exec_driver_sql(
+                "UPDATE notes SET v = '[1,0]' WHERE id IN (SELECT id FROM notes WHERE v IS NULL AND id > 1 LIMIT 5)"
+            )
+            other.commit()
+
+    event.listen(database.engine, "after_cursor_execute", write)
+    with database.autocommit() as connection:
+        counts = count_rows(connection, column, "v")
+    assert counts.quarantined == 1
+    assert counts.pending + counts.embedded + counts.quarantined == counts.rows > 50
 
 
 def test_a_row_in_a_nondeterministic_collation_can_be_pending(database):

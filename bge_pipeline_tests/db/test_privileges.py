@@ -64,6 +64,17 @@ def test_the_remedies_make_a_role_able_to_go_through_all_phases(database, as_rol
     retire(as_role, settings, reclaim=True)
 
 
+def test_nobody_is_advised_to_become_an_administrator(database, as_role, role):
+    assert not [privilege for privilege in lacking(as_role) if 'GRANT "postgres"' in privilege.remedy]
+    owner = f"owner_of_{role}"
+    execute(database, f"CREATE ROLE {owner}")
+    execute(database, f"ALTER TABLE segments OWNER TO {owner}")
+    assert lacking(as_role)[0].remedy == f'GRANT "{owner}" TO "{role}";'
+    execute(database, f"ALTER ROLE {owner} CREATEROLE")
+    assert lacking(as_role)[0].remedy == f'ALTER TABLE "public"."segments" OWNER TO "{role}";'
+    execute(database, f"REASSIGN OWNED BY {owner} TO CURRENT_USER; DROP ROLE {owner}")
+
+
 def test_a_role_that_only_fills_needs_no_ownership(database, as_role, settings):
     expand(database, settings, ENCODER.space)
     grant(database, lacking(as_role, column="embedding_384", alters=False))

@@ -21,9 +21,8 @@ ODD = replace(SEGMENTS, table="odd")
 
 
 def table_with(database, id_type, ids):
-    execute(database, "DROP TABLE IF EXISTS odd, odd_embedding_quarantine")
+    execute(database, "DROP TABLE IF EXISTS odd")
     execute(database, f"CREATE TABLE odd (id {id_type} PRIMARY KEY, text text, embedding vector(2))")
-    execute(database, f"CREATE TABLE odd_embedding_quarantine (row_id {id_type})")
     if ids:
         execute(database, f"INSERT INTO odd SELECT unnest(CAST(:ids AS {id_type}[])), 'a text'", ids=ids)
 

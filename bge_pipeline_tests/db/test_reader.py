@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from bge_pipeline.database.reader import PendingBatch, read_pending, sample_texts
-from bge_pipeline_tests.support import SEGMENTS, application, execute, scalar
+from bge_pipeline_tests.support import SEGMENTS, application, execute, put_in_quarantine, scalar
 
 pytestmark = pytest.mark.pgvector
 
@@ -35,7 +35,7 @@ def test_a_row_without_text_is_not_pending(database, column, blank):
 def test_rows_with_a_vector_or_in_quarantine_are_not_pending(database, column):
     execute(database, "INSERT INTO notes VALUES (1, 'a'), (2, 'b'), (3, 'c')")
     execute(database, "UPDATE notes SET v = '[1,0]' WHERE id = 1")
-    execute(database, "INSERT INTO notes_v_quarantine VALUES (2, 'bad', now())")
+    put_in_quarantine(database, 2, table="notes", quarantine="notes_v_quarantine")
     assert [batch.ids for batch in pages(database, column, 10)] == [[3]]
 
 
@@ -80,7 +80,6 @@ def test_an_uncommitted_change_is_not_seen(database, column):
 
 def test_uuids_are_read_as_strings(database):
     execute(database, "CREATE TABLE notes (id uuid PRIMARY KEY, text text, v vector(2))")
-    execute(database, "CREATE TABLE notes_v_quarantine (row_id uuid)")
     execute(database, "INSERT INTO notes SELECT gen_random_uuid(), 'text' FROM generate_series(1, 5)")
     batches = pages(database, replace(SEGMENTS, table="notes", embedding_column="v"), 2)
     found = [i for batch in batches for i in batch.ids]

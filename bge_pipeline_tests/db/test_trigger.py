@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from bge_pipeline.database.quarantine import list_quarantined
-from bge_pipeline_tests.support import SEGMENTS, application, execute, fill, fill_and_swap, require_icu, scalar
+from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.expand import expand
+from bge_pipeline_tests.support import (
+    ENCODER,
+    SEGMENTS,
+    Wrapped,
+    application,
+    columns_of,
+    execute,
+    fill,
+    fill_and_swap,
+    pending_ids,
+    put_in_quarantine,
+    require_icu,
+    scalar,
+    wrong_vectors,
+)
 
 pytestmark = pytest.mark.pgvector
 
 OWN = str([1.0] + [0.0] * 383)
+EDITS = "CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.text = upper(NEW.text); RETURN NEW; END $$"
 
 
 def has_vector(database, row_id, column="embedding_384"):
@@ -65,13 +83,11 @@ def test_an_upsert_that_changes_the_text_is_an_update(database, settings):
     assert not has_vector(database, 1)
 
 
-def test_a_text_that_another_trigger_changes_counts_as_changed(database, settings):
+@pytest.mark.parametrize("name", ["shouts", "zzz_shouts", "}shouts"])
+def test_a_text_that_another_trigger_changes_counts_as_changed_whatever_its_name(database, settings, name):
     fill(database, settings)
-    execute(
-        database,
-        "CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.text = upper(NEW.text); RETURN NEW; END $$",
-    )
-    execute(database, "CREATE TRIGGER shouts BEFORE UPDATE ON segments FOR EACH ROW EXECUTE FUNCTION shout()")
+    execute(database, EDITS)
+    execute(database, f'CREATE TRIGGER "{name}" BEFORE UPDATE ON segments FOR EACH ROW EXECUTE FUNCTION shout()')
     execute(database, "UPDATE segments SET speaker_label = 'x' WHERE id = 1")
     assert not has_vector(database, 1)
 
@@ -102,19 +118,81 @@ def test_rows_brought_by_replication_are_followed_too(database, settings):
     assert not has_vector(database, 1)
 
 
-def test_an_application_without_rights_on_the_quarantine_can_change_texts(database, settings):
+def test_an_application_that_may_only_change_texts_needs_no_right_on_anything_of_ours(database, settings):
     fill(database, settings)
     with application(database) as other:
-        other.exec_driver_sql("CREATE ROLE app_role_of_trigger_test")
-        other.exec_driver_sql("GRANT SELECT, UPDATE ON segments TO app_role_of_trigger_test")
-        other.exec_driver_sql("SET ROLE app_role_of_trigger_test")
+        other.exec_driver_sql("CREATE ROLE narrow_role_of_trigger_test")
+        other.exec_driver_sql("GRANT SELECT (id, text), UPDATE (text) ON segments TO narrow_role_of_trigger_test")
+        other.exec_driver_sql("REVOKE ALL ON FUNCTION zz_segments_embedding_stale FROM PUBLIC")
+        other.exec_driver_sql("SET ROLE narrow_role_of_trigger_test")
         other.exec_driver_sql("UPDATE segments SET text = 'theirs' WHERE id = 1")
+        other.exec_driver_sql("RESET ROLE")
         assert other.exec_driver_sql("SELECT embedding_384 FROM segments WHERE id = 1").scalar_one() is None
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DROP TABLE segments_embedding_quarantine, segments_embedding_journal",
+        "ALTER TABLE segments DROP COLUMN embedding",
+        "ALTER TABLE segments DROP COLUMN embedding_1536",
+        "ALTER TABLE segments RENAME COLUMN embedding TO vectors",
+        "ALTER TABLE segments RENAME TO passages",
+        "ALTER TABLE segments RENAME COLUMN id TO number",
+        "ALTER TABLE segments ALTER COLUMN embedding_1536 TYPE halfvec(1536)",
+    ],
+)
+def test_whatever_is_done_to_the_table_by_hand_the_application_can_change_texts(database, settings, statement):
+    fill_and_swap(database, settings)
+    execute(database, statement)
+    table = "passages" if "passages" in statement else "segments"
+    key = "number" if "number" in statement else "id"
+    execute(database, f"UPDATE {table} SET text = 'another text' WHERE {key} = 1")
+    left = {"embedding", "embedding_1536"} & columns_of(database, table).keys()
+    for column in left:
+        assert scalar(database, f"SELECT {column} FROM {table} WHERE {key} = 1") is None
+    assert left or "RENAME" in statement
+
+
+def test_the_trigger_waits_for_nobody_who_holds_our_tables(database, settings):
+    fill(database, settings)
+    put_in_quarantine(database, 1)
+    with application(database) as operator, application(database) as other:
+        operator.exec_driver_sql("LOCK TABLE segments_embedding_quarantine, segments_embedding_journal")
+        other.exec_driver_sql("SET lock_timeout = '200ms'")
+        other.exec_driver_sql("UPDATE segments SET text = 'another text' WHERE id = 1")
+
+
+def test_a_text_that_a_trigger_edits_while_its_vector_is_written_gets_the_vector_of_the_edited_text(database, settings):
+    execute(database, EDITS)
+    execute(database, "CREATE TRIGGER shouts BEFORE UPDATE ON segments FOR EACH ROW EXECUTE FUNCTION shout()")
+    case_matters = Wrapped(
+        after=lambda texts, vectors: np.where([[text.isupper()] for text in texts], vectors, -vectors)
+    )
+    expand(database, settings, case_matters.space)
+    result = backfill(database, settings, case_matters)
+    assert (result.pending_after, result.left_changed >= 300) == (0, True)
+    assert wrong_vectors(database, ENCODER, "embedding_384") == []
+
+
+def test_a_text_that_a_trigger_edits_each_time_stays_pending_and_the_backfill_ends(database, make_settings, caplog):
+    execute(database, EDITS.replace("upper(NEW.text)", "NEW.text || '!'"))
+    execute(
+        database,
+        "CREATE TRIGGER shouts BEFORE UPDATE ON segments FOR EACH ROW WHEN (NEW.id = 7) EXECUTE FUNCTION shout()",
+    )
+    settings = make_settings(backfill_max_attempts=1)
+    expand(database, settings, ENCODER.space)
+    assert backfill(database, settings, ENCODER).pending_after == 1
+    assert pending_ids(database) == [7]
+    assert "by a trigger of its own" in caplog.text
+    skipping = make_settings(backfill_triggers="skip")
+    assert backfill(database, skipping, ENCODER).pending_after == 0
 
 
 def test_a_changed_text_leaves_quarantine(database, settings):
     fill(database, settings)
-    execute(database, "INSERT INTO segments_embedding_quarantine VALUES (1, 'bad', now()), (2, 'bad', now())")
+    put_in_quarantine(database, 1, 2)
     execute(database, "UPDATE segments SET text = 'better' WHERE id = 1")
     with database.autocommit() as connection:
         assert [row.row_id for row in list_quarantined(connection, SEGMENTS)] == ["2"]

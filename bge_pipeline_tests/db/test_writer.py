@@ -159,7 +159,6 @@ def test_nothing_of_the_writer_is_left_when_it_is_closed(database, notes):
 
 def test_uuids_are_matched_as_uuids(database):
     execute(database, "CREATE TABLE notes (id uuid PRIMARY KEY, text text, v vector(2))")
-    execute(database, "CREATE TABLE notes_v_quarantine (row_id uuid)")
     execute(database, "INSERT INTO notes SELECT gen_random_uuid(), 'text' FROM generate_series(1, 5)")
     target = replace(SEGMENTS, table="notes", embedding_column="v")
     with VectorWriter(database, target, "v", 3, UUIDS, 2) as writer:
@@ -169,7 +168,6 @@ def test_uuids_are_matched_as_uuids(database):
 
 def test_vectors_too_long_for_a_page_are_staged_too(database):
     execute(database, "CREATE TABLE notes (id int PRIMARY KEY, text text, v vector(3000))")
-    execute(database, "CREATE TABLE notes_v_quarantine (row_id int)")
     execute(database, "INSERT INTO notes VALUES (1, 'a')")
     target = replace(SEGMENTS, table="notes", embedding_column="v")
     with database.autocommit() as connection, VectorWriter(database, target, "v", 3, INTEGERS, 3000) as writer:

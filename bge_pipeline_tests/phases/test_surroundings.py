@@ -1,0 +1,312 @@
+"""Triggers of the application, names that are taken, a server that takes no changes: named before they matter."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+
+import pytest
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.demo.table import create_demo_table
+from bge_pipeline.embedding.hashing import HashingEncoder
+from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.errors import MissingPrivilege, PhaseError, ReadOnlyDatabase
+from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.expand import collapse, expand
+from bge_pipeline.phases.plan import plan
+from bge_pipeline.phases.retire import retire
+from bge_pipeline.phases.rollback import rollback
+from bge_pipeline.phases.status import read_status
+from bge_pipeline_tests.own_server import OwnServer
+from bge_pipeline_tests.support import (
+    ENCODER,
+    execute,
+    fill,
+    fill_and_swap,
+    put_in_quarantine,
+    scalar,
+    schema_of,
+    swap,
+    wrong_vectors,
+)
+
+pytestmark = pytest.mark.pgvector
+
+TRIGGERS = """
+CREATE TABLE audit (id bigint);
+CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS
+  $$ BEGIN NEW.metadata = jsonb_build_object('updated', 'now'); RETURN NEW; END $$;
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO audit VALUES (0); RETURN NULL; END $$;
+CREATE TRIGGER a_stamp BEFORE UPDATE ON segments FOR EACH ROW EXECUTE FUNCTION stamp();
+CREATE TRIGGER audit_rows AFTER INSERT OR UPDATE ON segments FOR EACH ROW WHEN (NEW.id > 100) EXECUTE FUNCTION note();
+CREATE TRIGGER audit_statements AFTER UPDATE ON segments FOR EACH STATEMENT EXECUTE FUNCTION note();
+CREATE TRIGGER of_text BEFORE UPDATE OF text ON segments FOR EACH ROW EXECUTE FUNCTION stamp();
+CREATE TRIGGER on_insert BEFORE INSERT ON segments FOR EACH ROW EXECUTE FUNCTION stamp();
+CREATE TRIGGER switched_off BEFORE UPDATE ON segments FOR EACH ROW EXECUTE FUNCTION stamp();
+ALTER TABLE segments DISABLE TRIGGER switched_off
+"""
+
+
+def planned(database, settings, encoder=ENCODER):
+    return plan(database, settings, EmbeddingsService(encoder, settings))
+
+
+@pytest.fixture
+def triggers(database):
+    """Triggers of the application, of every kind."""
+    execute(database, TRIGGERS)
+    return database
+
+
+def stamped(database):
+    return scalar(database, "SELECT count(*) FROM segments WHERE metadata ? 'updated'")
+
+
+def audited(database):
+    return scalar(database, "SELECT count(*) FROM audit")
+
+
+class TestTriggers:
+    def test_plan_says_what_each_will_see_and_changes_nothing(self, triggers, make_settings):
+        before = schema_of(triggers)
+        told = planned(triggers, make_settings(backfill_batch_rows=100)).triggers
+        assert [line.partition(" (")[0] for line in told] == [
+            "trigger a_stamp",
+            "trigger audit_rows",
+            "trigger audit_statements",
+        ]
+        assert "BEFORE UPDATE FOR EACH ROW, stamp()" in told[0]
+        assert "fires it once for each of 300 rows; BACKFILL_TRIGGERS=skip leaves it out" in told[0]
+        assert "WHEN ((new.id > 100))" in told[1]
+        assert "if its condition holds" in told[1]
+        assert "once a batch, 3 in all" in told[2]
+        assert schema_of(triggers) == before
+
+    def test_by_default_they_fire(self, triggers, settings):
+        fill(triggers, settings)
+        assert (stamped(triggers), audited(triggers)) == (300, 201)
+
+    def test_skip_leaves_them_out_and_ours_in(self, triggers, make_settings):
+        settings = make_settings(backfill_triggers="skip")
+        fill_and_swap(triggers, settings)
+        assert (stamped(triggers), audited(triggers)) == (0, 0)
+        assert wrong_vectors(triggers, ENCODER, "embedding") == []
+        execute(triggers, "UPDATE segments SET text = 'another text' WHERE id = 1")
+        assert (stamped(triggers), audited(triggers)) == (1, 1), "the application's own statements fire them"
+        assert scalar(triggers, "SELECT embedding FROM segments WHERE id = 1") is None
+        backfill(triggers, settings, ENCODER)
+        assert audited(triggers) == 1
+
+    def test_a_trigger_that_is_always_enabled_fires_all_the_same_and_plan_says_so(self, triggers, make_settings):
+        execute(triggers, "ALTER TABLE segments ENABLE ALWAYS TRIGGER a_stamp")
+        execute(triggers, "ALTER TABLE segments ENABLE REPLICA TRIGGER audit_statements")
+        settings = make_settings(backfill_triggers="skip")
+        told = planned(triggers, settings).triggers
+        assert told[0].endswith("fires it once for each of 300 rows")
+        assert told[1].endswith("not fired by the backfill with BACKFILL_TRIGGERS=skip")
+        assert "once a batch, 1 in all" in told[2]
+        fill(triggers, settings)
+        assert (stamped(triggers), audited(triggers)) == (300, 1)
+
+    def test_other_sessions_and_later_statements_of_ours_keep_their_triggers(self, triggers, make_settings):
+        fill(triggers, make_settings(backfill_triggers="skip"))
+        assert scalar(triggers, "SHOW session_replication_role") == "origin"
+        execute(triggers, "UPDATE segments SET speaker_label = 'x' WHERE id = 1")
+        assert stamped(triggers) == 1
+
+    @pytest.mark.parametrize(
+        ("prepare", "act"),
+        [
+            (lambda *_: None, lambda d, s: expand(d, s, ENCODER.space)),
+            (lambda d, s: expand(d, s, ENCODER.space), lambda d, s: backfill(d, s, ENCODER)),
+            (lambda d, s: expand(d, s, ENCODER.space), swap),
+        ],
+        ids=["expand", "backfill", "swap"],
+    )
+    def test_a_role_that_may_not_skip_them_is_refused_before_anything_is_changed(
+        self, triggers, make_settings, prepare, act
+    ):
+        name = f"role_{uuid.uuid4().hex[:8]}"
+        settings = make_settings(backfill_triggers="skip")
+        execute(triggers, f"CREATE ROLE {name} LOGIN")
+        execute(triggers, f"GRANT CREATE ON SCHEMA public TO {name}; ALTER TABLE segments OWNER TO {name}")
+        with Database(triggers.url.set(username=name)) as theirs:
+            prepare(theirs, make_settings())
+            before = schema_of(triggers)
+            with pytest.raises(MissingPrivilege, match="session_replication_role") as refused:
+                act(theirs, settings)
+            assert refused.value.state == "nothing was changed"
+            assert schema_of(triggers) == before
+            assert stamped(triggers) == 0
+            (lacking,) = planned(theirs, settings).missing_privileges
+            remedy = f'GRANT SET ON PARAMETER session_replication_role TO "{name}";'
+            assert remedy in lacking
+            assert remedy in refused.value.next_step
+            execute(triggers, remedy)
+            fill_and_swap(theirs, settings)
+        assert stamped(triggers) == 0
+        execute(triggers, f"REASSIGN OWNED BY {name} TO CURRENT_USER; DROP OWNED BY {name}; DROP ROLE {name}")
+
+    @pytest.mark.parametrize("name", ["~zz", "é_last"])
+    def test_one_that_fires_after_ours_is_named_with_the_way_out(self, database, settings, caplog, name):
+        execute(
+            database,
+            "CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN NEW.text = upper(NEW.text); RETURN NEW; END $$",
+        )
+        execute(database, f'CREATE TRIGGER "{name}" BEFORE UPDATE ON segments FOR EACH ROW EXECUTE FUNCTION shout()')
+        (warning,) = planned(database, settings).warnings
+        assert f"trigger {name} fires after this project's own" in warning
+        with caplog.at_level(logging.WARNING, logger="bge_pipeline"):
+            fill_and_swap(database, settings)
+        assert warning in caplog.text
+        assert read_status(database, settings).warnings == (warning,)
+        execute(database, warning.rpartition("; ")[2])
+        assert read_status(database, settings).warnings == ()
+        execute(database, "UPDATE segments SET text = 'quiet' WHERE id = 1")
+        assert scalar(database, "SELECT text FROM segments WHERE id = 1") == "QUIET"
+        backfill(database, settings, ENCODER)
+        assert wrong_vectors(database, ENCODER, "embedding") == []
+
+    def test_triggers_of_ours_for_another_column_are_not_the_applications(self, database, make_settings):
+        execute(database, "ALTER TABLE segments ADD COLUMN title_embedding vector(8)")
+        fill(database, make_settings())
+        result = planned(database, make_settings(target_embedding_column="title_embedding"))
+        assert (result.triggers, result.warnings) == ((), ())
+
+    @pytest.mark.parametrize(
+        ("statement", "warning"),
+        [
+            ('ALTER TABLE segments DISABLE TRIGGER "~segments_embedding_stale"', "is disabled"),
+            ('DROP TRIGGER "~segments_embedding_stale" ON segments', "is missing"),
+            ("ALTER FUNCTION zz_segments_embedding_stale SECURITY DEFINER", "not as this version makes it"),
+        ],
+    )
+    def test_ours_out_of_order_is_named_and_mended_by_expand(self, database, settings, statement, warning):
+        fill_and_swap(database, settings)
+        assert read_status(database, settings).warnings == ()
+        execute(database, statement)
+        (found,) = read_status(database, settings).warnings
+        assert warning in found
+        expand(database, settings, ENCODER.space)
+        assert read_status(database, settings).warnings == ()
+
+    def test_a_filled_column_that_may_not_be_null_is_named(self, database, settings):
+        fill_and_swap(database, settings)
+        execute(database, "ALTER TABLE segments ALTER COLUMN embedding SET NOT NULL")
+        (found,) = read_status(database, settings).warnings
+        execute(database, found.rpartition("; ")[2])
+        execute(database, "UPDATE segments SET text = 'another text' WHERE id = 1")
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", ["embedding_384", "embedding_1536", "embedding_exchange"])
+    def test_plan_sees_a_column_of_the_users_own(self, database, settings, name):
+        execute(database, f"ALTER TABLE segments ADD COLUMN {name} text")
+        (obstacle,) = planned(database, settings).obstacles
+        assert f"a column '{name}'" in obstacle
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "CREATE TABLE segments_embedding_quarantine (dog text)",
+            "CREATE TABLE segments_embedding_journal (dear text)",
+            "CREATE VIEW segments_embedding_journal AS SELECT 1 AS number, 2 AS at, 3 AS act, 4 AS facts",
+        ],
+    )
+    def test_a_table_of_the_users_own_is_not_taken_for_ours(self, database, settings, statement):
+        execute(database, statement)
+        before = schema_of(database)
+        (obstacle,) = planned(database, settings).obstacles
+        assert "whose name a migration needs" in obstacle
+        with pytest.raises(PhaseError, match="which this tool did not make"):
+            expand(database, settings, ENCODER.space)
+        assert schema_of(database) == before
+
+    def test_names_of_ours_are_none_of_the_users(self, database, make_settings):
+        settings = make_settings()
+        expand(database, settings, ENCODER.space)
+        assert planned(database, settings).obstacles == ()
+        fill_and_swap(database, settings)
+        assert not [o for o in planned(database, settings).obstacles if "already has" in o]
+        retire(database, settings)
+        assert planned(database, settings, HashingEncoder(seed=1)).obstacles == ()
+
+
+class TestReadOnly:
+    @pytest.fixture
+    def read_only(self, database):
+        """The database, and connections to it that are read-only by default."""
+        name = database.url.database
+        execute(database, f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        with Database(database.url) as read_only:
+            yield read_only
+
+    @pytest.mark.parametrize(
+        ("prepare", "act"),
+        [
+            (lambda *_: None, lambda d, s: expand(d, s, ENCODER.space)),
+            (lambda d, s: expand(d, s, ENCODER.space), lambda d, s: backfill(d, s, ENCODER)),
+            (fill, swap),
+            (fill, collapse),
+            (fill_and_swap, rollback),
+            (fill_and_swap, retire),
+        ],
+        ids=["expand", "backfill", "swap", "collapse", "rollback", "retire"],
+    )
+    def test_every_phase_refuses_by_name_with_the_remedy(self, database, settings, prepare, act):
+        prepare(database, settings)
+        before = schema_of(database)
+        name = database.url.database
+        execute(database, f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        with Database(database.url) as read_only:
+            with pytest.raises(ReadOnlyDatabase, match="default_transaction_read_only is on") as refused:
+                act(read_only, settings)
+            assert f'ALTER DATABASE "{name}" RESET default_transaction_read_only' in refused.value.next_step
+            assert read_status(read_only, settings).rows == 300
+        assert schema_of(database) == before
+
+    def test_plan_names_it_as_an_obstacle(self, read_only, settings):
+        (obstacle,) = planned(read_only, settings).obstacles
+        assert "default_transaction_read_only is on (set for the database)" in obstacle
+
+    def test_a_replica_is_refused_by_name_and_its_status_is_read(self, make_settings):
+        primary = OwnServer.temporary()
+        standby = None
+        try:
+            settings = make_settings(database_url=primary.url.render_as_string())
+            with Database(primary.url) as database:
+                create_demo_table(database, settings, 30)
+                execute(database, "CREATE PUBLICATION p FOR ALL TABLES")
+                fill(database, settings)
+                put_in_quarantine(database, 1)
+                whole = read_status(database, settings)
+            standby = primary.standby()
+            with Database(standby.url) as replica:
+                assert read_status(replica, settings).embedded == whole.embedded == 30
+                assert planned(replica, settings).obstacles[0].startswith("this server is a replica")
+                with pytest.raises(ReadOnlyDatabase, match="this server is a replica") as refused:
+                    swap(replica, settings)
+                assert "primary" in refused.value.next_step
+        finally:
+            for server in filter(None, (standby, primary)):
+                server.remove()
+
+
+class TestWhatIsLeftBehind:
+    @pytest.mark.parametrize("go_back", [collapse, lambda d, s: (swap(d, s), rollback(d, s), collapse(d, s))])
+    def test_nothing_of_a_first_migration_that_was_undone(self, database, make_settings, go_back):
+        settings = make_settings(old_index="keep")
+        before = schema_of(database)
+        fill(database, settings)
+        go_back(database, settings)
+        assert schema_of(database) == before
+
+    def test_the_journal_of_a_migration_that_stays(self, database, settings):
+        fill_and_swap(database, settings)
+        retire(database, settings)
+        expand(database, settings.model_copy(update={"embedding_dimensions": 8}), HashingEncoder(8).space)
+        collapse(database, settings)
+        acts = execute(database, "SELECT act FROM segments_embedding_journal ORDER BY number")
+        assert [row[0] for row in acts] == ["expand", "backfill", "swap", "retire", "expand", "collapse"]
