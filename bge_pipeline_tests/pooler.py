@@ -20,12 +20,14 @@ from sqlalchemy.engine import URL
 from bge_pipeline_tests.support import wait_until
 
 _SBIN = "/usr/sbin:/usr/local/sbin"
-_SERVERS = 4
+SERVERS = 4
 """Connections that the pooler keeps to the server: few, so that an application meets each of them."""
 
+# PgBouncer gives the listed ones to each client anew; those of a transaction are shown as the last one had them.
 _NOT_DEFAULT = """
 SELECT name, setting FROM pg_settings
 WHERE source = 'session' AND name NOT IN ('application_name', 'client_encoding', 'DateStyle', 'TimeZone')
+  AND NOT starts_with(name, 'transaction_')
 """
 _LEFT_BEHIND = """
 SELECT 'advisory lock', count(*)::text FROM pg_locks WHERE locktype = 'advisory' HAVING count(*) > 0
@@ -64,7 +66,7 @@ def behind(url: URL, database: str | None) -> list[tuple[Any, ...]]:
     dsn = url.set(drivername="postgresql", database=database).render_as_string(hide_password=False)
     found: dict[int, list[tuple[Any, ...]]] = {}
     with ExitStack() as opened:
-        for _ in range(_SERVERS):
+        for _ in range(SERVERS):
             connection = psycopg2.connect(dsn, application_name="application")
             opened.callback(connection.close)
             cursor = connection.cursor()
@@ -74,7 +76,7 @@ def behind(url: URL, database: str | None) -> list[tuple[Any, ...]]:
             found[pid] = cursor.fetchall()
             cursor.execute(_LEFT_BEHIND)
             found[pid] += cursor.fetchall()
-    assert len(found) == _SERVERS, "the application did not meet every connection of the pooler"
+    assert len(found) == SERVERS, "the application did not meet every connection of the pooler"
     return sorted({fact for facts in found.values() for fact in facts})
 
 
@@ -89,7 +91,7 @@ def _configure(folder: Path, server_url: URL, port: int, mode: str, options: dic
         "auth_type": "trust",
         "auth_file": str(users),
         "pool_mode": mode,
-        "default_pool_size": str(_SERVERS),
+        "default_pool_size": str(SERVERS),
         "query_wait_timeout": "20",
     } | options
     (folder / "pgbouncer.ini").write_text(

@@ -82,7 +82,6 @@ class Database:
         with self.reachable():
             connection = self.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
             try:
-                self.sessions.prefix_statements(connection)
                 yield connection
             finally:
                 self._give_back(connection)

@@ -13,6 +13,7 @@ import re
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary
 
 import psycopg2
 from sqlalchemy import Connection, Engine, event
@@ -23,7 +24,6 @@ from bge_pipeline.errors import ConfigurationError
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as RawConnection  # noqa: N812
     from sqlalchemy.engine.interfaces import Dialect
-    from sqlalchemy.pool import ConnectionPoolEntry
 
 logger = logging.getLogger(__name__)
 
@@ -126,34 +126,22 @@ class Sessions:
         self._marker = uuid.uuid4().hex
         self._takes_options = True
         self._strings_were_off = False
+        self._known: WeakKeyDictionary[RawConnection, Session] = WeakKeyDictionary()
         event.listen(engine, "do_connect", self._dial)
         event.listen(engine, "connect", _without_transaction, insert=True)
         event.listen(engine, "connect", self._look)
         event.listen(engine, "checkout", self._settle)
         event.listen(engine, "close", self._leave)
+        event.listen(engine, "do_execute", self._send_along)
 
     def is_direct(self, connection: Connection) -> bool:
         """Whether nothing about the connection looks as if there were a pooler in between."""
-        return _session_of(connection).direct
+        return self._of(connection).direct
 
     def begin(self, connection: Connection) -> None:
         """Give our settings to the transaction that has just begun, where they cannot be the session's."""
-        if not _session_of(connection).settled:
-            connection.exec_driver_sql(_prelude(_session_of(connection)))
-
-    def prefix_statements(self, connection: Connection) -> None:
-        """Send our settings along with each statement of an autocommit connection, where they cannot be the session's.
-
-        PostgreSQL runs the statements of one message as one transaction: what is local to it reaches nobody else.
-        """
-        session = _session_of(connection)
-        if session.settled:
-            return
-
-        def prepend(_connection: Any, _cursor: Any, sql: str, parameters: Any, _context: Any, _many: bool) -> Any:
-            return _prelude(session) + sql, parameters
-
-        event.listen(connection, "before_cursor_execute", prepend, retval=True)
+        if not self._of(connection).settled:
+            connection.exec_driver_sql(_prelude(self._of(connection)))
 
     def roles_own_settings(self) -> str:
         """Statements by which the rest of a transaction sees what the role itself has set, for the application's triggers."""
@@ -189,7 +177,7 @@ class Sessions:
             connection = dial()
         return connection
 
-    def _look(self, connection: RawConnection, record: ConnectionPoolEntry) -> None:
+    def _look(self, connection: RawConnection, _record: object) -> None:
         """See what kind of connection this is; settle it if it is the server's own."""
         with connection.cursor() as cursor:
             cursor.execute(_LOOK, ([setting.name for setting in FIXED_SETTINGS],))
@@ -206,23 +194,38 @@ class Sessions:
             direct=marker == self._marker and pid == connection.get_backend_pid(),
             statements=(*settings, f"search_path = {schemas}"),
         )
-        record.info[__name__] = session
+        self._known[connection] = session
         # What it goes back to after autocommit; SQLAlchemy has just asked the role for it.
         self._dialect.default_isolation_level = "READ COMMITTED"
         if session.direct:
             _make_settled(connection, session)
         connection.autocommit = False
 
-    def _settle(self, connection: RawConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
-        session: Session = record.info[__name__]
+    def _settle(self, connection: RawConnection, _record: object, _proxy: object) -> None:
+        session = self._known[connection]
         if self.kept and not session.settled:
             connection.autocommit = True
             _make_settled(connection, session)
             connection.autocommit = False
 
-    def _leave(self, connection: RawConnection, record: ConnectionPoolEntry) -> None:
+    def _send_along(self, cursor: Any, sql: str, parameters: Any, _context: object) -> bool:
+        """Send our settings with each statement of an autocommit connection, where they cannot be the session's.
+
+        PostgreSQL runs the statements of one message as one transaction: what is local to it reaches nobody else. Says
+        whether it ran the statement; SQLAlchemy asks last of all, so that nothing stands before the settings.
+        """
+        session = self._known.get(cursor.connection)
+        if session is None or session.settled or not cursor.connection.autocommit:
+            return False
+        cursor.execute(_prelude(session) + sql, parameters)
+        return True
+
+    def _of(self, connection: Connection) -> Session:
+        return self._known[cast("RawConnection", connection.connection.dbapi_connection)]
+
+    def _leave(self, connection: RawConnection, _record: object) -> None:
         """Give a pooler's connection back as a new one, settings, locks and temporary tables gone."""
-        session = cast("Session | None", record.info.get(__name__))
+        session = self._known.get(connection)
         if session is None or session.direct or not session.settled or connection.closed:
             return
         try:
@@ -248,7 +251,3 @@ def _make_settled(connection: RawConnection, session: Session) -> None:
 def _prelude(session: Session) -> str:
     local = "".join(f"SET LOCAL {statement}; " for statement in session.statements)
     return "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; " + local.replace("%", "%%")
-
-
-def _session_of(connection: Connection) -> Session:
-    return cast("Session", connection.info[__name__])

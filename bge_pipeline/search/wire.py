@@ -44,8 +44,7 @@ def _execute(connection: Connection, prefix: str, statement: Select[Any]) -> Cur
     ) -> tuple[str, Any]:
         return prefix + sql, parameters
 
-    # Before what the connection itself puts in front, behind a pooler: its settings are the transaction's first statements.
-    event.listen(connection, "before_cursor_execute", prepend, retval=True, insert=True)
+    event.listen(connection, "before_cursor_execute", prepend, retval=True)
     try:
         return connection.execute(statement)
     finally:
