@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import resource
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from bge_pipeline.database.ranges import IdRange
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.errors import DatabaseUnavailable
+from bge_pipeline.phases.memory import peak_memory_bytes
 from bge_pipeline.phases.row_path import PassTotals, RowPath
 from bge_pipeline.phases.row_writing import first_line
 from bge_pipeline.phases.state import read_state, require_space
@@ -190,9 +189,3 @@ def backfill(
     if result.rows or result.quarantined:
         record(database, target, "backfill", result.as_metadata())
     return result
-
-
-def peak_memory_bytes() -> int:
-    """Largest resident size that this process has had."""
-    unit = 1 if sys.platform == "darwin" else 1_024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
