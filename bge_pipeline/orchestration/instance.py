@@ -33,6 +33,12 @@ DEFAULT_HOST = "127.0.0.1"
 # Runs in this process report through the progress callback; Dagster's own lines stay in its event log.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
+_ASKS_TO_END = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+"""Names of signals; no system has all of them."""
+# Windows interrupts a process by a break of its console, and only one that leads a group. Dagster takes it for Ctrl-C.
+_INTERRUPT = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT)
+_APART = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+
 
 @dataclass(frozen=True)
 class DagsterMigration:
@@ -112,6 +118,7 @@ def run_dev(settings: Settings, port: int = DEFAULT_PORT, host: str = DEFAULT_HO
             [sys.executable, "-W", "ignore:Function `dev_command` is superseded", *command],
             env=os.environ | variables,
             start_new_session=True,
+            creationflags=_APART,
         )
         started(process)
         return process.wait()
@@ -135,15 +142,16 @@ def _passing_signals_on() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
         if not asked and children:
-            children[0].send_signal(signal.SIGINT)
+            children[0].send_signal(_INTERRUPT)
         asked.append(number)
 
     def started(child: subprocess.Popen[bytes]) -> None:
         children.append(child)
         if asked:
-            child.send_signal(signal.SIGINT)
+            child.send_signal(_INTERRUPT)
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    numbers = [getattr(signal, name) for name in _ASKS_TO_END if hasattr(signal, name)]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield started
     finally:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import resource
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +24,7 @@ from bge_pipeline.database.quarantine import forget_changed
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.errors import DatabaseUnavailable, PhaseError
+from bge_pipeline.phases.memory import peak_memory_bytes
 from bge_pipeline.phases.row_path import PassTotals, RowPath
 from bge_pipeline.phases.row_writing import first_line
 from bge_pipeline.phases.state import read_state, require_space
@@ -221,9 +220,3 @@ def _require_quarantine(connection: Connection, target: TargetTable) -> None:
             state="nothing was written",
             next_step="bge-pipeline migrate, as the owner of the table: it makes or mends the table and then embeds",
         )
-
-
-def peak_memory_bytes() -> int:
-    """Largest resident size that this process has had."""
-    unit = 1 if sys.platform == "darwin" else 1_024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

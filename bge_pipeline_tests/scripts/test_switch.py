@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -195,6 +196,39 @@ def test_shellcheck_has_nothing_to_say() -> None:
     done = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stdout
+
+
+CMDLETS = {"ConvertFrom-Json", "Get-Command", "Join-Path", "Read-Host", "Split-Path", "Test-Path", "Write-Host"}
+"""What the PowerShell script calls of PowerShell itself, on every version since 5.1."""
+
+
+def test_the_powershell_script_follows_powershells_grammar() -> None:
+    grammar = pytest.importorskip("tree_sitter_powershell", reason="the test below parses it where there is pwsh")
+    script = SCRIPT.with_suffix(".ps1").read_bytes()
+
+    tree = _parse(grammar, script)
+
+    assert [node.start_point for node in tree if node.is_error or node.is_missing] == []
+    functions = {_text(node, "function_name") for node in tree if node.type == "function_statement"}
+    called = {_text(node, "command_name") for node in tree if node.type == "command"}
+    assert {name for name in called if name[0].isupper()} == functions | CMDLETS
+    for brace in (b"exit 10\n    }", b"{ return }", b"@('plan')"):
+        assert any(node.is_error or node.is_missing for node in _parse(grammar, script.replace(brace, brace[:-1], 1)))
+
+
+def _parse(grammar: Any, script: bytes) -> list[Any]:
+    """Every node of the syntax tree."""
+    from tree_sitter import Language, Parser
+
+    nodes = [Parser(Language(grammar.language())).parse(script).root_node]
+    for node in nodes:
+        nodes += node.children
+    return nodes
+
+
+def _text(node: Any, child: str) -> str:
+    """The text of the first child of a kind, or of a kind within it."""
+    return next(found.text.decode() for found in node.children if found.type.startswith(child))
 
 
 PARSE = """
