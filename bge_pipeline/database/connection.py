@@ -135,8 +135,8 @@ class Database:
                 raise DatabaseUnavailable(
                     f"{self} ended the connection: {str(error.orig).strip()}",
                     state="what was committed before it stays",
-                    next_step="see that the server is up and that neither it nor a pooler ends long statements, "
-                    "then run the same command again",
+                    next_step="see in its log whether it went down, an administrator ended the connection, or a time limit "
+                    "of the server or of a pooler did; then run the same command again",
                 ) from error
             refused = not isinstance(error, OperationalError) or getattr(error.orig, "pgcode", None) is not None
             if refused and not error.connection_invalidated:
