@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,11 +20,12 @@ from bge_pipeline.database.connection import Database, embedded_folder
 from bge_pipeline.database.quarantine import release_all
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import BgePipelineError, ConfigurationError, PhaseError
+from bge_pipeline.phases.application_vectors import compare_with_recorded_model
 from bge_pipeline.phases.expand import collapse
 from bge_pipeline.phases.migrate import migrate, open_service
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
-from bge_pipeline.phases.rollback import rollback
+from bge_pipeline.phases.rollback import rollback, rollback_warning
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.search import RerankMode, Retriever, SearchMode, create_text_index
@@ -122,8 +123,11 @@ def migrate_command(
     with opened() as (database, settings):
         state = require_table(database, settings)
         if retry_quarantined and state.phase != "legacy":
+            target = TargetTable.from_settings(settings)
             with database.transaction() as connection:
-                release_all(connection, TargetTable.from_settings(settings))
+                release_all(connection, target)
+                if state.companion is not None:
+                    release_all(connection, target.companion)
         with (
             open_service(database, settings) as service,
             backfill_progress() as on_backfill,
@@ -139,6 +143,7 @@ def status_command(json: Json = False) -> None:
     """Say where the migration stands."""
     with opened() as (database, settings):
         result = read_status(database, settings)
+        result = replace(result, application_vectors=compare_with_recorded_model(database, settings))
     render.print_json(result) if json else render.print_status(result)
 
 
@@ -153,6 +158,8 @@ def rollback_command(
         phase = require_table(database, settings).phase
         facts: dict[str, object] = {}
         if phase in ("swapped", "retired"):
+            if warning := rollback_warning(database, settings):
+                stderr.print(warning)
             result = rollback(database, settings)
             facts = result.as_metadata()
             for notice in result.notices:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, TextClause
+from sqlalchemy import Connection, TextClause, text
 
 from bge_pipeline.database.reader import PendingBatch
+from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 
 
@@ -31,6 +32,15 @@ def create_quarantine_statements(target: TargetTable) -> list[TextClause]:
     ]
 
 
+def copy_quarantine_statement(source: TargetTable, destination: TargetTable) -> TextClause:
+    """The statement that puts the rows of one quarantine into another of the same table."""
+    return source.sql(
+        "INSERT INTO {destination} (row_id, error, quarantined_at) "
+        "SELECT row_id, error, quarantined_at FROM {quarantine} ON CONFLICT DO NOTHING",
+        destination=(destination.schema, destination.quarantine_table),
+    )
+
+
 def drop_quarantine_statement(target: TargetTable) -> TextClause:
     """The statement that removes the quarantine table."""
     return target.sql("DROP TABLE IF EXISTS {quarantine}")
@@ -47,6 +57,12 @@ def quarantine_row(connection: Connection, target: TargetTable, batch: PendingBa
     )
     values = {"row_id": batch.ids[position], "version": batch.versions[position], "error": error[:2_000]}
     return connection.execute(statement, values).rowcount == 1
+
+
+def has_quarantine(connection: Connection, target: TargetTable) -> bool:
+    """Whether the quarantine table is there."""
+    name = quote(target.schema, target.quarantine_table)
+    return connection.execute(text("SELECT to_regclass(:name) IS NOT NULL"), {"name": name}).scalar_one() is True
 
 
 def list_quarantined(connection: Connection, target: TargetTable, limit: int = 20) -> list[QuarantinedRow]:

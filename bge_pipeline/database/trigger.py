@@ -9,7 +9,7 @@ from bge_pipeline.database.target import TargetTable
 
 _BODY = """
 BEGIN{columns}
-  DELETE FROM {quarantine} WHERE row_id = OLD.{id};
+  DELETE FROM {quarantine} WHERE row_id = OLD.{id};{companion}
   RETURN NEW;
 END
 """
@@ -21,9 +21,16 @@ _EMPTY_COLUMN = """
   END IF;"""
 
 
-def trigger_function_statement(target: TargetTable, column: str, *, also_empty: str | None = None) -> TextClause:
+_RELEASE_COMPANION = """
+  DELETE FROM {quarantine} WHERE row_id = OLD.{id};"""
+
+
+def trigger_function_statement(
+    target: TargetTable, column: str, *, also_empty: str | None = None, has_companion: bool = False
+) -> TextClause:
     """The statement that makes or replaces the function: empties `column`, and `also_empty` beside it.
 
+    `has_companion`: `also_empty` is a companion column, whose quarantine table is there.
     SECURITY DEFINER, since the application's role need not have rights on the quarantine table.
     """
     columns = [column] if also_empty is None else [column, also_empty]
@@ -31,6 +38,11 @@ def trigger_function_statement(target: TargetTable, column: str, *, also_empty: 
         columns="".join(_EMPTY_COLUMN.format(column=quote(name)) for name in columns),
         quarantine=quote(target.schema, target.quarantine_table),
         id=quote(target.id_column),
+        companion=_RELEASE_COMPANION.format(
+            quarantine=quote(target.schema, target.companion.quarantine_table), id=quote(target.id_column)
+        )
+        if has_companion
+        else "",
     )
     return with_values(
         target.sql(

@@ -41,10 +41,14 @@ SET lock_timeout = '300ms'
 
 # The subquery locks the rows that nobody else has locked and whose text is as it was read; they cannot change after that.
 # A row whose version has changed may still have its text: one that the application touches all the time must not wait for ever.
+# An exchange of the columns gives another one this name, perhaps of the same dimensions; the number tells them apart.
 _UPDATE = f"""
 UPDATE {{table}} t SET {{column}} = s.vector FROM (
   SELECT s.id, s.vector FROM pg_temp.{_STAGING} s JOIN {{table}} l ON l.{{id}} = s.id
   WHERE l.{{column}} IS NULL
+    AND (CAST(:number AS integer) IS NULL OR EXISTS (
+      SELECT FROM pg_attribute
+      WHERE attrelid = CAST(:table_name AS regclass) AND attname = :column_name AND attnum = :number))
     AND (l.xmin = s.version OR md5(convert_to(l.{{text}}::text, 'UTF8'))::uuid = s.digest)
   FOR NO KEY UPDATE OF l SKIP LOCKED
 ) s WHERE t.{{id}} = s.id
@@ -54,12 +58,23 @@ _POSTGRES_16 = 160_000
 
 
 class VectorWriter:
-    """Writes batches of vectors into one column; owns one connection, used by one thread."""
+    """Writes batches of vectors into one column; owns one connection, used by one thread.
 
-    def __init__(self, database: Database, target: TargetTable, column: str, id_kind: IdKind, dimensions: int) -> None:
+    With `number`, the column's in the catalog, it writes nothing once another column has its name.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        target: TargetTable,
+        column: str,
+        id_kind: IdKind,
+        dimensions: int,
+        *,
+        number: int | None = None,
+    ) -> None:
         self._database = database
-        self._target = target
-        self._column = column
+        self._meant = {"number": number, "table_name": str(target), "column_name": column}
         self._id_kind = id_kind
         self._dimensions = dimensions
         self._connection: Connection | None = None
@@ -100,7 +115,7 @@ class VectorWriter:
         connection = self._open()
         with connection.begin():
             self._stage(connection, batch, vectors)
-            return connection.execute(self._update).rowcount
+            return connection.execute(self._update, self._meant).rowcount
 
     def _stage(self, connection: Connection, batch: PendingBatch, vectors: NDArray[np.float32]) -> None:
         raw = cast("RawConnection", connection.connection.dbapi_connection)

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, TextClause
 
 from bge_pipeline.database.catalog import Column, TableDescription, describe_table
 from bge_pipeline.database.notes import ColumnNote, comment_statement, note_statement
+from bge_pipeline.database.quarantine import create_quarantine_statements, drop_quarantine_statement
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import trigger_function_statement
 from bge_pipeline.errors import PhaseError
@@ -34,6 +35,7 @@ def exchange_statements(target: TargetTable, new: Column, old: Column, *, drop_o
     """The statements that make `new` the embedding column and keep or drop `old`; for one transaction, under lock."""
     assert new.note is not None
     previous_column = target.column_for(old.dimensions)
+    maintained = old.note is not None and old.note.role == "current"
     comment = old.note.comment if old.note else old.comment
     current = replace(new.note, role="current", dropped_indexes=(), embedding_column=None, comment=comment)
     previous = ColumnNote(
@@ -43,18 +45,28 @@ def exchange_statements(target: TargetTable, new: Column, old: Column, *, drop_o
         not_null=old.not_null,
         comment=comment,
         embedding_column=target.embedding_column,
-        maintained=old.note is not None and old.note.role == "current",
+        maintained=maintained,
     )
     statements = [
         target.sql("ALTER TABLE {table} ALTER COLUMN {embedding} DROP NOT NULL"),
         *_rename_statements(target, new.name, previous_column),
         note_statement(target, target.embedding_column, current),
         note_statement(target, previous_column, previous),
-        trigger_function_statement(target, target.embedding_column, also_empty=None if drop_old else previous_column),
     ]
     if drop_old:
-        statements.append(target.sql("ALTER TABLE {table} DROP COLUMN {previous}", previous=previous_column))
-    return statements
+        return [
+            *statements,
+            trigger_function_statement(target, target.embedding_column),
+            target.sql("ALTER TABLE {table} DROP COLUMN {previous}", previous=previous_column),
+            drop_quarantine_statement(target.companion),
+        ]
+    return [
+        *statements,
+        *(create_quarantine_statements(target.companion) if maintained else ()),
+        trigger_function_statement(
+            target, target.embedding_column, also_empty=previous_column, has_companion=maintained
+        ),
+    ]
 
 
 def exchange_back_statements(
@@ -64,7 +76,6 @@ def exchange_back_statements(
     assert previous.note is not None
     assert current.note is not None
     note = previous.note
-    maintained = target.embedding_column if note.maintained else None
     if note.maintained:
         restored = note_statement(
             target, target.embedding_column, ColumnNote("current", note.space, comment=note.comment)
@@ -80,7 +91,13 @@ def exchange_back_statements(
         *_rename_statements(target, previous.name, kept_column),
         restored,
         note_statement(target, kept_column, kept_note),
-        trigger_function_statement(target, kept_column, also_empty=maintained),
+        *(create_quarantine_statements(target.companion) if note.maintained else ()),
+        trigger_function_statement(
+            target,
+            kept_column,
+            also_empty=target.embedding_column if note.maintained else None,
+            has_companion=note.maintained,
+        ),
     ]
 
 

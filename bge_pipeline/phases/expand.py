@@ -25,7 +25,12 @@ from bge_pipeline.database.locks import in_short_transaction, lock_timeout_state
 from bge_pipeline.database.notes import ColumnNote, note_statement
 from bge_pipeline.database.pending import pending_index_statement
 from bge_pipeline.database.privileges import require_privileges
-from bge_pipeline.database.quarantine import create_quarantine_statements, drop_quarantine_statement, release_all
+from bge_pipeline.database.quarantine import (
+    copy_quarantine_statement,
+    create_quarantine_statements,
+    drop_quarantine_statement,
+    release_all,
+)
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import drop_trigger_statements, trigger_function_statement, trigger_statements
@@ -89,11 +94,15 @@ def expand(database: Database, settings: Settings, space: EmbeddingSpace) -> Exp
     def add_column(connection: Connection) -> None:
         for statement in column_statements(target, space, note, maintains_old=_maintains_old(state)):
             connection.execute(statement)
-        if state.new is None:
-            release_all(connection, target)  # what another model could not embed
+        if state.new is None:  # what another model could not embed
+            if _maintains_old(state):
+                connection.execute(copy_quarantine_statement(target, target.companion))
+            release_all(connection, target)
 
     in_short_transaction(database, settings, "expand: add the column", add_column)
     _build_pending_index(database, target, column, space)
+    if _maintains_old(state) and state.current_space is not None:
+        _build_pending_index(database, target, target.embedding_column, state.current_space)
     with database.autocommit() as connection:
         for index in doomed:
             logger.info("dropping index %s on the old column; rollback builds it again", index.name)
@@ -116,7 +125,8 @@ def column_statements(
 ) -> list[TextClause]:
     """The statements of expand's one transaction, in order; each may be repeated.
 
-    `maintains_old`: the embedding column comes from an earlier migration, so that the trigger goes on emptying it.
+    `maintains_old`: the embedding column comes from an earlier migration: the trigger goes on emptying it, and it is the
+    companion column, with a quarantine of its own.
     """
     column = target.column_for(space.dimensions)
     return [
@@ -127,8 +137,14 @@ def column_statements(
         ),
         note_statement(target, column, note),
         *create_quarantine_statements(target),
+        *(create_quarantine_statements(target.companion) if maintains_old else ()),
         create_journal_statement(target),
-        trigger_function_statement(target, column, also_empty=target.embedding_column if maintains_old else None),
+        trigger_function_statement(
+            target,
+            column,
+            also_empty=target.embedding_column if maintains_old else None,
+            has_companion=maintains_old,
+        ),
         *trigger_statements(target),
     ]
 
@@ -179,6 +195,9 @@ def collapse(database: Database, settings: Settings) -> str | None:
             for statement in (*drop_trigger_statements(target), drop_quarantine_statement(target)):
                 connection.execute(statement)
         connection.execute(target.sql("ALTER TABLE {table} DROP COLUMN {column}", column=new.name))
+        if state.companion is not None:  # now the column that this project fills
+            connection.execute(copy_quarantine_statement(target.companion, target))
+            connection.execute(drop_quarantine_statement(target.companion))
 
     in_short_transaction(database, settings, "collapse: drop the new column", drop_column)
     record(database, target, "collapse", {"dropped_column": new.name})
@@ -270,5 +289,6 @@ def _note(state: MigrationState, space: EmbeddingSpace, doomed: list[Index]) -> 
 
 
 def _build_pending_index(database: Database, target: TargetTable, column: str, space: EmbeddingSpace) -> None:
-    name = target.pending_index(column, space.fingerprint)
+    # Named for the column as it was when it was new: an exchange does not rename the index.
+    name = target.pending_index(target.column_for(space.dimensions), space.fingerprint)
     build_concurrently(database, target, name, pending_index_statement(target, column, name))

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
-from bge_pipeline.database.catalog import IdKind
+from bge_pipeline.database.catalog import Column, IdKind
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.ranges import IdRange
 from bge_pipeline.database.reader import PendingBatch, read_pending
@@ -44,13 +44,13 @@ class PassTotals:
 
 
 class RowPath:
-    """Moves pending rows through read, tokenise, encode and write; one instance a backfill."""
+    """Moves pending rows through read, tokenise, encode and write; one instance a pass."""
 
     def __init__(
         self,
         database: Database,
         target: TargetTable,
-        column: str,
+        column: Column,
         id_kind: IdKind,
         encoder: Encoder,
         *,
@@ -131,7 +131,7 @@ class RowPath:
             try:
                 with self._database.autocommit() as connection:
                     batches = read_pending(
-                        connection, self._target, self._column, self._batch_rows, id_range, after=last_id
+                        connection, self._target, self._column.name, self._batch_rows, id_range, after=last_id
                     )
                     for batch in _timed(batches, totals):
                         if self.stopped:
@@ -164,7 +164,14 @@ class RowPath:
 
     def _write(self, encoded: Channel[EncodedBatch], totals: PassTotals, report: Callable[[], None]) -> None:
         dimensions = self._encoder.space.dimensions
-        with VectorWriter(self._database, self._target, self._column, self._id_kind, dimensions) as vectors:
+        with VectorWriter(
+            self._database,
+            self._target,
+            self._column.name,
+            self._id_kind,
+            dimensions,
+            number=self._column.number,
+        ) as vectors:
             rows = RowWriter(self._database, self._target, vectors, max_attempts=self._max_attempts, pause=self.pause)
             for item in encoded:
                 started = time.perf_counter()
