@@ -19,7 +19,8 @@ _LAST_PAGES = 64
 _RANDOM_PAGES = 2_000
 
 # Transaction numbers go in a circle of 2^32, and half of it lies ahead.
-_SINCE = "((version::text::bigint - :xid) & 4294967295) < 2147483648"
+_CIRCLE, _HALF = (1 << 32) - 1, 1 << 31
+_SINCE = f"((version::text::bigint - :xid) & {_CIRCLE}) < {_HALF}"
 _ROWS = "SELECT {id}, {text}, xmin AS version, {column} FROM {table}"
 _PARTS = (
     _ROWS + " ORDER BY {id} DESC LIMIT :newest_ids",
@@ -54,9 +55,14 @@ def transaction_of_comment(connection: Connection, target: TargetTable, number: 
     return connection.execute(text(_LATEST_COMMENT), values).scalar_one_or_none()
 
 
+def is_since(xid: int, other: int) -> bool:
+    """Whether transaction `xid` is `other` or came later."""
+    return (xid - other) & _CIRCLE < _HALF
+
+
 def oldest_running_transaction(connection: Connection) -> int:
     """What everybody with a lower transaction number wrote is there or was rolled back."""
-    statement = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint & 4294967295")
+    statement = text(f"SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint & {_CIRCLE}")
     return int(connection.execute(statement).scalar_one())
 
 

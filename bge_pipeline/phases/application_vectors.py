@@ -18,6 +18,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.recent import (
     RecentRows,
     empty_written_since,
+    is_since,
     oldest_running_transaction,
     sample_written_since,
     transaction_of_comment,
@@ -120,13 +121,14 @@ def compare_application_vectors(
         rows = sample_written_since(connection, state.table.target, column.name, xid, rows=_SAMPLE_ROWS)
     if not len(rows):
         return None
-    model = str(state.current_space)
+    space = state.current_space
+    model = str(space)
     mend = empty_written_since(state.table.target, column.name, xid)
     try:
         chosen = encoder()
-        if chosen is not None:
+        if chosen is not None and chosen.space.is_same_as(space):
             return _compared(rows, chosen, model, mend)
-        reason = f"{model} is not at hand here"
+        reason = f"{model} is not at hand" if chosen is None else f"expected {model}, got {chosen.space}"
     except BgePipelineError as error:
         reason = error.message
     return ApplicationVectors(model, 0, 0, (), None, mend, reason)
@@ -151,10 +153,10 @@ def compare_with_recorded_model(database: Database, settings: Settings) -> Appli
 
 
 def written_since(database: Database, settings: Settings, xid: int | None) -> tuple[int, int] | None:
-    """Whether the application may have written vectors since transaction `xid`, or since the swap; asks no model.
+    """Whether anybody wrote vectors since transaction `xid`, or since the swap if that came later; asks no model.
 
-    Returns how many rows were found, a sample, and the transaction to ask about the next time; None where the
-    dimensions keep old vectors out.
+    Returns how many rows of a sample were, and the transaction to ask about the next time; None where the dimensions
+    keep old vectors out.
     """
     with database.autocommit() as connection:
         state = read_state(connection, TargetTable.from_settings(settings))
@@ -162,7 +164,9 @@ def written_since(database: Database, settings: Settings, xid: int | None) -> tu
         if swap is None:
             return None
         now = oldest_running_transaction(connection)
-        since = xid if xid is not None else swap
+        # A number of the future is one of another server, from which the database was restored.
+        is_known = xid is not None and is_since(now, xid) and is_since(xid, swap)
+        since = xid if xid is not None and is_known else swap
         rows = sample_written_since(
             connection, state.table.target, state.table.embedding.name, since, rows=_SAMPLE_ROWS
         )

@@ -26,6 +26,7 @@ from bge_pipeline_tests.support import (
     Wrapped,
     execute,
     fill_and_swap,
+    forget_old_model,
     pending_ids,
     scalar,
     schema_of,
@@ -457,19 +458,6 @@ class TestWhatIsSaid:
         execute(finished, f"DROP INDEX {name}")
         expand(finished, settings, NEXT.space)
         assert scalar(finished, f"SELECT pg_get_indexdef('{name}'::regclass)").count("embedding IS NULL") == 1
-
-
-def forget_old_model(database):
-    """As where the old model's folder is on another host."""
-    note = scalar(
-        database,
-        "SELECT col_description('segments'::regclass, attnum) FROM pg_attribute WHERE attname = "
-        "'embedding' AND attrelid = 'segments'::regclass",
-    )
-    there = note.replace("hashing-v1-seed0", "sha256:0123").replace('"hashing"', '"/models/of/another/host"')
-    assert there != note
-    with database.transaction() as connection:
-        connection.exec_driver_sql(f"COMMENT ON COLUMN segments.embedding IS '{there}'")
 
 
 def choke(texts):
