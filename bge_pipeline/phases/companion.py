@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 10.0
 """Between two looks at the searched column; one is a question to a partial index."""
+_LONGEST_PAUSE_SECONDS = 600.0
+"""Between two looks after failures; the pause doubles with each."""
 _IDLE_LOOKS = 30
 """Looks that found nothing after which the model is released: the new one may want the memory."""
 
@@ -82,15 +84,11 @@ class CompanionKeeper:
         self._encoder: QueryEncoder | None = None
         self._idle_looks = 0
         self._missing: set[str] = set()
-        self._told: str | None = None
+        self._failures = 0
 
     def __enter__(self) -> CompanionKeeper:
         state = self._state()
-        space = _space(state)
-        if state.new is None or space is None or self._settings.keep_old_current == "off":
-            return self
-        if not is_at_hand(space):
-            self._tell_missing(state, space)
+        if state.new is None or state.companion is None or self._settings.keep_old_current == "off":
             return self
         self.look(self._stop)
         self._thread = threading.Thread(target=self._watch, name="companion-keeper")
@@ -115,11 +113,10 @@ class CompanionKeeper:
         """Embed what waits in the companion column now; what prevents it is logged."""
         try:
             self.embed_pending(stop)
-            self._told = None
+            self._failures = 0
         except (BgePipelineError, SQLAlchemyError) as error:
-            if first_line(error) != self._told:
-                logger.warning("rows wait for the old model's vector: %s; trying again", first_line(error))
-            self._told = first_line(error)
+            self._failures += 1
+            logger.warning("rows wait for the old model's vector: %s; trying again", first_line(error))
 
     def embed_pending(self, stop: threading.Event) -> None:
         """Embed what waits in the companion column now.
@@ -130,6 +127,8 @@ class CompanionKeeper:
         state = self._state()
         column, space = state.companion, _space(state)
         if column is None or space is None or self._settings.keep_old_current == "off":
+            return
+        if space.fingerprint in self._missing:
             return
         with self._database.autocommit() as connection:
             is_idle = not has_more_pending_than(connection, self._target.companion, column.name, 0)
@@ -148,7 +147,8 @@ class CompanionKeeper:
                 stop=stop,
             )
         elif not is_idle:
-            self._tell_missing(state, space)
+            self._missing.add(space.fingerprint)
+            logger.warning("%s", missing_model(space, is_before_swap=state.new is not None))
 
     def close(self) -> None:
         """Release the model."""
@@ -168,7 +168,7 @@ class CompanionKeeper:
 
     def _watch(self) -> None:
         try:
-            while not self._ended.wait(LOOK_SECONDS):
+            while not self._ended.wait(min(LOOK_SECONDS * 2**self._failures, _LONGEST_PAUSE_SECONDS)):
                 self.look(self._ended)
         except BaseException as error:  # noqa: BLE001 - raised where the block ends
             self._failure = error
@@ -183,11 +183,6 @@ class CompanionKeeper:
         if self._encoder is None:
             self._encoder = _load(space, self._settings)
         return self._encoder
-
-    def _tell_missing(self, state: MigrationState, space: EmbeddingSpace) -> None:
-        if space.fingerprint not in self._missing:
-            self._missing.add(space.fingerprint)
-            logger.warning("%s", missing_model(space, is_before_swap=state.new is not None))
 
 
 def keep_companion(database: Database, settings: Settings) -> CompanionResult:
@@ -210,6 +205,11 @@ def count_companion_pending(database: Database, settings: Settings) -> int:
     with database.autocommit() as connection:
         column = read_state(connection, target).companion
         return count_pending(connection, target.companion, column.name) if column is not None else 0
+
+
+def can_be_kept(space: EmbeddingSpace, settings: Settings) -> bool:
+    """Whether the companion column, of that space, is to be kept current and can be here."""
+    return settings.keep_old_current == "auto" and is_at_hand(space)
 
 
 def missing_model(space: EmbeddingSpace, *, is_before_swap: bool) -> str:

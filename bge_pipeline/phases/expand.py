@@ -36,6 +36,7 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import drop_trigger_statements, trigger_function_statement, trigger_statements
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import ConfigurationError, PhaseError
+from bge_pipeline.phases.companion import can_be_kept, missing_model
 from bge_pipeline.phases.state import MigrationState, read_state, require_space
 from bge_pipeline.settings import Settings
 
@@ -102,6 +103,8 @@ def expand(database: Database, settings: Settings, space: EmbeddingSpace) -> Exp
     in_short_transaction(database, settings, "expand: add the column", add_column)
     _build_pending_index(database, target, column, space)
     if _maintains_old(state) and state.current_space is not None:
+        if not can_be_kept(state.current_space, settings):
+            logger.warning("%s", missing_model(state.current_space, is_before_swap=True))
         _build_pending_index(database, target, target.embedding_column, state.current_space)
     with database.autocommit() as connection:
         for index in doomed:

@@ -18,11 +18,10 @@ from bge_pipeline.database.privileges import missing_privileges
 from bge_pipeline.database.reader import sample_texts
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.embedding.loading import is_at_hand
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.phases.application_vectors import accepts_old_vectors, same_dimensions
-from bge_pipeline.phases.companion import missing_model
+from bge_pipeline.phases.companion import can_be_kept, missing_model
 from bge_pipeline.phases.state import MigrationState, Phase, read_state
 from bge_pipeline.phases.vector_index import plan_vector_index
 from bge_pipeline.settings import Settings
@@ -228,7 +227,7 @@ def _keeps_search_current(settings: Settings, state: MigrationState, space: Embe
     is_next = state.companion is not None if state.new is not None else _begins_anew(state, space)
     if state.phase in ("legacy", "swapped") or not is_next or state.current_space is None:
         return None
-    return settings.keep_old_current == "auto" and is_at_hand(state.current_space)
+    return can_be_kept(state.current_space, settings)
 
 
 def _notices(

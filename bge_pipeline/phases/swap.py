@@ -119,12 +119,13 @@ def swap(
         if state.new is not None:
             note_search_effort(database, settings, state.new)
             gate = require_quality(database, settings, service)
+            with database.autocommit() as connection:
+                state = read_state(connection, target)
+            assert state.new is not None
             _compact_pending_index(database, target, state.new, space)
     if state.new is None:
         previous = state.previous.name if state.previous else None
         return _result(settings, state, index, previous, None, exchanged=False, milliseconds=0.0)
-    with database.autocommit() as connection:
-        state = read_state(connection, target)
     milliseconds = _exchange_when_caught_up(database, settings, service, state, index.name)
     kept = target.column_for(state.table.embedding.dimensions) if settings.old_embedding == "keep" else None
     result = _result(settings, state, index, kept, gate, exchanged=True, milliseconds=milliseconds)

@@ -212,6 +212,21 @@ class TestTheOldModel:
         assert caplog.text.count("search does not find what the application writes until the swap") == 1
         assert not found_by_search(migrating, row)
 
+    def test_that_is_not_at_hand_is_warned_of_before_the_first_row_waits(self, finished, settings, caplog):
+        forget_old_model(finished)
+        with caplog.at_level(logging.WARNING, logger="bge_pipeline"):
+            expand(finished, settings, NEXT.space)
+        assert "search does not find what the application writes until the swap" in caplog.text
+
+    def test_is_looked_for_once(self, migrating, settings, monkeypatch):
+        asked = []
+        monkeypatch.setattr(companion_module, "load_encoder_of", lambda *_: asked.append(1))
+        insert(migrating, "lost to search")
+        keeper = CompanionKeeper(migrating, settings)
+        for _ in range(3):
+            keeper.look(threading.Event())
+        assert asked == [1]
+
     def test_that_cannot_be_loaded_is_warned_of_and_stops_nothing(self, migrating, settings, monkeypatch, caplog):
         def load(*_):
             raise OSError("the file is damaged")
