@@ -102,6 +102,11 @@ class Settings(BaseSettings):
     partition_rows: int = Field(50_000, ge=1, description="rows in one id range, that is one Dagster partition")
     backfill_batch_rows: int = Field(1_000, ge=1, le=100_000, description="rows in one read, one COPY and one commit")
     backfill_max_attempts: int = Field(3, ge=1, description="attempts of a batch on transient errors")
+    keep_old_current: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto: while the next migration of a finished table runs, and until its retire, new rows get a vector of "
+        "the old model too, where that is at hand; off: of the new model alone (one model in memory)",
+    )
 
     backfill_triggers: Literal["fire", "skip"] = Field(
         "fire",

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -25,13 +25,14 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.demo.home import SCHEMA, demo_is_there, demo_settings, names_a_table
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.errors import BgePipelineError, ConfigurationError, PhaseError
+from bge_pipeline.phases.application_vectors import compare_with_recorded_model
 from bge_pipeline.phases.consent import require_consent, rolled_back, with_consent
 from bge_pipeline.phases.embed import embed_pending
 from bge_pipeline.phases.expand import collapse
 from bge_pipeline.phases.migrate import migrate, open_service
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
-from bge_pipeline.phases.rollback import rollback
+from bge_pipeline.phases.rollback import rollback, rollback_cost
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.search import RerankMode, Retriever, SearchMode, create_text_index
@@ -159,8 +160,11 @@ def migrate_command(
             if has_terminal() and not yes:
                 agreed = ask_to_migrate(database, settings, service, state)
             if retry_quarantined and state.phase != "legacy":
+                target = TargetTable.from_settings(settings)
                 with database.transaction() as connection:
-                    release_all(connection, TargetTable.from_settings(settings))
+                    release_all(connection, target)
+                    if state.companion is not None:
+                        release_all(connection, target.companion)
             with backfill_progress() as on_backfill, index_progress() as on_index:
                 result = migrate(database, agreed, service, on_backfill=on_backfill, on_index=on_index)
         status = read_status(database, settings)
@@ -183,6 +187,7 @@ def status_command(json: Json = False) -> None:
     """Say where the migration stands."""
     with opened() as (database, settings):
         result = read_status(database, settings)
+        result = replace(result, application_vectors=compare_with_recorded_model(database, settings))
     render.print_json(result) if json else render.print_status(result)
 
 
@@ -201,7 +206,7 @@ def rollback_command(
         already = None if discard else rolled_back(state.new)
         warning = rollback_warning(state, discard=discard)
         if warning is not None:
-            confirm(warning, yes=yes)
+            confirm(" ".join(filter(None, (rollback_cost(database, settings), warning))), yes=yes)
         elif already is not None:
             stderr.print(f"rolled back at {already} already, nothing was changed; --discard drops the new column")
         if state.phase in ("swapped", "retired"):

@@ -60,12 +60,17 @@ def print_status(status: Status) -> None:
             "rows": f"{status.rows:,} ({megabytes(status.bytes)})",
             "embedded": f"{status.embedded:,} in {status.column!r}",
             "pending": f"{status.pending:,}",
+            "search misses": _search_misses(status),
             "quarantined": f"{status.quarantined:,}" if status.quarantined else None,
             "without text": f"{status.without_text:,}" if status.without_text else None,
             "search reads": f"{status.dimensions} dimensions, {status.model or 'model not recorded'}",
             "being filled": f"{status.new_dimensions} dimensions, {status.new_model}" if status.new_model else None,
             "kept": f"{status.previous_column!r}, for the way back" if status.previous_column else None,
             "rolled back": f"{status.rolled_back}, and nobody has gone forward since" if status.rolled_back else None,
+            "a rollback": f"would leave {status.without_previous:,} rows without a vector"
+            if status.without_previous
+            else None,
+            "written since": str(status.application_vectors) if status.application_vectors else None,
             "index": f"{index.name} ({index.method}, {'valid' if index.valid else 'INVALID'})" if index else "none",
             "warnings": "\n".join(status.warnings) or None,
             "next": status.next_step,
@@ -73,6 +78,18 @@ def print_status(status: Status) -> None:
     )
     for row in status.quarantine:
         stdout.print(Text(f"  quarantined {row.row_id}: {row.error}"))
+    for row in status.companion_quarantine:
+        stdout.print(Text(f"  quarantined for the old model {row.row_id}: {row.error}"))
+
+
+def _search_misses(status: Status) -> str | None:
+    """Rows that search does not find while another column is being filled; afterwards the pending rows are these."""
+    if status.column == status.searched_column or not status.not_searchable:
+        return None
+    who = "which the application fills"
+    if status.searched_pending is not None:
+        who = f"{status.searched_pending:,} of them pending: bge-pipeline embed"
+    return f"{status.not_searchable:,} rows without a vector in {status.searched_column!r}, {who}"
 
 
 def print_plan(plan: Plan) -> None:
@@ -101,6 +118,7 @@ def print_plan(plan: Plan) -> None:
             "publications": "\n".join(plan.publications) or None,
             "triggers": "\n".join(plan.triggers) or None,
             "warnings": "\n".join(plan.warnings) or None,
+            "NOTE": "; ".join(plan.notices) or None,
             "server": f"PostgreSQL {plan.postgres_version // 10_000}, pgvector {plan.pgvector_version}",
             "obstacles": "; ".join(plan.obstacles) or f"none: {_first_step(plan)}",
         },
@@ -131,6 +149,7 @@ def print_migration(result: MigrateResult, status: Status) -> None:
             "truncated": f"{filled.truncated:,} texts were longer than the model reads" if filled.truncated else None,
             "index": f"{swapped.index_name} {built}",
             "swap": exchanged,
+            "NOTE": "; ".join(swapped.notices) or None,
         },
     )
     print_status(status)

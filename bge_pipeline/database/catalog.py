@@ -76,6 +76,10 @@ class TableDescription:
         """The column that search reads."""
         return self.columns[self.target.embedding_column]
 
+    def with_number(self, number: int) -> Column | None:
+        """The column of that number, whatever its name is now; None where it was dropped."""
+        return next((column for column in self.columns.values() if column.number == number), None)
+
     def with_role(self, role: str) -> Column | None:
         """The column that plays `role` for the embedding column, or None."""
         for column in self.columns.values():

@@ -75,6 +75,12 @@ def count_pending(connection: Connection, target: TargetTable, column: str, id_r
     return int(connection.execute(statement, values).scalar_one())
 
 
+def count_lacking(connection: Connection, target: TargetTable, column: str) -> int:
+    """Rows of the table with text and without a vector in `column`, in quarantine or not: what a search in it misses."""
+    statement = target.sql(f"SELECT count(*) FROM {{table}} WHERE {LACKS_VECTOR}", column=column)
+    return int(connection.execute(statement).scalar_one())
+
+
 def has_more_pending_than(connection: Connection, target: TargetTable, column: str, limit: int) -> bool:
     """Whether more than `limit` rows are pending; stops at the first that settles it.
 

@@ -6,11 +6,12 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, TextClause
+from sqlalchemy import Connection, TextClause, text
 
 from bge_pipeline.database.beside import TableBeside, create_words
 from bge_pipeline.database.pending import IS_QUARANTINED_TEXT, TEXT_DIGEST, quarantine_is_usable
 from bge_pipeline.database.reader import PendingBatch
+from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 
 QUARANTINE_COLUMNS = frozenset({"row_id", "error", "quarantined_at"})
@@ -60,6 +61,15 @@ def quarantine_statements(
     return statements
 
 
+def copy_quarantine_statement(source: TargetTable, destination: TargetTable) -> TextClause:
+    """The statement that puts the rows of one quarantine into another of the same table."""
+    return source.sql(
+        "INSERT INTO {destination} (row_id, error, quarantined_at, text_digest) "
+        "SELECT row_id, error, quarantined_at, text_digest FROM {quarantine} ON CONFLICT DO NOTHING",
+        destination=(destination.schema, destination.quarantine_table),
+    )
+
+
 def drop_quarantine_statement(target: TargetTable) -> TextClause:
     """The statement that removes the quarantine table."""
     return target.sql("DROP TABLE IF EXISTS {quarantine}")
@@ -80,6 +90,12 @@ def quarantine_row(connection: Connection, target: TargetTable, batch: PendingBa
     digest = str(uuid.UUID(bytes=batch.digests[position]))
     values = {"row_id": batch.ids[position], "digest": digest, "error": error[:2_000]}
     return connection.execute(statement, values).rowcount == 1
+
+
+def has_quarantine(connection: Connection, target: TargetTable) -> bool:
+    """Whether the quarantine table is there."""
+    name = quote(target.schema, target.quarantine_table)
+    return connection.execute(text("SELECT to_regclass(:name) IS NOT NULL"), {"name": name}).scalar_one() is True
 
 
 def list_quarantined(connection: Connection, target: TargetTable, limit: int = 20) -> list[QuarantinedRow]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy import TextClause
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TargetTable:
-    """Names as they stand in the catalog, without quotes."""
+    """Names as they stand in the catalog, without quotes; `is_companion` chooses the quarantine of the companion column."""
 
     schema: str
     table: str
     id_column: str
     text_column: str
     embedding_column: str
+    is_companion: bool = False
 
     @classmethod
     def from_settings(cls, settings: Settings) -> TargetTable:
@@ -46,8 +47,9 @@ class TargetTable:
     @property
     def quarantine_table(self) -> str:
         """Table of rows that cannot be embedded."""
-        return shortened(f"{self.table}_{self.embedding_column}_quarantine")
+        return shortened(f"{self.table}_{self.embedding_column}{self._companion}_quarantine")
 
+    @property
     @property
     def quarantine(self) -> str:
         """The quarantine table, qualified and quoted."""
@@ -56,12 +58,17 @@ class TargetTable:
     @property
     def quarantine_primary_key(self) -> str:
         """Primary key of the quarantine table."""
-        return shortened(f"{self.table}_{self.embedding_column}_quarantine_pkey")
+        return shortened(f"{self.table}_{self.embedding_column}{self._companion}_quarantine_pkey")
 
     @property
     def earlier_quarantine_key(self) -> str:
         """Unique index that the quarantine table had before it had a primary key."""
-        return shortened(f"{self.table}_{self.embedding_column}_quarantine_key")
+        return shortened(f"{self.table}_{self.embedding_column}{self._companion}_quarantine_key")
+
+    @property
+    def companion(self) -> TargetTable:
+        """The same table with the quarantine of its companion column: a text that one model cannot embed another may."""
+        return replace(self, is_companion=True)
 
     @property
     def journal_table(self) -> str:
@@ -110,6 +117,10 @@ class TargetTable:
             earlier_trigger=self.trigger_function,
             **identifiers,
         )
+
+    @property
+    def _companion(self) -> str:
+        return "_companion" if self.is_companion else ""
 
     def __str__(self) -> str:
         return quote(self.schema, self.table)

@@ -61,20 +61,30 @@ def configured_space(settings: Settings) -> EmbeddingSpace:
     return find_sentence_model(settings.embedding_model).space(settings.embedding_precision)
 
 
+def is_at_hand(space: EmbeddingSpace) -> bool:
+    """Whether the model of a recorded embedding space is here, unchanged; looked for, not loaded."""
+    if space.revision.startswith(f"{HASHING}-"):
+        return HashingEncoder.of_space(space).space.is_same_as(space)
+    try:
+        return find_sentence_model(space.model).space("fp32").is_same_as(space)
+    except (ModelUnavailable, ConfigurationError) as error:
+        _log.info("the model of the old vectors cannot be found: %s", error.message)
+        return False
+
+
 def load_encoder_of(space: EmbeddingSpace, settings: Settings) -> QueryEncoder | None:
     """The encoder of a recorded embedding space, None where its model is not at hand or has changed."""
+    if not is_at_hand(space):
+        return None
     if space.revision.startswith(f"{HASHING}-"):
-        encoder = HashingEncoder.of_space(space)
-        return encoder if encoder.space.is_same_as(space) else None
+        return HashingEncoder.of_space(space)
+    chosen = {
+        "embedding_provider": "local",
+        "embedding_model": space.model,
+        "embedding_dimensions": space.dimensions,
+        "embedding_precision": "auto",
+    }
     try:
-        model = find_sentence_model(space.model)
-        if not model.space("fp32").is_same_as(space):
-            return None
-        chosen = {
-            "embedding_model": space.model,
-            "embedding_dimensions": space.dimensions,
-            "embedding_precision": "auto",
-        }
         return load_encoder(settings.model_copy(update=chosen))
     except ModelUnavailable as error:
         _log.info("the model of the old vectors cannot be loaded: %s", error.message)

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
 
 import dagster as dg
 from dagster._core.execution.backfill import (
@@ -11,7 +12,7 @@ from dagster._core.execution.backfill import (
     PartitionBackfill,
 )
 
-from bge_pipeline.orchestration.names import BACKFILLED, SCHEMA
+from bge_pipeline.orchestration.names import BACKFILLED, SCHEMA, WITHOUT_OLD_MODEL_TAG
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.rerun import Attempt
 
@@ -26,6 +27,7 @@ _WILL_RETRY_TAG = "dagster/will_retry"
 _RETRIED_BY_TAG = "dagster/auto_retry_run_id"
 _BACKFILL_TAG = "dagster/backfill"
 _RUNS_PER_QUERY = 500
+_OLD_MODEL_PAUSE = timedelta(hours=1)
 
 
 def unmaterialized_attempts(instance: dg.DagsterInstance) -> dict[str, list[Attempt]]:
@@ -103,6 +105,24 @@ def consecutive_failures(instance: dg.DagsterInstance, job_name: str) -> list[At
             break
         failed.append(_attempt(record))
     return failed[::-1]
+
+
+def lately_without_old_model(instance: dg.DagsterInstance) -> bool:
+    """Whether a run of the last hour found no old model for the rows that wait for one; the next may be on another host."""
+    since = datetime.now(timezone.utc) - _OLD_MODEL_PAUSE
+    lately = dg.RunsFilter(tags={WITHOUT_OLD_MODEL_TAG: "true"}, updated_after=since)
+    return bool(instance.get_run_records(filters=lately, limit=1))
+
+
+def failed_check(instance: dg.DagsterInstance, asset: str, check: str) -> str | None:
+    """What the last evaluation of a check says; None where it passed, and where there was none."""
+    key = dg.AssetCheckKey(dg.AssetKey(asset), check)
+    record = instance.event_log_storage.get_latest_asset_check_execution_by_key([key]).get(key)
+    event = record.event.dagster_event if record is not None and record.event is not None else None
+    if event is None or event.event_type != dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+        return None
+    evaluation = event.asset_check_evaluation_data
+    return None if evaluation.passed else evaluation.description
 
 
 def _attempt(record: dg.RunRecord) -> Attempt:

@@ -13,6 +13,7 @@ from bge_pipeline.orchestration.failures import explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata, gate_metadata
 from bge_pipeline.orchestration.names import BACKFILLED, SWAPPED
 from bge_pipeline.orchestration.partitions import targeted_range
+from bge_pipeline.phases.application_vectors import compare_application_vectors
 from bge_pipeline.phases.quality import measure_quality
 from bge_pipeline.phases.verify import (
     SAME_TEXT_COSINE,
@@ -142,6 +143,32 @@ def index_valid(settings: dg.ResourceParam[Settings], database: dg.ResourceParam
     )
 
 
+@dg.asset_check(
+    asset=SWAPPED,
+    description=(
+        "Where old and new vectors have the same dimensions, and until retire: a sample of what was written since the swap "
+        "holds the new model's vectors. The sensor `notice_old_vectors` asks for it when something was written."
+    ),
+)
+def only_new_vectors(
+    settings: dg.ResourceParam[Settings],
+    database: dg.ResourceParam[Database],
+    embeddings: dg.ResourceParam[EmbeddingsService],
+) -> dg.AssetCheckResult:
+    """Whether the application writes the new model's vectors."""
+    with explained():
+        found = compare_application_vectors(database, settings, lambda: embeddings.encoder)
+    if found is None:
+        return dg.AssetCheckResult(passed=True, description="nothing to compare: no vector was written since the swap")
+    is_unknown = found.not_compared is not None
+    return dg.AssetCheckResult(
+        passed=found.passed and not is_unknown,
+        severity=dg.AssetCheckSeverity.WARN if is_unknown else dg.AssetCheckSeverity.ERROR,
+        description=str(found),
+        metadata=as_dagster_metadata(found.as_metadata()),
+    )
+
+
 def _compared(found: SpaceCheck) -> str:
     if not found.is_same:
         return f"{found.column} holds {found.recorded}, the configured model makes {found.configured}"
@@ -153,4 +180,4 @@ def _compared(found: SpaceCheck) -> str:
     )
 
 
-CHECKS = [nothing_pending, unit_length, right_embedding_space, quality_gate, index_valid]
+CHECKS = [nothing_pending, unit_length, right_embedding_space, quality_gate, index_valid, only_new_vectors]

@@ -9,12 +9,13 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConsentRequired
-from bge_pipeline.orchestration.checks import quality_gate
+from bge_pipeline.orchestration.checks import only_new_vectors, quality_gate
 from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
-from bge_pipeline.orchestration.names import BACKFILLED, POOL, REPORT, SCHEMA, SWAPPED
+from bge_pipeline.orchestration.names import BACKFILLED, POOL, REPORT, SCHEMA, SWAPPED, WITHOUT_OLD_MODEL_TAG
 from bge_pipeline.orchestration.progress import log_backfill
 from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.companion import keep_companion
 from bge_pipeline.phases.consent import require_confirmation
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
@@ -39,6 +40,12 @@ swap_job = dg.define_asset_job(
     description="Check the whole table, build the index, exchange the columns, check the index. A failed check stops it.",
 )
 
+compare_job = dg.define_asset_job(
+    "compare_job",
+    selection=dg.AssetSelection.checks(only_new_vectors),
+    description="Compare a sample of what was written since the swap with what the new model makes of it.",
+)
+
 report_job = dg.define_asset_job("report_job", selection=[REPORT], description="Write the benchmark report.")
 
 
@@ -54,6 +61,7 @@ def embed_pending(
         result = backfill(
             database, settings, embeddings.encoder, on_progress=log_backfill(context.log, "embed_pending")
         )
+    _tag_without_old_model(context, result.companion_is_kept)
     context.log_event(dg.AssetObservation(BACKFILLED, metadata=as_dagster_metadata(result.as_metadata())))
 
 
@@ -65,6 +73,22 @@ class ConfirmConfig(dg.Config):
         description="The table that this run changes, as schema.table: the run fails, with nothing changed, unless it is "
         "the table of TARGET_SCHEMA and TARGET_TABLE.",
     )
+
+
+@dg.op(pool=POOL, retry_policy=TRANSIENT_RETRIES, description="Embed with the old model what waits in its column.")
+def keep_old_current(
+    context: dg.OpExecutionContext, settings: dg.ResourceParam[Settings], database: dg.ResourceParam[Database]
+) -> None:
+    """Keep the companion column current; the new model is not loaded."""
+    with explained():
+        result = keep_companion(database, settings)
+    _tag_without_old_model(context, result.is_kept)
+    context.log_event(dg.AssetObservation(BACKFILLED, metadata=as_dagster_metadata(result.as_metadata())))
+
+
+def _tag_without_old_model(context: dg.OpExecutionContext, is_kept: bool | None) -> None:
+    if is_kept is False:
+        context.instance.add_run_tags(context.run_id, {WITHOUT_OLD_MODEL_TAG: "true"})
 
 
 @dg.op(retry_policy=TRANSIENT_RETRIES, description="Exchange the columns back; the new vectors are kept beside them.")
@@ -127,6 +151,14 @@ def embed_pending_job() -> None:
 
 
 @dg.job(
+    description="While the next migration of a finished table runs, and until its retire: embed with the old model what waits."
+)
+def keep_old_current_job() -> None:
+    """Keep the column of the old model current."""
+    keep_old_current()
+
+
+@dg.job(
     description="CHANGES WHAT SEARCH READS, back to the old vectors, until retire_job has run. Wants config `confirm`."
 )
 def rollback_job() -> None:
@@ -140,4 +172,14 @@ def retire_job() -> None:
     retire_old_column()
 
 
-JOBS: list[Any] = [expand_job, backfill_job, swap_job, report_job, embed_pending_job, rollback_job, retire_job]
+JOBS: list[Any] = [
+    expand_job,
+    backfill_job,
+    swap_job,
+    report_job,
+    embed_pending_job,
+    keep_old_current_job,
+    compare_job,
+    rollback_job,
+    retire_job,
+]

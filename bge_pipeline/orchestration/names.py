@@ -7,5 +7,7 @@ REPORT = "benchmark_report"
 
 GROUP = "embedding_migration"
 OWNERS = ["team:search"]
+WITHOUT_OLD_MODEL_TAG = "bge_pipeline/without_old_model"
+"""On a run that found rows waiting for the old model's vector and no such model, or KEEP_OLD_CURRENT off."""
 POOL = "encoder"
 """Runs that load the model onto the device; the instance lets one go at a time."""

@@ -1,7 +1,8 @@
-"""Sensors: one runs failed partitions again, one embeds what the application writes. They look, decide and say what they saw.
+"""Sensors: failed partitions run again, what the application writes is embedded, and vectors of the old model are noticed.
 
-Both run by default. Neither touches a table before somebody has expanded it, nor begins a backfill: before the swap, the
-second one waits until every partition has been materialized once.
+They look, decide and say what they saw. All run by default. None touches a table before somebody has expanded it, nor
+begins a backfill: before the swap, new rows wait until every partition has been materialized once, but for the searched
+column of a table that was migrated before, in which nobody would find them meanwhile.
 """
 
 import time
@@ -12,14 +13,19 @@ import dagster as dg
 from bge_pipeline.database.connection import Database
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.orchestration import books, partitions
-from bge_pipeline.orchestration.jobs import backfill_job, embed_pending_job
+from bge_pipeline.orchestration.checks import only_new_vectors
+from bge_pipeline.orchestration.jobs import backfill_job, compare_job, embed_pending_job, keep_old_current_job
+from bge_pipeline.orchestration.names import SWAPPED
 from bge_pipeline.orchestration.rerun import Decision, GiveUp, Rerun, RerunPolicy
 from bge_pipeline.orchestration.workers import fail_runs_without_process
+from bge_pipeline.phases.application_vectors import written_since
+from bge_pipeline.phases.companion import count_companion_pending
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.verify import verify_nothing_pending
 from bge_pipeline.settings import Settings, load_settings
 
 _INTERVAL_SECONDS = 30
+_COMPARE_INTERVAL_SECONDS = 600
 _LISTED = 5
 _ATTEMPT_TAG = "bge_pipeline/attempt"
 
@@ -58,18 +64,19 @@ def rerun_failed_partitions(context: dg.SensorEvaluationContext) -> dg.SensorRes
 
 
 @dg.sensor(
-    jobs=[embed_pending_job, backfill_job],
+    jobs=[embed_pending_job, backfill_job, keep_old_current_job],
     minimum_interval_seconds=_INTERVAL_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
-        "Embeds new and changed rows, before the swap once every partition is done, and ever after it. "
+        "Embeds new and changed rows, before the swap once every partition is done, and ever after it; with the old model, "
+        "where search reads vectors that this project makes, at once. "
         "Adds a partition when the table has grown by PARTITION_ROWS rows."
     ),
 )
 def embed_new_rows(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Request what the table's new rows need."""
     instance = context.instance
-    under_way = books.unfinished_runs(instance, [embed_pending_job.name, backfill_job.name])
+    under_way = books.unfinished_runs(instance, [embed_pending_job.name, backfill_job.name, keep_old_current_job.name])
     if under_way:
         return dg.SkipReason(f"{under_way[0].job_name} is queued or under way in run {under_way[0].run_id[:8]}")
     if backfills := books.backfills_under_way(instance):
@@ -88,9 +95,12 @@ def _requests_for_new_rows(
     phase = require_table(database, settings).phase
     if phase == "legacy":
         return dg.SkipReason("the table is in phase legacy: materialize schema_with_384_column to begin a migration")
+    beside = _pending_beside(instance, database, settings)
     if phase in ("expanded", "backfilled"):
         keys, missing = partitions.known_keys(instance), books.never_materialized(instance)
         if missing or not keys:
+            if beside:
+                return _request_embedding(instance, settings, keep_old_current_job.name, beside)
             return dg.SkipReason(
                 f"the table is in phase {phase} and {len(missing)} of {len(keys)} partitions have not been materialized: "
                 "launch the backfill of backfilled_embeddings"
@@ -103,24 +113,60 @@ def _requests_for_new_rows(
             ],
         )
     pending = verify_nothing_pending(database, settings).pending
-    if not pending:
+    if not pending and not beside:
         return dg.SkipReason(f"the table is in phase {phase} and nothing is pending")
-    return _request_embedding(instance, settings, pending)
+    job_name = embed_pending_job.name if pending else keep_old_current_job.name
+    return _request_embedding(instance, settings, job_name, pending or beside)
+
+
+def _pending_beside(instance: dg.DagsterInstance, database: Database, settings: Settings) -> int:
+    """Rows that wait for the old model's vector, where a run could give them one."""
+    if settings.keep_old_current == "off" or books.lately_without_old_model(instance):
+        return 0
+    return count_companion_pending(database, settings)
+
+
+@dg.sensor(
+    job=compare_job,
+    minimum_interval_seconds=_COMPARE_INTERVAL_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description=(
+        "Where old and new vectors have the same dimensions, and until retire: has what was written since the swap compared "
+        "with the new model, since PostgreSQL would take the old one's vectors in silence."
+    ),
+)
+def notice_old_vectors(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    """Request a comparison when vectors were written since the last one."""
+    try:
+        settings = load_settings()
+        with Database.from_settings(settings) as database:
+            found = written_since(database, settings, int(context.cursor) if context.cursor else None)
+    except BgePipelineError as error:
+        return dg.SkipReason(str(error))
+    if found is None:
+        return dg.SkipReason("the dimensions of the column that search reads keep vectors of another model out")
+    alarm = books.failed_check(context.instance, SWAPPED, only_new_vectors.check_key.name)
+    if alarm is not None:
+        context.log.error(alarm)
+    rows, now = found
+    if not rows:
+        return dg.SkipReason(f"no vector was written since the last look; {alarm or 'none of the old model was seen'}")
+    return dg.SensorResult(run_requests=[dg.RunRequest()], cursor=str(now))
 
 
 def _request_embedding(
-    instance: dg.DagsterInstance, settings: Settings, pending: int
+    instance: dg.DagsterInstance, settings: Settings, job_name: str, pending: int
 ) -> dg.SensorResult | dg.SkipReason:
     """New rows are never given up on; after failures the next try comes later."""
-    failed = books.consecutive_failures(instance, embed_pending_job.name)
+    failed = books.consecutive_failures(instance, job_name)
     if failed:
         policy = RerunPolicy(settings.max_partition_attempts, settings.retry_backoff_seconds)
         left = (failed[-1].failed_at or 0.0) + policy.pause_seconds(len(failed)) - time.time()
         if left > 0:
             return dg.SkipReason(
-                f"{pending:,} rows are pending; embed_pending_job failed {len(failed)} times, next try in {left:.0f} s"
+                f"{pending:,} rows are pending; {job_name} failed {len(failed)} times, next try in {left:.0f} s"
             )
-    return dg.SensorResult(run_requests=[dg.RunRequest(job_name=embed_pending_job.name)])
+    return dg.SensorResult(run_requests=[dg.RunRequest(job_name=job_name)])
 
 
 def _left_alone(decisions: Mapping[str, Decision], total: int) -> str:
@@ -137,4 +183,4 @@ def _left_alone(decisions: Mapping[str, Decision], total: int) -> str:
     return f"{len(decisions)} of {total} partitions are not materialized by their last run: {'; '.join(lines)}{more}"
 
 
-SENSORS = [rerun_failed_partitions, embed_new_rows]
+SENSORS = [rerun_failed_partitions, embed_new_rows, notice_old_vectors]

@@ -6,16 +6,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import OperationalError
 
-from bge_pipeline.database.connection import Database, disk_full, is_disk_full
+from bge_pipeline.database.catalog import Column
+from bge_pipeline.database.connection import Database
 from bge_pipeline.database.ids import IdRange
 from bge_pipeline.database.journal import record
-from bge_pipeline.database.operator import naming_what_vanished
 from bge_pipeline.database.pending import count_pending, quarantine_is_usable
 from bge_pipeline.database.pooler import require_session
 from bge_pipeline.database.privileges import require_privileges
@@ -23,10 +22,12 @@ from bge_pipeline.database.publications import require_updates
 from bge_pipeline.database.quarantine import forget_changed
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import Encoder
-from bge_pipeline.errors import DatabaseUnavailable, PhaseError
+from bge_pipeline.errors import PhaseError
+from bge_pipeline.phases.application_vectors import compare_application_vectors
+from bge_pipeline.phases.companion import CompanionKeeper
+from bge_pipeline.phases.filling import fill_column
 from bge_pipeline.phases.memory import peak_memory_bytes
-from bge_pipeline.phases.row_path import PassTotals, RowPath
-from bge_pipeline.phases.row_writing import first_line
+from bge_pipeline.phases.row_path import PassTotals
 from bge_pipeline.phases.state import read_state, require_space
 from bge_pipeline.settings import Settings
 
@@ -62,6 +63,7 @@ class BackfillResult:
         read_seconds, tokenize_seconds, encode_seconds, write_seconds: time that each stage was busy; the stages
             overlap, so that they add up to more than `seconds`.
         peak_memory_bytes: largest resident size of the process.
+        companion_rows, companion_pending, companion_is_kept: what became of the companion column, see `CompanionResult`.
     """
 
     id_range: str
@@ -81,6 +83,9 @@ class BackfillResult:
     encode_seconds: float
     write_seconds: float
     peak_memory_bytes: int
+    companion_rows: int = 0
+    companion_pending: int = 0
+    companion_is_kept: bool | None = None
 
     @property
     def texts_per_second(self) -> float:
@@ -100,11 +105,13 @@ def backfill(
     *,
     on_progress: Callable[[BackfillProgress], None] | None = None,
     stop: threading.Event | None = None,
+    keeps_companion: bool = True,
 ) -> BackfillResult:
     """Give every pending row of the range (None: of the table) its vector.
 
     Every batch is a commit of its own: killed at any instant, a second call does what the first had not committed.
-    Before the swap it fills the new column, afterwards the current one.
+    Before the swap it fills the new column, afterwards the current one. Beside it the companion column is kept current,
+    of the whole table.
 
     Args:
         database: where the target table is.
@@ -113,6 +120,7 @@ def backfill(
         id_range: `[lower, upper)`.
         on_progress: called after each commit.
         stop: set it to end after the batches in flight.
+        keeps_companion: False where the moment counts, just before the columns are exchanged.
 
     Raises:
         PhaseError: expand has not run.
@@ -132,8 +140,36 @@ def backfill(
         require_privileges(connection, state.table, column.name, alters=False, skips_triggers=skips)
         require_updates(connection, state.table)
         _require_quarantine(connection, target)
-        total = count_pending(connection, target, column.name, id_range)
 
+    stop = stop if stop is not None else threading.Event()
+    if keeps_companion:
+        with CompanionKeeper(database, settings, stop=stop) as keeper:
+            result = _fill(database, settings, encoder, column, id_range, on_progress, stop)
+        kept = keeper.result()
+        if id_range is None:
+            _warn_of_strangers(database, settings, encoder)
+        result = replace(
+            result, companion_rows=kept.rows, companion_pending=kept.pending, companion_is_kept=kept.is_kept
+        )
+    else:
+        result = _fill(database, settings, encoder, column, id_range, on_progress, stop)
+    if result.rows or result.quarantined or result.companion_rows:
+        record(database, target, "backfill", result.as_metadata())
+    return result
+
+
+def _fill(
+    database: Database,
+    settings: Settings,
+    encoder: Encoder,
+    column: Column,
+    id_range: IdRange | None,
+    on_progress: Callable[[BackfillProgress], None] | None,
+    stop: threading.Event,
+) -> BackfillResult:
+    target = TargetTable.from_settings(settings)
+    with database.autocommit() as connection:
+        total = count_pending(connection, target, column.name, id_range)
     started = time.perf_counter()
     totals = PassTotals()
 
@@ -141,39 +177,18 @@ def backfill(
         if on_progress is not None:
             on_progress(BackfillProgress(totals.written, total, time.perf_counter() - started))
 
-    path = RowPath(
+    pending = fill_column(
         database,
+        settings,
         target,
-        column,
-        state.table.id_kind,
+        column.number,
         encoder,
-        batch_rows=settings.backfill_batch_rows,
-        max_attempts=settings.backfill_max_attempts,
-        stop=stop or threading.Event(),
-        skip_triggers=skips,
+        id_range=id_range,
+        totals=totals,
+        report=report,
+        stop=stop,
     )
-    pending = total
-    idle_passes = 0
-    while pending and not path.stopped and idle_passes < settings.backfill_max_attempts:
-        before = totals.written + totals.quarantined
-        try:
-            with naming_what_vanished(target, "backfill"):
-                path.run(id_range, totals, report)
-        except (OperationalError, DatabaseUnavailable) as error:
-            if isinstance(error, OperationalError) and is_disk_full(error):
-                raise disk_full(error, state=f"{totals.written} rows are committed, nothing is lost") from error
-            raise DatabaseUnavailable(
-                f"the database did not answer in {settings.backfill_max_attempts} attempts: {first_line(error)}",
-                state=f"{totals.written} rows are committed, nothing is lost",
-                next_step="run the backfill again when the database answers; it resumes",
-            ) from error
-        with database.autocommit() as connection:
-            pending = count_pending(connection, target, column.name, id_range)
-        if pending and totals.written + totals.quarantined == before:
-            # Every row that is left is locked or edited faster than it is embedded.
-            idle_passes += 1
-            path.pause(2.0**idle_passes)
-    if pending and not path.stopped:
+    if pending and not stop.is_set():
         logger.warning(
             "%d rows are still pending: locked, or edited all the while by the application or by a trigger of its own; "
             "run the backfill again",
@@ -189,7 +204,7 @@ def backfill(
     if id_range is None:
         with database.transaction() as connection:
             forget_changed(connection, target)
-    result = BackfillResult(
+    return BackfillResult(
         id_range=str(id_range) if id_range is not None else "all",
         column=column.name,
         model=encoder.space.model,
@@ -208,9 +223,12 @@ def backfill(
         write_seconds=totals.write_seconds,
         peak_memory_bytes=peak_memory_bytes(),
     )
-    if result.rows or result.quarantined:
-        record(database, target, "backfill", result.as_metadata())
-    return result
+
+
+def _warn_of_strangers(database: Database, settings: Settings, encoder: Encoder) -> None:
+    found = compare_application_vectors(database, settings, lambda: encoder)
+    if found is not None and not found.passed:
+        logger.warning("%s", found)
 
 
 def _require_quarantine(connection: Connection, target: TargetTable) -> None:

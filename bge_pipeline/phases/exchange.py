@@ -9,6 +9,7 @@ from sqlalchemy import Connection, TextClause
 from bge_pipeline.database.catalog import Column
 from bge_pipeline.database.grants import copy_column_grants_statement
 from bge_pipeline.database.notes import ColumnNote, comment_statement, note_statement
+from bge_pipeline.database.quarantine import drop_quarantine_statement
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import trigger_function_statement
 from bge_pipeline.phases.state import MigrationState, require_same_parts
@@ -28,6 +29,7 @@ def exchange_statements(target: TargetTable, new: Column, old: Column, *, drop_o
     """The statements that make `new` the embedding column and keep or drop `old`; for one transaction, under lock."""
     assert new.note is not None
     previous_column = target.column_for(old.dimensions)
+    maintained = old.note is not None and old.note.role == "current"
     comment = old.note.comment if old.note else old.comment
     current = replace(
         new.note, role="current", dropped_indexes=(), embedding_column=None, comment=comment, rolled_back=None
@@ -39,7 +41,7 @@ def exchange_statements(target: TargetTable, new: Column, old: Column, *, drop_o
         not_null=old.not_null,
         comment=comment,
         embedding_column=target.embedding_column,
-        maintained=old.note is not None and old.note.role == "current",
+        maintained=maintained,
     )
     statements = [
         copy_column_grants_statement(target, target.embedding_column, new.name),
@@ -47,11 +49,18 @@ def exchange_statements(target: TargetTable, new: Column, old: Column, *, drop_o
         *rename_statements(target, new.name, previous_column),
         note_statement(target, target.embedding_column, current),
         note_statement(target, previous_column, previous),
-        trigger_function_statement(target, target.embedding_column, also_empty=None if drop_old else previous_column),
     ]
     if drop_old:
-        statements.append(target.sql("ALTER TABLE {table} DROP COLUMN {previous}", previous=previous_column))
-    return statements
+        return [
+            *statements,
+            trigger_function_statement(target, target.embedding_column),
+            target.sql("ALTER TABLE {table} DROP COLUMN {previous}", previous=previous_column),
+            drop_quarantine_statement(target.companion),
+        ]
+    return [
+        *statements,
+        trigger_function_statement(target, target.embedding_column, also_empty=previous_column),
+    ]
 
 
 def exchange_back_statements(
@@ -64,7 +73,6 @@ def exchange_back_statements(
     assert previous.note is not None
     assert current.note is not None
     note = previous.note
-    maintained = target.embedding_column if note.maintained else None
     if note.maintained:
         restored = note_statement(
             target, target.embedding_column, ColumnNote("current", note.space, comment=note.comment)
@@ -86,7 +94,9 @@ def exchange_back_statements(
         *rename_statements(target, previous.name, kept_column),
         restored,
         note_statement(target, kept_column, kept_note),
-        trigger_function_statement(target, kept_column, also_empty=maintained),
+        trigger_function_statement(
+            target, kept_column, also_empty=target.embedding_column if note.maintained else None
+        ),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from sqlalchemy import Connection, TextClause, text
 
 from bge_pipeline.database.catalog import Column, describe_table
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.dependents import find_dependents
+from bge_pipeline.database.dependents import Dependent, find_dependents
 from bge_pipeline.database.index_build import build_concurrently
 from bge_pipeline.database.indexes import (
     Index,
@@ -28,13 +29,14 @@ from bge_pipeline.database.pending import pending_index_statement
 from bge_pipeline.database.pgvector_version import require_version
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.publications import find_replication, require_updates
-from bge_pipeline.database.quarantine import drop_quarantine_statement, release_all
+from bge_pipeline.database.quarantine import copy_quarantine_statement, drop_quarantine_statement, release_all
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import WatchedColumns, drop_trigger_statements, trigger_function_statement
 from bge_pipeline.database.user_triggers import find_user_triggers
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import ConfigurationError, PhaseError
+from bge_pipeline.phases.companion import can_be_kept, missing_model
 from bge_pipeline.phases.consent import require_consent
 from bge_pipeline.phases.exchange import lock_for_exchange
 from bge_pipeline.phases.safeguards import (
@@ -117,25 +119,22 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
         )
     doomed = [index for index in old_indexes if settings.old_index == "drop"]
     note = _note(state, space, doomed)
-    for dependent in dependents:
-        if dependent.kind == "publication" and not dependent.bound:
-            continue  # told at length below
-        logger.warning(
-            "%s depends on the old column %r; see it to the new one before the swap", dependent, target.embedding_column
-        )
-    for told in around:
-        logger.warning("%s", told)
+    _tell(target, dependents, around)
 
     def add_column(connection: Connection) -> None:
         lock_for_exchange(connection, state)
         watched = WatchedColumns(column, target.embedding_column if maintains_old(state) else None)
         for statement in (*column_statements(target, space, note), *safeguard_statements(connection, state, watched)):
             connection.execute(statement)
-        if state.new is None:
-            release_all(connection, target)  # what another model could not embed
+        if state.new is None:  # what another model could not embed
+            if maintains_old(state):
+                connection.execute(copy_quarantine_statement(target, target.companion))
+            release_all(connection, target)
 
     operator.change(settings, "expand: add the column", add_column)
     _build_pending_index(database, target, column, space)
+    if maintains_old(state) and state.current_space is not None:
+        _keep_searched_current(operator, settings, state.current_space)
     with database.autocommit() as connection:
         for index in doomed:
             logger.info("dropping index %s on the old column; rollback builds it again", index.name)
@@ -221,6 +220,9 @@ def _collapse(operator: Operator, settings: Settings) -> str | None:
             for statement in (*drop_trigger_statements(target), *tables):
                 connection.execute(statement)
         connection.execute(target.sql("ALTER TABLE {table} DROP COLUMN {column}", column=new.name))
+        if state.companion is not None:  # now the column that this project fills
+            connection.execute(copy_quarantine_statement(target.companion, target))
+            connection.execute(drop_quarantine_statement(target.companion))
 
     operator.change(settings, "collapse: drop the new column", drop_column)
     if maintains_old(state):
@@ -303,6 +305,27 @@ def _note(state: MigrationState, space: EmbeddingSpace, doomed: list[Index]) -> 
     )
 
 
+def _tell(target: TargetTable, dependents: Sequence[Dependent], around: Sequence[str]) -> None:
+    """Warn of everything around the table that a person has to see to."""
+    for dependent in dependents:
+        if dependent.bound or dependent.kind != "publication":  # those that are not bound are told at length
+            logger.warning(
+                "%s depends on the old column %r; see it to the new one before the swap",
+                dependent,
+                target.embedding_column,
+            )
+    for told in around:
+        logger.warning("%s", told)
+
+
+def _keep_searched_current(operator: Operator, settings: Settings, space: EmbeddingSpace) -> None:
+    """See that what is pending in the searched column can be found, and say so where nobody can embed it."""
+    if not can_be_kept(space, settings):
+        logger.warning("%s", missing_model(space, is_before_swap=True))
+    _build_pending_index(operator.database, operator.target, operator.target.embedding_column, space)
+
+
 def _build_pending_index(database: Database, target: TargetTable, column: str, space: EmbeddingSpace) -> None:
-    name = target.pending_index(column, space.fingerprint)
+    # Named for the column as it was when it was new: an exchange does not rename the index.
+    name = target.pending_index(target.column_for(space.dimensions), space.fingerprint)
     build_concurrently(database, target, name, pending_index_statement(target, column, name), column=column)

@@ -14,7 +14,7 @@ from bge_pipeline.database.catalog import pgvector_version
 from bge_pipeline.database.connection import Database, server_version
 from bge_pipeline.database.dependents import find_dependents
 from bge_pipeline.database.indexes import MEBIBYTE, IndexPlan, indexes_on
-from bge_pipeline.database.pending import count_rows
+from bge_pipeline.database.pending import count_lacking, count_rows
 from bge_pipeline.database.pgvector_version import version_obstacle
 from bge_pipeline.database.pooler import session_obstacle
 from bge_pipeline.database.privileges import missing_privileges
@@ -27,6 +27,8 @@ from bge_pipeline.database.user_triggers import find_user_triggers
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import BgePipelineError
+from bge_pipeline.phases.application_vectors import accepts_old_vectors, same_dimensions
+from bge_pipeline.phases.companion import can_be_kept, missing_model
 from bge_pipeline.phases.consent import Step, step_ahead
 from bge_pipeline.phases.safeguards import taken_names
 from bge_pipeline.phases.state import MigrationState, Phase, read_state
@@ -75,6 +77,9 @@ class Plan:
         triggers: the application's triggers, and what each will see of the backfill.
         warnings: what would make vectors unreliable, or the application's statements fail.
         missing_privileges: what the role lacks, with the statement that grants it.
+        keeps_search_current: whether rows that are written while the migration runs are found by search before its swap;
+            None on a first migration, in which the application writes what search reads.
+        notices: what a person must know before the migration, though it stops nothing.
         obstacles: what would stop the migration.
     """
 
@@ -107,6 +112,8 @@ class Plan:
     missing_privileges: tuple[str, ...]
     postgres_version: int
     pgvector_version: str | None
+    keeps_search_current: bool | None
+    notices: tuple[str, ...]
     obstacles: tuple[str, ...]
 
     def as_metadata(self) -> dict[str, Any]:
@@ -135,10 +142,12 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService) -> 
         disk = _disk_bytes(connection, target, pending, index)
         postgres = server_version(connection)
         unfit = [session_obstacle(database), version_obstacle(connection, settings)]
+        without_previous = count_lacking(connection, target, state.previous.name) if state.previous else 0
     tokens = _token_lengths(service, texts)
     speed = _texts_per_second(service, texts)
     write_speed = _WRITE_ROWS_PER_SECOND[_slowest(old_indexes) if settings.old_index == "keep" else "none"]
     bound = tuple(str(dependent) for dependent in dependents if dependent.bound)
+    keeps_current = _keeps_search_current(settings, state, service.space)
     return Plan(
         table=str(target),
         phase=state.phase,
@@ -169,6 +178,8 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService) -> 
         missing_privileges=around.lacking,
         postgres_version=postgres,
         pgvector_version=version,
+        keeps_search_current=keeps_current,
+        notices=_notices(settings, state, service.space, without_previous, keeps_current=keeps_current),
         obstacles=_obstacles(settings, service, state, bound, around, unfit),
     )
 
@@ -284,6 +295,37 @@ def _old_index_costs(method: str, pending: int, speed: float) -> dict[str, str]:
         "drop": f"backfill about {dropped / 60:,.0f} min; until the swap, search on the old column scans the whole table",
         "keep": f"search stays fast; backfill about {kept / 60:,.0f} min, since every write also goes to the {method} index",
     }
+
+
+def _keeps_search_current(settings: Settings, state: MigrationState, space: EmbeddingSpace) -> bool | None:
+    is_next = state.companion is not None if state.new is not None else _begins_anew(state, space)
+    if state.phase in ("legacy", "swapped") or not is_next or state.current_space is None:
+        return None
+    return can_be_kept(state.current_space, settings)
+
+
+def _notices(
+    settings: Settings,
+    state: MigrationState,
+    space: EmbeddingSpace,
+    without_previous: int,
+    *,
+    keeps_current: bool | None,
+) -> tuple[str, ...]:
+    found = []
+    if state.phase == "swapped":
+        if accepts_old_vectors(state):
+            found.append(same_dimensions(space.dimensions, is_watched=True))
+        if without_previous:
+            found.append(f"a rollback would leave {without_previous:,} rows without a vector")
+    elif state.new is not None or _begins_anew(state, space):
+        if state.table.embedding.dimensions in (None, space.dimensions):
+            found.append(same_dimensions(space.dimensions, is_watched=settings.old_embedding == "keep"))
+        if keeps_current:
+            found.append("new rows are embedded by both models until retire, so that search finds them: two in memory")
+        elif keeps_current is False and state.current_space is not None:
+            found.append(missing_model(state.current_space, is_before_swap=True))
+    return tuple(found)
 
 
 def _obstacles(

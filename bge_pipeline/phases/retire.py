@@ -18,6 +18,7 @@ from bge_pipeline.database.journal import record
 from bge_pipeline.database.locks import with_short_lock_wait
 from bge_pipeline.database.operator import Operator, operating
 from bge_pipeline.database.privileges import require_privileges
+from bge_pipeline.database.quarantine import drop_quarantine_statement
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import trigger_function_statement
@@ -89,6 +90,8 @@ def _retire(operator: Operator, settings: Settings, *, reclaim: bool) -> RetireR
             lock_for_exchange(connection, state)
             connection.execute(trigger_function_statement(target, target.embedding_column))
             connection.execute(target.sql("ALTER TABLE {table} DROP COLUMN {previous}", previous=previous))
+            # After the table's lock is held: no statement of the application may be inside the old trigger.
+            connection.execute(drop_quarantine_statement(target.companion))
 
         operator.change(settings, "retire: drop the old column", drop_column)
     if reclaim:

@@ -10,8 +10,9 @@ from sqlalchemy import Connection
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.journal import record
+from bge_pipeline.database.notes import ColumnNote
 from bge_pipeline.database.operator import Operator, operating
-from bge_pipeline.database.pending import count_pending
+from bge_pipeline.database.pending import count_lacking
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
@@ -95,7 +96,7 @@ def _rollback(operator: Operator, settings: Settings) -> RollbackResult:
     operator.change(settings, "rollback: exchange the columns back", exchange_back)
     milliseconds = (time.perf_counter() - locked_at) * 1_000
     with database.autocommit() as connection:
-        missing = count_pending(connection, target, target.embedding_column)
+        missing = count_lacking(connection, target, target.embedding_column)
     result = RollbackResult(
         table=str(target),
         column=target.embedding_column,
@@ -104,19 +105,31 @@ def _rollback(operator: Operator, settings: Settings) -> RollbackResult:
         rows_without_old_vector=missing,
         restored_indexes=restored,
         rolled_back=now,
-        notices=_rollback_notices(target, missing, was_not_null=previous.note.not_null),
+        notices=_rollback_notices(target, missing, previous.note),
     )
     record(database, target, "rollback", result.as_metadata())
     return result
 
 
-def _rollback_notices(target: TargetTable, missing: int, *, was_not_null: bool) -> tuple[str, ...]:
+def rollback_cost(database: Database, settings: Settings) -> str | None:
+    """What a rollback now would cost, for the question before it; None where every row has its old vector."""
+    target = TargetTable.from_settings(settings)
+    with database.autocommit() as connection:
+        previous = read_state(connection, target).previous
+        missing = count_lacking(connection, target, previous.name) if previous is not None else 0
+    if not missing:
+        return None
+    return f"{missing} rows came or changed since the swap and have no old vector: search would not find them."
+
+
+def _rollback_notices(target: TargetTable, missing: int, note: ColumnNote) -> tuple[str, ...]:
     notices = []
     if missing:
         notices.append(
-            f"{missing} rows came or changed since the swap and have no old vector; the application's old code must embed them"
+            f"{missing} rows came or changed since the swap and have no old vector; "
+            + ("bge-pipeline embed gives them one" if note.maintained else "the application's old code must embed them")
         )
-    if was_not_null:
+    if note.not_null:
         notices.append(
             f"{target.embedding_column!r} was NOT NULL before the swap; when every row has a vector again: "
             f"ALTER TABLE {target} ALTER COLUMN {quote(target.embedding_column)} SET NOT NULL;"

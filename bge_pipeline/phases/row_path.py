@@ -44,7 +44,7 @@ class PassTotals:
 
 
 class RowPath:
-    """Moves pending rows through read, tokenise, encode and write; one instance a backfill."""
+    """Moves pending rows through read, tokenise, encode and write; one instance a pass."""
 
     def __init__(
         self,

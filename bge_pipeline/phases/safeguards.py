@@ -31,6 +31,11 @@ def maintains_old(state: MigrationState) -> bool:
     return note is not None and note.role == "current"
 
 
+def has_companion(state: MigrationState) -> bool:
+    """Whether a column is, or is about to be, kept current beside the one that is filled."""
+    return state.companion is not None or (state.previous is None and maintains_old(state))
+
+
 def watched_columns(state: MigrationState) -> WatchedColumns | None:
     """The columns that the trigger has to empty as the table stands; None before expand."""
     embedding = state.table.target.embedding_column
@@ -65,11 +70,18 @@ def safeguard_statements(
     journal = find_beside(connection, target.schema, target.journal_table)
     statements = [
         *quarantine_statements(target, quarantine, unlogged=unlogged),
+        *(_companion_quarantine(connection, target.companion, unlogged=unlogged) if has_companion(state) else ()),
         *journal_statements(target, journal, unlogged=unlogged),
     ]
     if trigger_fault(connection, state.table, watched) is not None:
         statements += _trigger(target, watched)
     return statements
+
+
+def _companion_quarantine(connection: Connection, companion: TargetTable, *, unlogged: bool) -> list[TextClause]:
+    return quarantine_statements(
+        companion, find_beside(connection, companion.schema, companion.quarantine_table), unlogged=unlogged
+    )
 
 
 def mend(operator: Operator, settings: Settings, state: MigrationState) -> None:

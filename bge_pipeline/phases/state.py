@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from bge_pipeline.database.catalog import Column, TableDescription, describe_table
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.pending import has_more_pending_than
+from bge_pipeline.database.quarantine import has_quarantine
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import ChangedMeanwhile, EmbeddingSpaceMismatch, PhaseError
@@ -28,12 +29,15 @@ class MigrationState:
             the old column is kept, `retired` when it is gone.
         new: the column being filled, before the swap.
         previous: the old column, after the swap.
+        companion: the column that this project keeps current beside the one that it fills, since it filled that too: while
+            the next migration of a finished table runs the searched column, after its swap the previous one.
     """
 
     table: TableDescription
     phase: Phase
     new: Column | None
     previous: Column | None
+    companion: Column | None = None
 
     @property
     def current_space(self) -> EmbeddingSpace | None:
@@ -75,7 +79,17 @@ def read_state(connection: Connection, target: TargetTable) -> MigrationState:
         phase = "swapped"
     elif table.with_role("current") is not None:  # the embedding column itself
         phase = "retired"
-    return MigrationState(table, phase, new, previous)
+    return MigrationState(table, phase, new, previous, _companion(connection, table, new, previous))
+
+
+def _companion(
+    connection: Connection, table: TableDescription, new: Column | None, previous: Column | None
+) -> Column | None:
+    column = table.embedding if new is not None else previous
+    note = column.note if column is not None else None
+    is_ours = note is not None and (note.role == "current" or note.maintained)
+    # Without its quarantine it was swapped by a version that left it alone.
+    return column if is_ours and has_quarantine(connection, table.target.companion) else None
 
 
 def require_table(database: Database, settings: Settings) -> MigrationState:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sqlalchemy import Connection
+
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.indexes import indexes_on
-from bge_pipeline.database.pending import count_rows
+from bge_pipeline.database.pending import count_lacking, count_pending, count_rows
 from bge_pipeline.database.quarantine import QuarantinedRow, list_quarantined
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.phases.application_vectors import ApplicationVectors
 from bge_pipeline.phases.consent import rolled_back
-from bge_pipeline.phases.state import Phase, read_state, space_of
+from bge_pipeline.phases.state import MigrationState, Phase, read_state, space_of
 from bge_pipeline.phases.surroundings import warnings_of
 from bge_pipeline.settings import Settings
 
@@ -43,7 +46,15 @@ class Status:
         new_model, new_dimensions: of the column being filled, None outside a migration.
         previous_column: the old column, kept for the way back.
         rolled_back: when the columns were exchanged back, while nobody has agreed to go forward again.
+        searched_column: the column that search reads.
+        not_searchable: rows with text that search does not find, having no vector in `searched_column`.
+        searched_pending: of these, the rows that this project will give one; None before the first swap, when the
+            application fills that column.
+        without_previous: rows with text that a rollback would leave without a vector; None without a previous column.
+        application_vectors: what the application wrote since the swap, compared with the model; None where the columns
+            cannot be taken for each other, and where nobody asked.
         quarantine: the latest rows put aside.
+        companion_quarantine: those that the model of the companion column cannot embed.
         warnings: what makes vectors unreliable or the application's statements fail, with what mends it.
         bytes: size of the table with indexes and out-of-line values.
     """
@@ -63,9 +74,15 @@ class Status:
     new_dimensions: int | None
     previous_column: str | None
     rolled_back: str | None
+    searched_column: str
+    not_searchable: int
+    searched_pending: int | None
+    without_previous: int | None
     quarantine: tuple[QuarantinedRow, ...]
+    companion_quarantine: tuple[QuarantinedRow, ...]
     warnings: tuple[str, ...]
     bytes: int
+    application_vectors: ApplicationVectors | None = None
 
     def as_metadata(self) -> dict[str, Any]:
         """Plain values."""
@@ -97,6 +114,11 @@ def read_status(database: Database, settings: Settings) -> Status:
         indexes = [i for i in indexes_on(connection, state.table.oid, column.number) if i.is_vector_index]
         best = max(indexes, key=lambda index: index.valid, default=None)
         current, new = state.current_space, space_of(state.new) if state.new else None
+        misses = (
+            count_lacking(connection, target, state.table.embedding.name)
+            if state.new is not None
+            else counts.pending + counts.quarantined
+        )
         return Status(
             table=str(target),
             phase=state.phase,
@@ -113,7 +135,19 @@ def read_status(database: Database, settings: Settings) -> Status:
             new_dimensions=new.dimensions if new else None,
             previous_column=state.previous.name if state.previous else None,
             rolled_back=rolled_back(state.new),
+            searched_column=state.table.embedding.name,
+            not_searchable=misses,
+            searched_pending=_searched_pending(connection, state, counts.pending),
+            without_previous=count_lacking(connection, target, state.previous.name) if state.previous else None,
             quarantine=tuple(list_quarantined(connection, target)),
+            companion_quarantine=tuple(list_quarantined(connection, target.companion)) if state.companion else (),
             warnings=warnings_of(connection, state),
             bytes=table_bytes(connection, target),
         )
+
+
+def _searched_pending(connection: Connection, state: MigrationState, pending: int) -> int | None:
+    if state.phase in ("swapped", "retired"):
+        return pending
+    column = state.companion
+    return count_pending(connection, state.table.target.companion, column.name) if column is not None else None

@@ -27,7 +27,9 @@ from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import SwapRefused
 from bge_pipeline.evaluation.gate import GateResult
+from bge_pipeline.phases.application_vectors import same_dimensions
 from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.companion import CompanionKeeper
 from bge_pipeline.phases.consent import require_forward
 from bge_pipeline.phases.exchange import exchange_statements, lock_for_exchange
 from bge_pipeline.phases.quality import note_search_effort, require_quality
@@ -51,6 +53,7 @@ class SwapResult:
         lock_milliseconds: how long the exclusive lock on the table was held.
         not_null_dropped: the old column was NOT NULL, which inserts without an old vector would have broken.
         gate: what the quality gate measured and decided, overridden or not; None with QUALITY_GATE=off.
+        notices: what a person must know from now on.
     """
 
     table: str
@@ -66,6 +69,7 @@ class SwapResult:
     lock_milliseconds: float
     not_null_dropped: bool
     gate: GateResult | None
+    notices: tuple[str, ...] = ()
 
     def as_metadata(self) -> dict[str, Any]:
         """Plain values."""
@@ -123,21 +127,26 @@ def _swap(
             require_forward(state.new, settings, target)
             _check_dependents(connection, settings, state)
             _check_pending(connection, settings, target, column.name)
-    index = build_index(database, settings, on_progress=on_progress)
+    gate = None
+    with CompanionKeeper(database, settings):  # the application writes on for as long as index and gate take
+        index = build_index(database, settings, on_progress=on_progress)
+        if state.new is not None:
+            note_search_effort(operator, settings, state)
+            gate = require_quality(database, settings, service)
+            with database.autocommit() as connection:
+                require_same_parts(connection, state)
+                state = read_state(connection, target)  # the notes are newer
+            assert state.new is not None
+            _compact_pending_index(database, target, state.new, space)
     if state.new is None:
         previous = state.previous.name if state.previous else None
         return _result(settings, state, index, previous, None, exchanged=False, milliseconds=0.0)
-    note_search_effort(operator, settings, state)
-    gate = require_quality(database, settings, service)
-    with database.autocommit() as connection:
-        require_same_parts(connection, state)
-        state = read_state(connection, target)  # the notes are newer
-    assert state.new is not None
-    _compact_pending_index(database, target, state.new, space)
     milliseconds = _exchange_when_caught_up(operator, settings, service, state, index.name)
     kept = target.column_for(state.table.embedding.dimensions) if settings.old_embedding == "keep" else None
     result = _result(settings, state, index, kept, gate, exchanged=True, milliseconds=milliseconds)
     record(database, target, "swap", result.as_metadata())
+    for notice in result.notices:
+        logger.warning("%s", notice)
     return result
 
 
@@ -161,7 +170,7 @@ def _exchange_when_caught_up(
             connection.execute(statement)
 
     for attempt in range(1, _CATCH_UP_ROUNDS + 1):
-        backfill(operator.database, settings, service.encoder)
+        backfill(operator.database, settings, service.encoder, keeps_companion=False)
         try:
             operator.change(settings, "swap: exchange the columns", exchange)
             break
@@ -280,4 +289,12 @@ def _result(
         lock_milliseconds=milliseconds,
         not_null_dropped=exchanged and state.table.embedding.not_null,
         gate=gate,
+        notices=_notices(settings, state) if exchanged else (),
     )
+
+
+def _notices(settings: Settings, state: MigrationState) -> tuple[str, ...]:
+    old, new = state.table.embedding.dimensions, state.filled.dimensions
+    if new is None or old not in (None, new):
+        return ()
+    return (same_dimensions(new, is_watched=settings.old_embedding == "keep"),)

@@ -15,7 +15,17 @@ from bge_pipeline.orchestration.resources import SettingsResource
 
 HEAVY = ("torch", "sentence_transformers", "transformers", "openvino", "sklearn", "scipy")
 ASSETS = ["schema_with_384_column", "backfilled_embeddings", "swapped_index", "benchmark_report"]
-JOBS = {"expand_job", "backfill_job", "swap_job", "report_job", "embed_pending_job", "rollback_job", "retire_job"}
+JOBS = {
+    "expand_job",
+    "backfill_job",
+    "swap_job",
+    "report_job",
+    "embed_pending_job",
+    "keep_old_current_job",
+    "compare_job",
+    "rollback_job",
+    "retire_job",
+}
 
 
 def test_loading_imports_none_of_the_models_libraries():
@@ -65,7 +75,8 @@ def test_one_encoder_runs_at_a_time():
     job = defs.resolve_job_def("backfill_job")
 
     assert job.graph.node_dict["backfilled_embeddings"].definition.pool == "encoder"
-    assert defs.resolve_job_def("embed_pending_job").graph.node_dict["embed_pending"].definition.pool == "encoder"
+    for name in ("embed_pending", "keep_old_current"):
+        assert defs.resolve_job_def(f"{name}_job").graph.node_dict[name].definition.pool == "encoder"
 
 
 def test_every_job_sensor_and_check_is_described():

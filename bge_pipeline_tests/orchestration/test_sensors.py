@@ -12,12 +12,12 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.definitions import defs
 from bge_pipeline.orchestration import books
 from bge_pipeline.orchestration.partitions import known_keys
-from bge_pipeline.orchestration.sensors import embed_new_rows, rerun_failed_partitions
+from bge_pipeline.orchestration.sensors import embed_new_rows, notice_old_vectors, rerun_failed_partitions
 from bge_pipeline.orchestration.workers import WORKER_TAG, this_worker
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, insert_segment
-from bge_pipeline_tests.support import execute
+from bge_pipeline_tests.support import execute, forget_old_model
 
 pytestmark = pytest.mark.pgvector
 
@@ -261,6 +261,127 @@ class TestEmbedNewRows:
 
         assert "cannot reach postgresql+psycopg2://app:***@127.0.0.1:1/app" in message
         assert "hunter2" not in message
+
+
+class TestTheNextMigration:
+    """Of a table that this project keeps current: search reads vectors that it has to make."""
+
+    @pytest.fixture
+    def begun(self, run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The second migration, to 256 dimensions, expanded; no partition has been materialized."""
+        run.migrate()
+        assert run("retire_job").success
+        monkeypatch.setenv("EMBEDDING_DIMENSIONS", "256")
+        assert run("expand_job").success
+
+    @pytest.mark.usefixtures("begun")
+    def test_embeds_for_search_what_is_written_before_the_backfill_is_launched(
+        self, tick: Tick, run: Runner, database: Database, settings: Settings
+    ):
+        assert "3 of 3 partitions have not been materialized" in tick(embed_new_rows)
+        insert_segment(database, 1_000)
+
+        assert requests(tick(embed_new_rows)) == [("keep_old_current_job", None)]
+
+        assert run("keep_old_current_job").success
+        status = read_status(database, settings)
+        assert (status.not_searchable, status.pending) == (0, 301)
+        assert "3 of 3 partitions have not been materialized" in tick(embed_new_rows)
+
+    @pytest.mark.usefixtures("begun")
+    def test_a_partition_of_the_backfill_keeps_search_current_too(
+        self, run: Runner, database: Database, settings: Settings
+    ):
+        insert_segment(database, 1_000)
+
+        assert run("backfill_job", KEYS[0]).success
+
+        assert read_status(database, settings).not_searchable == 0
+
+    @pytest.mark.usefixtures("begun")
+    def test_embeds_for_both_once_the_backfill_is_done_and_until_retire(
+        self, tick: Tick, run: Runner, database: Database, settings: Settings
+    ):
+        assert run.backfill().success
+        insert_segment(database, 1_000)
+        assert requests(tick(embed_new_rows)) == [("embed_pending_job", None)]
+        assert run("embed_pending_job").success
+        assert read_status(database, settings).not_searchable == 0
+        assert run("swap_job").success
+        insert_segment(database, 1_001)
+        assert requests(tick(embed_new_rows)) == [("embed_pending_job", None)]
+
+        assert run("embed_pending_job").success
+
+        assert read_status(database, settings).without_previous == 0
+        assert "nothing is pending" in tick(embed_new_rows)
+
+    @pytest.mark.usefixtures("begun")
+    def test_does_not_ask_again_and_again_for_a_model_that_is_not_there(
+        self, tick: Tick, run: Runner, database: Database
+    ):
+        forget_old_model(database)
+        insert_segment(database, 1_000)
+        assert requests(tick(embed_new_rows)) == [("keep_old_current_job", None)]
+
+        assert run("keep_old_current_job").success
+
+        assert "3 of 3 partitions have not been materialized" in tick(embed_new_rows)
+
+    @pytest.mark.usefixtures("begun")
+    def test_leaves_the_old_model_alone_where_the_settings_say_so(
+        self, tick: Tick, database: Database, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv("KEEP_OLD_CURRENT", "off")
+        insert_segment(database, 1_000)
+
+        assert "3 of 3 partitions have not been materialized" in tick(embed_new_rows)
+
+    @pytest.mark.usefixtures("begun")
+    def test_waits_for_a_run_that_is_under_way(self, tick: Tick, database: Database, instance: dg.DagsterInstance):
+        insert_segment(database, 1_000)
+        instance.create_run_for_job(defs.resolve_job_def("keep_old_current_job"), status=dg.DagsterRunStatus.STARTED)
+
+        assert "keep_old_current_job is queued or under way in run" in tick(embed_new_rows)
+
+
+class TestNoticeOldVectors:
+    @pytest.fixture
+    def swapped(self, run: Runner, database: Database) -> None:
+        """A migration from 384 dimensions to 384."""
+        with database.transaction() as connection:
+            connection.exec_driver_sql("ALTER TABLE segments DROP COLUMN embedding")
+            connection.exec_driver_sql("ALTER TABLE segments ADD COLUMN embedding vector(384)")
+        run.migrate()
+
+    @pytest.mark.usefixtures("swapped")
+    def test_has_what_was_written_compared_and_says_what_came_of_it(
+        self, run: Runner, database: Database, instance: dg.DagsterInstance
+    ):
+        def look(cursor: str | None) -> dg.SensorResult | dg.SkipReason:
+            with dg.build_sensor_context(instance=instance, definitions=defs, cursor=cursor) as context:
+                return notice_old_vectors(context)
+
+        assert "none of the old model was seen" in str(look(None).skip_message)
+        execute(database, f"UPDATE segments SET text = 'x', embedding = '{[1.0] + [0.0] * 383}' WHERE id = 7")
+        result = look(None)
+        assert requests(result) == [(None, None)]
+
+        assert run("compare_job").success
+
+        again = look(result.cursor)
+        assert "1 of 1 rows written since the swap (for example 7) hold vectors that" in str(again.skip_message)
+        execute(database, "UPDATE segments SET embedding = NULL WHERE id = 7")
+        assert run("embed_pending_job").success
+        assert run("compare_job").success
+        assert requests(look(result.cursor)) == [(None, None)]
+        with dg.build_sensor_context(instance=instance, definitions=defs) as context:
+            assert books.failed_check(context.instance, "swapped_index", "only_new_vectors") is None
+
+    def test_has_nothing_to_do_where_the_dimensions_differ(self, tick: Tick, run: Runner):
+        assert "keep vectors of another model out" in tick(notice_old_vectors)
+        run.migrate()
+        assert "keep vectors of another model out" in tick(notice_old_vectors)
 
 
 def worker_that_has_ended() -> str:

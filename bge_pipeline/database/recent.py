@@ -1,0 +1,110 @@
+"""Rows written since a transaction, found by a look at parts of the table; no reading of the whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, text
+
+from bge_pipeline.database.pending import HAS_TEXT
+from bge_pipeline.database.reader import PendingBatch
+from bge_pipeline.database.sql import quote
+from bge_pipeline.database.target import TargetTable
+
+_NEWEST_IDS = 500
+_LAST_PAGES = 64
+_RANDOM_PAGES = 2_000
+
+# Transaction numbers go in a circle of 2^32, and half of it lies ahead.
+_CIRCLE, _HALF = (1 << 32) - 1, 1 << 31
+_SINCE = f"((version::text::bigint - :xid) & {_CIRCLE}) < {_HALF}"
+_ROWS = "SELECT {id}, {text}, xmin AS version, {column} FROM {table}"
+_PARTS = (
+    _ROWS + " ORDER BY {id} DESC LIMIT :newest_ids",
+    _ROWS + " WHERE ctid >= CAST(:first_of_last_pages AS tid)",
+    _ROWS + " TABLESAMPLE SYSTEM (:percent)",
+)
+_LATEST_COMMENT = """
+SELECT xmin::text::bigint FROM pg_description
+WHERE classoid = 'pg_class'::regclass AND objoid = CAST(:table AS regclass) AND objsubid = :number
+"""
+
+
+@dataclass(frozen=True)
+class RecentRows:
+    """Rows that have a vector.
+
+    Attributes:
+        batch: the n rows, each with its `xmin` and text.
+        vectors: float32 (n, dimensions), in the same order.
+    """
+
+    batch: PendingBatch
+    vectors: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+
+def transaction_of_comment(connection: Connection, target: TargetTable, number: int) -> int | None:
+    """Number of the transaction that wrote the comment of a column, which for the previous column is the swap's."""
+    values = {"table": str(target), "number": number}
+    return connection.execute(text(_LATEST_COMMENT), values).scalar_one_or_none()
+
+
+def is_since(xid: int, other: int) -> bool:
+    """Whether transaction `xid` is `other` or came later."""
+    return (xid - other) & _CIRCLE < _HALF
+
+
+def oldest_running_transaction(connection: Connection) -> int:
+    """What everybody with a lower transaction number wrote is there or was rolled back."""
+    statement = text(f"SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint & {_CIRCLE}")
+    return int(connection.execute(statement).scalar_one())
+
+
+def sample_written_since(
+    connection: Connection, target: TargetTable, column: str, xid: int, *, rows: int
+) -> RecentRows:
+    """At most `rows` rows that have a vector in `column` and were written by transaction `xid` or a later one.
+
+    A third each from the 500 highest ids, from the last 64 pages, and from 2,000 pages at random: new rows are at the end
+    of one of these or anywhere, changed ones anywhere. Rows that this project wrote are among them.
+    """
+    pages = _pages(connection, target)
+    values = {
+        "xid": xid,
+        "rows": max(1, rows // len(_PARTS)),
+        "newest_ids": _NEWEST_IDS,
+        "first_of_last_pages": f"({max(0, pages - _LAST_PAGES)},0)",
+        "percent": min(100.0, 100.0 * _RANDOM_PAGES / max(1, pages)),
+    }
+    found: dict[Any, Any] = {}
+    for part in _PARTS:
+        statement = target.sql(
+            f"SELECT {{id}}, version::text::bigint, {{text}}, CAST({{column}}::vector AS real[]) FROM ({part}) part "
+            f"WHERE {{column}} IS NOT NULL AND {HAS_TEXT} AND {_SINCE} LIMIT :rows",
+            column=column,
+        )
+        used = {name: value for name, value in values.items() if f":{name}" in statement.text}
+        found |= {row[0]: row for row in connection.execute(statement, used)}
+    ids, versions, texts, vectors = zip(*found.values(), strict=True) if found else ((), (), (), ())
+    return RecentRows(
+        PendingBatch([value if isinstance(value, int) else str(value) for value in ids], versions, texts),
+        np.array(vectors, np.float32),
+    )
+
+
+def empty_written_since(target: TargetTable, column: str, xid: int) -> str:
+    """The statement, for a person, that makes pending what was written by transaction `xid` or a later one."""
+    condition = _SINCE.replace("version", "xmin").replace(":xid", str(xid))
+    name = quote(column)
+    return f"UPDATE {target} SET {name} = NULL WHERE {name} IS NOT NULL AND {condition};"
+
+
+def _pages(connection: Connection, target: TargetTable) -> int:
+    statement = text("SELECT pg_relation_size(CAST(:table AS regclass)) / current_setting('block_size')::bigint")
+    return int(connection.execute(statement, {"table": str(target)}).scalar_one())

@@ -1,0 +1,247 @@
+"""The companion column: what this project keeps current beside the column that it fills, with that column's own model.
+
+While the next migration of a finished table runs, search reads vectors that this project has to make: a row that the
+application writes meanwhile is found only once it has one. After the swap the same column is kept for a rollback.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.pending import count_pending, has_more_pending_than
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.embedding.encoder import QueryEncoder
+from bge_pipeline.embedding.loading import is_at_hand, load_encoder_of
+from bge_pipeline.embedding.space import EmbeddingSpace
+from bge_pipeline.errors import BgePipelineError, ModelUnavailable
+from bge_pipeline.phases.filling import fill_column
+from bge_pipeline.phases.row_path import PassTotals
+from bge_pipeline.phases.row_writing import first_line
+from bge_pipeline.phases.state import MigrationState, read_state, space_of
+from bge_pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 10.0
+"""Between two looks at the searched column; one is a question to a partial index."""
+_LONGEST_PAUSE_SECONDS = 600.0
+"""Between two looks after failures; the pause doubles with each."""
+_IDLE_LOOKS = 30
+"""Looks that found nothing after which the model is released: the new one may want the memory."""
+
+
+@dataclass(frozen=True)
+class CompanionResult:
+    """What became of the companion column.
+
+    Attributes:
+        column: its name; None where there is none.
+        rows: vectors written to it.
+        pending: rows that still wait for one.
+        is_kept: None without such a column; False with KEEP_OLD_CURRENT=off or where its model is not at hand.
+    """
+
+    column: str | None = None
+    rows: int = 0
+    pending: int = 0
+    is_kept: bool | None = None
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+class CompanionKeeper:
+    """Keeps the companion column current while the block works; without such a column it does nothing.
+
+    The searched column comes first: what is pending in it is embedded before the block begins, every LOOK_SECONDS
+    meanwhile in a thread beside the block, and at its end. The previous column, which nobody searches, comes last. The
+    model is loaded when a row first waits for it. What goes wrong here is logged and tried again at the next look; it
+    never stops the block.
+
+    Args:
+        database: where the target table is.
+        settings: KEEP_OLD_CURRENT, and what a backfill reads.
+        stop: set it to end after the batches in flight.
+    """
+
+    def __init__(self, database: Database, settings: Settings, *, stop: threading.Event | None = None) -> None:
+        self._database = database
+        self._settings = settings
+        self._target = TargetTable.from_settings(settings)
+        self._stop = stop if stop is not None else threading.Event()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._totals = PassTotals()
+        self._encoder: QueryEncoder | None = None
+        self._idle_looks = 0
+        self._missing: set[str] = set()
+        self._failures = 0
+
+    def __enter__(self) -> CompanionKeeper:
+        state = self._state()
+        if state.new is None or state.companion is None or self._settings.keep_old_current == "off":
+            return self
+        self.look(self._stop)
+        self._thread = threading.Thread(target=self._watch, name="companion-keeper")
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        try:
+            if self._thread is not None:
+                self._thread.join()
+            if kind is None and self._failure is not None:
+                raise self._failure
+            if kind is None and not self._stop.is_set():
+                self.look(self._stop)
+        finally:
+            self.close()
+
+    def look(self, stop: threading.Event) -> None:
+        """Embed what waits in the companion column now; what prevents it is logged."""
+        try:
+            self.embed_pending(stop)
+            self._failures = 0
+        except (BgePipelineError, SQLAlchemyError) as error:
+            self._failures += 1
+            logger.warning("rows wait for the old model's vector: %s; trying again", first_line(error))
+
+    def embed_pending(self, stop: threading.Event) -> None:
+        """Embed what waits in the companion column now.
+
+        Raises:
+            BgePipelineError: the model cannot be loaded, fails on every text, or the database does not answer.
+        """
+        state = self._state()
+        column, space = state.companion, _space(state)
+        if column is None or space is None or self._settings.keep_old_current == "off":
+            return
+        if space.fingerprint in self._missing:
+            return
+        with self._database.autocommit() as connection:
+            is_idle = not has_more_pending_than(connection, self._target.companion, column.name, 0)
+        self._idle_looks = self._idle_looks + 1 if is_idle else 0
+        if self._idle_looks >= _IDLE_LOOKS:
+            self.close()
+        encoder = None if is_idle else self._encoder_of(space)
+        if encoder is not None:
+            fill_column(
+                self._database,
+                self._settings,
+                self._target.companion,
+                column.number,
+                encoder,
+                totals=self._totals,
+                stop=stop,
+            )
+        elif not is_idle:
+            self._missing.add(space.fingerprint)
+            logger.warning("%s", missing_model(space, is_before_swap=state.new is not None))
+
+    def close(self) -> None:
+        """Release the model."""
+        encoder, self._encoder = self._encoder, None
+        if encoder is not None:
+            encoder.close()
+
+    def result(self) -> CompanionResult:
+        """What was written so far, and what waits now."""
+        with self._database.autocommit() as connection:
+            state = read_state(connection, self._target)
+            if state.companion is None:
+                return CompanionResult()
+            pending = count_pending(connection, self._target.companion, state.companion.name)
+        is_kept = self._settings.keep_old_current != "off" and not self._missing
+        return CompanionResult(state.companion.name, self._totals.written, pending, is_kept)
+
+    def _watch(self) -> None:
+        try:
+            while not self._ended.wait(min(LOOK_SECONDS * 2**self._failures, _LONGEST_PAUSE_SECONDS)):
+                self.look(self._ended)
+        except BaseException as error:  # noqa: BLE001 - raised where the block ends
+            self._failure = error
+
+    def _state(self) -> MigrationState:
+        with self._database.autocommit() as connection:
+            return read_state(connection, self._target)
+
+    def _encoder_of(self, space: EmbeddingSpace) -> QueryEncoder | None:
+        if self._encoder is not None and not self._encoder.space.is_same_as(space):
+            self.close()
+        if self._encoder is None:
+            self._encoder = _load(space, self._settings)
+        return self._encoder
+
+
+def keep_companion(database: Database, settings: Settings) -> CompanionResult:
+    """Embed what waits in the companion column now, and nothing else.
+
+    Raises:
+        BgePipelineError: the model cannot be loaded, fails on every text, or the database does not answer.
+    """
+    keeper = CompanionKeeper(database, settings)
+    try:
+        keeper.embed_pending(threading.Event())
+    finally:
+        keeper.close()
+    return keeper.result()
+
+
+def count_companion_pending(database: Database, settings: Settings) -> int:
+    """Rows that wait for a vector in the companion column; 0 without one."""
+    target = TargetTable.from_settings(settings)
+    with database.autocommit() as connection:
+        column = read_state(connection, target).companion
+        return count_pending(connection, target.companion, column.name) if column is not None else 0
+
+
+def can_be_kept(space: EmbeddingSpace, settings: Settings) -> bool:
+    """Whether the companion column, of that space, is to be kept current and can be here."""
+    return settings.keep_old_current == "auto" and is_at_hand(space)
+
+
+def missing_model(space: EmbeddingSpace, *, is_before_swap: bool) -> str:
+    """What it means that the companion column's model is not at hand, or KEEP_OLD_CURRENT is off."""
+    meanwhile = (
+        "search does not find what the application writes until the swap"
+        if is_before_swap
+        else "a rollback would leave without a vector what the application has written since the swap"
+    )
+    return f"the model of the old vectors, {space}, is not at hand here or KEEP_OLD_CURRENT is off: {meanwhile}"
+
+
+def _space(state: MigrationState) -> EmbeddingSpace | None:
+    return space_of(state.companion) if state.companion is not None else None
+
+
+def _load(space: EmbeddingSpace, settings: Settings) -> QueryEncoder | None:
+    """The encoder, on the CPU where the device has no memory left for a second model."""
+    try:
+        return load_encoder_of(space, settings)
+    except BgePipelineError:
+        raise
+    except Exception as error:
+        if settings.embedding_device != "cpu" and _is_out_of_memory(error):
+            logger.warning("no memory on the device for a second model; the old one runs on the CPU")
+            return _load(space, settings.model_copy(update={"embedding_device": "cpu"}))
+        raise ModelUnavailable(f"{space.model} cannot be loaded: {first_line(error)}") from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, RuntimeError):
+        from bge_pipeline.embedding.torch_backend import is_out_of_memory
+
+        return is_out_of_memory(error)
+    return isinstance(error, MemoryError)

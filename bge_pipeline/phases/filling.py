@@ -1,0 +1,110 @@
+"""Filling: passes over one column until no row of it waits that can be embedded. No phases, no journal."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from psycopg2.errors import UndefinedColumn
+from sqlalchemy.exc import OperationalError, ProgrammingError
+
+from bge_pipeline.database.catalog import Column, TableDescription, describe_table
+from bge_pipeline.database.connection import Database, disk_full, is_disk_full
+from bge_pipeline.database.ids import IdRange
+from bge_pipeline.database.pending import count_pending
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.embedding.encoder import Encoder
+from bge_pipeline.errors import ChangedMeanwhile, DatabaseUnavailable
+from bge_pipeline.phases.row_path import PassTotals, RowPath
+from bge_pipeline.phases.row_writing import first_line
+from bge_pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def fill_column(
+    database: Database,
+    settings: Settings,
+    target: TargetTable,
+    number: int,
+    encoder: Encoder,
+    *,
+    id_range: IdRange | None = None,
+    totals: PassTotals | None = None,
+    report: Callable[[], None] = lambda: None,
+    stop: threading.Event | None = None,
+) -> int:
+    """Give every pending row of the range its vector in the column of that number; returns how many still wait.
+
+    A column is known by its number: where the columns are exchanged meanwhile, it goes on under the other name.
+
+    Args:
+        database: where the target table is.
+        settings: BACKFILL_BATCH_ROWS and BACKFILL_MAX_ATTEMPTS.
+        target: names the table, and the quarantine of this column.
+        number: the column's, in the catalog.
+        encoder: of the column's embedding space, which the caller has seen to.
+        id_range: `[lower, upper)`; None: the table.
+        totals: where rows and times are added up.
+        report: called after each commit.
+        stop: set it to end after the batches in flight.
+
+    Raises:
+        ChangedMeanwhile: the column was dropped.
+        DiskFull: the server has no space left for more vectors.
+        EncodingError: the encoder fails on every text.
+        DatabaseUnavailable: the database went away and did not come back.
+    """
+    totals = totals if totals is not None else PassTotals()
+    stop = stop if stop is not None else threading.Event()
+    idle_passes = 0
+    while True:
+        before = totals.written + totals.quarantined
+        try:
+            with database.autocommit() as connection:
+                table = describe_table(connection, target)
+                column = _column_now(table, number)
+                pending = count_pending(connection, target, column.name, id_range)
+            if not pending or stop.is_set() or idle_passes >= settings.backfill_max_attempts:
+                return pending
+            path = RowPath(
+                database,
+                target,
+                column,
+                table.id_kind,
+                encoder,
+                batch_rows=settings.backfill_batch_rows,
+                max_attempts=settings.backfill_max_attempts,
+                stop=stop,
+                skip_triggers=settings.backfill_triggers == "skip",
+            )
+            if idle_passes:
+                path.pause(2.0**idle_passes)
+            path.run(id_range, totals, report)
+        except (ChangedMeanwhile, ProgrammingError) as error:
+            if isinstance(error, ProgrammingError) and not isinstance(error.orig, UndefinedColumn):
+                raise
+            logger.info("the columns of %s were exchanged or dropped meanwhile; looking again", target)
+        except (OperationalError, DatabaseUnavailable) as error:
+            if isinstance(error, OperationalError) and is_disk_full(error):
+                raise disk_full(error, state=f"{totals.written} rows are committed, nothing is lost") from error
+            raise DatabaseUnavailable(
+                f"the database did not answer in {settings.backfill_max_attempts} attempts: {first_line(error)}",
+                state=f"{totals.written} rows are committed, nothing is lost",
+                next_step="run the backfill again when the database answers; it resumes",
+            ) from error
+        if totals.written + totals.quarantined == before:
+            # Every row that is left is locked or edited faster than it is embedded.
+            idle_passes += 1
+
+
+def _column_now(table: TableDescription, number: int) -> Column:
+    column = table.with_number(number)
+    if column is None:
+        raise ChangedMeanwhile(
+            f"the column that was being filled in {table.target} was dropped meanwhile",
+            state="what was committed to it went with it",
+            next_step="bge-pipeline status",
+        )
+    return column
