@@ -36,6 +36,10 @@ class DatabaseUnavailable(BgePipelineError):
     exit_code = 4
 
 
+class LoginRefused(DatabaseUnavailable):
+    """The database answers, and does not let this user in; another attempt changes nothing."""
+
+
 class TargetTableError(BgePipelineError):
     """The target table is missing or has a shape that cannot be migrated."""
 

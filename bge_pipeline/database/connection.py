@@ -15,7 +15,8 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from bge_pipeline.database.embedded import start_embedded_postgres
-from bge_pipeline.errors import DatabaseUnavailable, MissingPrivilege
+from bge_pipeline.database.login import refuses_login
+from bge_pipeline.errors import DatabaseUnavailable, LoginRefused, MissingPrivilege
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as RawConnection  # noqa: N812
@@ -89,6 +90,15 @@ class Database:
             finally:
                 self._give_back(connection)
 
+    def require_answer(self) -> None:
+        """Return if the server lets this user in now.
+
+        Raises:
+            DatabaseUnavailable: it does not answer, or (LoginRefused) lets nobody in.
+        """
+        with self.autocommit():
+            pass
+
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
@@ -122,6 +132,12 @@ class Database:
         except OperationalError as error:
             if not error.connection_invalidated and getattr(error.orig, "pgcode", None) is not None:
                 raise
+            if refuses_login(str(error.orig)):
+                raise LoginRefused(
+                    f"{self.url.render_as_string(hide_password=True)} lets nobody in: {str(error.orig).strip()}",
+                    state="what was committed before stays",
+                    next_step="correct user, password and database in DATABASE_URL, then run the same command again",
+                ) from error
             raise DatabaseUnavailable(
                 f"cannot reach {self.url.render_as_string(hide_password=True)}: {str(error.orig).strip()}",
                 next_step="check DATABASE_URL and that the server takes connections, then run the same command again",

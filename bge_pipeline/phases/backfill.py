@@ -20,7 +20,7 @@ from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.ranges import IdRange
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import Encoder
-from bge_pipeline.errors import DatabaseUnavailable
+from bge_pipeline.errors import DatabaseUnavailable, LoginRefused
 from bge_pipeline.phases.row_path import PassTotals, RowPath
 from bge_pipeline.phases.row_writing import first_line
 from bge_pipeline.phases.state import read_state, require_space
@@ -114,7 +114,7 @@ def backfill(
         PhaseError: expand has not run.
         EmbeddingSpaceMismatch: the encoder is of another space than the column; nothing was written.
         EncodingError: the encoder fails on every text.
-        DatabaseUnavailable: the database went away and did not come back.
+        DatabaseUnavailable: the database went away and did not come back, or (LoginRefused) let nobody in.
     """
     target = TargetTable.from_settings(settings)
     with database.autocommit() as connection:
@@ -147,6 +147,8 @@ def backfill(
         before = totals.written + totals.quarantined
         try:
             path.run(id_range, totals, report)
+        except LoginRefused:
+            raise
         except (OperationalError, DatabaseUnavailable) as error:
             raise DatabaseUnavailable(
                 f"the database did not answer in {settings.backfill_max_attempts} attempts: {first_line(error)}",

@@ -17,7 +17,7 @@ from bge_pipeline.database.quarantine import quarantine_row
 from bge_pipeline.database.reader import PendingBatch
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.writer import VectorWriter
-from bge_pipeline.errors import DatabaseUnavailable, PhaseError
+from bge_pipeline.errors import DatabaseUnavailable, LoginRefused, PhaseError
 from bge_pipeline.phases.row_encoding import EncodedBatch
 
 logger = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class RowWriter:
 def is_transient(error: BaseException) -> bool:
     """Whether another attempt can help: the connection broke, or the server ended the transaction to untie a knot."""
     if isinstance(error, DatabaseUnavailable):
-        return True
+        return not isinstance(error, LoginRefused)
     if not isinstance(error, DBAPIError):
         return False
     return (
