@@ -36,6 +36,7 @@ class DatabaseUnavailable(BgePipelineError):
     exit_code = 4
 
 
+<<<<<<< HEAD
 class ConsentRequired(BgePipelineError):
     """A step that begins, takes back or destroys something has not been agreed to."""
 
@@ -56,6 +57,10 @@ class ReadOnlyDatabase(BgePipelineError):
 
 class DiskFull(BgePipelineError):
     """The server has no space left."""
+=======
+class LoginRefused(DatabaseUnavailable):
+    """The database answers, and does not let this user in; another attempt changes nothing."""
+>>>>>>> pool
 
 
 class TargetTableError(BgePipelineError):

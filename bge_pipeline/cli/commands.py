@@ -333,7 +333,8 @@ def dev_command(
     """Start the Dagster UI and daemon on the configured database."""
     from bge_pipeline.orchestration.instance import run_dev
 
-    raise typer.Exit(run_dev(settings_of_command(), port=port, host=host))
+    with opened() as (_, settings):
+        raise typer.Exit(run_dev(settings, port=port, host=host))
 
 
 def main() -> None:

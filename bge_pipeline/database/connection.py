@@ -17,9 +17,14 @@ from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
 from bge_pipeline.database.embedded import start_embedded_postgres
+<<<<<<< HEAD
 from bge_pipeline.database.session import Sessions
 from bge_pipeline.errors import DatabaseUnavailable, DiskFull, MissingPrivilege
 from bge_pipeline.postgres_url import parse_url, shown
+=======
+from bge_pipeline.database.login import refuses_login
+from bge_pipeline.errors import DatabaseUnavailable, LoginRefused, MissingPrivilege
+>>>>>>> pool
 
 if TYPE_CHECKING:
     from bge_pipeline.settings import Settings
@@ -86,6 +91,7 @@ class Database:
             finally:
                 self._give_back(connection)
 
+<<<<<<< HEAD
     def own_session(self, application_name: str) -> Connection:
         """A session that belongs to the caller alone, known to others by its name; ends when the caller closes it."""
         self._unpooled_sessions.kept = self.sessions.kept
@@ -96,6 +102,16 @@ class Database:
                     text("SELECT set_config('application_name', :name, false)"), {"name": application_name}
                 )
             return connection
+=======
+    def require_answer(self) -> None:
+        """Return if the server lets this user in now.
+
+        Raises:
+            DatabaseUnavailable: it does not answer, or (LoginRefused) lets nobody in.
+        """
+        with self.autocommit():
+            pass
+>>>>>>> pool
 
     def close(self) -> None:
         """Close every pooled connection."""
@@ -141,6 +157,12 @@ class Database:
             refused = not isinstance(error, OperationalError) or getattr(error.orig, "pgcode", None) is not None
             if refused and not error.connection_invalidated:
                 raise
+            if refuses_login(str(error.orig)):
+                raise LoginRefused(
+                    f"{self.url.render_as_string(hide_password=True)} lets nobody in: {str(error.orig).strip()}",
+                    state="what was committed before stays",
+                    next_step="correct user, password and database in DATABASE_URL, then run the same command again",
+                ) from error
             raise DatabaseUnavailable(
                 f"cannot reach {self}: {str(error.orig).strip()}",
                 next_step="check DATABASE_URL and that the server takes connections, then run the same command again",

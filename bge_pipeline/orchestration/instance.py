@@ -23,7 +23,7 @@ from bge_pipeline.orchestration.names import BACKFILLED, REPORT, SCHEMA, SWAPPED
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.pool import register_pool
 from bge_pipeline.orchestration.progress import StepProgress, listening
-from bge_pipeline.orchestration.storage import dagster_database_url
+from bge_pipeline.orchestration.storage import dagster_database_url, require_databases
 from bge_pipeline.phases.verify import verify_nothing_pending
 from bge_pipeline.settings import Settings
 
@@ -104,10 +104,20 @@ def run_dev(settings: Settings, port: int = DEFAULT_PORT, host: str = DEFAULT_HO
 
     Raises:
         ConfigurationError: something else listens on that port.
-        DatabaseUnavailable: the embedded PostgreSQL does not start.
+        DatabaseUnavailable: the database of the table, or that of Dagster's records, cannot be reached.
     """
     _require_free(host, port)
+<<<<<<< HEAD
     variables = environment(settings) | _urls(settings)
+=======
+    require_databases(settings)
+    with Database.from_settings(settings) as database:
+        urls = {
+            "DATABASE_URL": database.url.render_as_string(hide_password=False),
+            "DAGSTER_DATABASE_URL": dagster_database_url(settings).render_as_string(hide_password=False),
+        }
+    variables = environment(settings) | urls
+>>>>>>> pool
     with _environment(variables), dg.DagsterInstance.get() as instance:
         register_pool(instance)
     command = ["-m", "dagster", "dev", "-m", "bge_pipeline.definitions", "-p", str(port), "-h", host]

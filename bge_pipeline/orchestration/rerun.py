@@ -94,7 +94,7 @@ class RerunPolicy:
 
     def _why_hopeless(self, last: Attempt, failures: int) -> str | None:
         if last.was_cancelled:
-            return f"run {_short(last)} was cancelled by somebody"
+            return f"run {_short(last)} was cancelled by somebody; materialize the partition by hand to go on"
         if failures >= self.max_attempts:
             return (
                 f"failed {failures} times (MAX_PARTITION_ATTEMPTS={self.max_attempts}), last in run {_short(last)}; "

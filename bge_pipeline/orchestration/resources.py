@@ -1,7 +1,7 @@
 """Resources: configuration in, plain objects out. What comes out knows no Dagster."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import dagster as dg
@@ -9,6 +9,7 @@ from pydantic import Field
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.orchestration.failures import launch_again
 from bge_pipeline.orchestration.workers import WORKER_TAG, this_worker
 from bge_pipeline.phases.migrate import open_service
 from bge_pipeline.settings import Settings, load_settings
@@ -64,9 +65,18 @@ class EmbeddingsResource(dg.ConfigurableResource[EmbeddingsService]):
     database: dg.ResourceDependency[Database]
 
     @contextmanager
-    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[EmbeddingsService]:  # noqa: ARG002
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[EmbeddingsService]:
         """The service, its model loaded."""
-        with open_service(self.database, self.settings) as service:
+        with ExitStack() as stack:
+            try:
+                service = stack.enter_context(open_service(self.database, self.settings))
+            except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+                if context.log is not None and context.run is not None:
+                    context.log.warning(
+                        "interrupted while the model was loaded, before anything was done. Next: %s",
+                        launch_again(context.run),
+                    )
+                raise
             yield service
 
 

@@ -57,6 +57,11 @@ def rerun_failed_partitions(context: dg.SensorEvaluationContext) -> dg.SensorRes
     total = len(partitions.known_keys(context.instance))
     if not requests:
         return dg.SkipReason(_left_alone(decisions, total))
+    try:
+        with Database.from_settings(settings) as database:
+            database.require_answer()
+    except BgePipelineError as error:
+        return dg.SkipReason(f"{len(requests)} partitions wait to be run again: {error}")
     for key, choice in decisions.items():
         if isinstance(choice, GiveUp):
             context.log.warning("gave up on partition %s: %s", key, choice.reason)

@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
-from bge_pipeline.database.connection import embedded_folder, normalise_url
+from bge_pipeline.database.connection import Database, embedded_folder, normalise_url
 from bge_pipeline.database.embedded import start_embedded_postgres
 from bge_pipeline.errors import DatabaseUnavailable
 from bge_pipeline.settings import Settings, load_settings
@@ -57,6 +57,24 @@ def dagster_database_url(settings: Settings) -> URL:
         ) from error
     _create_database(server)
     return server.set(database=DATABASE)
+
+
+def require_databases(settings: Settings) -> None:
+    """Return if the database of the target table and that of Dagster's records both answer.
+
+    Raises:
+        DatabaseUnavailable: which one does not, or (LoginRefused) lets nobody in.
+    """
+    with Database.from_settings(settings) as database:
+        database.require_answer()
+    with Database(dagster_database_url(settings)) as records:
+        try:
+            records.require_answer()
+        except DatabaseUnavailable as error:
+            raise type(error)(
+                f"Dagster has no database for its records: {error.message}",
+                next_step="check DAGSTER_DATABASE_URL and that the server takes connections",
+            ) from error
 
 
 def _create_database(server: URL) -> None:

@@ -39,7 +39,11 @@ def fail_runs_without_process(instance: dg.DagsterInstance) -> list[dg.DagsterRu
         if WORKER_TAG in run.tags and is_gone(run.tags[WORKER_TAG])
     ]
     for run in orphans:
-        instance.report_run_failed(run, "The process of this run is gone: it was killed. What it committed is kept.")
+        instance.report_run_failed(
+            run,
+            "The process of this run is gone: it was killed. What it committed is kept. Next: a partition is run again by "
+            "the sensor rerun_failed_partitions; anything else is launched again by hand and goes on with what is left.",
+        )
     return orphans
 
 

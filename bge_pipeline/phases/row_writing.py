@@ -17,7 +17,7 @@ from bge_pipeline.database.quarantine import quarantine_row
 from bge_pipeline.database.reader import PendingBatch
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.writer import VectorWriter
-from bge_pipeline.errors import DatabaseUnavailable, PhaseError
+from bge_pipeline.errors import DatabaseUnavailable, LoginRefused, PhaseError
 from bge_pipeline.phases.row_encoding import EncodedBatch
 
 logger = logging.getLogger(__name__)
@@ -117,8 +117,13 @@ def is_transient(error: BaseException) -> bool:
     A full disk stays full for as long as a few attempts last.
     """
     if isinstance(error, DatabaseUnavailable):
+<<<<<<< HEAD
         return True
     if not isinstance(error, DBAPIError) or is_disk_full(error):
+=======
+        return not isinstance(error, LoginRefused)
+    if not isinstance(error, DBAPIError):
+>>>>>>> pool
         return False
     return (
         error.connection_invalidated

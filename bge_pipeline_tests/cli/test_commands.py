@@ -175,6 +175,45 @@ def test_a_folder_without_a_database_is_left_without_one(tmp_path: Path) -> None
     assert not (tmp_path / "home").exists()
 
 
+def test_the_ui_is_not_started_in_a_folder_without_a_database(tmp_path: Path) -> None:
+    result = run_dev_command(tmp_path)
+    assert result.returncode == 2
+    assert "DATABASE_URL is not set, and there is no embedded PostgreSQL" in " ".join(result.stderr.split())
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("variable", ["DATABASE_URL", "DAGSTER_DATABASE_URL"])
+@pytest.mark.pgvector
+def test_the_ui_says_at_its_start_that_a_database_cannot_be_reached(
+    tmp_path: Path, database_url: str, variable: str
+) -> None:
+    unreachable = {"DATABASE_URL": database_url, variable: "postgresql://app:hunter2@127.0.0.1:1/app"}
+    result = run_dev_command(tmp_path, **unreachable)
+    said = " ".join(result.stderr.split())
+    assert result.returncode == 4
+    assert "cannot reach postgresql+psycopg2://app:***@127.0.0.1:1/app" in said
+    assert f"check {variable}" in said
+    assert "hunter2" not in said + result.stdout
+    assert "Dagster UI" not in result.stdout
+
+
+def run_dev_command(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`bge-pipeline dev` that is expected to end by itself, on whatever port is free."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    return subprocess.run(
+        [sys.executable, "-m", "bge_pipeline", "dev", "--port", str(port)],
+        env={name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+        | {"BGE_PIPELINE_HOME": str(folder / "home")}
+        | variables,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -128,6 +128,7 @@ def test_a_run_that_a_person_terminates_is_cancelled_keeps_its_batches_and_is_no
     assert embedded % 10 == 0
     (attempt,) = unmaterialized_attempts(instance)[KEYS[0]]
     assert attempt.was_cancelled
+    assert f"launch backfill_job, partition {KEYS[0]}, again" in next_step_of(instance, run_id)
     assert "was cancelled by somebody" in rerun_failed_partitions(dg.build_sensor_context(instance)).skip_message
 
 
@@ -221,6 +222,15 @@ def dagster_daemon() -> Iterator[None]:
         process.wait(timeout=_PATIENCE_SECONDS)
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
+
+
+def next_step_of(instance: dg.DagsterInstance, run_id: str) -> str:
+    """What a failed step of the run says to do."""
+    (failed,) = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records
+    event = failed.event_log_entry.dagster_event
+    assert event is not None
+    assert event.step_failure_data.user_failure_data is not None
+    return str(event.step_failure_data.user_failure_data.metadata["next_step"].value)
 
 
 def ask(port: int, query: str, **variables: object) -> dict[str, Any]:

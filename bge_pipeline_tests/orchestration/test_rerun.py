@@ -66,7 +66,7 @@ def test_a_partition_that_a_backfill_will_run_is_left_to_it():
 def test_a_cancelled_run_is_not_started_again():
     decision = POLICY.decide("1_2", [Attempt("run-1", 1000, was_cancelled=True)], now=99_999)
 
-    assert decision == GiveUp("run run-1 was cancelled by somebody")
+    assert decision == GiveUp("run run-1 was cancelled by somebody; materialize the partition by hand to go on")
 
 
 def test_a_cancelled_run_is_not_counted_as_a_failure():

@@ -101,6 +101,18 @@ class TestRerunFailedPartitions:
 
         assert tick(rerun_failed_partitions) == "none of 3 partitions has failed"
 
+    def test_waits_for_a_database_that_cannot_be_reached_and_spends_no_attempt_on_it(
+        self, tick: Tick, run: Runner, broken: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    ):
+        run("backfill_job", KEYS[0])
+        broken()
+        monkeypatch.setenv("DATABASE_URL", "postgresql://app:hunter2@127.0.0.1:1/app")
+
+        message = tick(rerun_failed_partitions)
+
+        assert "1 partitions wait to be run again: cannot reach" in message
+        assert "hunter2" not in message
+
     @pytest.mark.usefixtures("broken")
     def test_never_starts_a_partition_that_is_queued_or_under_way(
         self, tick: Tick, run: Runner, instance: dg.DagsterInstance
