@@ -64,6 +64,11 @@ class RerankRun:
     seconds: float
 
     @property
+    def pairs_per_second(self) -> float:
+        """Pairs of query and document per second of wall time."""
+        return self.queries * self.documents / self.seconds
+
+    @property
     def milliseconds_per_query(self) -> float:
         """Time that reranking adds to one search."""
         return 1_000 * self.seconds / self.queries

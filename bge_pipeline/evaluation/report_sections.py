@@ -124,7 +124,7 @@ def _encode(report: BenchmarkReport) -> Section:
     if report.rerank is not None:
         text += (
             f" Reranking with {report.rerank.model}: {report.rerank.queries} queries of {report.rerank.documents} documents, "
-            f"{report.rerank.milliseconds_per_query:,.0f} ms a query."
+            f"{report.rerank.milliseconds_per_query:,.0f} ms a query, {report.rerank.pairs_per_second:,.0f} pairs/s."
         )
     return Section("Encoding", rows, text)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -21,7 +20,6 @@ from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import EncodingError
-from bge_pipeline.evaluation.label_free import excerpts
 from bge_pipeline.evaluation.report import (
     BASELINE_TEXTS_PER_SECOND,
     UNMEASURED,
@@ -34,12 +32,11 @@ from bge_pipeline.evaluation.report import (
 )
 from bge_pipeline.phases.quality import measure_quality, quality_columns
 from bge_pipeline.phases.search_benchmark import search_runs
+from bge_pipeline.phases.speed import PASSAGES, QUERIES, measure_encoding, measure_reranking
 from bge_pipeline.phases.state import MigrationState, read_state
 from bge_pipeline.settings import Settings
 
 BATCH_SIZES = (32, 128, 256)
-_QUERIES = 50
-_RERANKED_DOCUMENTS = 200
 
 
 def benchmark(
@@ -68,7 +65,10 @@ def benchmark(
         storage = _storage(connection, state, journal)
         versions = _versions(connection)
     notes: list[str] = []
-    encode = tuple(_encode(service, sample, size, on_step) for size in batch_sizes) if sample else ()
+    encode = []
+    for size in batch_sizes if sample else ():
+        on_step(f"encoding {len(sample):,} texts, batch size {size}")
+        encode.append(measure_encoding(service, sample, size))
     if not encode:
         notes.append("the table has no text: nothing was encoded")
     rerank = _rerank(service, sample, settings, notes, on_step)
@@ -92,7 +92,7 @@ def benchmark(
         precision=service.space.precision,
         hardware=hardware(),
         versions=versions,
-        encode=encode,
+        encode=tuple(encode),
         rerank=rerank,
         search=search,
         storage=storage,
@@ -131,16 +131,6 @@ def _versions(connection: Connection) -> dict[str, str]:
     }
 
 
-def _encode(service: EmbeddingsService, texts: list[str], batch_size: int, on_step: Callable[[str], None]) -> EncodeRun:
-    on_step(f"encoding {len(texts):,} texts, batch size {batch_size}")
-    tokens = int(service.encoder.tokenize(texts).token_counts.sum())
-    service.encode_texts(texts[:batch_size], batch_size=batch_size)
-    started = time.perf_counter()
-    service.encode_texts(texts, batch_size=batch_size)
-    seconds = time.perf_counter() - started
-    return EncodeRun(batch_size, len(texts), tokens, seconds, service.device_memory_bytes())
-
-
 def _rerank(
     service: EmbeddingsService,
     texts: list[str],
@@ -155,18 +145,12 @@ def _rerank(
     if reranker is None or not texts:
         notes.append("reranking was not measured: no reranker could be loaded")
         return None
-    on_step(f"reranking {_QUERIES} queries of {_RERANKED_DOCUMENTS} documents")
-    documents = texts[:_RERANKED_DOCUMENTS]
-    queries = excerpts(texts[:_QUERIES])
+    on_step(f"reranking {QUERIES} queries of {PASSAGES} passages")
     try:
-        reranker.score(queries[0], documents)  # settles, too, which model there is memory for
-        started = time.perf_counter()
-        for query in queries:
-            reranker.score(query, documents)
+        return measure_reranking(reranker, texts)
     except EncodingError as error:
         notes.append(f"reranking was not measured: {error.message}")
         return None
-    return RerankRun(reranker.model, len(queries), len(documents), time.perf_counter() - started)
 
 
 def _storage(connection: Connection, state: MigrationState, journal: Sequence[JournalEntry]) -> Storage:
