@@ -36,7 +36,10 @@ class DatabaseUnavailable(BgePipelineError):
     exit_code = 4
 
 
-<<<<<<< HEAD
+class LoginRefused(DatabaseUnavailable):
+    """The database answers, and does not let this user in; another attempt changes nothing."""
+
+
 class ConsentRequired(BgePipelineError):
     """A step that begins, takes back or destroys something has not been agreed to."""
 
@@ -57,10 +60,6 @@ class ReadOnlyDatabase(BgePipelineError):
 
 class DiskFull(BgePipelineError):
     """The server has no space left."""
-=======
-class LoginRefused(DatabaseUnavailable):
-    """The database answers, and does not let this user in; another attempt changes nothing."""
->>>>>>> pool
 
 
 class TargetTableError(BgePipelineError):

@@ -17,14 +17,10 @@ from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
 from bge_pipeline.database.embedded import start_embedded_postgres
-<<<<<<< HEAD
-from bge_pipeline.database.session import Sessions
-from bge_pipeline.errors import DatabaseUnavailable, DiskFull, MissingPrivilege
-from bge_pipeline.postgres_url import parse_url, shown
-=======
 from bge_pipeline.database.login import refuses_login
-from bge_pipeline.errors import DatabaseUnavailable, LoginRefused, MissingPrivilege
->>>>>>> pool
+from bge_pipeline.database.session import Sessions
+from bge_pipeline.errors import DatabaseUnavailable, DiskFull, LoginRefused, MissingPrivilege
+from bge_pipeline.postgres_url import parse_url, shown
 
 if TYPE_CHECKING:
     from bge_pipeline.settings import Settings
@@ -91,7 +87,6 @@ class Database:
             finally:
                 self._give_back(connection)
 
-<<<<<<< HEAD
     def own_session(self, application_name: str) -> Connection:
         """A session that belongs to the caller alone, known to others by its name; ends when the caller closes it."""
         self._unpooled_sessions.kept = self.sessions.kept
@@ -102,7 +97,7 @@ class Database:
                     text("SELECT set_config('application_name', :name, false)"), {"name": application_name}
                 )
             return connection
-=======
+
     def require_answer(self) -> None:
         """Return if the server lets this user in now.
 
@@ -111,7 +106,6 @@ class Database:
         """
         with self.autocommit():
             pass
->>>>>>> pool
 
     def close(self) -> None:
         """Close every pooled connection."""
@@ -159,7 +153,7 @@ class Database:
                 raise
             if refuses_login(str(error.orig)):
                 raise LoginRefused(
-                    f"{self.url.render_as_string(hide_password=True)} lets nobody in: {str(error.orig).strip()}",
+                    f"{self} lets nobody in: {str(error.orig).strip()}",
                     state="what was committed before stays",
                     next_step="correct user, password and database in DATABASE_URL, then run the same command again",
                 ) from error

@@ -107,17 +107,8 @@ def run_dev(settings: Settings, port: int = DEFAULT_PORT, host: str = DEFAULT_HO
         DatabaseUnavailable: the database of the table, or that of Dagster's records, cannot be reached.
     """
     _require_free(host, port)
-<<<<<<< HEAD
-    variables = environment(settings) | _urls(settings)
-=======
     require_databases(settings)
-    with Database.from_settings(settings) as database:
-        urls = {
-            "DATABASE_URL": database.url.render_as_string(hide_password=False),
-            "DAGSTER_DATABASE_URL": dagster_database_url(settings).render_as_string(hide_password=False),
-        }
-    variables = environment(settings) | urls
->>>>>>> pool
+    variables = environment(settings) | _urls(settings)
     with _environment(variables), dg.DagsterInstance.get() as instance:
         register_pool(instance)
     command = ["-m", "dagster", "dev", "-m", "bge_pipeline.definitions", "-p", str(port), "-h", host]

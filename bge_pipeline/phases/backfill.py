@@ -22,18 +22,12 @@ from bge_pipeline.database.publications import require_updates
 from bge_pipeline.database.quarantine import forget_changed
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import Encoder
-<<<<<<< HEAD
 from bge_pipeline.errors import PhaseError
 from bge_pipeline.phases.application_vectors import compare_application_vectors
 from bge_pipeline.phases.companion import CompanionKeeper
 from bge_pipeline.phases.filling import fill_column
 from bge_pipeline.phases.memory import peak_memory_bytes
 from bge_pipeline.phases.row_path import PassTotals
-=======
-from bge_pipeline.errors import DatabaseUnavailable, LoginRefused
-from bge_pipeline.phases.row_path import PassTotals, RowPath
-from bge_pipeline.phases.row_writing import first_line
->>>>>>> pool
 from bge_pipeline.phases.state import read_state, require_space
 from bge_pipeline.settings import Settings
 
@@ -133,12 +127,8 @@ def backfill(
         EmbeddingSpaceMismatch: the encoder is of another space than the column; nothing was written.
         ChangedMeanwhile: another process exchanged or dropped the column; what was committed before stays.
         EncodingError: the encoder fails on every text.
-<<<<<<< HEAD
         DiskFull: the server has no space left for more vectors.
-        DatabaseUnavailable: the database went away and did not come back.
-=======
         DatabaseUnavailable: the database went away and did not come back, or (LoginRefused) let nobody in.
->>>>>>> pool
     """
     target = TargetTable.from_settings(settings)
     require_session(database)
@@ -198,37 +188,12 @@ def _fill(
         report=report,
         stop=stop,
     )
-<<<<<<< HEAD
     if pending and not stop.is_set():
         logger.warning(
             "%d rows are still pending: locked, or edited all the while by the application or by a trigger of its own; "
             "run the backfill again",
             pending,
         )
-=======
-    pending = total
-    idle_passes = 0
-    while pending and not path.stopped and idle_passes < settings.backfill_max_attempts:
-        before = totals.written + totals.quarantined
-        try:
-            path.run(id_range, totals, report)
-        except LoginRefused:
-            raise
-        except (OperationalError, DatabaseUnavailable) as error:
-            raise DatabaseUnavailable(
-                f"the database did not answer in {settings.backfill_max_attempts} attempts: {first_line(error)}",
-                state=f"{totals.written} rows are committed, nothing is lost",
-                next_step="run the backfill again when the database answers; it resumes",
-            ) from error
-        with database.autocommit() as connection:
-            pending = count_pending(connection, target, column.name, id_range)
-        if pending and totals.written + totals.quarantined == before:
-            # Every row that is left is locked or edited faster than it is embedded.
-            idle_passes += 1
-            path.pause(2.0**idle_passes)
-    if pending and not path.stopped:
-        logger.warning("%d rows are still pending: locked or edited all the while; run the backfill again", pending)
->>>>>>> pool
     if totals.truncated:
         logger.warning(
             "%d of %d texts were longer than the %d tokens that the model reads; their vectors ignore the rest",

@@ -15,7 +15,7 @@ from bge_pipeline.database.ids import IdRange
 from bge_pipeline.database.pending import count_pending
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import Encoder
-from bge_pipeline.errors import ChangedMeanwhile, DatabaseUnavailable
+from bge_pipeline.errors import ChangedMeanwhile, DatabaseUnavailable, LoginRefused, PhaseError
 from bge_pipeline.phases.row_path import PassTotals, RowPath
 from bge_pipeline.phases.row_writing import first_line
 from bge_pipeline.settings import Settings
@@ -51,7 +51,7 @@ def fill_column(
         stop: set it to end after the batches in flight.
 
     Raises:
-        ChangedMeanwhile: the column was dropped.
+        PhaseError: the column was dropped.
         DiskFull: the server has no space left for more vectors.
         EncodingError: the encoder fails on every text.
         DatabaseUnavailable: the database went away and did not come back.
@@ -86,6 +86,8 @@ def fill_column(
             if isinstance(error, ProgrammingError) and not isinstance(error.orig, UndefinedColumn):
                 raise
             logger.info("the columns of %s were exchanged or dropped meanwhile; looking again", target)
+        except LoginRefused:
+            raise
         except (OperationalError, DatabaseUnavailable) as error:
             if isinstance(error, OperationalError) and is_disk_full(error):
                 raise disk_full(error, state=f"{totals.written} rows are committed, nothing is lost") from error
@@ -102,7 +104,7 @@ def fill_column(
 def _column_now(table: TableDescription, number: int) -> Column:
     column = table.with_number(number)
     if column is None:
-        raise ChangedMeanwhile(
+        raise PhaseError(
             f"the column that was being filled in {table.target} was dropped meanwhile",
             state="what was committed to it went with it",
             next_step="bge-pipeline status",

@@ -117,13 +117,8 @@ def is_transient(error: BaseException) -> bool:
     A full disk stays full for as long as a few attempts last.
     """
     if isinstance(error, DatabaseUnavailable):
-<<<<<<< HEAD
-        return True
-    if not isinstance(error, DBAPIError) or is_disk_full(error):
-=======
         return not isinstance(error, LoginRefused)
-    if not isinstance(error, DBAPIError):
->>>>>>> pool
+    if not isinstance(error, DBAPIError) or is_disk_full(error):
         return False
     return (
         error.connection_invalidated
