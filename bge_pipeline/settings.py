@@ -164,6 +164,9 @@ class Settings(BaseSettings):
         0.95, gt=0, le=1, description="least recall@20 of the index against exact search"
     )
     quality_sample_rows: int = Field(1_000, ge=1, le=100_000, description="rows that the gate compares")
+    quality_max_queries: int = Field(
+        500, ge=1, description="labelled queries that the gate asks at most; with the reranker 50"
+    )
     eval_queries: Path | None = Field(
         None,
         description='labelled queries, JSON Lines of {"query": ..., "relevant": {id: grade}}; unset: label-free evidence',
@@ -182,7 +185,10 @@ class Settings(BaseSettings):
     )
 
     # The vectors that are there today
-    legacy_model: str = Field("Alibaba-NLP/gte-Qwen2-1.5B-instruct", description="name shown for the old vectors")
+    legacy_model: str = Field(
+        "Alibaba-NLP/gte-Qwen2-1.5B-instruct",
+        description="model of the old vectors; set and at hand, the quality gate asks it the labelled queries",
+    )
     legacy_dimensions: int = Field(
         1_536, ge=1, description="dimensions of the old vectors, where no database can be asked"
     )

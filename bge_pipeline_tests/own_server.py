@@ -37,6 +37,11 @@ class OwnServer:
         """URL of its database `postgres`."""
         return make_url(self._server.get_uri()).set(drivername="postgresql+psycopg2")
 
+    @property
+    def log(self) -> str:
+        """What it has written to its log."""
+        return (self.folder / "log").read_text()
+
     def set(self, **settings: str) -> None:
         """Change settings, and restart so that all of them hold."""
         for name, value in settings.items():

@@ -50,7 +50,6 @@ class TargetTable:
         return shortened(f"{self.table}_{self.embedding_column}{self._companion}_quarantine")
 
     @property
-    @property
     def quarantine(self) -> str:
         """The quarantine table, qualified and quoted."""
         return quote(self.schema, self.quarantine_table)

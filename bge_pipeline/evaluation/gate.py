@@ -42,10 +42,14 @@ class GateBounds:
 
 @dataclass(frozen=True)
 class QualityMeasurements:
-    """What is known about the new vectors; None is what was not measured."""
+    """What is known about the new vectors; None is what was not measured.
+
+    `ndcg_basis` says in words over which queries nDCG was measured.
+    """
 
     ndcg_old: float | None = None
     ndcg_new: float | None = None
+    ndcg_basis: str | None = None
     ann_recall: float | None = None
     neighbours: NeighbourAgreement | None = None
     known_items: KnownItemSearch | None = None
@@ -120,7 +124,7 @@ def _checks(measured: QualityMeasurements, bounds: GateBounds) -> Iterator[GateC
         "ndcg_retained",
         retained,
         bounds.ndcg_retained,
-        f"nDCG@20 went from {measured.ndcg_old} to {measured.ndcg_new}",
+        f"nDCG@20 went from {_number(measured.ndcg_old)} to {_number(measured.ndcg_new)} over {measured.ndcg_basis}",
         "search with the new model is worse on the labelled queries",
     )
     yield _check(
@@ -159,6 +163,10 @@ def _checks(measured: QualityMeasurements, bounds: GateBounds) -> Iterator[GateC
         stored.summary() if stored else None,
         "the model that filled the column does not normalise, so distances mean something else",
     )
+
+
+def _number(value: float | None) -> str:
+    return "an unknown value" if value is None else f"{value:.3f}"
 
 
 def _retained(old: float | None, new: float | None) -> float | None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import describe_table
@@ -15,11 +14,9 @@ from bge_pipeline.database.notes import note_statement
 from bge_pipeline.database.operator import Operator
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.vectors import SampledRows, sample_vectors
-from bge_pipeline.embedding.loading import load_encoder_of
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import SwapRefused
 from bge_pipeline.evaluation.gate import GateBounds, GateResult, QualityMeasurements, decide
-from bge_pipeline.evaluation.judgements import JudgedQueries, load_judged_queries
 from bge_pipeline.evaluation.label_free import (
     MIN_ROWS_PER_NEIGHBOUR,
     NeighbourAgreement,
@@ -28,9 +25,9 @@ from bge_pipeline.evaluation.label_free import (
     neighbour_agreement,
     stored_vectors_match,
 )
-from bge_pipeline.evaluation.metrics import ranking_quality
-from bge_pipeline.phases.state import MigrationState, read_state, require_same_parts, space_of
-from bge_pipeline.search.ann import exact_ranking, index_recall, recommend_for_recall
+from bge_pipeline.phases.labelled_quality import OnRows, measure_labelled
+from bge_pipeline.phases.state import MigrationState, read_state, require_same_parts
+from bge_pipeline.search.ann import index_recall, recommend_for_recall
 from bge_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -38,6 +35,7 @@ logger = logging.getLogger(__name__)
 _NEIGHBOURS = 20
 _REEMBEDDED_ROWS = 200
 _RECALL_QUERIES = 50
+_PROGRESS_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -110,13 +108,14 @@ def measure_quality(database: Database, settings: Settings, service: EmbeddingsS
         if not len(sample):
             return None
         recall = index_recall(connection, settings, new, sample.vectors[new][:_RECALL_QUERIES], k=_NEIGHBOURS)
-        ndcg_old, ndcg_new = _labelled(connection, settings, service, state, new, old)
+        labelled = measure_labelled(connection, settings, service, state, new, old, on_rows=_log_rows())
     few = min(len(sample), _REEMBEDDED_ROWS)
     recomputed = service.encode_texts(sample.texts[:few])
     queries = service.encode_queries(excerpts(sample.texts[:few]))
     measured = QualityMeasurements(
-        ndcg_old=ndcg_old,
-        ndcg_new=ndcg_new,
+        ndcg_old=labelled.ndcg_old if labelled is not None else None,
+        ndcg_new=labelled.ndcg_new if labelled is not None else None,
+        ndcg_basis=labelled.basis() if labelled is not None else None,
         ann_recall=recall,
         neighbours=_neighbours(sample, new, old),
         known_items=known_item_search(queries, sample.vectors[new], range(few), k=_NEIGHBOURS),
@@ -137,35 +136,18 @@ def _neighbours(sample: SampledRows, new: str, old: str | None) -> NeighbourAgre
     return neighbour_agreement(sample.vectors[old], sample.vectors[new], _NEIGHBOURS)
 
 
-def _labelled(
-    connection: Connection,
-    settings: Settings,
-    service: EmbeddingsService,
-    state: MigrationState,
-    new: str,
-    old: str | None,
-) -> tuple[float | None, float | None]:
-    """nDCG@20 of exact search on the old and on the new column, as far as queries and an old encoder are at hand."""
-    if settings.eval_queries is None:
-        return None, None
-    judged = load_judged_queries(settings.eval_queries)
-    texts = list(judged.queries.values())
-    ndcg_new = _exact_ndcg(connection, settings, judged, new, service.encode_queries(texts))
-    old_space = space_of(state.table.columns[old]) if old is not None else None
-    encoder = load_encoder_of(old_space, settings) if old_space is not None else None
-    if old is None or encoder is None:
-        logger.info("the old model is not at hand: nDCG@20 of the new vectors is measured alone")
-        return None, ndcg_new
-    old_queries = encoder.encode(encoder.tokenize_queries(texts))
-    return _exact_ndcg(connection, settings, judged, old, old_queries), ndcg_new
+def _log_rows() -> OnRows:
+    """Say every few seconds how far the exact search is, which on a large table takes minutes."""
+    last = time.monotonic()
 
+    def told(column: str, rows: int, estimated: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _PROGRESS_SECONDS:
+            last = time.monotonic()
+            share = f", {min(1.0, rows / estimated):.0%}" if estimated else ""
+            logger.info("quality: exact search in %r, %s rows compared%s", column, f"{rows:,}", share)
 
-def _exact_ndcg(
-    connection: Connection, settings: Settings, judged: JudgedQueries, column: str, queries: NDArray[np.float32]
-) -> float:
-    rankings = exact_ranking(connection, settings, column, queries, k=20)
-    by_query = {query_id: [str(i) for i in ids] for query_id, ids in zip(judged.queries, rankings, strict=True)}
-    return ranking_quality(judged.qrels, by_query).ndcg
+    return told
 
 
 def _bounds(settings: Settings) -> GateBounds:

@@ -77,14 +77,23 @@ def _told_publication(publication: Publication, state: MigrationState, column: s
         beside = "carries a list of columns, and not the new one"
         again = "; every row of the backfill is sent with what is in the list" if publication.updates else ""
         return f"{publication}: {beside}{again}"
+    sent = "every row of the backfill is sent; " if publication.updates else ""
     add = f"ALTER TABLE {target} ADD COLUMN {quote(column)} vector({dimensions});"
+    first = (
+        f"{publication}: {sent}a subscriber whose table lacks the new column stops at the first change after expand, and "
+        f"goes on when it has it. On each, before expand: {add}"
+    )
+    previous = target.column_for(embedding.dimensions)
+    if previous == column:
+        return (
+            f"{first} At the swap the columns exchange names that a subscriber has already: it does not stop, and would put "
+            "vectors of both models into one column. Copy the table to it anew after the swap, or publish a list of columns "
+            "without vectors"
+        )
     optional = (
         [f"ALTER TABLE {target} ALTER COLUMN {quote(embedding.name)} DROP NOT NULL"] if embedding.not_null else []
     )
-    renames = [render(s) for s in rename_statements(target, column, target.column_for(embedding.dimensions))]
+    renames = [render(statement) for statement in rename_statements(target, column, previous)]
     exchange = "; ".join(["BEGIN", *optional, *renames, "COMMIT;"])
-    sent = "every row of the backfill is sent; " if publication.updates else ""
-    return (
-        f"{publication}: {sent}a subscriber whose table lacks the new column stops at the first change after expand, and "
-        f"goes on when it has it. On each, before expand: {add} When it stops after the swap: {exchange}"
-    )
+    drop = f"ALTER TABLE {target} DROP COLUMN {quote(previous)};"
+    return f"{first} When it stops after the swap: {exchange} After retire: {drop}"

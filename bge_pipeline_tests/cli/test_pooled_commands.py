@@ -75,7 +75,7 @@ def test_a_pooler_that_allows_no_transactions_still_serves_reading(run: Run, poo
         (fill_and_swap, ["rollback"]),
         (fill_and_swap, ["retire", "--yes"]),
     ],
-    ids=str,
+    ids=["migrate", "retry", "text-index", "rollback-before-swap", "rollback", "retire"],
 )
 def test_commands_that_change_something_are_refused_before_they_do(
     run: Run,  # noqa: F811

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from sqlalchemy.exc import DBAPIError
 
@@ -49,6 +51,14 @@ def told(database, settings):
     with database.autocommit() as connection:
         state = require_table(database, settings)
         return told_replication(find_replication(connection, state.table), state, "embedding_384", 384)
+
+
+def statements(database, settings):
+    """What a subscriber has to run before expand, after the swap, and after retire, as plan says it."""
+    line = told(database, settings)[0]
+    return re.fullmatch(
+        r".* before expand: (.*) When it stops after the swap: (.*) After retire: (.*)", line, re.DOTALL
+    ).groups()
 
 
 def chokes(texts):
@@ -205,6 +215,16 @@ def test_each_kind_of_publication_is_told_apart(database, settings, kind):
     assert "every row of the backfill is sent" in line
 
 
+def test_a_subscriber_that_would_mix_two_models_is_told_so(database, make_settings):
+    execute(database, "CREATE PUBLICATION shop FOR TABLE segments")
+    with database.autocommit() as connection:
+        state = require_table(database, make_settings())
+        replication = find_replication(connection, state.table)
+    (line,) = told_replication(replication, state, "embedding_1536", 1536)
+    assert "would put vectors of both models into one column" in line
+    assert "RENAME" not in line
+
+
 def test_a_full_replica_identity_is_told(database, settings):
     execute(database, "CREATE PUBLICATION shop FOR TABLE segments")
     execute(database, "ALTER TABLE segments REPLICA IDENTITY FULL")
@@ -287,9 +307,8 @@ def pair(logical_server, make_settings):
 def test_a_subscriber_that_does_what_plan_says_follows_a_migration(pair, kind):
     publisher, settings = pair.publisher, pair.settings
     pair.subscribe(KINDS[kind])
-    line, slots = told(publisher, settings)
-    assert slots.endswith(": shop")
-    add, exchange = line.partition("before expand: ")[2].split(" When it stops after the swap: ")
+    assert told(publisher, settings)[1].endswith(": shop")
+    add, exchange, drop = statements(publisher, settings)
     pair.run_at_the_subscriber(add)
     fill(publisher, settings)
     execute(publisher, "UPDATE segments SET text = 'written meanwhile' WHERE id = 1")
@@ -305,7 +324,24 @@ def test_a_subscriber_that_does_what_plan_says_follows_a_migration(pair, kind):
     assert wrong_vectors(pair.subscriber, ENCODER, "embedding") == []
     assert scalar(pair.subscriber, "SELECT count(embedding) FROM segments") == 30
     retire(publisher, settings)
+    pair.run_at_the_subscriber(drop)
     execute(publisher, "UPDATE segments SET speaker_label = 'last', text = 'the last' WHERE id = 3")
+    wait_until(pair.is_followed, 60)
+
+
+def test_a_subscriber_that_nobody_told_stops_and_goes_on_when_it_is(pair, logical_server):
+    publisher, settings = pair.publisher, pair.settings
+    pair.subscribe(KINDS["the table"])
+    add, exchange, _ = statements(publisher, settings)
+    fill(publisher, settings)
+    wait_until(lambda: 'missing replicated column: "embedding_384"' in logical_server.log, 60)
+    pair.run_at_the_subscriber(add)
+    wait_until(lambda: scalar(pair.subscriber, "SELECT count(embedding_384) FROM segments") == 30, 60)
+    swap(publisher, settings)
+    execute(publisher, "UPDATE segments SET speaker_label = 'x', text = 'written after'")
+    backfill(publisher, settings, ENCODER)
+    wait_until(lambda: 'missing replicated column: "embedding_1536"' in logical_server.log, 60)
+    pair.run_at_the_subscriber(exchange)
     wait_until(pair.is_followed, 60)
 
 
