@@ -24,11 +24,13 @@ demo: $(INSTALLED)  ## Migrate a table of Python documentation from 1536 to 384 
 test: $(INSTALLED)  ## Run the tests; those that need what is missing here are skipped and say so.
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
-lint: $(INSTALLED)  ## Check style, types and the direction of imports.
+lint: $(INSTALLED)  ## Check style, types, the direction of imports, and that what is imported is declared.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/deptry bge_pipeline migrations
+	$(BIN)/deptry . --ignore DEP002,DEP004
 
 format: $(INSTALLED)  ## Put the code into shape.
 	$(BIN)/ruff check --fix .

@@ -12,8 +12,8 @@ from bge_pipeline.database.pooler import require_session
 from bge_pipeline.errors import TargetTableError
 from bge_pipeline.phases.consent import rolled_back
 from bge_pipeline.phases.state import require_table
+from bge_pipeline.revisions import explained
 from bge_pipeline.settings import Settings, load_settings
-from migrations.steps import explained
 
 logger = logging.getLogger("bge_pipeline.migrations")
 

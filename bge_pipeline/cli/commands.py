@@ -270,6 +270,18 @@ def text_index_command(json: Json = False) -> None:
     render.print_json(asdict(result)) if json else render.print_facts(result.name, {"built": str(result.built)})
 
 
+@app.command("alembic", context_settings={"ignore_unknown_options": True})
+def alembic_command(
+    arguments: Annotated[
+        list[str], typer.Argument(help="As after `alembic`: upgrade 005, upgrade head --sql, current.")
+    ],
+) -> None:
+    """Run Alembic on the revisions 004 to 007, wherever they are installed."""
+    from bge_pipeline.revisions import run_alembic
+
+    run_alembic(arguments, {name.upper(): value for name, value in _overrides.items()})
+
+
 @app.command("benchmark")
 def benchmark_command(
     output: Annotated[

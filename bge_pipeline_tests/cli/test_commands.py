@@ -296,3 +296,28 @@ def test_importing_the_package_and_the_command_loads_no_model_library() -> None:
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.pgvector
+def test_alembic_runs_its_revisions_with_the_settings_of_the_command(run: Run) -> None:
+    done = run("--set", "OLD_INDEX=keep", "alembic", "upgrade", "005")
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(run("status", "--json").stdout)["phase"] == "expanded"
+    assert "dropping index" not in done.stderr
+    assert "005 (head)" not in run("alembic", "current").stdout
+    assert "005" in run("alembic", "current").stdout
+
+
+@pytest.mark.pgvector
+def test_alembic_ends_with_the_exit_code_of_the_phase_and_writes_no_revision(run: Run) -> None:
+    failed = run("alembic", "upgrade", "005", TARGET_TABLE="nowhere")
+    refused = run("alembic", "revision", "-m", "mine")
+    unknown = run("alembic", "upgrade", "999")
+
+    assert failed.returncode == 2
+    assert failed.stderr.count('the target table "public"."nowhere" does not exist') == 1
+    assert refused.returncode == 2
+    assert "expected one of upgrade, downgrade" in refused.stderr
+    assert unknown.returncode == 1
+    assert "Traceback" not in failed.stderr + refused.stderr + unknown.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import context
 
 from bge_pipeline.phases.state import require_table
-from migrations.steps import run_phase
+from bge_pipeline.revisions import run_phase
 
 revision = "004"
 down_revision = None

@@ -6,7 +6,7 @@ from alembic import context
 
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.phases.expand import collapse, expand, expand_script
-from migrations.steps import print_phase, run_phase
+from bge_pipeline.revisions import print_phase, run_phase
 
 revision = "005"
 down_revision = "004"

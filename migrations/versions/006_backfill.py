@@ -8,8 +8,8 @@ from bge_pipeline.console import backfill_progress
 from bge_pipeline.database.connection import Database
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.revisions import run_phase
 from bge_pipeline.settings import Settings
-from migrations.steps import run_phase
 
 revision = "006"
 down_revision = "005"

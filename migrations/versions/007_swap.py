@@ -9,8 +9,8 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.phases.migrate import open_service, swap_when_caught_up
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.swap import swap_script
+from bge_pipeline.revisions import print_phase, run_phase
 from bge_pipeline.settings import Settings
-from migrations.steps import print_phase, run_phase
 
 revision = "007"
 down_revision = "006"

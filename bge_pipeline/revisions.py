@@ -1,0 +1,94 @@
+"""The Alembic revisions: where they are, Alembic run on them, and what they share. They stand in `migrations`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from alembic import op
+from alembic.config import CommandLine, Config
+from alembic.util import CommandError
+from sqlalchemy import TextClause
+
+import bge_pipeline
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.embedding.loading import configured_space
+from bge_pipeline.embedding.space import EmbeddingSpace
+from bge_pipeline.errors import BgePipelineError, ConfigurationError
+from bge_pipeline.settings import Settings, load_settings
+
+COMMANDS = ("upgrade", "downgrade", "stamp", "current", "history", "heads", "show")
+"""Alembic's commands that run or read revisions; the others write new ones."""
+
+
+def revisions_folder() -> Path:
+    """Alembic's `script_location`: inside the package where it was installed from a wheel, beside it in a clone."""
+    package = Path(bge_pipeline.__file__).parent
+    folder = package / "migrations"
+    return folder if folder.is_dir() else package.parent / "migrations"
+
+
+def run_alembic(arguments: Sequence[str], variables: Mapping[str, str] | None = None) -> None:
+    """Run an Alembic command on the revisions, as `alembic` does in a clone.
+
+    Args:
+        arguments: as one types them after `alembic`, for example `["upgrade", "005", "--sql"]`.
+        variables: set in the environment, from which the revisions read their settings.
+
+    Raises:
+        ConfigurationError: no command that runs or reads revisions.
+        BgePipelineError: a phase or Alembic failed.
+    """
+    if not arguments or arguments[0] not in COMMANDS:
+        raise ConfigurationError(
+            f"bge-pipeline alembic: expected one of {', '.join(COMMANDS)}, got {' '.join(arguments) or 'nothing'}",
+            next_step="bge-pipeline alembic upgrade 005, 006 and 007; what follows the command is Alembic's own",
+        )
+    os.environ |= variables or {}
+    ours, alembics = logging.getLogger("bge_pipeline"), logging.getLogger("alembic")
+    alembics.handlers, alembics.level, alembics.propagate = ours.handlers, ours.level, ours.propagate
+    command_line = CommandLine(prog="bge-pipeline alembic")
+    options = command_line.parser.parse_args(arguments)
+    options.raiseerr = True
+    config = Config(cmd_opts=options)
+    config.set_main_option("script_location", str(revisions_folder()).replace("%", "%%"))
+    try:
+        command_line.run_cmd(config, options)
+    except CommandError as error:
+        if isinstance(error.__cause__, BgePipelineError):
+            raise error.__cause__ from None
+        raise BgePipelineError(f"Alembic: {error}", next_step="bge-pipeline status") from error
+
+
+def run_phase(phase: Callable[[Database, Settings], object]) -> None:
+    """Run a phase on connections of its own, with no transaction of Alembic's open meanwhile."""
+    with op.get_context().autocommit_block(), explained():
+        settings = load_settings()
+        with Database.from_settings(settings) as database:
+            phase(database, settings)
+
+
+def print_phase(script: Callable[[TargetTable, Settings, EmbeddingSpace], Iterable[TextClause]]) -> None:
+    """Print a phase's statements for `--sql`; statements that build an index stand outside a transaction."""
+    with explained():
+        settings = load_settings()
+        statements = script(TargetTable.from_settings(settings), settings, configured_space(settings))
+    for statement in statements:
+        if "CONCURRENTLY" in statement.text:
+            with op.get_context().autocommit_block():
+                op.execute(statement)
+        else:
+            op.execute(statement)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Let Alembic print an error of this project as a message, not as a traceback."""
+    try:
+        yield
+    except BgePipelineError as error:
+        raise CommandError(str(error)) from error
