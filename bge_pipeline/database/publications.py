@@ -48,6 +48,9 @@ _SLOTS = """
 SELECT slot_name::text FROM pg_replication_slots
 WHERE slot_type = 'logical' AND NOT temporary AND database = current_database() ORDER BY 1
 """
+_SUBSCRIPTIONS = """
+SELECT s.subname::text FROM pg_subscription_rel r JOIN pg_subscription s ON s.oid = r.srsubid WHERE r.srrelid = :oid ORDER BY 1
+"""
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,13 @@ class Replication:
         identity: by what a subscriber finds a row again: a key, the whole old row, or nothing, so that every UPDATE of a
             table whose updates are published fails.
         slots: logical replication slots of the database, whose readers get every row that is written.
+        subscriptions: those that fill the table from elsewhere.
     """
 
     publications: tuple[Publication, ...]
     identity: Identity
     slots: tuple[str, ...]
+    subscriptions: tuple[str, ...]
 
     @property
     def forbids_updates(self) -> str | None:
@@ -116,6 +121,7 @@ def find_replication(connection: Connection, table: TableDescription) -> Replica
         publications=find_publications(connection, table),
         identity=connection.execute(text(_IDENTITY), {"oid": table.oid}).scalar_one(),
         slots=tuple(connection.execute(text(_SLOTS)).scalars()),
+        subscriptions=tuple(connection.execute(text(_SUBSCRIPTIONS), {"oid": table.oid}).scalars()),
     )
 
 

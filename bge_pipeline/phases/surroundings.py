@@ -23,6 +23,11 @@ def told_replication(replication: Replication, state: MigrationState, column: st
         told.append(
             f"logical replication slots keep the log until their readers have it: {', '.join(replication.slots)}"
         )
+    told += [
+        f"subscription {name} fills the table from elsewhere: vectors that its publisher sends no longer fit "
+        f"{state.table.embedding.name!r} after the swap, and it stops; have them left out of the publication before"
+        for name in replication.subscriptions
+    ]
     return tuple(told)
 
 

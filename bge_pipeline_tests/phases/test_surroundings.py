@@ -192,6 +192,13 @@ class TestTriggers:
         expand(database, settings, ENCODER.space)
         assert read_status(database, settings).warnings == ()
 
+    def test_it_follows_another_text_column_when_expand_is_told_of_one(self, database, make_settings):
+        expand(database, make_settings(), ENCODER.space)
+        execute(database, "ALTER TABLE segments ADD COLUMN body text; UPDATE segments SET body = text")
+        fill(database, make_settings(target_text_column="body"))
+        execute(database, "UPDATE segments SET body = 'another body' WHERE id = 1")
+        assert scalar(database, "SELECT embedding_384 FROM segments WHERE id = 1") is None
+
     def test_a_filled_column_that_may_not_be_null_is_named(self, database, settings):
         fill_and_swap(database, settings)
         execute(database, "ALTER TABLE segments ALTER COLUMN embedding SET NOT NULL")
