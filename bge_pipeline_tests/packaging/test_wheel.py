@@ -60,10 +60,12 @@ def run(installed: WheelEnvironment, tmp_path: Path) -> Run:
     """Runs a program of that environment far from the project."""
 
     def run_program(program: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        own = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+        # Last of all, since `variables` hold the environment of the tests, whose PYTHONPATH may lead to a clone.
+        given = os.environ | variables
+        own = {name: value for name, value in given.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
         return subprocess.run(
             [installed.programs / program, *arguments],
-            env=own | {"PYTHONNOUSERSITE": "1", "PYTHONWARNINGS": "ignore"} | variables,
+            env=own | {"PYTHONNOUSERSITE": "1", "PYTHONWARNINGS": "ignore"},
             cwd=tmp_path,
             capture_output=True,
             text=True,
@@ -119,7 +121,10 @@ def test_the_command_explains_itself_and_names_the_extra_that_it_lacks(run: Run)
 
 
 @pytest.mark.pgvector
-def test_it_plans_on_a_real_server(run: Run, settings: Settings) -> None:
+def test_it_plans_on_a_real_server(run: Run, settings: Settings, installed: WheelEnvironment) -> None:
+    where = run("python", "-c", "import bge_pipeline; print(bge_pipeline.__file__)", **environment(settings))
+    assert Path(where.stdout.strip()).is_relative_to(installed.folder)
+
     done = run("bge-pipeline", "plan", "--json", **environment(settings))
 
     assert done.returncode == 0, done.stderr
