@@ -163,6 +163,9 @@ class Settings(BaseSettings):
     quality_min_ann_recall: float = Field(
         0.95, gt=0, le=1, description="least recall@20 of the index against exact search"
     )
+    quality_min_read_whole: float = Field(
+        0.5, ge=0, le=1, description="least share of texts that the model reads to their end"
+    )
     quality_sample_rows: int = Field(1_000, ge=1, le=100_000, description="rows that the gate compares")
     quality_max_queries: int = Field(
         500, ge=1, description="labelled queries that the gate asks at most; with the reranker 50"

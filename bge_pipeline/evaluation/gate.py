@@ -25,14 +25,16 @@ class GateBounds:
         known_item_success: share of excerpts that find their own row among the first 20.
         stored_vectors_matching: share of stored vectors that the model makes again from the stored text.
         unit_length: share of stored vectors of unit length.
+        read_whole: share of texts that the model reads to their end.
     """
 
     ndcg_retained: float = 0.92
     ann_recall: float = 0.95
-    neighbour_agreement: float = 0.10
+    neighbour_agreement: float = 0.03
     known_item_success: float = 0.60
     stored_vectors_matching: float = 0.99
     unit_length: float = 1.0
+    read_whole: float = 0.5
 
     @classmethod
     def for_search(cls, *, reranked: bool) -> GateBounds:
@@ -54,6 +56,22 @@ class QualityMeasurements:
     neighbours: NeighbourAgreement | None = None
     known_items: KnownItemSearch | None = None
     stored_vectors: StoredVectorAgreement | None = None
+    read_whole: float | None = None
+
+    def culprit(self, bounds: GateBounds) -> str:
+        """Which of old and new vectors a comparison of the two more likely speaks against, by what needs no comparison."""
+        own = [
+            self.known_items.success_at_k >= bounds.known_item_success if self.known_items else None,
+            self.stored_vectors.matching_share >= bounds.stored_vectors_matching if self.stored_vectors else None,
+        ]
+        if False in own:
+            return "the new vectors fail a check of their own, so that they are the likelier culprit"
+        if own == [True, True]:
+            return (
+                "the new vectors find their own rows and are what the model makes of these texts, so that the old vectors, or "
+                "a model that is set up wrongly from the start (pooling, prompts), are the likelier culprit"
+            )
+        return "which of old and new vectors is at fault was not measured"
 
 
 @dataclass(frozen=True)
@@ -125,7 +143,7 @@ def _checks(measured: QualityMeasurements, bounds: GateBounds) -> Iterator[GateC
         retained,
         bounds.ndcg_retained,
         f"nDCG@20 went from {_number(measured.ndcg_old)} to {_number(measured.ndcg_new)} over {measured.ndcg_basis}",
-        "search with the new model is worse on the labelled queries",
+        f"search with the new model is worse on the labelled queries; {measured.culprit(bounds)}",
     )
     yield _check(
         "ann_recall",
@@ -137,10 +155,10 @@ def _checks(measured: QualityMeasurements, bounds: GateBounds) -> Iterator[GateC
     neighbours, known_items, stored = measured.neighbours, measured.known_items, measured.stored_vectors
     yield _check(
         "neighbour_agreement",
-        neighbours.above_chance if neighbours else None,
+        neighbours.highest_above_chance if neighbours else None,
         bounds.neighbour_agreement,
-        neighbours.summary() if neighbours else None,
-        "vectors do not belong to their rows, or the new model does not understand these texts",
+        f"{neighbours.summary()}, upper end of the 95% interval above chance" if neighbours else None,
+        f"vectors do not belong to their rows, or one model does not understand these texts; {measured.culprit(bounds)}",
     )
     yield _check(
         "known_item_success",
@@ -162,6 +180,14 @@ def _checks(measured: QualityMeasurements, bounds: GateBounds) -> Iterator[GateC
         bounds.unit_length,
         stored.summary() if stored else None,
         "the model that filled the column does not normalise, so distances mean something else",
+    )
+    yield _check(
+        "read_whole",
+        measured.read_whole,
+        bounds.read_whole,
+        "share of sampled texts that the model reads to their end",
+        "most vectors ignore a part of their text: cut the texts into shorter rows, correct the model's length limit, or set "
+        "QUALITY_MIN_READ_WHOLE if that is meant",
     )
 
 

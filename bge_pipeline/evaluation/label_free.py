@@ -14,6 +14,7 @@ from bge_pipeline.evaluation.metrics import RBO_PERSISTENCE, overlap_at_k, rank_
 
 Vectors = NDArray[np.floating[Any]]
 
+_NORMAL_95 = 1.96
 _BLOCK_BYTES = 64 * 2**20
 _UNIT_LENGTH_TOLERANCE = 1e-2
 """Wide enough for vectors that went through float16 or bfloat16."""
@@ -34,6 +35,7 @@ class NeighbourAgreement:
         overlap: mean share of the k nearest neighbours that both spaces have.
         rank_biased_overlap: the same with more weight on the nearest.
         chance_overlap: what unrelated vectors would give, k / (rows - 1).
+        standard_error: of `overlap`, over the rows.
     """
 
     rows: int
@@ -41,6 +43,12 @@ class NeighbourAgreement:
     overlap: float
     rank_biased_overlap: float
     chance_overlap: float
+    standard_error: float = 0.0
+
+    @property
+    def highest_above_chance(self) -> float:
+        """The upper end of the 95% interval of `above_chance`: a sample as small as this one may understate it so much."""
+        return self.above_chance + _NORMAL_95 * self.standard_error / (1 - self.chance_overlap)
 
     @property
     def above_chance(self) -> float:
@@ -160,12 +168,14 @@ def neighbour_agreement(old: Vectors, new: Vectors, k: int = 20) -> NeighbourAgr
             f"expected at least {MIN_ROWS_PER_NEIGHBOUR * k} rows to compare {k} neighbours, got {len(old)}"
         )
     before, after = exact_neighbours(old, k), exact_neighbours(new, k)
+    overlaps = overlap_at_k(before, after)
     return NeighbourAgreement(
         rows=len(old),
         k=k,
-        overlap=float(overlap_at_k(before, after).mean()),
+        overlap=float(overlaps.mean()),
         rank_biased_overlap=float(rank_biased_overlap(before, after, RBO_PERSISTENCE).mean()),
         chance_overlap=k / (len(old) - 1),
+        standard_error=float(overlaps.std(ddof=1) / np.sqrt(len(overlaps))),
     )
 
 

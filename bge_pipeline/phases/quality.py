@@ -120,6 +120,7 @@ def measure_quality(database: Database, settings: Settings, service: EmbeddingsS
         neighbours=_neighbours(sample, new, old),
         known_items=known_item_search(queries, sample.vectors[new], range(few), k=_NEIGHBOURS),
         stored_vectors=stored_vectors_match(sample.vectors[new][:few], recomputed),
+        read_whole=1.0 - float(service.encoder.tokenize(sample.texts).truncated.mean()),
     )
     return QualityReport(measured, decide(measured, _bounds(settings), settings.quality_gate))
 
@@ -155,5 +156,6 @@ def _bounds(settings: Settings) -> GateBounds:
     return replace(
         bounds,
         ann_recall=settings.quality_min_ann_recall,
+        read_whole=settings.quality_min_read_whole,
         ndcg_retained=settings.quality_min_ndcg_retained or bounds.ndcg_retained,
     )

@@ -19,6 +19,7 @@ GOOD = QualityMeasurements(
     stored_vectors=StoredVectorAgreement(
         rows=64, mean_cosine=1.0, min_cosine=0.999, matching_share=1.0, threshold=0.95, unit_length_share=1.0
     ),
+    read_whole=0.99,
 )
 BOUNDS = GateBounds()
 
@@ -29,7 +30,7 @@ def test_good_measurements_pass() -> None:
     assert result.passed
     assert not result.blocks
     assert result.failures == ()
-    assert result.summary() == "quality gate (enforce): 6 of 6 checks passed"
+    assert result.summary() == "quality gate (enforce): 7 of 7 checks passed"
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,7 @@ def test_good_measurements_pass() -> None:
         (replace(GOOD, known_items=replace(GOOD.known_items, success_at_k=0.3)), "known_item_success"),
         (replace(GOOD, stored_vectors=replace(GOOD.stored_vectors, matching_share=0.5)), "stored_vectors_matching"),
         (replace(GOOD, stored_vectors=replace(GOOD.stored_vectors, unit_length_share=0.0)), "unit_length"),
+        (replace(GOOD, read_whole=0.1), "read_whole"),
     ],
 )
 def test_each_bad_measurement_fails_its_own_check_and_stops_the_swap(
@@ -100,3 +102,19 @@ def test_the_decision_is_plain_json() -> None:
     assert json.loads(json.dumps(metadata)) == metadata
     assert metadata["mode"] == "warn"
     assert metadata["checks"][1]["name"] == "ann_recall"
+
+
+def test_a_refusal_by_comparison_says_which_side_is_the_likelier_culprit() -> None:
+    strangers = replace(GOOD, neighbours=replace(GOOD.neighbours, overlap=0.012))
+    old_ones = decide(strangers, BOUNDS)
+    new_ones = decide(replace(strangers, known_items=replace(GOOD.known_items, success_at_k=0.3)), BOUNDS)
+
+    assert "the old vectors, or a model that is set up wrongly" in old_ones.failures[0].explanation
+    assert "the new vectors fail a check of their own" in new_ones.failures[0].explanation
+
+
+def test_an_interval_that_reaches_the_bound_passes() -> None:
+    few = replace(GOOD.neighbours, overlap=0.03, chance_overlap=0.01, standard_error=0.008)
+
+    assert few.above_chance < BOUNDS.neighbour_agreement < few.highest_above_chance
+    assert decide(replace(GOOD, neighbours=few), BOUNDS).passed

