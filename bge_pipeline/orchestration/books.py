@@ -13,16 +13,12 @@ from dagster._core.execution.backfill import (
 )
 
 from bge_pipeline.orchestration.names import BACKFILLED, SCHEMA, WITHOUT_OLD_MODEL_TAG
-from bge_pipeline.orchestration.partitions import known_keys
+from bge_pipeline.orchestration.partitions import known_keys, targeted_keys
 from bge_pipeline.orchestration.rerun import Attempt
 
-UNFINISHED = [
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
+_WAITING = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING]
+_AT_WORK = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+UNFINISHED = [*_WAITING, *_AT_WORK]
 _WILL_RETRY_TAG = "dagster/will_retry"
 _RETRIED_BY_TAG = "dagster/auto_retry_run_id"
 _BACKFILL_TAG = "dagster/backfill"
@@ -75,6 +71,31 @@ def unfinished_runs(instance: dg.DagsterInstance, job_names: Iterable[str]) -> S
     names = set(job_names)
     runs = instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED))
     return [run for run in runs if run.job_name in names or _is_about_backfill(run)]
+
+
+def others_are_to_come(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether partitions other than those of this run have yet to be embedded, or embedded again by its Dagster backfill.
+
+    Always false for a run of the whole table.
+    """
+    own = set(targeted_keys(run.tags, instance))
+    if not own:
+        return False
+    if set(never_materialized(instance)) - own:
+        return True
+    if _BACKFILL_TAG not in run.tags:
+        return False
+    of_backfill = {_BACKFILL_TAG: run.tags[_BACKFILL_TAG]}
+    # The question that nearly always settles it first, since the last one reads every run of the backfill.
+    if instance.get_run_ids(dg.RunsFilter(tags=of_backfill, statuses=_WAITING), limit=1):
+        return True
+    at_work = instance.get_runs(filters=dg.RunsFilter(tags=of_backfill, statuses=_AT_WORK))
+    if not all(_has_embedded(instance, other) for other in at_work if other.run_id != run.run_id):
+        return True
+    backfill = instance.get_backfill(run.tags[_BACKFILL_TAG])
+    runs = instance.get_runs(filters=dg.RunsFilter(tags=of_backfill))
+    begun = {key for other in runs for key in targeted_keys(other.tags, instance)}
+    return backfill is not None and bool(_targets(backfill) - begun)
 
 
 def backfills_under_way(instance: dg.DagsterInstance) -> Sequence[PartitionBackfill]:
@@ -153,6 +174,12 @@ def _last_expansion(instance: dg.DagsterInstance) -> int:
         if materialization is not None and materialization.metadata["added"].value is True:
             return record.storage_id
     return 0
+
+
+def _has_embedded(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether a run that is not over has materialized every partition that it is about, and only checks them now."""
+    found = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+    return len(found.records) >= len(targeted_keys(run.tags, instance))
 
 
 def _is_about_backfill(run: dg.DagsterRun) -> bool:

@@ -1,5 +1,6 @@
 """Fixtures of the Dagster tests: a Dagster home on the test server, its records in a database cloned from a template."""
 
+import time
 import uuid
 from collections.abc import Callable, Iterator
 
@@ -10,6 +11,7 @@ from sqlalchemy.engine import URL
 
 from bge_pipeline.database.connection import Database, normalise_url
 from bge_pipeline.definitions import defs
+from bge_pipeline.orchestration import books
 from bge_pipeline.orchestration.instance import environment, keep_connections
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.support import administer, execute
@@ -132,3 +134,33 @@ def insert_segment(database: Database, identifier: int) -> None:
         f"SELECT {identifier}, source_id, video_id, {identifier}, {identifier} + 1, text, NULL FROM segments "
         "ORDER BY id LIMIT 1",
     )
+
+
+def request_backfill(instance: dg.DagsterInstance, keys: list[str]) -> None:
+    """A backfill as the UI requests one; no daemon is there to begin it."""
+    from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
+
+    asset = dg.AssetKey("backfilled_embeddings")
+    instance.add_backfill(
+        PartitionBackfill.from_asset_partitions(
+            backfill_id="requested",
+            asset_graph=defs.resolve_asset_graph(),
+            partition_names=keys,
+            asset_selection=[asset],
+            backfill_timestamp=time.time(),
+            tags={},
+            dynamic_partitions_store=instance,
+            all_partitions=False,
+            title=None,
+            description=None,
+            run_config=None,
+        )
+    )
+    assert [backfill.status for backfill in books.backfills_under_way(instance)] == [BulkActionStatus.REQUESTED]
+
+
+def checks_of(instance: dg.DagsterInstance, run_id: str) -> list[str]:
+    """Names of the checks that a run has answered."""
+    records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
+    events = [record.event_log_entry.dagster_event for record in records]
+    return [event.asset_check_evaluation_data.check_name for event in events if event is not None]

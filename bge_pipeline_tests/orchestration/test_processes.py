@@ -28,7 +28,7 @@ from bge_pipeline.orchestration.sensors import rerun_failed_partitions
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
-from bge_pipeline_tests.orchestration.conftest import KEYS, Runner
+from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, checks_of
 from bge_pipeline_tests.support import ENCODER, execute
 
 pytestmark = [pytest.mark.pgvector, pytest.mark.slow]
@@ -151,13 +151,16 @@ def cut(database: Database, settings: Settings, instance: dg.DagsterInstance) ->
 
 
 @pytest.mark.timeout(900)
-def test_the_first_backfill_that_a_person_launches_loads_one_model_at_a_time(cut: dg.DagsterInstance):
+def test_the_first_backfill_that_a_person_launches_loads_one_model_at_a_time_and_measures_the_quality_once(
+    cut: dg.DagsterInstance,
+):
     with dagster_ui() as port:
         launched = ask(port, BACKFILL, partitions=KEYS)["launchPartitionBackfill"]
         assert launched["__typename"] == "LaunchBackfillSuccess", launched
         wait_for_backfill(cut)
 
     assert_one_at_a_time(cut)
+    assert [check for run in cut.get_runs() for check in checks_of(cut, run.run_id)].count("quality_gate") == 1
 
 
 @pytest.mark.timeout(900)

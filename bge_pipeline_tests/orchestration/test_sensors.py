@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 
 import dagster as dg
@@ -10,13 +9,12 @@ import pytest
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.definitions import defs
-from bge_pipeline.orchestration import books
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.sensors import embed_new_rows, notice_old_vectors, rerun_failed_partitions
 from bge_pipeline.orchestration.workers import WORKER_TAG, this_worker
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
-from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, insert_segment
+from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, insert_segment, request_backfill
 from bge_pipeline_tests.support import execute, forget_old_model
 
 pytestmark = pytest.mark.pgvector
@@ -399,26 +397,3 @@ class TestNoticeOldVectors:
 def worker_that_has_ended() -> str:
     code = "from bge_pipeline.orchestration.workers import this_worker; print(this_worker())"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def request_backfill(instance: dg.DagsterInstance, keys: list[str]) -> None:
-    """A backfill as the UI requests one; no daemon is there to begin it."""
-    from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
-
-    asset = dg.AssetKey("backfilled_embeddings")
-    instance.add_backfill(
-        PartitionBackfill.from_asset_partitions(
-            backfill_id="requested",
-            asset_graph=defs.resolve_asset_graph(),
-            partition_names=keys,
-            asset_selection=[asset],
-            backfill_timestamp=time.time(),
-            tags={},
-            dynamic_partitions_store=instance,
-            all_partitions=False,
-            title=None,
-            description=None,
-            run_config=None,
-        )
-    )
-    assert [backfill.status for backfill in books.backfills_under_way(instance)] == [BulkActionStatus.REQUESTED]
