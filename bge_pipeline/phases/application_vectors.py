@@ -25,8 +25,8 @@ from bge_pipeline.database.recent import (
 )
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import Encoder
-from bge_pipeline.embedding.loading import load_encoder_of
 from bge_pipeline.errors import BgePipelineError
+from bge_pipeline.phases.companion import load_recorded
 from bge_pipeline.phases.row_encoding import RowEncoder
 from bge_pipeline.phases.state import MigrationState, read_state
 from bge_pipeline.phases.verify import SAME_TEXT_COSINE
@@ -141,7 +141,7 @@ def compare_with_recorded_model(database: Database, settings: Settings) -> Appli
     def encoder() -> Encoder | None:
         with database.autocommit() as connection:
             space = read_state(connection, TargetTable.from_settings(settings)).current_space
-        found = load_encoder_of(space, settings) if space is not None else None
+        found = load_recorded(space, settings) if space is not None else None
         loaded.extend([found] if found is not None else [])
         return found
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from bge_pipeline.database.catalog import Column
+from bge_pipeline.database.catalog import Column, describe_table
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.ids import IdRange
 from bge_pipeline.database.journal import record
@@ -25,7 +25,7 @@ from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.errors import PhaseError
 from bge_pipeline.phases.application_vectors import compare_application_vectors
 from bge_pipeline.phases.companion import CompanionKeeper
-from bge_pipeline.phases.filling import fill_column
+from bge_pipeline.phases.filling import column_now, fill_column
 from bge_pipeline.phases.memory import peak_memory_bytes
 from bge_pipeline.phases.row_path import PassTotals
 from bge_pipeline.phases.state import read_state, require_space
@@ -169,7 +169,8 @@ def _fill(
 ) -> BackfillResult:
     target = TargetTable.from_settings(settings)
     with database.autocommit() as connection:
-        total = count_pending(connection, target, column.name, id_range)
+        name = column_now(describe_table(connection, target), column.number).name
+        total = count_pending(connection, target, name, id_range)
     started = time.perf_counter()
     totals = PassTotals()
 

@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 10.0
 """Between two looks at the searched column; one is a question to a partial index."""
+PATIENCE_SECONDS = 60.0
+"""How long the block waits for the looks at its beginning and end: a slow old model must not starve the new one."""
+_LONGEST_RUN_SECONDS = 600.0
 _LONGEST_PAUSE_SECONDS = 600.0
 """Between two looks after failures; the pause doubles with each."""
 _IDLE_LOOKS = 30
@@ -62,14 +65,14 @@ class CompanionKeeper:
     """Keeps the companion column current while the block works; without such a column it does nothing.
 
     The searched column comes first: what is pending in it is embedded before the block begins, every LOOK_SECONDS
-    meanwhile in a thread beside the block, and at its end. The previous column, which nobody searches, comes last. The
-    model is loaded when a row first waits for it. What goes wrong here is logged and tried again at the next look; it
-    never stops the block.
+    meanwhile in a thread beside the block, and at its end. The previous column, which nobody searches, comes at the end
+    alone. The block waits for PATIENCE_SECONDS at most. The model is loaded when a row first waits for it. What goes
+    wrong here is logged and tried again at the next look; it never stops the block.
 
     Args:
         database: where the target table is.
         settings: KEEP_OLD_CURRENT, and what a backfill reads.
-        stop: set it to end after the batches in flight.
+        stop: when it is set at the end of the block, there is no last look.
     """
 
     def __init__(self, database: Database, settings: Settings, *, stop: threading.Event | None = None) -> None:
@@ -77,8 +80,8 @@ class CompanionKeeper:
         self._settings = settings
         self._target = TargetTable.from_settings(settings)
         self._stop = stop if stop is not None else threading.Event()
-        self._ended = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._watch, name="companion-keeper")
+        self._looked, self._ended, self._abandoned = threading.Event(), threading.Event(), threading.Event()
         self._failure: BaseException | None = None
         self._totals = PassTotals()
         self._encoder: QueryEncoder | None = None
@@ -87,27 +90,28 @@ class CompanionKeeper:
         self._failures = 0
 
     def __enter__(self) -> CompanionKeeper:
-        state = self._state()
-        if state.new is None or state.companion is None or self._settings.keep_old_current == "off":
-            return self
-        self.look(self._stop)
-        self._thread = threading.Thread(target=self._watch, name="companion-keeper")
-        self._thread.start()
+        if self._has_work() and self._state().new is not None:
+            self._thread.start()
+            try:
+                self._looked.wait(PATIENCE_SECONDS)
+            except BaseException:
+                self._give_up()
+                raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ended.set()
         try:
-            if self._thread is not None:
-                self._thread.join()
-            if kind is None and self._failure is not None:
-                raise self._failure
-            if kind is None and not self._stop.is_set():
-                self.look(self._stop)
+            if kind is None and not self._stop.is_set() and self._has_work():
+                self._ended.set()
+                if self._thread.ident is None:
+                    self._thread.start()
+                self._thread.join(PATIENCE_SECONDS)
         finally:
-            self.close()
+            self._give_up()
+        if kind is None and self._failure is not None:
+            raise self._failure
 
     def look(self, stop: threading.Event) -> None:
         """Embed what waits in the companion column now; what prevents it is logged."""
@@ -167,11 +171,27 @@ class CompanionKeeper:
         return CompanionResult(state.companion.name, self._totals.written, pending, is_kept)
 
     def _watch(self) -> None:
+        is_last = False
         try:
-            while not self._ended.wait(min(LOOK_SECONDS * 2**self._failures, _LONGEST_PAUSE_SECONDS)):
-                self.look(self._ended)
+            while not is_last and not self._abandoned.is_set():
+                is_last = self._ended.is_set()
+                self.look(self._abandoned)
+                self._looked.set()
+                self._ended.wait(min(LOOK_SECONDS * 2**self._failures, _LONGEST_PAUSE_SECONDS))
         except BaseException as error:  # noqa: BLE001 - raised where the block ends
             self._failure = error
+        finally:
+            self._looked.set()
+
+    def _give_up(self) -> None:
+        self._abandoned.set()
+        self._ended.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self.close()
+
+    def _has_work(self) -> bool:
+        return self._settings.keep_old_current != "off" and self._state().companion is not None
 
     def _state(self) -> MigrationState:
         with self._database.autocommit() as connection:
@@ -181,20 +201,23 @@ class CompanionKeeper:
         if self._encoder is not None and not self._encoder.space.is_same_as(space):
             self.close()
         if self._encoder is None:
-            self._encoder = _load(space, self._settings)
+            self._encoder = load_recorded(space, self._settings)
         return self._encoder
 
 
 def keep_companion(database: Database, settings: Settings) -> CompanionResult:
-    """Embed what waits in the companion column now, and nothing else.
+    """Embed what waits in the companion column now, and nothing else; for ten minutes at most, since others need the device.
 
     Raises:
         BgePipelineError: the model cannot be loaded, fails on every text, or the database does not answer.
     """
-    keeper = CompanionKeeper(database, settings)
+    keeper, stop = CompanionKeeper(database, settings), threading.Event()
+    enough = threading.Timer(_LONGEST_RUN_SECONDS, stop.set)
+    enough.start()
     try:
-        keeper.embed_pending(threading.Event())
+        keeper.embed_pending(stop)
     finally:
+        enough.cancel()
         keeper.close()
     return keeper.result()
 
@@ -226,8 +249,14 @@ def _space(state: MigrationState) -> EmbeddingSpace | None:
     return space_of(state.companion) if state.companion is not None else None
 
 
-def _load(space: EmbeddingSpace, settings: Settings) -> QueryEncoder | None:
-    """The encoder, on the CPU where the device has no memory left for a second model."""
+def load_recorded(space: EmbeddingSpace, settings: Settings) -> QueryEncoder | None:
+    """The encoder of a recorded space, on the CPU where the device has no memory left for a second model.
+
+    Returns None where the model is not at hand.
+
+    Raises:
+        ModelUnavailable: it is, and cannot be loaded.
+    """
     try:
         return load_encoder_of(space, settings)
     except BgePipelineError:
@@ -235,7 +264,7 @@ def _load(space: EmbeddingSpace, settings: Settings) -> QueryEncoder | None:
     except Exception as error:
         if settings.embedding_device != "cpu" and _is_out_of_memory(error):
             logger.warning("no memory on the device for a second model; the old one runs on the CPU")
-            return _load(space, settings.model_copy(update={"embedding_device": "cpu"}))
+            return load_recorded(space, settings.model_copy(update={"embedding_device": "cpu"}))
         raise ModelUnavailable(f"{space.model} cannot be loaded: {first_line(error)}") from error
 
 

@@ -64,7 +64,7 @@ def fill_column(
         try:
             with database.autocommit() as connection:
                 table = describe_table(connection, target)
-                column = _column_now(table, number)
+                column = column_now(table, number)
                 pending = count_pending(connection, target, column.name, id_range)
             if not pending or stop.is_set() or idle_passes >= settings.backfill_max_attempts:
                 return pending
@@ -101,7 +101,12 @@ def fill_column(
             idle_passes += 1
 
 
-def _column_now(table: TableDescription, number: int) -> Column:
+def column_now(table: TableDescription, number: int) -> Column:
+    """The column of that number, under the name that it has now.
+
+    Raises:
+        PhaseError: it was dropped.
+    """
     column = table.with_number(number)
     if column is None:
         raise PhaseError(

@@ -9,6 +9,7 @@ import pytest
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.definitions import defs
+from bge_pipeline.orchestration import books
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.sensors import embed_new_rows, notice_old_vectors, rerun_failed_partitions
 from bge_pipeline.orchestration.workers import WORKER_TAG, this_worker

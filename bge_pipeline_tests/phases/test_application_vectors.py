@@ -227,7 +227,7 @@ def test_status_compares_with_the_recorded_model(swapped, settings, monkeypatch,
 
 
 def test_status_loads_no_model_where_there_is_nothing_to_compare(swapped, settings, monkeypatch):
-    monkeypatch.setattr(application_vectors, "load_encoder_of", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(application_vectors, "load_recorded", lambda *_: pytest.fail("a model was loaded"))
     assert compare_with_recorded_model(swapped, settings) is None
 
 

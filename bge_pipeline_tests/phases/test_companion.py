@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 
 import pytest
 
 from bge_pipeline.database.quarantine import list_quarantined
+from bge_pipeline.database.ranges import IdRange
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.errors import PhaseError
 from bge_pipeline.phases import backfill as backfill_module
 from bge_pipeline.phases import companion as companion_module
 from bge_pipeline.phases import swap as swap_module
@@ -135,8 +138,6 @@ class TestBesideALongBackfill:
         assert pending_ids(migrating, "embedding") == pending_ids(migrating, "embedding_256") == []
 
     def test_one_range_keeps_the_searched_column_of_the_whole_table(self, migrating, settings):
-        from bge_pipeline.database.ranges import IdRange
-
         (row,) = insert(migrating, "far above the range")
         backfill(migrating, settings, NEXT, IdRange(1, 51))
         assert found_by_search(migrating, row)
@@ -166,6 +167,19 @@ class TestBesideALongBackfill:
 
         with pytest.raises(KeyboardInterrupt):
             backfill(migrating, settings, NEXT, on_progress=interrupt)
+        assert threading.active_count() == before
+
+    def test_an_old_model_slower_than_the_application_does_not_starve_the_new_one(
+        self, migrating, settings, monkeypatch
+    ):
+        monkeypatch.setattr(companion_module, "PATIENCE_SECONDS", 0.2)
+        never_done = Hooked(lambda _: (insert(migrating, "one more"), time.sleep(0.01)), 384)
+        monkeypatch.setattr(companion_module, "load_encoder_of", lambda *_: never_done)
+        insert(migrating, "the first")
+        before = threading.active_count()
+        result = backfill(migrating, settings, NEXT, IdRange(1, 301))
+        assert (result.rows, result.pending_after) == (300, 0)
+        assert result.companion_rows > 1
         assert threading.active_count() == before
 
 
@@ -307,6 +321,11 @@ class TestTheExchange:
         assert pending_ids(migrating, "embedding") == []
         assert wrong_vectors(migrating, NEXT, "embedding") == []
 
+    def test_a_backfill_whose_column_is_dropped_is_told(self, migrating, settings):
+        with pytest.raises(PhaseError, match="was dropped meanwhile"):
+            backfill(migrating, settings, Hooked(lambda _: collapse(migrating, settings)))
+        assert pending_ids(migrating, "embedding") == []
+
     def test_waits_for_no_old_model(self, migrating, settings, monkeypatch):
         backfill(migrating, settings, NEXT)
         ordinary = swap_module.lock_for_exchange
@@ -361,6 +380,14 @@ class TestAfterTheSwap:
         backfill(swapped, settings, Hooked(lambda _: lacking.append(pending_ids(swapped, "embedding_384"))))
         assert len(lacking[0]) == 1
         assert pending_ids(swapped, "embedding_384") == []
+
+    def test_nothing_is_kept_of_a_column_that_the_swap_drops(self, finished, make_settings):
+        settings = make_settings(embedding_dimensions=256, old_embedding="drop")
+        fill_and_swap(finished, settings, NEXT)
+        assert scalar(finished, f"SELECT to_regclass('{COMPANION_QUARANTINE}')") is None
+        execute(finished, "UPDATE segments SET text = 'changed' WHERE id = 1")
+        assert backfill(finished, settings, NEXT).companion_is_kept is None
+        assert wrong_vectors(finished, NEXT, "embedding") == []
 
     def test_retire_ends_it(self, swapped, settings):
         retire(swapped, settings)
