@@ -20,7 +20,8 @@ logger = logging.getLogger("bge_pipeline.migrations")
 VERSION_TABLE = "bge_pipeline_alembic_version"
 """Not `alembic_version`, which belongs to the application and, in Dagster's database, to Dagster."""
 
-if context.config.config_file_name is not None:
+# A file of the user's own may name the revisions and leave logging as it is.
+if context.config.config_file_name is not None and context.config.file_config.has_section("loggers"):
     fileConfig(context.config.config_file_name, disable_existing_loggers=False)
 
 
