@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from bge_pipeline.embedding.calibration import CalibrationTexts, Guard, vector_guard
 from bge_pipeline.embedding.encoder import QueryEncoder
 from bge_pipeline.embedding.hashing import HashingEncoder
-from bge_pipeline.embedding.models import ModelFiles, find_sentence_model
+from bge_pipeline.embedding.models import BUNDLED, BUNDLED_NAME, ModelFiles, find_sentence_model
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.embedding.tokenizer import Tokenizer
 from bge_pipeline.embedding.transformer import Backend, TransformerEncoder
@@ -63,24 +63,19 @@ def configured_space(settings: Settings) -> EmbeddingSpace:
 
 def is_at_hand(space: EmbeddingSpace) -> bool:
     """Whether the model of a recorded embedding space is here, unchanged; looked for, not loaded."""
-    if space.revision.startswith(f"{HASHING}-"):
-        return HashingEncoder.of_space(space).space.is_same_as(space)
-    try:
-        return find_sentence_model(space.model).space("fp32").is_same_as(space)
-    except (ModelUnavailable, ConfigurationError) as error:
-        _log.info("the model of the old vectors cannot be found: %s", error.message)
-        return False
+    return _setting_for(space) is not None
 
 
 def load_encoder_of(space: EmbeddingSpace, settings: Settings) -> QueryEncoder | None:
     """The encoder of a recorded embedding space, None where its model is not at hand or has changed."""
-    if not is_at_hand(space):
+    name = _setting_for(space)
+    if name is None:
         return None
-    if space.revision.startswith(f"{HASHING}-"):
+    if name == HASHING:
         return HashingEncoder.of_space(space)
     chosen = {
         "embedding_provider": "local",
-        "embedding_model": space.model,
+        "embedding_model": name,
         "embedding_dimensions": space.dimensions,
         "embedding_precision": "auto",
     }
@@ -89,6 +84,20 @@ def load_encoder_of(space: EmbeddingSpace, settings: Settings) -> QueryEncoder |
     except ModelUnavailable as error:
         _log.info("the model of the old vectors cannot be loaded: %s", error.message)
         return None
+
+
+def _setting_for(space: EmbeddingSpace) -> str | None:
+    """The value of EMBEDDING_MODEL that gives the model of a recorded space, None where there is none."""
+    if space.revision.startswith(f"{HASHING}-"):
+        return HASHING if HashingEncoder.of_space(space).space.is_same_as(space) else None
+    # The bundled model is recorded under its own name, under which the hub has it, too.
+    for name in (BUNDLED, space.model) if space.model == BUNDLED_NAME else (space.model,):
+        try:
+            if find_sentence_model(name).space("fp32").is_same_as(space):
+                return name
+        except (ModelUnavailable, ConfigurationError) as error:
+            _log.info("the model of the old vectors cannot be found: %s", error.message)
+    return None
 
 
 def load_backend(

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from bge_pipeline.database.quarantine import list_quarantined
@@ -19,6 +20,7 @@ from bge_pipeline.phases import swap as swap_module
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.companion import CompanionKeeper, keep_companion
 from bge_pipeline.phases.expand import collapse, expand
+from bge_pipeline.phases.migrate import migrate, open_service
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback, rollback_cost
@@ -30,6 +32,7 @@ from bge_pipeline_tests.support import (
     execute,
     fill_and_swap,
     forget_old_model,
+    parsed,
     pending_ids,
     scalar,
     schema_of,
@@ -207,6 +210,22 @@ class TestTheOldModel:
         backfill(migrating, settings, NEXT)
         assert len(loaded[0]) == 1
         assert loaded[1] == loaded[0]
+
+    def test_may_be_a_real_one(self, database, make_settings):
+        real = {"embedding_model": "bundled", "embedding_backend": "torch", "quality_gate": "off", "search_probes": 10}
+        settings = make_settings(**real)
+        execute(database, "DELETE FROM segments WHERE id > 20")
+        with open_service(database, settings) as service:
+            migrate(database, settings, service)
+            text = "a row that the application wrote in the middle of the next migration"
+            expected = service.encode_texts([text])[0]
+        retire(database, settings)
+        settings = make_settings(**real | {"embedding_model": "hashing", "embedding_dimensions": 256})
+        expand(database, settings, NEXT.space)
+        (row,) = insert(database, text)
+        assert backfill(database, settings, NEXT).companion_rows == 1
+        stored = parsed(scalar(database, "SELECT embedding::text FROM segments WHERE id = :id", id=row))
+        assert np.dot(stored, expected) > 0.999
 
     def test_is_released_when_nothing_has_waited_for_long(self, migrating, settings, loaded):
         insert(migrating, "one")
