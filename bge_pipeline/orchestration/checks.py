@@ -16,6 +16,7 @@ from bge_pipeline.orchestration.failures import explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata, gate_metadata
 from bge_pipeline.orchestration.names import BACKFILLED, SWAPPED
 from bge_pipeline.orchestration.partitions import targeted_range
+from bge_pipeline.orchestration.plan_check import plan_of_migration
 from bge_pipeline.phases.quality import measure_quality
 from bge_pipeline.phases.verify import (
     SAME_TEXT_COSINE,
@@ -170,4 +171,4 @@ def _compared(found: SpaceCheck) -> str:
     )
 
 
-CHECKS = [nothing_pending, unit_length, right_embedding_space, quality_gate, index_valid]
+CHECKS = [plan_of_migration, nothing_pending, unit_length, right_embedding_space, quality_gate, index_valid]
