@@ -35,6 +35,7 @@ _POLL_SECONDS = 0.5
 _KEY = "(CAST(:namespace AS bigint) << 32) | CAST(CAST(:table AS regclass) AS oid)::bigint"
 # Polled, never waited for in the server: a session that waits there holds a snapshot, for which index builds would wait.
 _TRY = f"SELECT pg_try_advisory_lock({_KEY})"
+_UNLOCK = f"SELECT pg_advisory_unlock({_KEY})"
 _HOLDER = """
 SELECT a.pid, a.usename AS role, a.application_name AS application, host(a.client_addr) AS address,
        to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS TZ') AS since
@@ -110,8 +111,13 @@ class Operator:
     def release(self) -> None:
         """Give the lock back, with the session."""
         connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        if connection is None:
+            return
+        try:
+            _answer(connection, _UNLOCK, self.target)
+        except DBAPIError as error:
+            logger.debug("the operator's session had ended, and its lock with it: %s", error.orig)
+        connection.close()
 
     def change(self, settings: Settings, purpose: str, work: Callable[[Connection], Result]) -> Result:
         """Run `work` as one short transaction that never queues for long in front of the application.

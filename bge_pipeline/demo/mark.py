@@ -113,7 +113,7 @@ def _drop(connection: Connection, target: TargetTable) -> None:
             connection.execute(sql("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE", table=(target.schema, name)))
             # Until the lock was had, somebody could put another table in its place.
             _require_mark(connection, target.schema, name)
-    values = {"table": str(target), "schema": target.schema, "function": target.trigger}
+    values = {"table": str(target), "schema": target.schema, "function": target.trigger_function}
     functions = connection.execute(text(_TRIGGER_FUNCTIONS), values).scalars().all()
     connection.execute(target.sql("DROP TABLE IF EXISTS {table}, {quarantine}, {journal}"))
     connection.execute(sql("DROP TABLE IF EXISTS {sources}", sources=(target.schema, SOURCES)))

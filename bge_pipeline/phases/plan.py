@@ -32,7 +32,11 @@ from bge_pipeline.phases.companion import can_be_kept, missing_model
 from bge_pipeline.phases.consent import Step, step_ahead
 from bge_pipeline.phases.safeguards import taken_names
 from bge_pipeline.phases.state import MigrationState, Phase, read_state
+<<<<<<< HEAD
 from bge_pipeline.phases.surroundings import hidden_changes, told_replication, told_triggers, warnings_of
+=======
+from bge_pipeline.phases.unloaded_model import UnloadedModel
+>>>>>>> pool
 from bge_pipeline.phases.vector_index import plan_vector_index
 from bge_pipeline.settings import Settings
 
@@ -63,8 +67,9 @@ class Plan:
         step: what a person is asked to agree to before `migrate` does it; None where nothing new begins.
         old_model: the model of the column that search reads, None where nobody recorded it.
         rows, pending: rows of the table, and those that would be embedded.
-        texts_per_second: measured on a sample of the table on this machine.
-        backfill_seconds: pending rows at the slower of encoding and writing.
+        tokens: of a sample of the table; of no rows where the model is not loaded.
+        texts_per_second: measured on a sample of the table on this machine; 0 where it is not known.
+        backfill_seconds: pending rows at the slower of encoding and writing; 0 where the speed is not known.
         disk_bytes: growth while old and new vectors stand side by side: new row versions, vectors and index.
         index: how the new vector index would be built.
         maintenance_work_mem_bytes: what the server gives an index build by default.
@@ -121,8 +126,11 @@ class Plan:
         return asdict(self)
 
 
-def plan(database: Database, settings: Settings, service: EmbeddingsService) -> Plan:
-    """Look at the table, measure the model on a sample of it, and say what a migration would do."""
+def plan(database: Database, settings: Settings, service: EmbeddingsService | UnloadedModel) -> Plan:
+    """Look at the table, measure the model on a sample of it, and say what a migration would do.
+
+    Of a model that is not loaded, the speed is what is known of it, and no text is counted in tokens.
+    """
     target = TargetTable.from_settings(settings)
     with database.autocommit() as connection:
         state = read_state(connection, target)
@@ -227,9 +235,9 @@ def _begins_anew(state: MigrationState, space: EmbeddingSpace) -> bool:
     return state.phase == "retired" and (current is None or not current.is_same_as(space))
 
 
-def _token_lengths(service: EmbeddingsService, texts: list[str]) -> TokenLengths:
+def _token_lengths(service: EmbeddingsService | UnloadedModel, texts: list[str]) -> TokenLengths:
     limit = service.space.max_tokens
-    if not texts:
+    if not texts or isinstance(service, UnloadedModel):
         return TokenLengths(0, 0.0, 0, 0, 0, limit, 0.0)
     tokens = service.encoder.tokenize(texts)
     lengths = tokens.token_counts
@@ -244,8 +252,10 @@ def _token_lengths(service: EmbeddingsService, texts: list[str]) -> TokenLengths
     )
 
 
-def _texts_per_second(service: EmbeddingsService, texts: list[str]) -> float:
+def _texts_per_second(service: EmbeddingsService | UnloadedModel, texts: list[str]) -> float:
     """Texts a second on a sample of the table, after a first call that pays for the start."""
+    if isinstance(service, UnloadedModel):
+        return service.texts_per_second
     sample = texts[:_SPEED_SAMPLE_ROWS]
     if not sample:
         return 0.0
@@ -330,7 +340,7 @@ def _notices(
 
 def _obstacles(
     settings: Settings,
-    service: EmbeddingsService,
+    service: EmbeddingsService | UnloadedModel,
     state: MigrationState,
     dependents: tuple[str, ...],
     around: _Around,

@@ -21,7 +21,15 @@ from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.roads import environment
-from bge_pipeline_tests.support import ENCODER, execute, fill_and_swap, pending_ids, schema_of, wrong_vectors
+from bge_pipeline_tests.support import (
+    ENCODER,
+    execute,
+    fill_and_swap,
+    pending_ids,
+    put_in_quarantine,
+    schema_of,
+    wrong_vectors,
+)
 
 pytestmark = pytest.mark.pgvector
 
@@ -240,7 +248,7 @@ class TestEmbed:
         assert pending_ids(went_back) == []
 
     def test_tries_quarantined_rows_again_when_it_is_told_to(self, run: Run, finished: Database) -> None:
-        execute(finished, "INSERT INTO segments_embedding_quarantine VALUES (5, 'too hard', now())")
+        put_in_quarantine(finished, 5)
         execute(finished, "UPDATE segments SET embedding = NULL WHERE id = 5")
 
         assert json.loads(run("embed", "--json").stdout)["rows"] == 0

@@ -72,7 +72,7 @@ def test_a_pooler_that_allows_no_transactions_still_serves_reading(run: Run, poo
         (fill, ["migrate", "--retry-quarantined"]),
         (lambda *_: None, ["text-index"]),
         (fill, ["rollback", "--yes"]),
-        (fill_and_swap, ["rollback"]),
+        (fill_and_swap, ["rollback", "--yes"]),
         (fill_and_swap, ["retire", "--yes"]),
     ],
     ids=["migrate", "retry", "text-index", "rollback-before-swap", "rollback", "retire"],
@@ -118,7 +118,7 @@ def test_a_whole_migration_goes_through_a_pool_of_sessions(run: Run, pooled: Poo
         (["--set", "INDEX_METHOD=hnsw", "migrate"], "swapped"),
         (["text-index"], "swapped"),
         (["search", "how are generators closed", "--mode", "hybrid"], "swapped"),
-        (["rollback"], "backfilled"),
+        (["rollback", "--yes"], "backfilled"),
         (["migrate"], "swapped"),
         (["retire", "--yes", "--reclaim"], "retired"),
     ]:

@@ -87,7 +87,7 @@ def test_the_phases_are_those_of_the_latest_migration(database: Database, settin
 
     following = settings.model_copy(update={"embedding_dimensions": 64})
     encoder = type(ENCODER)(64)
-    expand(database, following, encoder.space)
+    expand(database, following, encoder.space, begin_next=True)
     backfill(database, following, encoder)
 
     report = benchmark(database, following, EmbeddingsService(encoder, following), batch_sizes=(8,))

@@ -1,0 +1,47 @@
+"""What can be said of the configured model without loading it: its embedding space, and how fast it last was on this table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.journal import read_journal
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.embedding.loading import configured_space
+from bge_pipeline.embedding.space import EmbeddingSpace
+from bge_pipeline.settings import Settings
+
+
+@dataclass(frozen=True)
+class UnloadedModel:
+    """A model that nobody has loaded.
+
+    Attributes:
+        space: the embedding space of its vectors.
+        device: where it last ran on this table, `not loaded` where it never did.
+        texts_per_second: of that backfill; 0 where there was none.
+    """
+
+    space: EmbeddingSpace
+    device: str = "not loaded"
+    texts_per_second: float = 0.0
+
+    @property
+    def dimensions(self) -> int:
+        """Length of a vector."""
+        return self.space.dimensions
+
+
+def unloaded_model(database: Database, settings: Settings) -> UnloadedModel:
+    """The configured model, from its files and the table's journal.
+
+    Raises:
+        ModelUnavailable: the model cannot be found.
+    """
+    space = configured_space(settings)
+    with database.autocommit() as connection:
+        backfills = read_journal(connection, TargetTable.from_settings(settings), "backfill")
+    for entry in reversed(backfills):
+        if entry.facts["model"] == space.model and entry.facts["rows"]:
+            return UnloadedModel(space, entry.facts["device"], entry.facts["texts_per_second"])
+    return UnloadedModel(space)
