@@ -16,11 +16,8 @@ from bge_pipeline.orchestration.failures import explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata, gate_metadata
 from bge_pipeline.orchestration.names import BACKFILLED, SWAPPED
 from bge_pipeline.orchestration.partitions import targeted_range
-<<<<<<< HEAD
-from bge_pipeline.phases.application_vectors import compare_application_vectors
-=======
 from bge_pipeline.orchestration.plan_check import plan_of_migration
->>>>>>> pool
+from bge_pipeline.phases.application_vectors import compare_application_vectors
 from bge_pipeline.phases.quality import measure_quality
 from bge_pipeline.phases.verify import (
     SAME_TEXT_COSINE,
@@ -201,8 +198,12 @@ def _compared(found: SpaceCheck) -> str:
     )
 
 
-<<<<<<< HEAD
-CHECKS = [nothing_pending, unit_length, right_embedding_space, quality_gate, index_valid, only_new_vectors]
-=======
-CHECKS = [plan_of_migration, nothing_pending, unit_length, right_embedding_space, quality_gate, index_valid]
->>>>>>> pool
+CHECKS = [
+    plan_of_migration,
+    nothing_pending,
+    unit_length,
+    right_embedding_space,
+    quality_gate,
+    index_valid,
+    only_new_vectors,
+]

@@ -32,11 +32,8 @@ from bge_pipeline.phases.companion import can_be_kept, missing_model
 from bge_pipeline.phases.consent import Step, step_ahead
 from bge_pipeline.phases.safeguards import taken_names
 from bge_pipeline.phases.state import MigrationState, Phase, read_state
-<<<<<<< HEAD
 from bge_pipeline.phases.surroundings import hidden_changes, told_replication, told_triggers, warnings_of
-=======
 from bge_pipeline.phases.unloaded_model import UnloadedModel
->>>>>>> pool
 from bge_pipeline.phases.vector_index import plan_vector_index
 from bge_pipeline.settings import Settings
 
