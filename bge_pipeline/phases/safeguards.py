@@ -31,9 +31,9 @@ def maintains_old(state: MigrationState) -> bool:
     return note is not None and note.role == "current"
 
 
-def has_companion(state: MigrationState) -> bool:
-    """Whether a column is, or is about to be, kept current beside the one that is filled."""
-    return state.companion is not None or (state.previous is None and maintains_old(state))
+def has_companion(state: MigrationState, watched: WatchedColumns) -> bool:
+    """Whether a column is, or with these watched columns is about to be, kept current beside the one that is filled."""
+    return state.companion is not None or (state.previous is None and watched.also_empty is not None)
 
 
 def watched_columns(state: MigrationState) -> WatchedColumns | None:
@@ -70,7 +70,11 @@ def safeguard_statements(
     journal = find_beside(connection, target.schema, target.journal_table)
     statements = [
         *quarantine_statements(target, quarantine, unlogged=unlogged),
-        *(_companion_quarantine(connection, target.companion, unlogged=unlogged) if has_companion(state) else ()),
+        *(
+            _companion_quarantine(connection, target.companion, unlogged=unlogged)
+            if has_companion(state, watched)
+            else ()
+        ),
         *journal_statements(target, journal, unlogged=unlogged),
     ]
     if trigger_fault(connection, state.table, watched) is not None:

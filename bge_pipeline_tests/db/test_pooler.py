@@ -14,7 +14,7 @@ from bge_pipeline.database.pooler import require_session, session_obstacle
 from bge_pipeline.database.session import MARKER
 from bge_pipeline.errors import ConfigurationError, SessionNotKept
 from bge_pipeline_tests.pooler import SERVERS, behind, pgbouncer
-from bge_pipeline_tests.support import execute, scalar, statements_of
+from bge_pipeline_tests.support import execute, scalar, statements_of, wait_until
 
 pytestmark = pytest.mark.pgvector
 
@@ -158,7 +158,7 @@ class TestOnAPoolOfSessions:
             if way_out == "invalidate":
                 connection.invalidate()
         through.close()
-        assert behind(through.url, through.url.database) == []
+        wait_until(lambda: behind(through.url, through.url.database) == [])
 
     def test_a_connection_that_broke_is_left_to_the_pooler(self, through):
         with through.engine.connect() as connection:

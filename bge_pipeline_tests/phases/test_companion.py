@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
+from bge_pipeline.database.ids import INTEGERS, IdRange
 from bge_pipeline.database.quarantine import list_quarantined
-from bge_pipeline.database.ranges import IdRange
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import PhaseError
@@ -34,6 +34,7 @@ from bge_pipeline_tests.support import (
     forget_old_model,
     parsed,
     pending_ids,
+    put_in_quarantine,
     scalar,
     schema_of,
     swap,
@@ -66,7 +67,7 @@ def finished(database, make_settings):
 @pytest.fixture
 def migrating(finished, settings):
     """The same in its second migration, to 256 dimensions."""
-    expand(finished, settings, NEXT.space)
+    expand(finished, settings, NEXT.space, begin_next=True)
     return finished
 
 
@@ -142,7 +143,7 @@ class TestBesideALongBackfill:
 
     def test_one_range_keeps_the_searched_column_of_the_whole_table(self, migrating, settings):
         (row,) = insert(migrating, "far above the range")
-        backfill(migrating, settings, NEXT, IdRange(1, 51))
+        backfill(migrating, settings, NEXT, IdRange(1, 51, INTEGERS))
         assert found_by_search(migrating, row)
         assert len(pending_ids(migrating, "embedding_256")) == 251
 
@@ -180,7 +181,7 @@ class TestBesideALongBackfill:
         monkeypatch.setattr(companion_module, "load_encoder_of", lambda *_: never_done)
         insert(migrating, "the first")
         before = threading.active_count()
-        result = backfill(migrating, settings, NEXT, IdRange(1, 301))
+        result = backfill(migrating, settings, NEXT, IdRange(1, 301, INTEGERS))
         assert (result.rows, result.pending_after) == (300, 0)
         assert result.companion_rows > 1
         assert threading.active_count() == before
@@ -221,7 +222,7 @@ class TestTheOldModel:
             expected = service.encode_texts([text])[0]
         retire(database, settings)
         settings = make_settings(**real | {"embedding_model": "hashing", "embedding_dimensions": 256})
-        expand(database, settings, NEXT.space)
+        expand(database, settings, NEXT.space, begin_next=True)
         (row,) = insert(database, text)
         assert backfill(database, settings, NEXT).companion_rows == 1
         stored = parsed(scalar(database, "SELECT embedding::text FROM segments WHERE id = :id", id=row))
@@ -248,7 +249,7 @@ class TestTheOldModel:
     def test_that_is_not_at_hand_is_warned_of_before_the_first_row_waits(self, finished, settings, caplog):
         forget_old_model(finished)
         with caplog.at_level(logging.WARNING, logger="bge_pipeline"):
-            expand(finished, settings, NEXT.space)
+            expand(finished, settings, NEXT.space, begin_next=True)
         assert "search does not find what the application writes until the swap" in caplog.text
 
     def test_is_looked_for_once(self, migrating, settings, monkeypatch):
@@ -304,7 +305,7 @@ class TestTheExchange:
     def test_a_pass_that_it_overtakes_writes_no_old_vector_into_the_new_column(self, finished, make_settings):
         """Both columns have 384 dimensions, and the name `embedding` passes from the one to the other."""
         settings = make_settings(quality_gate="off", search_probes=10)
-        expand(finished, settings, SAME_SIZE.space)
+        expand(finished, settings, SAME_SIZE.space, begin_next=True)
         backfill(finished, settings, SAME_SIZE)
         insert(finished, "one", "two")
         swapped = []
@@ -464,12 +465,12 @@ class TestTextsThatOneModelCannotEmbed:
         assert found_by_search(migrating, 7)
 
     def test_stay_known_to_their_model_through_the_next_migration_and_its_end(self, finished, settings):
-        execute(finished, "INSERT INTO segments_embedding_quarantine VALUES (7, 'poison', now())")
+        put_in_quarantine(finished, 7)
         execute(finished, "UPDATE segments SET embedding = NULL WHERE id = 7")
-        expand(finished, settings, NEXT.space)
+        expand(finished, settings, NEXT.space, begin_next=True)
         assert self.quarantined(finished, SEGMENTS) == []
         assert self.quarantined(finished, SEGMENTS.companion) == ["7"]
-        expand(finished, settings, NEXT.space)
+        expand(finished, settings, NEXT.space, begin_next=True)
         backfill(finished, settings, NEXT)
         assert not found_by_search(finished, 7)
         collapse(finished, settings)
@@ -490,7 +491,7 @@ class TestWhatIsSaid:
     @pytest.mark.parametrize("phase", ["retired", "expanded"])
     def test_plan_says_whether_search_goes_on_finding_new_rows(self, finished, settings, phase):
         if phase == "expanded":
-            expand(finished, settings, NEXT.space)
+            expand(finished, settings, NEXT.space, begin_next=True)
         service = EmbeddingsService(NEXT, settings)
         told = plan(finished, settings, service)
         assert told.keeps_search_current is True
@@ -517,7 +518,7 @@ class TestWhatIsSaid:
     def test_an_index_of_pending_rows_that_was_dropped_comes_back_with_the_next_migration(self, finished, settings):
         name = SEGMENTS.pending_index("embedding_384", ENCODER.space.fingerprint)
         execute(finished, f"DROP INDEX {name}")
-        expand(finished, settings, NEXT.space)
+        expand(finished, settings, NEXT.space, begin_next=True)
         assert scalar(finished, f"SELECT pg_get_indexdef('{name}'::regclass)").count("embedding IS NULL") == 1
 
 

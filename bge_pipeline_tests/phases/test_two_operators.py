@@ -198,7 +198,7 @@ class TestAnOperatorThatSlept:
     def test_before_adding_the_column_adds_none(self, same_dimensions, settings, monkeypatch):
         original = expand_module.require_privileges
 
-        def sleep_meanwhile(*args):
+        def sleep_meanwhile(*args, **keywords):
             monkeypatch.setattr(expand_module, "require_privileges", original)
             execute(same_dimensions, END_OPERATORS)
             in_another_thread(lambda: fill_and_swap(same_dimensions, settings))
@@ -212,7 +212,7 @@ class TestAnOperatorThatSlept:
         original = expand_module.require_privileges
         done = threading.Event()
 
-        def sleep_meanwhile(*args):
+        def sleep_meanwhile(*args, **keywords):
             monkeypatch.setattr(expand_module, "require_privileges", original)
             execute(database, END_OPERATORS)
             held = threading.Event()
@@ -258,8 +258,22 @@ def test_an_index_of_the_right_name_on_another_column_is_not_taken_for_ours(data
 def test_an_operator_inside_an_operator_is_the_same(database, settings):
     with operating(database, settings, "migrate") as outer, operating(database, settings, "expand") as inner:
         assert inner is outer
-        assert scalar(database, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 1
-    wait_until(lambda: scalar(database, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0)
+        assert (
+            scalar(
+                database,
+                "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database WHERE locktype = 'advisory' AND datname = current_database()",
+            )
+            == 1
+        )
+    wait_until(
+        lambda: (
+            scalar(
+                database,
+                "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database WHERE locktype = 'advisory' AND datname = current_database()",
+            )
+            == 0
+        )
+    )
 
 
 def in_another_thread(act):
