@@ -44,6 +44,10 @@ from bge_pipeline_tests.support import (
 pytestmark = pytest.mark.pgvector
 
 OLD = HashingEncoder(seed=7)
+ADVISORY_LOCKS = (
+    "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database "
+    "WHERE locktype = 'advisory' AND datname = current_database()"
+)
 END_OPERATORS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'bge-pipeline % (pro%'"
 )
