@@ -30,7 +30,9 @@ WHERE source = 'session' AND name NOT IN ('application_name', 'client_encoding',
   AND NOT starts_with(name, 'transaction_')
 """
 _LEFT_BEHIND = """
-SELECT 'advisory lock', count(*)::text FROM pg_locks WHERE locktype = 'advisory' HAVING count(*) > 0
+SELECT 'advisory lock', count(*)::text FROM pg_locks
+WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+HAVING count(*) > 0
 UNION ALL
 SELECT 'temporary table', relname::text FROM pg_class WHERE relpersistence = 't' AND relkind = 'r'
 UNION ALL

@@ -119,7 +119,7 @@ def test_a_whole_migration_goes_through_a_pool_of_sessions(run: Run, pooled: Poo
         (["text-index"], "swapped"),
         (["search", "how are generators closed", "--mode", "hybrid"], "swapped"),
         (["rollback", "--yes"], "backfilled"),
-        (["migrate"], "swapped"),
+        (["migrate", "--yes"], "swapped"),
         (["retire", "--yes", "--reclaim"], "retired"),
     ]:
         result = run(*arguments, DATABASE_URL=url)

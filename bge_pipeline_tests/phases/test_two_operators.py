@@ -262,22 +262,8 @@ def test_an_index_of_the_right_name_on_another_column_is_not_taken_for_ours(data
 def test_an_operator_inside_an_operator_is_the_same(database, settings):
     with operating(database, settings, "migrate") as outer, operating(database, settings, "expand") as inner:
         assert inner is outer
-        assert (
-            scalar(
-                database,
-                "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database WHERE locktype = 'advisory' AND datname = current_database()",
-            )
-            == 1
-        )
-    wait_until(
-        lambda: (
-            scalar(
-                database,
-                "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database WHERE locktype = 'advisory' AND datname = current_database()",
-            )
-            == 0
-        )
-    )
+        assert scalar(database, ADVISORY_LOCKS) == 1
+    wait_until(lambda: scalar(database, ADVISORY_LOCKS) == 0)
 
 
 def in_another_thread(act):
