@@ -39,12 +39,12 @@ def as_markdown(report: BenchmarkReport) -> str:
     """The report as Markdown, plots inside as data URIs, which the Dagster UI shows."""
     found = headlines(report)
     summary = [[h.label for h in found], [f"**{h.figure}**" for h in found], [h.note for h in found]]
-    facts = " · ".join(f"{name}: {value}" for name, value in circumstances(report).items())
+    facts = _inert(" · ".join(f"{name}: {value}" for name, value in circumstances(report).items()))
     # In one paragraph, so that two stand side by side where there is room.
     plots = "\n".join(f"![{name}]({_data_uri(svg)})" for name, svg in report_plots(report).items())
-    parts = [f"# {title(report)}", facts, markdown_table(summary), plots]
+    parts = [f"# {_inert(title(report))}", facts, markdown_table(summary), plots]
     for section in sections(report):
-        parts += [f"## {section.title}", section.text, markdown_table(section.rows)]
+        parts += [f"## {_inert(section.title)}", _inert(section.text), markdown_table(section.rows)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -54,7 +54,14 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
         return ""
     head, *body = rows
     rule = ["--:" if is_numeric else "---" for is_numeric in _numeric_columns(rows)]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in [head, rule, *body])
+    return "\n".join(
+        f"| {' | '.join(_inert(cell).replace('|', '&#124;') for cell in line)} |" for line in [head, rule, *body]
+    )
+
+
+def _inert(text: str) -> str:
+    """Text that may carry names of the database, as Markdown in which no HTML of theirs is alive."""
+    return escape(text, quote=False)
 
 
 def as_html(report: BenchmarkReport) -> str:

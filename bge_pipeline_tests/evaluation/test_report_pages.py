@@ -125,3 +125,10 @@ def test_html_escapes_and_refers_to_nothing_outside(report: BenchmarkReport, tmp
     assert "a &lt;model&gt;" in page
     assert re.findall(r'(?:src|href)="(?!data:)', page) == []
     assert "<td class=number>512</td>" in page
+
+
+def test_html_in_a_name_is_not_alive_in_markdown(report: BenchmarkReport):
+    pages = as_markdown(replace(report, table='"public"."<script>alert(1)</script>"', model="a <model>"))
+    assert "<script>" not in pages
+    assert "&lt;script&gt;" in pages
+    assert "a &lt;model&gt;" in pages
