@@ -313,7 +313,8 @@ class TestWhatIsLeftBehind:
     def test_the_journal_of_a_migration_that_stays(self, database, settings):
         fill_and_swap(database, settings)
         retire(database, settings)
-        expand(database, settings.model_copy(update={"embedding_dimensions": 8}), HashingEncoder(8).space)
+        following = settings.model_copy(update={"embedding_dimensions": 8})
+        expand(database, following, HashingEncoder(8).space, begin_next=True)
         collapse(database, settings)
         acts = execute(database, "SELECT act FROM segments_embedding_journal ORDER BY number")
         assert [row[0] for row in acts] == ["expand", "backfill", "swap", "retire", "expand", "collapse"]
