@@ -9,7 +9,7 @@ from bge_pipeline.embedding.models import find_sentence_model
 from bge_pipeline.embedding.tokenizer import RaggedTokens, Tokenizer
 from bge_pipeline.embedding.torch_backend import TorchBackend, best_precision, check_device, load_network
 from bge_pipeline.errors import ConfigurationError, EncodingError, ModelUnavailable
-from bge_pipeline_tests.embeddings.conftest import TEXTS, with_own_code
+from bge_pipeline_tests.embedding.conftest import TEXTS, with_own_code
 
 LEAST_COSINE = {"fp32": 0.999999, "bf16": 0.999, "fp16": 0.9999}
 

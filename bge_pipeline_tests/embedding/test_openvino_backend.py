@@ -15,7 +15,7 @@ from bge_pipeline.embedding.loading import load_encoder
 from bge_pipeline.embedding.openvino_models import OpenVinoModels
 from bge_pipeline.embedding.torch_backend import TorchBackend, load_network
 from bge_pipeline.errors import ConfigurationError, EncodingError, ModelUnavailable
-from bge_pipeline_tests.embeddings.conftest import TEXTS
+from bge_pipeline_tests.embedding.conftest import TEXTS
 
 ov = pytest.importorskip("openvino")
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bge_pipeline.embedding.packing import pack, plan_packed_batches, pool
-from bge_pipeline_tests.embeddings.conftest import ragged
+from bge_pipeline_tests.embedding.conftest import ragged
 
 lengths_of_texts = st.lists(st.integers(1, 512), max_size=200).map(lambda lengths: np.array(lengths, np.int32))
 budgets = st.integers(1, 5_000)
