@@ -15,7 +15,7 @@ from bge_pipeline.orchestration.sensors import embed_new_rows, notice_old_vector
 from bge_pipeline.orchestration.workers import WORKER_TAG, this_worker
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
-from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, insert_segment, request_backfill
+from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, consenting, insert_segment, request_backfill
 from bge_pipeline_tests.support import execute, forget_old_model
 
 pytestmark = pytest.mark.pgvector
@@ -281,9 +281,9 @@ class TestTheNextMigration:
     def begun(self, run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
         """The second migration, to 256 dimensions, expanded; no partition has been materialized."""
         run.migrate()
-        assert run("retire_job").success
+        assert run.retire().success
         monkeypatch.setenv("EMBEDDING_DIMENSIONS", "256")
-        assert run("expand_job").success
+        assert run("expand_job", run_config=consenting(begin_next_migration="hashing")).success
 
     @pytest.mark.usefixtures("begun")
     def test_embeds_for_search_what_is_written_before_the_backfill_is_launched(
