@@ -259,12 +259,12 @@ def load_recorded(space: EmbeddingSpace, settings: Settings) -> QueryEncoder | N
     """
     try:
         return load_encoder_of(space, settings)
-    except BgePipelineError:
-        raise
     except Exception as error:
         if settings.embedding_device != "cpu" and _is_out_of_memory(error):
             logger.warning("no memory on the device for a second model; the old one runs on the CPU")
             return load_recorded(space, settings.model_copy(update={"embedding_device": "cpu"}))
+        if isinstance(error, BgePipelineError):
+            raise
         raise ModelUnavailable(f"{space.model} cannot be loaded: {first_line(error)}") from error
 
 

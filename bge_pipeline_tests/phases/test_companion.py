@@ -13,7 +13,7 @@ from bge_pipeline.database.ids import INTEGERS, IdRange
 from bge_pipeline.database.quarantine import list_quarantined
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.errors import PhaseError
+from bge_pipeline.errors import OutOfMemory, PhaseError
 from bge_pipeline.phases import backfill as backfill_module
 from bge_pipeline.phases import companion as companion_module
 from bge_pipeline.phases import swap as swap_module
@@ -271,13 +271,14 @@ class TestTheOldModel:
             assert backfill(migrating, settings, NEXT).rows == 301
         assert "the file is damaged" in caplog.text
 
-    def test_runs_on_the_cpu_where_the_device_has_no_memory_for_a_second(self, migrating, settings, monkeypatch):
+    @pytest.mark.parametrize("error", [MemoryError(), OutOfMemory("no memory on cuda:0 for the network in fp16")])
+    def test_runs_on_the_cpu_where_the_device_has_no_memory_for_a_second(self, migrating, settings, monkeypatch, error):
         devices = []
 
         def load(space, settings):
             devices.append(settings.embedding_device)
             if settings.embedding_device != "cpu":
-                raise MemoryError
+                raise error
             return HashingEncoder(space.dimensions)
 
         monkeypatch.setattr(companion_module, "load_encoder_of", load)
