@@ -255,6 +255,11 @@ class Settings(BaseSettings):
         return (*sources, InitSettingsSource(settings_cls, translate(variables, taken)))
 
     @property
+    def skips_triggers(self) -> bool:
+        """Whether a backfill leaves the application's triggers out."""
+        return self.backfill_triggers == "skip"
+
+    @property
     def home(self) -> Path:
         """The data folder as an absolute path."""
         return self.bge_pipeline_home.expanduser().resolve()

@@ -127,6 +127,17 @@ def put_in_quarantine(
     )
 
 
+def store_vectors(database: Database, column: str, encoder: HashingEncoder) -> None:
+    """Give every row of `segments` the vector that the encoder makes of its text, as an application would."""
+    rows = execute(database, "SELECT id, text FROM segments ORDER BY id")
+    vectors = encoder.encode(encoder.tokenize([row[1] for row in rows]))
+    with database.transaction() as connection:
+        connection.execute(
+            text(f'UPDATE segments SET "{column}" = CAST(:vector AS vector) WHERE id = :id'),
+            [{"id": row[0], "vector": str(vector.tolist())} for row, vector in zip(rows, vectors, strict=True)],
+        )
+
+
 def fill(database: Database, settings: Settings, encoder: HashingEncoder = ENCODER) -> BackfillResult:
     """Expand and backfill."""
     expand(database, agreed(database, settings), encoder.space)

@@ -1,4 +1,4 @@
-"""PostgreSQL's binary COPY format from NumPy arrays, without a Python loop over rows.
+"""COPY, and its binary format from NumPy arrays, without a Python loop over rows.
 
 Format: https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format"; the vector's own layout is
 `vector_send` in pgvector: dim int16, unused int16, then big-endian float32s.
@@ -8,14 +8,41 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import psycopg2
 from numpy.typing import NDArray
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.ids import Id, IdKind
 
-_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-_TRAILER = b"\xff\xff"
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as RawConnection  # noqa: N812
+
+HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+TRAILER = b"\xff\xff"
+
+
+def run_copy(connection: Connection, statement: str, stream: Any) -> None:
+    """COPY from or to a file-like object, with errors as those of every other statement.
+
+    SQLAlchemy has no COPY, and so does not see its errors.
+
+    Raises:
+        DBAPIError: the server refused it, or the connection broke.
+    """
+    raw = cast("RawConnection", connection.connection.dbapi_connection)
+    try:
+        with raw.cursor() as cursor:
+            cursor.copy_expert(statement, stream)
+    except psycopg2.Error as error:
+        if raw.closed:
+            connection.invalidate()
+        raise DBAPIError.instance(
+            statement, None, error, psycopg2.Error, connection_invalidated=raw.closed != 0
+        ) from error
 
 
 def staged_vectors(
@@ -62,17 +89,17 @@ def staged_vectors(
     rows["vector_length"] = 4 + 4 * dimensions
     rows["dimensions"] = dimensions
     rows["values"] = vectors
-    return io.BytesIO(_HEADER + rows.tobytes() + _TRAILER)
+    return io.BytesIO(HEADER + rows.tobytes() + TRAILER)
 
 
 def copy_stream(rows: Iterable[Sequence[bytes]]) -> io.BytesIO:
     """Rows of fields, each already in its type's binary form, as a binary COPY stream."""
-    parts = [_HEADER]
+    parts = [HEADER]
     for row in rows:
         parts.append(len(row).to_bytes(2, "big"))
         for value in row:
             parts += (len(value).to_bytes(4, "big"), value)
-    parts.append(_TRAILER)
+    parts.append(TRAILER)
     return io.BytesIO(b"".join(parts))
 
 

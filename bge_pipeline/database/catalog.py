@@ -89,6 +89,20 @@ class TableDescription:
         return None
 
 
+def relation_exists(connection: Connection, name: str) -> bool:
+    """Whether a table, or anything else, has that qualified and quoted name."""
+    return connection.execute(text("SELECT to_regclass(:name)"), {"name": name}).scalar_one() is not None
+
+
+def missing_table(target: TargetTable) -> TargetTableError:
+    """The error for a target table that is not there."""
+    return TargetTableError(
+        f"the target table {target} does not exist",
+        state="nothing was changed",
+        next_step="set TARGET_SCHEMA and TARGET_TABLE to the table to migrate (plain names, without quotes)",
+    )
+
+
 def describe_table(connection: Connection, target: TargetTable) -> TableDescription:
     """The target table, checked for the shape that a migration needs.
 
@@ -98,11 +112,7 @@ def describe_table(connection: Connection, target: TargetTable) -> TableDescript
     _check_extension(connection)
     row = connection.execute(text(_TABLE), {"schema": target.schema, "table": target.table}).one_or_none()
     if row is None:
-        raise TargetTableError(
-            f"the target table {target} does not exist",
-            state="nothing was changed",
-            next_step="set TARGET_SCHEMA and TARGET_TABLE to the table to migrate (plain names, without quotes)",
-        )
+        raise missing_table(target)
     if row.relkind != "r":
         kinds = {"v": "a view", "m": "a materialized view", "p": "a partitioned table", "f": "a foreign table"}
         raise TargetTableError(

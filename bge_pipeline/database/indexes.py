@@ -168,6 +168,11 @@ def indexes_on(connection: Connection, oid: int, column_number: int) -> list[Ind
     return [Index(row.name, row.method, row.valid, row.definition, row.bytes) for row in rows]
 
 
+def vector_indexes_on(connection: Connection, oid: int, column_number: int) -> list[Index]:
+    """The indexes on a column that answer nearest-neighbour queries."""
+    return [index for index in indexes_on(connection, oid, column_number) if index.is_vector_index]
+
+
 def create_index_statement(target: TargetTable, column: str, name: str, plan: IndexPlan) -> TextClause:
     """The statement that builds the index of `plan`, without blocking writers."""
     key = "{column}" if plan.element == "vector" else "({column}::halfvec({dimensions}))"

@@ -16,12 +16,13 @@ from psycopg2.errors import UndefinedColumn, UndefinedObject, UndefinedTable
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
+from bge_pipeline.database.catalog import missing_table, relation_exists
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.locks import short_transaction_on, with_lock_retries
 from bge_pipeline.database.pooler import require_session
 from bge_pipeline.database.sql import MAX_IDENTIFIER_BYTES
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.errors import ChangedMeanwhile, OperatorBusy, TargetTableError
+from bge_pipeline.errors import ChangedMeanwhile, OperatorBusy
 
 if TYPE_CHECKING:
     from bge_pipeline.settings import Settings
@@ -171,7 +172,9 @@ def operating(database: Database, settings: Settings, act: str) -> Iterator[Oper
         yield outer
         return
     require_session(database)
-    _require_table_exists(database, target)
+    with database.autocommit() as connection:
+        if not relation_exists(connection, str(target)):
+            raise missing_table(target)
     operator = Operator(database, target, act, wait_seconds=settings.operator_wait_seconds)
     operator.acquire()
     token = _current.set(operator)
@@ -196,17 +199,6 @@ def naming_what_vanished(target: TargetTable, act: str) -> Iterator[None]:
             state="what was committed before stays, the rest was not done",
             next_step="bge-pipeline status says where the migration stands",
         ) from error
-
-
-def _require_table_exists(database: Database, target: TargetTable) -> None:
-    with database.autocommit() as connection:
-        exists = text("SELECT to_regclass(:table) IS NOT NULL")
-        if not connection.execute(exists, {"table": str(target)}).scalar_one():
-            raise TargetTableError(
-                f"the target table {target} does not exist",
-                state="nothing was changed",
-                next_step="set TARGET_SCHEMA and TARGET_TABLE to the table to migrate (plain names, without quotes)",
-            )
 
 
 def _holder(connection: Connection, target: TargetTable) -> Holder | None:

@@ -6,12 +6,12 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, TextClause
 
 from bge_pipeline.database.beside import TableBeside, create_words
+from bge_pipeline.database.catalog import relation_exists
 from bge_pipeline.database.pending import IS_QUARANTINED_TEXT, TEXT_DIGEST, quarantine_is_usable
 from bge_pipeline.database.reader import PendingBatch
-from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 
 QUARANTINE_COLUMNS = frozenset({"row_id", "error", "quarantined_at"})
@@ -94,8 +94,7 @@ def quarantine_row(connection: Connection, target: TargetTable, batch: PendingBa
 
 def has_quarantine(connection: Connection, target: TargetTable) -> bool:
     """Whether the quarantine table is there."""
-    name = quote(target.schema, target.quarantine_table)
-    return connection.execute(text("SELECT to_regclass(:name) IS NOT NULL"), {"name": name}).scalar_one() is True
+    return relation_exists(connection, target.quarantine)
 
 
 def list_quarantined(connection: Connection, target: TargetTable, limit: int = 20) -> list[QuarantinedRow]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import psycopg2
 from numpy.typing import NDArray
 from psycopg2.errors import LockNotAvailable
 from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.exc import DBAPIError
 
-from bge_pipeline.database.binary_copy import staged_vectors
+from bge_pipeline.database.binary_copy import run_copy, staged_vectors
 from bge_pipeline.database.connection import Database, server_version
 from bge_pipeline.database.ids import IdKind
 from bge_pipeline.database.pooler import require_session
@@ -20,9 +18,6 @@ from bge_pipeline.database.reader import PendingBatch
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import WRITING
 from bge_pipeline.errors import ChangedMeanwhile
-
-if TYPE_CHECKING:
-    from psycopg2.extensions import connection as RawConnection  # noqa: N812
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +44,8 @@ _IS_THE_COLUMN = (
     "WHERE attrelid = CAST(:table AS pg_catalog.regclass) AND attname = :column) = :number"
 )
 # Every transaction that writes tells our own trigger so, and leaves the application's out where that is asked for.
-_WRITING = f"SET LOCAL {WRITING} = 'on'"
-_SKIP_TRIGGERS = "SET LOCAL session_replication_role = 'replica'"
+_WRITING = f"SET LOCAL {WRITING} = 'on'; "
+_SKIP_TRIGGERS = "SET LOCAL session_replication_role = 'replica'; "
 
 # The subquery locks the rows that nobody else has locked and whose text is as it was read; they cannot change after that.
 # A row whose version has changed may still have its text: one that the application touches all the time must not wait for ever.
@@ -88,7 +83,7 @@ class VectorWriter:
         self._connection: Connection | None = None
         self._name = column
         self._column = {"table": str(target), "column": column, "number": number}
-        self._begin = f"{_WRITING}; {_SKIP_TRIGGERS}" if skip_triggers else _WRITING
+        self._settings = _FOR_THE_BATCH + _WRITING + (_SKIP_TRIGGERS if skip_triggers else "")
 
     def write(self, batch: PendingBatch, vectors: NDArray[np.float32]) -> int:
         """Commit the vectors of rows that are still pending and unchanged; returns how many those were.
@@ -128,10 +123,11 @@ class VectorWriter:
     def _write(self, batch: PendingBatch, vectors: NDArray[np.float32]) -> int:
         connection = self._open()
         with connection.begin():
-            connection.execute(text(self._begin))
-            self._stage(connection, batch, vectors)
+            run_copy(
+                connection, _COPY, staged_vectors(self._id_kind, batch.ids, batch.versions, batch.digests, vectors)
+            )
             # It runs the application's triggers, and so with the role's own settings; one message, one round trip.
-            settings = _FOR_THE_BATCH + self._database.sessions.roles_own_settings()
+            settings = self._settings + self._database.sessions.roles_own_settings()
             update = self._target.sql(settings + _UPDATE, column=self._name)
             kept = connection.execute(update, self._column).scalars().all()
             if not kept:
@@ -145,19 +141,6 @@ class VectorWriter:
                 state="every committed batch is kept, this one was not written",
                 next_step="bge-pipeline status says where the migration stands",
             )
-
-    def _stage(self, connection: Connection, batch: PendingBatch, vectors: NDArray[np.float32]) -> None:
-        raw = cast("RawConnection", connection.connection.dbapi_connection)
-        stream = staged_vectors(self._id_kind, batch.ids, batch.versions, batch.digests, vectors)
-        try:
-            with raw.cursor() as cursor:
-                cursor.copy_expert(_COPY, stream)
-        except psycopg2.Error as error:  # SQLAlchemy has no COPY and so does not see its errors
-            if raw.closed:
-                connection.invalidate()
-            raise DBAPIError.instance(
-                _COPY, None, error, psycopg2.Error, connection_invalidated=raw.closed != 0
-            ) from error
 
     def _open(self) -> Connection:
         if self._connection is None:

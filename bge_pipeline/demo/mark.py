@@ -9,6 +9,7 @@ from psycopg2.errors import DependentObjectsStillExist
 from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.exc import DBAPIError
 
+from bge_pipeline.database.catalog import relation_exists
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.locks import in_short_transaction
 from bge_pipeline.database.sql import quote, sql, with_values
@@ -71,7 +72,7 @@ def mark_statement(*table: str) -> TextClause:
 
 def exists(connection: Connection, *table: str) -> bool:
     """Whether there is a table, or anything else that has taken its name."""
-    return connection.execute(text("SELECT to_regclass(:name)"), {"name": quote(*table)}).scalar_one() is not None
+    return relation_exists(connection, quote(*table))
 
 
 def is_marked(connection: Connection, *table: str) -> bool:

@@ -7,11 +7,10 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, cast
 
 from sqlalchemy import Connection, text
 
-from bge_pipeline.database.binary_copy import copy_stream, vector_fields
+from bge_pipeline.database.binary_copy import copy_stream, run_copy, vector_fields
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.indexes import recommended_lists
 from bge_pipeline.database.notes import ColumnNote, note_statement
@@ -134,7 +133,7 @@ def _batches(items: Iterator[Segment]) -> Iterator[list[Segment]]:
 
 def _load_sources(connection: Connection, table: tuple[str, str], rows: int | None) -> dict[str, int]:
     stream = copy_stream((source.video_id.encode(), source.title.encode()) for source in sources(rows))
-    _cursor(connection).copy_expert(f"COPY {quote(*table)} (video_id, title) FROM STDIN (FORMAT binary)", stream)
+    run_copy(connection, f"COPY {quote(*table)} (video_id, title) FROM STDIN (FORMAT binary)", stream)
     found = connection.exec_driver_sql(f"SELECT video_id, id FROM {quote(*table)}")
     return {row.video_id: row.id for row in found}
 
@@ -162,9 +161,5 @@ def _load_segments(
     )
     columns = ["source_id", "video_id", "start_sec", "end_sec", "speaker_label", target.text_column, "metadata"]
     names = ", ".join(quote(name) for name in [*columns, target.embedding_column])
-    _cursor(connection).copy_expert(f"COPY {target} ({names}) FROM STDIN (FORMAT binary)", stream)
+    run_copy(connection, f"COPY {target} ({names}) FROM STDIN (FORMAT binary)", stream)
     return len(batch)
-
-
-def _cursor(connection: Connection) -> Any:
-    return cast("Any", connection.connection.cursor())

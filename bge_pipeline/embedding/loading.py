@@ -73,17 +73,27 @@ def load_encoder_of(space: EmbeddingSpace, settings: Settings) -> QueryEncoder |
         return None
     if name == HASHING:
         return HashingEncoder.of_space(space)
-    chosen = {
-        "embedding_provider": "local",
-        "embedding_model": name,
-        "embedding_dimensions": space.dimensions,
-        "embedding_precision": "auto",
-    }
     try:
-        return load_encoder(settings.model_copy(update=chosen))
+        return load_encoder_named(name, space.dimensions, settings)
     except ModelUnavailable as error:
         _log.info("the model of the old vectors cannot be loaded: %s", error.message)
         return None
+
+
+def load_encoder_named(name: str, dimensions: int, settings: Settings) -> QueryEncoder:
+    """The encoder of another model than the configured one, run here as well as it goes.
+
+    Raises:
+        ConfigurationError: the model does not have so many dimensions.
+        ModelUnavailable: the model or the library that runs it cannot be loaded.
+    """
+    chosen = {
+        "embedding_provider": "local",
+        "embedding_model": name,
+        "embedding_dimensions": dimensions,
+        "embedding_precision": "auto",
+    }
+    return load_encoder(settings.model_copy(update=chosen))
 
 
 def _setting_for(space: EmbeddingSpace) -> str | None:

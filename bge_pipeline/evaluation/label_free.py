@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_pipeline.evaluation.metrics import RBO_PERSISTENCE, overlap_at_k, rank_biased_overlap
+from bge_pipeline.evaluation.metrics import RBO_PERSISTENCE, overlap_at_k, rank_biased_overlap, to_unit_length
 
 Vectors = NDArray[np.floating[Any]]
 
@@ -137,7 +137,7 @@ def exact_neighbours(vectors: Vectors, k: int) -> NDArray[np.int64]:
     """
     if len(vectors) <= k:
         raise ValueError(f"expected more than {k} rows, got {len(vectors)}")
-    unit = _unit(vectors)
+    unit = to_unit_length(vectors)
     neighbours = np.empty((len(unit), k), np.int64)
     block = max(1, _BLOCK_BYTES // (unit.itemsize * len(unit)))
     for first in range(0, len(unit), block):
@@ -206,7 +206,7 @@ def known_item_search(queries: Vectors, rows: Vectors, answers: Sequence[int], k
     """
     if len(queries) != len(answers) or not len(answers):
         raise ValueError(f"expected one answer for each of one or more queries, got {len(answers)} for {len(queries)}")
-    unit_queries, unit_rows = _unit(queries), _unit(rows)
+    unit_queries, unit_rows = to_unit_length(queries), to_unit_length(rows)
     positions = np.asarray(answers)
     ranks = np.empty(len(positions), np.int64)
     block = max(1, _BLOCK_BYTES // (unit_rows.itemsize * len(unit_rows)))
@@ -240,7 +240,7 @@ def stored_vectors_match(stored: Vectors, recomputed: Vectors, *, threshold: flo
     """
     if stored.shape != recomputed.shape or not len(stored):
         raise ValueError(f"expected vectors of the same rows, got shapes {stored.shape} and {recomputed.shape}")
-    cosines = np.einsum("ij,ij->i", _unit(stored), _unit(recomputed))
+    cosines = np.einsum("ij,ij->i", to_unit_length(stored), to_unit_length(recomputed))
     lengths = np.linalg.norm(stored.astype(np.float64), axis=1)
     return StoredVectorAgreement(
         rows=len(stored),
@@ -250,11 +250,3 @@ def stored_vectors_match(stored: Vectors, recomputed: Vectors, *, threshold: flo
         threshold=threshold,
         unit_length_share=float((np.abs(lengths - 1) <= _UNIT_LENGTH_TOLERANCE).mean()),
     )
-
-
-def _unit(vectors: Vectors) -> NDArray[np.float32]:
-    """Rows scaled to unit length; a row without direction stays zero."""
-    unit = vectors.astype(np.float32)
-    lengths = np.linalg.norm(unit, axis=1, keepdims=True)
-    unit /= np.where(lengths == 0, 1, lengths)
-    return unit

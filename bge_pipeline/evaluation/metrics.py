@@ -73,6 +73,14 @@ def ranking_quality(qrels: Mapping[str, Mapping[str, int]], rankings: Rankings, 
     return RankingQuality(k=k, query_ids=query_ids, ndcg_by_query=ndcg_by_query, **means)
 
 
+def to_unit_length(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Rows scaled to unit length; a row without direction stays zero."""
+    unit = vectors.astype(np.float32)
+    lengths = np.linalg.norm(unit, axis=1, keepdims=True)
+    unit /= np.where(lengths == 0, 1, lengths)
+    return unit
+
+
 def overlap_at_k(one: ArrayLike, other: ArrayLike) -> NDArray[np.float64]:
     """Share of items that two rankings have in common, row by row: (n, k) and (n, k) -> (n,).
 

@@ -136,7 +136,7 @@ def backfill(
         state = read_state(connection, target)
         column = state.filled
         require_space(column, encoder.space, target)
-        skips = settings.backfill_triggers == "skip"
+        skips = settings.skips_triggers
         require_privileges(connection, state.table, column.name, alters=False, skips_triggers=skips)
         require_updates(connection, state.table)
         _require_quarantine(connection, target)

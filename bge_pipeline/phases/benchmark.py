@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import pgvector_version
 from bge_pipeline.database.connection import Database, server_version
-from bge_pipeline.database.indexes import indexes_on
+from bge_pipeline.database.indexes import vector_indexes_on
 from bge_pipeline.database.journal import JournalEntry, read_journal
 from bge_pipeline.database.reader import sample_texts
 from bge_pipeline.database.size import table_bytes
@@ -157,7 +157,7 @@ def _storage(connection: Connection, state: MigrationState, journal: Sequence[Jo
     target = state.table.target
     new, old = (state.table.embedding.name, None) if state.phase == "legacy" else quality_columns(state)
     expanded = next((entry.facts for entry in journal if entry.act == "expand"), None)
-    indexes = [i for i in indexes_on(connection, state.table.oid, state.table.columns[new].number) if i.is_vector_index]
+    indexes = vector_indexes_on(connection, state.table.oid, state.table.columns[new].number)
     old_dimensions = state.table.columns[old].dimensions if old is not None else None
     return Storage(
         old_vector_bytes=_vector_bytes(old_dimensions) if old_dimensions else None,

@@ -19,7 +19,7 @@ from bge_pipeline.database.indexes import (
     definition_name,
     definition_on,
     drop_index,
-    indexes_on,
+    vector_indexes_on,
 )
 from bge_pipeline.database.journal import drop_journal_statement, record
 from bge_pipeline.database.locks import lock_timeout_statement
@@ -107,11 +107,9 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
     column = target.column_for(space.dimensions)
     with database.autocommit() as connection:
         _check_names_are_free(connection, state, column)
-        old_indexes = [
-            i for i in indexes_on(connection, state.table.oid, state.table.embedding.number) if i.is_vector_index
-        ]
+        old_indexes = vector_indexes_on(connection, state.table.oid, state.table.embedding.number)
         dependents = find_dependents(connection, state.table, target.embedding_column)
-        require_privileges(connection, state.table, skips_triggers=settings.backfill_triggers == "skip")
+        require_privileges(connection, state.table, skips_triggers=settings.skips_triggers)
         require_updates(connection, state.table)
         around = (
             *told_replication(find_replication(connection, state.table), state, column, space.dimensions),

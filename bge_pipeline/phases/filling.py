@@ -77,7 +77,7 @@ def fill_column(
                 batch_rows=settings.backfill_batch_rows,
                 max_attempts=settings.backfill_max_attempts,
                 stop=stop,
-                skip_triggers=settings.backfill_triggers == "skip",
+                skip_triggers=settings.skips_triggers,
             )
             if idle_passes:
                 path.pause(2.0**idle_passes)

@@ -16,7 +16,7 @@ from bge_pipeline.database.ids import Id
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.vectors import sample_vectors
 from bge_pipeline.embedding.encoder import QueryEncoder
-from bge_pipeline.embedding.loading import load_encoder, load_encoder_of
+from bge_pipeline.embedding.loading import load_encoder_named, load_encoder_of
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConfigurationError, ModelUnavailable
 from bge_pipeline.evaluation.judgements import JudgedQueries, load_judged_queries
@@ -126,14 +126,8 @@ def _declared_encoder(
     connection: Connection, settings: Settings, target: TargetTable, column: Column, dimensions: int
 ) -> QueryEncoder | None:
     """LEGACY_MODEL, if it is here and makes the vectors that the column holds of the same texts."""
-    chosen = {
-        "embedding_provider": "local",
-        "embedding_model": settings.legacy_model,
-        "embedding_dimensions": dimensions,
-        "embedding_precision": "auto",
-    }
     try:
-        encoder = load_encoder(settings.model_copy(update=chosen))
+        encoder = load_encoder_named(settings.legacy_model, dimensions, settings)
     except (ModelUnavailable, ConfigurationError) as error:
         logger.warning("LEGACY_MODEL=%s cannot be used: %s", settings.legacy_model, error.message)
         return None

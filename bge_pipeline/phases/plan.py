@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from bge_pipeline.database.catalog import pgvector_version
 from bge_pipeline.database.connection import Database, server_version
 from bge_pipeline.database.dependents import find_dependents
-from bge_pipeline.database.indexes import MEBIBYTE, IndexPlan, indexes_on
+from bge_pipeline.database.indexes import MEBIBYTE, IndexPlan, vector_indexes_on
 from bge_pipeline.database.pending import count_lacking, count_rows
 from bge_pipeline.database.pgvector_version import version_obstacle
 from bge_pipeline.database.pooler import session_obstacle
@@ -136,9 +136,7 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService | Un
         pending = counts.rows - counts.without_text if _begins_anew(state, service.space) else counts.pending
         texts = sample_texts(connection, target, _TOKEN_SAMPLE_ROWS)
         index = plan_vector_index(settings, service.space, counts.rows)
-        old_indexes = [
-            i for i in indexes_on(connection, state.table.oid, state.table.embedding.number) if i.is_vector_index
-        ]
+        old_indexes = vector_indexes_on(connection, state.table.oid, state.table.embedding.number)
         dependents = find_dependents(connection, state.table, target.embedding_column)
         around = _look_around(connection, settings, state, service.space, pending)
         version = pgvector_version(connection)
@@ -206,7 +204,7 @@ def _look_around(
     target = state.table.target
     begins = state.new is not None or _begins_anew(state, space)
     column = target.column_for(space.dimensions) if begins else target.embedding_column
-    skips = settings.backfill_triggers == "skip"
+    skips = settings.skips_triggers
     triggers = find_user_triggers(connection, state.table)
     replication = find_replication(connection, state.table)
     faults = [read_only_fault(connection), updates_fault(connection, state.table, replication)]

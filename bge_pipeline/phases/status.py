@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.indexes import indexes_on
+from bge_pipeline.database.indexes import vector_indexes_on
 from bge_pipeline.database.pending import count_lacking, count_pending, count_rows
 from bge_pipeline.database.quarantine import QuarantinedRow, list_quarantined
 from bge_pipeline.database.size import table_bytes
@@ -111,7 +111,7 @@ def read_status(database: Database, settings: Settings) -> Status:
         state = read_state(connection, target)
         column = state.new or state.table.embedding
         counts = count_rows(connection, target, column.name)
-        indexes = [i for i in indexes_on(connection, state.table.oid, column.number) if i.is_vector_index]
+        indexes = vector_indexes_on(connection, state.table.oid, column.number)
         best = max(indexes, key=lambda index: index.valid, default=None)
         current, new = state.current_space, space_of(state.new) if state.new else None
         misses = (

@@ -122,7 +122,7 @@ def _swap(
         require_version(connection, settings)
         column, _ = filled_column(state)
         require_space(column, space, target)
-        require_privileges(connection, state.table, skips_triggers=settings.backfill_triggers == "skip")
+        require_privileges(connection, state.table, skips_triggers=settings.skips_triggers)
         if state.new is not None:
             require_forward(state.new, settings, target)
             _check_dependents(connection, settings, state)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, TextClause
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.ids import IdRange
-from bge_pipeline.database.indexes import indexes_on
+from bge_pipeline.database.indexes import vector_indexes_on
 from bge_pipeline.database.pending import count_pending
 from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.errors import SwapRefused
@@ -200,7 +200,7 @@ def verify_index(database: Database, settings: Settings) -> IndexCheck:
     """Look at the vector indexes of the new column, or after the swap of the one that search reads."""
     state = require_table(database, settings)
     with database.autocommit() as connection:
-        indexes = [i for i in indexes_on(connection, state.table.oid, state.filled.number) if i.is_vector_index]
+        indexes = vector_indexes_on(connection, state.table.oid, state.filled.number)
     return IndexCheck(
         column=state.filled.name,
         valid=tuple(index.name for index in indexes if index.valid),

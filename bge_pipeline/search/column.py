@@ -10,7 +10,7 @@ from sqlalchemy import Column as TableColumn
 from sqlalchemy import Connection, MetaData, Table, bindparam, inspect, text
 from sqlalchemy.sql.elements import TextClause
 
-from bge_pipeline.database.catalog import Column, describe_table, pgvector_version
+from bge_pipeline.database.catalog import Column, describe_table, pgvector_version, relation_exists
 from bge_pipeline.database.ids import IdKind
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
@@ -134,7 +134,7 @@ def read_column(connection: Connection, settings: Settings, name: str | None = N
     # Read first: a change between this and the rest shows as a signature that does not match the next search's.
     signature = (
         connection.execute(signature_statement(target, name)).scalar_one_or_none()
-        if _exists(connection, target)
+        if relation_exists(connection, str(target))
         else None
     )
     described = describe_table(connection, target)
@@ -158,10 +158,6 @@ def read_column(connection: Connection, settings: Settings, name: str | None = N
         estimated_rows=described.estimated_rows,
         pgvector=tuple(int(part) for part in (pgvector_version(connection) or "0").split(".")),
     )
-
-
-def _exists(connection: Connection, target: TargetTable) -> bool:
-    return connection.execute(text("SELECT to_regclass(:name)"), {"name": str(target)}).scalar_one() is not None
 
 
 def _vector_index(connection: Connection, oid: int, number: int) -> VectorIndex | None:

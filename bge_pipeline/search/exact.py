@@ -4,26 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
-import psycopg2
 from numpy.typing import NDArray
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 
+from bge_pipeline.database.binary_copy import HEADER, TRAILER, run_copy
 from bge_pipeline.database.ids import Id, IdKind
 from bge_pipeline.database.sql import render
 from bge_pipeline.errors import BgePipelineError
+from bge_pipeline.evaluation.metrics import to_unit_length
 from bge_pipeline.search.column import SearchedColumn
-
-if TYPE_CHECKING:
-    from psycopg2.extensions import connection as RawConnection  # noqa: N812
 
 METRICS = ("cosine", "l2", "ip")
 """Metrics that a matrix product gives."""
-_HEADER_BYTES = 19
-"""Signature, flags and length of the extension: https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format"."""
 _BLOCK_BYTES = 4 * 2**20
 
 
@@ -61,25 +56,17 @@ def nearest_rows(
 
     Raises:
         BgePipelineError: the server sent what is no binary COPY.
+        DBAPIError: the server refused it, or the connection broke.
     """
     best = _Best(queries, k, searched.metric)
     stream = _RowStream(searched.id_kind, queries.shape[1], best.compare, on_rows)
-    raw = cast("RawConnection", connection.connection.dbapi_connection)
-    statement = render(
-        searched.target.sql(
-            "COPY (SELECT {id}::{id_type}, {column}::vector FROM {table} "
-            "WHERE {column} IS NOT NULL AND vector_dims({column}::vector) = {dimensions}) TO STDOUT (FORMAT binary)".replace(
-                "{id_type}", searched.id_kind.sql_type
-            ),
-            column=searched.column.name,
-            dimensions=queries.shape[1],
-        )
+    statement = searched.target.sql(
+        f"COPY (SELECT {{id}}::{searched.id_kind.sql_type}, {{column}}::vector FROM {{table}} "
+        "WHERE {column} IS NOT NULL AND vector_dims({column}::vector) = {dimensions}) TO STDOUT (FORMAT binary)",
+        column=searched.column.name,
+        dimensions=queries.shape[1],
     )
-    try:
-        with raw.cursor() as cursor:
-            cursor.copy_expert(statement, stream)
-    except psycopg2.Error as error:  # SQLAlchemy has no COPY and so does not see its errors
-        raise DBAPIError.instance(statement, None, error, psycopg2.Error) from error
+    run_copy(connection, render(statement), stream)
     stream.finish()
     return best.neighbours()
 
@@ -90,7 +77,7 @@ class _Best:
     def __init__(self, queries: NDArray[np.float32], k: int, metric: str) -> None:
         self._metric = metric
         self._k = k
-        self._queries: NDArray[Any] = _unit(queries) if metric == "cosine" else queries
+        self._queries: NDArray[Any] = to_unit_length(queries) if metric == "cosine" else queries
         if metric == "l2":
             self._queries = queries.astype(np.float64)
         self._scores: NDArray[Any] = np.empty((len(queries), 0), np.float32)
@@ -99,7 +86,7 @@ class _Best:
     def compare(self, ids: Sequence[Id], rows: NDArray[np.float32]) -> None:
         """Take a block of rows in: the greater the score, the nearer."""
         if self._metric == "cosine":
-            scores = self._queries @ _unit(rows).T
+            scores = self._queries @ to_unit_length(rows).T
             scores[:, ~rows.any(axis=1)] = -np.inf  # without direction: pgvector's distance is NaN, which sorts last
         elif self._metric == "l2":
             wide = rows.astype(np.float64)  # in float32 the difference of nearly equal squares would be all rounding
@@ -170,8 +157,8 @@ class _RowStream:
     def write(self, chunk: bytes) -> int:
         """Take bytes from the server."""
         self._buffer += chunk
-        if not self._has_header and len(self._buffer) >= _HEADER_BYTES:
-            del self._buffer[:_HEADER_BYTES]
+        if not self._has_header and len(self._buffer) >= len(HEADER):
+            del self._buffer[: len(HEADER)]
             self._has_header = True
         if len(self._buffer) >= _BLOCK_BYTES:
             self._hand_on()
@@ -180,7 +167,7 @@ class _RowStream:
     def finish(self) -> None:
         """Hand on the last rows."""
         self._hand_on()
-        if bytes(self._buffer) != b"\xff\xff":
+        if bytes(self._buffer) != TRAILER:
             raise BgePipelineError(f"expected the end of a binary COPY, got {len(self._buffer)} bytes")
 
     def _hand_on(self) -> None:
@@ -194,9 +181,3 @@ class _RowStream:
         self._rows += count
         if self._on_rows is not None:
             self._on_rows(self._rows)
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = (vectors / np.where(lengths == 0, 1, lengths)).astype(np.float32)
-    return unit

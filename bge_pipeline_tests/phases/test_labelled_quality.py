@@ -6,13 +6,12 @@ import json
 import logging
 
 import pytest
-from sqlalchemy import text
 
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.phases.labelled_quality import measure_labelled
 from bge_pipeline.phases.state import require_table
-from bge_pipeline_tests.support import ENCODER, execute, fill
+from bge_pipeline_tests.support import ENCODER, execute, fill, store_vectors
 
 pytestmark = pytest.mark.pgvector
 
@@ -31,13 +30,7 @@ def made_by(database, encoder):
     """Old vectors of that encoder, with nothing noted."""
     execute(database, "DROP INDEX segments_embedding_idx")
     execute(database, "COMMENT ON COLUMN segments.embedding IS NULL")
-    rows = execute(database, "SELECT id, text FROM segments ORDER BY id")
-    vectors = encoder.encode(encoder.tokenize([row[1] for row in rows]))
-    with database.transaction() as connection:
-        connection.execute(
-            text("UPDATE segments SET embedding = CAST(:vector AS vector) WHERE id = :id"),
-            [{"id": row[0], "vector": str(vector.tolist())} for row, vector in zip(rows, vectors, strict=True)],
-        )
+    store_vectors(database, "embedding", encoder)
 
 
 def measured(database, settings, service=None, **options):

@@ -27,7 +27,7 @@ from bge_pipeline.phases.migrate import migrate, swap_when_caught_up
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.roads import alembic_config, environment
-from bge_pipeline_tests.support import ENCODER, execute, fill
+from bge_pipeline_tests.support import ENCODER, execute, fill, store_vectors
 
 pytestmark = pytest.mark.pgvector
 
@@ -112,11 +112,7 @@ def test_a_right_model_on_a_few_short_texts_beside_hashed_old_vectors_is_let_thr
     settings = make_settings(embedding_model="bundled")
     execute(database, "DELETE FROM segments WHERE id > 250")
     execute(database, "UPDATE segments SET text = array_to_string((string_to_array(text, ' '))[1:8], ' ')")
-    hashing = HashingEncoder(1536, seed=1536)
-    rows = execute(database, "SELECT id, text FROM segments ORDER BY id")
-    vectors = hashing.encode(hashing.tokenize([row[1] for row in rows]))
-    for row, vector in zip(rows, vectors, strict=True):
-        execute(database, "UPDATE segments SET embedding = :v WHERE id = :id", v=str(vector.tolist()), id=row[0])
+    store_vectors(database, "embedding", HashingEncoder(1536, seed=1536))
     service = EmbeddingsService.from_settings(settings)
     expand(database, settings, service.space)
     backfill(database, settings, service.encoder)

@@ -36,6 +36,7 @@ from bge_pipeline_tests.support import (
     fill,
     fill_and_swap,
     scalar,
+    store_vectors,
     swap,
     wait_until,
     wrong_vectors,
@@ -63,13 +64,7 @@ def same_dimensions(database):
     """The demo table with old vectors of as many dimensions as the new ones will have."""
     execute(database, "ALTER TABLE segments DROP COLUMN embedding")
     execute(database, "ALTER TABLE segments ADD COLUMN embedding vector(384)")
-    rows = execute(database, "SELECT id, text FROM segments ORDER BY id")
-    vectors = OLD.encode(OLD.tokenize([row[1] for row in rows]))
-    with database.transaction() as connection:
-        connection.execute(
-            text("UPDATE segments SET embedding = CAST(:vector AS vector) WHERE id = :id"),
-            [{"id": row[0], "vector": str(vector.tolist())} for row, vector in zip(rows, vectors, strict=True)],
-        )
+    store_vectors(database, "embedding", OLD)
     execute(database, "CREATE INDEX segments_embedding_idx ON segments USING hnsw (embedding vector_cosine_ops)")
     return database
 
