@@ -33,6 +33,7 @@ from rich.table import Table
 from benchmarks.shapes import BGE_SMALL, bge_small
 from bge_pipeline.embedding.agreement import compare_vectors
 from bge_pipeline.embedding.calibration import Guard, vector_guard
+from bge_pipeline.embedding.layouts.padded import Padded
 from bge_pipeline.embedding.loading import load_backend
 from bge_pipeline.embedding.models import SentenceModel, find_sentence_model
 from bge_pipeline.embedding.service import EmbeddingsService
@@ -238,7 +239,7 @@ def our_encoder(model: SentenceModel, settings: Settings, backend: str, precisio
     """The model as this package runs it; int8 is accepted whatever it does to the vectors."""
     settings = settings.model_copy(update={"embedding_backend": backend, "embedding_precision": precision})
     tokenizer, loaded = load_backend(
-        model.files, model.pooling, model.space("fp32").fingerprint, settings, _any_agreement()
+        model.files, model.task, model.space("fp32").fingerprint, settings, _any_agreement()
     )
     return TransformerEncoder(model, tokenizer, loaded, batch_size=settings.embedding_batch_size)
 
@@ -286,15 +287,14 @@ def sentence_transformers_int8(model: SentenceModel, folder: Path, workplace: Pa
     import nncf
     import openvino as ov
 
-    from bge_pipeline.embedding.batching import pad, plan_batches
-
     int8_file = "openvino/openvino_model_int8.xml"
     if (workplace / "st-openvino" / int8_file).exists():
         return sentence_transformers_openvino(folder, workplace, int8_file)
     sentence_transformers_openvino(folder, workplace)
     source = workplace / "st-openvino" / "openvino" / "openvino_model.xml"
     tokens = vector_guard(None).calibrate(Tokenizer(model.files))
-    singles = [pad(tokens, batch, 0) for batch in plan_batches(tokens.lengths, token_budget=1, max_texts=1)]
+    layout = Padded(0)
+    singles = [layout.arrays(tokens, batch) for batch in layout.plan(tokens.lengths, token_budget=1, max_texts=1)]
     read = ov.Core().read_model(source)
     if any("token_type_ids" in port.names for port in read.inputs):
         singles = [{**single, "token_type_ids": np.zeros_like(single["input_ids"])} for single in singles]
@@ -322,14 +322,13 @@ def onnxruntime(model: SentenceModel, workplace: Path, *, int8: bool = False) ->
     options.intra_op_num_threads = len(os.sched_getaffinity(0))
     session = InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     tokenizer = Tokenizer(model.files)
+    layout = Padded(tokenizer.pad_id)
 
     def encode(texts: Sequence[str], batch_size: int) -> Vectors:
-        from bge_pipeline.embedding.batching import pad, plan_batches
-
         tokens, _ = tokenizer.texts(texts)
         vectors = np.empty((len(texts), model.dimensions), np.float32)
-        for batch in plan_batches(tokens.lengths, token_budget=1 << 30, max_texts=batch_size):
-            vectors[batch.rows] = session.run(None, pad(tokens, batch, tokenizer.pad_id))[0]
+        for batch in layout.plan(tokens.lengths, token_budget=1 << 30, max_texts=batch_size):
+            vectors[batch.rows] = session.run(None, layout.arrays(tokens, batch))[0]
         return vectors
 
     return encode
@@ -359,19 +358,23 @@ def _onnx(model: SentenceModel, path: Path, *, pooled: bool) -> Path:
         return path
     import torch
 
-    from bge_pipeline.embedding.torch_backend import load_network
+    from bge_pipeline.embedding.networks import PaddedNetwork
+    from bge_pipeline.embedding.weights import load_transformer
 
-    class Hidden(torch.nn.Module):
+    class Pooled(PaddedNetwork):
         def forward(self, input_ids: Any, attention_mask: Any) -> Any:
-            mask = attention_mask[:, None, None, :].bool()
-            return network.transformer(input_ids=input_ids, attention_mask=mask).last_hidden_state
+            states = super().forward(input_ids, attention_mask)
+            if model.pooling == "cls":
+                return torch.nn.functional.normalize(states[:, 0], dim=-1)
+            weights = attention_mask.unsqueeze(-1)
+            return torch.nn.functional.normalize((states * weights).sum(1), dim=-1)
 
-    network = load_network(model.files, model.pooling)
+    network = (Pooled if pooled else PaddedNetwork)(load_transformer(model.files, "embed texts"))
     path.parent.mkdir(exist_ok=True)
     example = torch.ones(2, 8, dtype=torch.int64)
     names = ["input_ids", "attention_mask"]
     torch.onnx.export(
-        network if pooled else Hidden(),
+        network,
         (example, example),
         str(path),
         input_names=names,

@@ -18,7 +18,8 @@ from benchmarks.encode import gemm_peaks, make_texts, network_gflop, our_encoder
 from benchmarks.harness import Measurement, Results
 from benchmarks.shapes import BGE_SMALL, bge_small
 from bge_pipeline.embedding.models import find_sentence_model
-from bge_pipeline.embedding.tokenizer import RaggedTokens, Tokenizer
+from bge_pipeline.embedding.tokenizer import Tokenizer
+from bge_pipeline.embedding.tokens import RaggedTokens
 from bge_pipeline.settings import load_settings
 
 LENGTHS = (16, 32, 64, 128, 256, 512)

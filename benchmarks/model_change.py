@@ -20,10 +20,10 @@ from benchmarks.encode import Encode, at_batch, best_batch, our_encoder, quiet, 
 from benchmarks.harness import Measurement, Results
 from benchmarks.shapes import bge_small, gte_qwen2
 from bge_pipeline.demo.corpus import segments
-from bge_pipeline.embedding.loading import resolve_device
+from bge_pipeline.embedding.device import best_precision, resolve_device
+from bge_pipeline.embedding.families import BERT, GTE_QWEN2, family_of
 from bge_pipeline.embedding.models import find_sentence_model
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.embedding.torch_backend import best_precision
 from bge_pipeline.settings import load_settings
 
 _TEXTS_ON_CPU = 64
@@ -62,7 +62,7 @@ def main() -> None:
         "model_change",
         f"{count:,} demo segments by GTE-Qwen2-1.5B's shape and {count * _TIMES_AS_MANY:,} by BGE-small's, random weights, on "
         f"{torch.cuda.get_device_name(device) if device.startswith('cuda') else 'the CPU'}; medians of {arguments.rounds} runs. "
-        f"Our precision is {best_precision(device, 'qwen2')} for the one and {best_precision(device)} for the other.",
+        f"Our precision is {best_precision(device, GTE_QWEN2)} for the one and {best_precision(device, BERT)} for the other.",
         [
             Results(
                 "Texts per second",
@@ -80,7 +80,7 @@ def main() -> None:
 def ways(folder: Path, device: str, home: Path, texts: Sequence[str]) -> Iterator[tuple[str, Callable[[], Encode]]]:
     """Each way to run a model, and what loads it."""
     model = find_sentence_model(str(folder))
-    precision = best_precision(device, model.files.config["model_type"])
+    precision = best_precision(device, family_of(model.files.config))
     settings = load_settings(
         embedding_device=device,
         embedding_model=str(folder),

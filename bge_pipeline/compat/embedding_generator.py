@@ -6,11 +6,12 @@ import logging
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 from bge_pipeline.compat.embeddings_endpoint import EmbeddingsEndpoint
-from bge_pipeline.embedding.loading import HASHING, resolve_device
+from bge_pipeline.embedding.device import resolve_device
+from bge_pipeline.embedding.loading import HASHING
 from bge_pipeline.embedding.models import find_sentence_model
+from bge_pipeline.embedding.reference import Reference
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.settings import Settings, load_settings, settings_from_env
@@ -18,7 +19,6 @@ from bge_pipeline.settings import Settings, load_settings, settings_from_env
 logger = logging.getLogger(__name__)
 
 _loading = threading.Lock()
-_encoding = threading.Lock()
 
 
 class EmbeddingGenerator:
@@ -107,12 +107,8 @@ def _own_service(settings: Settings) -> EmbeddingsService:
 
 def _by_sentence_transformers(settings: Settings, texts: Sequence[str]) -> list[list[float]]:
     with _loading:
-        model = _sentence_transformer(settings)
-    # Tokenizers of transformers change their own state while they truncate.
-    with _encoding:
-        vectors = model.encode(
-            list(texts), batch_size=settings.embedding_batch_size, normalize_embeddings=True, show_progress_bar=False
-        )
+        model = _reference(settings)
+    vectors = model.encode(texts, batch_size=settings.embedding_batch_size)
     if vectors.shape[1] != settings.embedding_dimensions:
         raise ConfigurationError(
             f"EMBEDDING_DIMENSIONS={settings.embedding_dimensions}, but {settings.embedding_model} makes vectors of "
@@ -124,7 +120,5 @@ def _by_sentence_transformers(settings: Settings, texts: Sequence[str]) -> list[
 
 
 @lru_cache(maxsize=1)
-def _sentence_transformer(settings: Settings) -> Any:
-    from sentence_transformers import SentenceTransformer
-
-    return SentenceTransformer(settings.embedding_model, device=resolve_device(settings.embedding_device))
+def _reference(settings: Settings) -> Reference:
+    return Reference(settings.embedding_model, device=resolve_device(settings.embedding_device))

@@ -1,7 +1,13 @@
 """Text to vectors. Knows no database and no Dagster.
 
-`service` is the door for callers; `loading` turns settings into an encoder; `encoder` says what the backfill may ask
-of one. Under them: `models` (a model's files and what they say), `tokenizer`, `batching`, and the backends that run the
-network: `torch_backend` and `openvino_backend`, which alone import those libraries and are imported only when
-used. `hashing` is an encoder without a model, `reranker` the cross-encoder.
+The doors: `service` for callers, `loading` from settings to an encoder, `encoder` for what the backfill may ask of one;
+`transformer` is an encoder with a model, `hashing` one without, `reranker` the cross-encoder.
+
+A model: `model_folder` finds it, `declarations` reads what its files say, `models` joins the two, `tokenizer` reads texts,
+`weights` loads it. `families` says how each family of networks is run, `networks` holds the graphs, `pooling` makes a vector
+of states, `tasks` says what a network is run for.
+
+What runs it: `backend` is the interface, `torch_backend` and the room `openvino` are behind it, on texts laid out by
+`layouts`; `device`, `memory` and `attention` know the machine. `reference` is sentence-transformers, with which they all must
+agree; `agreement` compares, `calibration` makes int8 ready for that.
 """

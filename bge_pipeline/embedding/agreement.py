@@ -1,4 +1,4 @@
-"""How well outputs of reduced precision agree with those of full precision, and when that is good enough."""
+"""How well the outputs of one model, run in two ways, agree, and when int8 is near enough to fp32 to stand in for it."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from numpy.typing import NDArray
 
 NEIGHBOURS = 10
 
-VECTOR_BOUNDS = {"mean_cosine": 0.99, "min_cosine": 0.90, "neighbour_overlap": 0.90}
+INT8_VECTOR_BOUNDS = {"mean_cosine": 0.99, "min_cosine": 0.90, "neighbour_overlap": 0.90}
 """The least agreement with fp32 at which int8 vectors may share a column with those of other precisions.
 
 Measured with all-MiniLM-L6-v2 on 256 docstrings: bf16 has a mean cosine above 0.9999, int8 0.998 with 0.992 the smallest
 and 95% of the neighbours.
 """
 
-SCORE_BOUNDS = {"rank_correlation": 0.97}
+INT8_SCORE_BOUNDS = {"rank_correlation": 0.97}
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Outputs for the same texts in two precisions, compared.
+    """Outputs for the same texts, run in two ways, compared.
 
     Attributes:
         texts: how many, or how many pairs.
         figures: each measure by name; larger is better and 1 is perfect.
-        bounds: the least that each measure must reach for the two precisions to stand in for each other.
+        bounds: the least that each measure must reach for the two ways to stand in for each other.
     """
 
     texts: int
@@ -75,14 +75,14 @@ def compare_vectors(vectors: NDArray[np.float32], reference: NDArray[np.float32]
         "min_cosine": float(cosines.min()),
         "neighbour_overlap": float(np.mean(shared)) / count,
     }
-    return Agreement(len(vectors), figures, VECTOR_BOUNDS)
+    return Agreement(len(vectors), figures, INT8_VECTOR_BOUNDS)
 
 
 def compare_scores(scores: NDArray[np.float32], reference: NDArray[np.float32]) -> Agreement:
     """Agreement of relevance scores (n, 1) with a reference: Spearman's rank correlation."""
     ranks, reference_ranks = (np.argsort(np.argsort(values[:, 0])) for values in (scores, reference))
     correlation = float(np.corrcoef(ranks, reference_ranks)[0, 1])
-    return Agreement(len(scores), {"rank_correlation": correlation}, SCORE_BOUNDS)
+    return Agreement(len(scores), {"rank_correlation": correlation}, INT8_SCORE_BOUNDS)
 
 
 def _neighbours(vectors: NDArray[np.float32], count: int) -> NDArray[np.intp]:

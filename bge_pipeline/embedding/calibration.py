@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_pipeline.embedding.agreement import Agreement, compare_scores, compare_vectors
-from bge_pipeline.embedding.tokenizer import RaggedTokens, Tokenizer
+from bge_pipeline.embedding.tokenizer import Tokenizer
+from bge_pipeline.embedding.tokens import RaggedTokens
 
 CalibrationTexts = Callable[[], Sequence[str]]
 """Gives texts like those that will be embedded; asked only when an int8 model has to be made."""

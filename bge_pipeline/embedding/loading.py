@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import platform
-import sys
 from importlib.util import find_spec
 
+from bge_pipeline.embedding.backend import Backend
 from bge_pipeline.embedding.calibration import CalibrationTexts, Guard, vector_guard
+from bge_pipeline.embedding.device import check_device, resolve_device
 from bge_pipeline.embedding.encoder import QueryEncoder
 from bge_pipeline.embedding.hashing import HashingEncoder
-from bge_pipeline.embedding.models import BUNDLED, BUNDLED_NAME, ModelFiles, find_sentence_model
+from bge_pipeline.embedding.model_folder import BUNDLED, BUNDLED_NAME
+from bge_pipeline.embedding.models import ModelFiles, find_sentence_model
 from bge_pipeline.embedding.space import EmbeddingSpace
+from bge_pipeline.embedding.tasks import Task
 from bge_pipeline.embedding.tokenizer import Tokenizer
-from bge_pipeline.embedding.transformer import Backend, TransformerEncoder
+from bge_pipeline.embedding.transformer import TransformerEncoder
 from bge_pipeline.errors import ConfigurationError, ModelUnavailable
 from bge_pipeline.settings import Settings
 
@@ -46,7 +47,7 @@ def load_encoder(settings: Settings, calibration_texts: CalibrationTexts | None 
             next_step=f"set EMBEDDING_DIMENSIONS={model.dimensions} or choose another EMBEDDING_MODEL",
         )
     guard = vector_guard(calibration_texts, model.passage_prompt)
-    tokenizer, backend = load_backend(model.files, model.pooling, model.space("fp32").fingerprint, settings, guard)
+    tokenizer, backend = load_backend(model.files, model.task, model.space("fp32").fingerprint, settings, guard)
     return TransformerEncoder(model, tokenizer, backend, batch_size=settings.embedding_batch_size)
 
 
@@ -111,12 +112,12 @@ def _setting_for(space: EmbeddingSpace) -> str | None:
 
 
 def load_backend(
-    files: ModelFiles, pooling: str | None, cache_key: str, settings: Settings, guard: Guard
+    files: ModelFiles, task: Task, cache_key: str, settings: Settings, guard: Guard
 ) -> tuple[Tokenizer, Backend]:
     """The tokenizer and the network of a model, run by the library and on the device that the settings ask for.
 
     Args:
-        pooling: None for a cross-encoder.
+        task: what its network is run for.
         cache_key: names the folder of the converted model.
         guard: judges an int8 model.
 
@@ -131,59 +132,30 @@ def load_backend(
     if wish == "openvino" and device != "cpu":
         raise ConfigurationError(f"EMBEDDING_BACKEND=openvino runs on EMBEDDING_DEVICE=cpu, got {device}")
     if wish == "torch" or device != "cpu" or (wish == "auto" and not _has_openvino(precision)):
-        return _load_torch(files, pooling, device, precision)
+        return _load_torch(files, task, device, precision)
     if not _has_openvino(precision):
         raise ModelUnavailable(
             "EMBEDDING_BACKEND=openvino needs the extra `openvino`, which is not installed",
             next_step="pip install 'bge-pipeline[openvino]'",
         )
-    from bge_pipeline.embedding.openvino_models import OpenVinoModels
+    from bge_pipeline.embedding.openvino.cache import ConvertedModels
 
-    models = OpenVinoModels(settings.home / "models", cache_key, files, pooling)
+    models = ConvertedModels(settings.home / "models", cache_key, files, task)
     try:
         return models.load(precision, guard)
     except ModelUnavailable as error:
         if wish == "openvino" or precision == "int8":
             raise
         _log.warning("%s; running it with PyTorch instead, which is slower on a CPU", error.message)
-        return _load_torch(files, pooling, device, precision)
+        return _load_torch(files, task, device, precision)
 
 
 def _has_openvino(precision: str) -> bool:
     return find_spec("openvino") is not None and (precision != "int8" or find_spec("nncf") is not None)
 
 
-def resolve_device(device: str, backend: str = "auto") -> str:
-    """`auto` as the device it means here; any other name as it stands.
-
-    Asks the driver before PyTorch, whose import takes seconds that a machine without a GPU need not spend.
-    """
-    if device != "auto":
-        return "cuda:0" if device == "cuda" else device
-    if backend == "openvino" or not _may_have_accelerator():
-        return "cpu"
-    from bge_pipeline.embedding.torch_backend import best_device
-
-    return best_device()
-
-
-def _may_have_accelerator() -> bool:
-    if sys.platform == "darwin":
-        return platform.machine() == "arm64"
-    try:
-        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return False
-    return True
-
-
-def _load_torch(files: ModelFiles, pooling: str | None, device: str, precision: str) -> tuple[Tokenizer, Backend]:
-    from bge_pipeline.embedding.torch_backend import (
-        TorchBackend,
-        best_precision,
-        check_device,
-        load_network,
-    )
+def _load_torch(files: ModelFiles, task: Task, device: str, precision: str) -> tuple[Tokenizer, Backend]:
+    from bge_pipeline.embedding.torch_backend import load_torch_backend
 
     if precision == "int8":
         raise ConfigurationError(
@@ -192,7 +164,4 @@ def _load_torch(files: ModelFiles, pooling: str | None, device: str, precision: 
         )
     check_device(device)
     tokenizer = Tokenizer(files)
-    network = load_network(files, pooling)
-    if precision == "auto":
-        precision = best_precision(device, files.config["model_type"])
-    return tokenizer, TorchBackend(network, device=device, precision=precision, pad_id=tokenizer.pad_id)
+    return tokenizer, load_torch_backend(files, task, device=device, precision=precision, pad_id=tokenizer.pad_id)

@@ -12,11 +12,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_pipeline.embedding.backend import Backend
 from bge_pipeline.embedding.calibration import CalibrationTexts, score_guard
 from bge_pipeline.embedding.loading import load_backend
 from bge_pipeline.embedding.models import ModelFiles, find_cross_encoder
+from bge_pipeline.embedding.tasks import ScorePairs
 from bge_pipeline.embedding.tokenizer import Tokenizer
-from bge_pipeline.embedding.transformer import Backend
 from bge_pipeline.errors import BgePipelineError, ModelUnavailable, OutOfMemory
 from bge_pipeline.settings import Settings
 
@@ -247,5 +248,5 @@ def _is_at_hand(name: str) -> bool:
 def _load(name: str, settings: Settings, calibration_texts: CalibrationTexts | None) -> CrossEncoder:
     files = find_cross_encoder(name)
     cache_key = "reranker-" + hashlib.sha256(f"{files.revision} {files.max_tokens}".encode()).hexdigest()[:8]
-    tokenizer, backend = load_backend(files, None, cache_key, settings, score_guard(calibration_texts))
+    tokenizer, backend = load_backend(files, ScorePairs(), cache_key, settings, score_guard(calibration_texts))
     return CrossEncoder(files, tokenizer, backend, batch_size=settings.rerank_batch_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,34 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_pipeline.embedding.families import family_of
 from bge_pipeline.embedding.models import ModelFiles
+from bge_pipeline.embedding.tokens import RaggedTokens
 from bge_pipeline.errors import ModelUnavailable
 
 _CHARACTERS_PER_TOKEN = 64
 """A text longer than this times the model's tokens is first read in part, so that a book costs no more than a page."""
-
-
-@dataclass(frozen=True)
-class RaggedTokens:
-    """Token ids of many texts, one after the other.
-
-    Attributes:
-        ids: int32 (total,).
-        offsets: int64 (n + 1,); text i is `ids[offsets[i]:offsets[i + 1]]`.
-        types: int32 (total,), 0 for the first and 1 for the second text of a pair; None where all are 0 or the model knows none.
-    """
-
-    ids: NDArray[np.int32]
-    offsets: NDArray[np.int64]
-    types: NDArray[np.int32] | None = None
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> NDArray[np.int32]:
-        """Tokens of each text, int32 (n,)."""
-        return np.diff(self.offsets).astype(np.int32)
 
 
 class Tokenizer:
@@ -62,7 +41,7 @@ class Tokenizer:
                 raise ModelUnavailable(f"{files.name}: expected a fast tokenizer in {files.folder}: {error}") from error
             self._tokenizer = tokenizers.Tokenizer.from_str(slow_to_load.backend_tokenizer.to_str())
             pad_token = slow_to_load.pad_token_id
-            _end_texts_as_declared(self._tokenizer, files.tokenizer_config)
+            _end_texts_with(self._tokenizer, family_of(files.config).ending(files.tokenizer_config))
         else:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(definition))
             pad_token = files.config.get("pad_token_id")
@@ -112,14 +91,9 @@ class Tokenizer:
         return np.fromiter(was_cut, np.bool_, len(encodings))
 
 
-def _end_texts_as_declared(tokenizer: Any, declared: dict[str, Any]) -> None:
-    """Let a text end with the token that the model was trained to end it with, where `tokenizer.json` adds nothing.
-
-    GTE-Qwen2, which pools that very token, leaves this to Python code in its folder (and its `add_eos_token`).
-    """
-    end = declared.get("eos_token")
-    end = end["content"] if isinstance(end, dict) else end
-    number = tokenizer.token_to_id(end) if end and declared.get("add_eos_token") else None
+def _end_texts_with(tokenizer: Any, end: str | None) -> None:
+    """Let a text end with that token, if `tokenizer.json` adds nothing to a text of itself."""
+    number = tokenizer.token_to_id(end) if end is not None else None
     if number is None or tokenizer.num_special_tokens_to_add(is_pair=False):
         return
     from tokenizers import processors

@@ -270,7 +270,7 @@ def load_recorded(space: EmbeddingSpace, settings: Settings) -> QueryEncoder | N
 
 def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, RuntimeError):
-        from bge_pipeline.embedding.torch_backend import is_out_of_memory
+        from bge_pipeline.embedding.memory import is_out_of_memory
 
         return is_out_of_memory(error)
     return isinstance(error, MemoryError)

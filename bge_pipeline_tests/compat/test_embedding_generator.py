@@ -34,7 +34,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def _forget() -> None:
     settings_from_env.cache_clear()
-    for cached in ("_is_served", "_own_service", "_sentence_transformer"):
+    for cached in ("_is_served", "_own_service", "_reference"):
         getattr(embedding_generator, cached).cache_clear()
 
 

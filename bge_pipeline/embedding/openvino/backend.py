@@ -1,4 +1,4 @@
-"""Running a transformer with OpenVINO on the CPU. Imported only when it is used."""
+"""Running a converted network with OpenVINO on the CPU. Imported only when it is used."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import queue
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
 from bge_pipeline.embedding.agreement import Agreement
-from bge_pipeline.embedding.layouts import layout_for
-from bge_pipeline.embedding.tokenizer import RaggedTokens
+from bge_pipeline.embedding.layouts import Batch, Layout
+from bge_pipeline.embedding.tasks import Task
+from bge_pipeline.embedding.tokens import RaggedTokens
 from bge_pipeline.errors import ConfigurationError, EncodingError, OutOfMemory
 
 _TOKEN_BUDGET = 1_024
@@ -52,7 +52,8 @@ class OpenVinoBackend:
 
     Args:
         model: the `model.xml` of a converted network.
-        pooling: how the states of a text's tokens become its vector, where the network leaves that to its caller.
+        layout: how texts are laid out for it.
+        task: what becomes of its output.
         precision: `fp32`, `bf16` or `fp16`; `int8` for a quantised network.
         threads: cores to use; all when not given.
 
@@ -63,9 +64,7 @@ class OpenVinoBackend:
     device = "cpu"
     concurrent_calls = 2
 
-    def __init__(
-        self, model: Path, *, pooling: str | None, precision: str, pad_id: int, threads: int | None = None
-    ) -> None:
+    def __init__(self, model: Path, layout: Layout, task: Task, *, precision: str, threads: int | None = None) -> None:
         self.precision = precision
         self.quantization: Agreement | None = None
         hint = _HINT_OF_PRECISION[best_precision() if precision == "int8" else precision]
@@ -75,7 +74,8 @@ class OpenVinoBackend:
         self._compiled: ov.CompiledModel | None = ov.Core().compile_model(model, "CPU", options)
         self._inputs = [port.any_name for port in self._compiled.inputs]
         self._width = self._compiled.output(0).partial_shape[-1].get_length()
-        self._layout = layout_for(self._inputs, pad_id, pooling)
+        self._layout = layout
+        self._task = task
         # One more than run at once, so that the next batch is padded and waiting when one ends.
         workers = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) + 1
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="openvino")
@@ -83,11 +83,11 @@ class OpenVinoBackend:
         for _ in range(workers):
             self._idle.put(self._compiled.create_infer_request())
         with _warm_up_lock:
-            one_text = RaggedTokens(np.full(2, pad_id, np.int32), np.array([0, 2]), np.zeros(2, np.int32))
+            one_text = RaggedTokens(np.zeros(2, np.int32), np.array([0, 2]), np.zeros(2, np.int32))
             self.run(one_text, max_texts=1)
 
     def run(self, tokens: RaggedTokens, *, max_texts: int) -> NDArray[np.float32]:
-        """The network's output float32 (n, width), in the order of the texts.
+        """One output a text, float32 (n, width), in their order.
 
         Raises:
             OutOfMemory: there is none left.
@@ -118,14 +118,15 @@ class OpenVinoBackend:
         self._compiled = None
         self._idle = queue.SimpleQueue()
 
-    def _infer(self, tokens: RaggedTokens, batch: Any) -> NDArray[np.float32]:
+    def _infer(self, tokens: RaggedTokens, batch: Batch) -> NDArray[np.float32]:
         arrays = self._layout.arrays(tokens, batch)
         request = self._idle.get()
         try:
             # Asynchronous even though this thread waits: only so does it run on the streams that the plugin planned.
             request.start_async({name: arrays[name] for name in self._inputs}, share_inputs=True)
             request.wait()
-            return self._layout.outputs(request.get_output_tensor(0).data, batch)
+            found = request.get_output_tensor(0).data
+            return np.array(self._task.outputs(found, batch.starts, batch.lengths))
         finally:
             self._idle.put(request)
 

