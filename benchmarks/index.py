@@ -68,7 +68,7 @@ def main() -> None:
 def measure(database: Database, settings: Settings, name: str) -> list[str]:
     """One row of the table; the index is dropped again."""
     chosen = settings.model_copy(update=INDEXES[name])
-    built = build_index(database, chosen)
+    built, _ = build_index(database, chosen)
     efforts, milliseconds = [], 0.0
     for wanted in WANTED_RECALLS:
         found = recommend_for_recall(database, chosen, wanted, column="embedding_384", samples=50)

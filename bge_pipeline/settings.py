@@ -100,7 +100,12 @@ class Settings(BaseSettings):
 
     # Backfill
     partition_rows: int = Field(50_000, ge=1, description="rows in one id range, that is one Dagster partition")
-    backfill_batch_rows: int = Field(1_000, ge=1, le=100_000, description="rows in one read, one COPY and one commit")
+    backfill_batch_rows: int = Field(
+        1_000, ge=1, le=100_000, description="rows that are read and encoded together, and most rows in one commit"
+    )
+    backfill_max_lock_ms: float = Field(
+        50, gt=0, description="for how long a commit may hold the locks of its rows; commits get smaller to keep to it"
+    )
     backfill_max_attempts: int = Field(3, ge=1, description="attempts of a batch on transient errors")
     keep_old_current: Literal["auto", "off"] = Field(
         "auto",
@@ -114,21 +119,28 @@ class Settings(BaseSettings):
     )
 
     # Index and swap
-    index_method: Literal["ivfflat", "hnsw"] = Field("ivfflat", description="kind of the new vector index")
-    index_element: Literal["vector", "halfvec"] = Field(
-        "vector", description="what the index stores: float32 or float16"
+    index_method: Literal["auto", "ivfflat", "hnsw"] = Field(
+        "auto", description="kind of the new vector index; auto: that of the old one, IVFFlat where there was none"
+    )
+    index_element: Literal["auto", "vector", "halfvec"] = Field(
+        "auto",
+        description="what the index stores: float32 or float16; auto: as the old one, float16 above 2,000 dimensions",
     )
     index_lists: int | None = Field(
         None, ge=1, le=32_768, description="IVFFlat lists; unset: rows/1000, above 1M rows sqrt(rows)"
     )
-    index_m: int = Field(16, ge=2, le=100, description="HNSW connections per layer")
-    index_ef_construction: int = Field(64, ge=4, le=1_000, description="HNSW candidate list while building")
+    index_m: int | None = Field(
+        None, ge=2, le=100, description="HNSW connections per layer; unset: those of the old index, else 16"
+    )
+    index_ef_construction: int | None = Field(
+        None, ge=4, le=1_000, description="HNSW candidate list while building; unset: that of the old index, else 64"
+    )
     index_max_memory_mb: int | None = Field(
         None, ge=1, description="ceiling for maintenance_work_mem in the build's session"
     )
     old_index: Literal["drop", "keep"] = Field(
-        "drop",
-        description="drop: the old ANN index goes in expand (fast backfill, slow search meanwhile); keep: it stays",
+        "keep",
+        description="keep: the old ANN index stays until the swap, and search is as fast as before; drop: it goes in expand",
     )
     old_embedding: Literal["keep", "drop"] = Field("keep", description="what the swap does with the old vectors")
     dependents: Literal["refuse", "ignore"] = Field(
@@ -136,6 +148,13 @@ class Settings(BaseSettings):
     )
     swap_max_pending_rows: int = Field(
         0, ge=0, description="rows that may still be pending when the columns are exchanged"
+    )
+    swap_max_writer_pause_ms: int = Field(
+        1_000,
+        ge=10,
+        le=60_000,
+        description="for how long writers of the table may wait while the last rows are embedded and the columns exchanged; "
+        "readers do not",
     )
     begin_next_migration: str | None = Field(
         None,
@@ -228,7 +247,7 @@ class Settings(BaseSettings):
                 f"EMBEDDING_DIMENSIONS: pgvector indexes at most 2,000 dimensions as vector, got {self.embedding_dimensions}; "
                 "set INDEX_ELEMENT=halfvec for up to 4,000"
             )
-        if self.index_element == "halfvec" and self.embedding_dimensions > 4_000:
+        if self.embedding_dimensions > 4_000:
             raise ValueError(
                 f"EMBEDDING_DIMENSIONS: pgvector indexes at most 4,000 dimensions, got {self.embedding_dimensions}"
             )

@@ -25,7 +25,7 @@ def test_the_defaults_are_those_that_are_promised():
     assert (settings.target_id_column, settings.target_text_column) == ("id", "text")
     assert (settings.target_embedding_column, settings.embedding_dimensions) == ("embedding", 384)
     assert settings.database_url is None
-    assert (settings.old_embedding, settings.old_index, settings.dependents) == ("keep", "drop", "refuse")
+    assert (settings.old_embedding, settings.old_index, settings.dependents) == ("keep", "keep", "refuse")
     assert (settings.backfill_batch_rows, settings.backfill_max_attempts) == (1_000, 3)
 
 

@@ -6,9 +6,10 @@ import sys
 
 import typer
 
-from bge_pipeline.cli.render import duration, megabytes, print_facts
+from bge_pipeline.cli.render import megabytes, print_facts
 from bge_pipeline.console import stderr
 from bge_pipeline.database.connection import Database
+from bge_pipeline.duration import duration
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConsentRequired
 from bge_pipeline.phases.consent import Step, has_consent, rolled_back, step_ahead, with_consent

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from bge_pipeline.cli.wording import worded
 from bge_pipeline.console import make_console
+from bge_pipeline.duration import duration
 
 if TYPE_CHECKING:
     from bge_pipeline.evaluation.report import BenchmarkReport
@@ -214,11 +215,3 @@ def print_search(response: SearchResponse, *, explain: bool) -> None:
 def megabytes(size: int) -> str:
     """A size as people read it."""
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
-
-
-def duration(seconds: float) -> str:
-    """A time as people read it."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = seconds / 60
-    return f"{minutes:,.0f} min" if minutes < 120 else f"{minutes / 60:,.1f} h"

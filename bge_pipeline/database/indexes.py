@@ -13,10 +13,19 @@ from bge_pipeline.database.sql import quote, sql
 from bge_pipeline.database.target import TargetTable
 
 MEBIBYTE = 1 << 20
+MOST_DIMENSIONS_OF_VECTOR = 2_000
+"""That pgvector indexes as float32; as float16 it indexes twice as many."""
+HNSW_M = 16
+HNSW_EF_CONSTRUCTION = 64
+"""pgvector's defaults."""
 _EXACT_METHODS = ("btree", "hash", "gin", "gist", "spgist", "brin")
 
 _TOKENS = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|[^\W\d][\w$]*|.""", re.DOTALL)
 """String constants, quoted names, plain names, and single characters."""
+
+_SHAPE = re.compile(
+    r" USING (?P<method>ivfflat|hnsw) \(.*\b(?P<element>vector|halfvec)_(?P<metric>cosine|l2|ip|l1)_ops"
+)
 
 _INDEXES_ON_COLUMN = """
 SELECT DISTINCT c.relname AS name, m.amname AS method, i.indisvalid AS valid, pg_get_indexdef(c.oid) AS definition,
@@ -56,6 +65,7 @@ class IndexPlan:
         m, ef_construction: HNSW parameters, 0 for IVFFlat.
         memory_bytes: what the build needs in maintenance_work_mem, estimated.
         dimensions: of the column.
+        metric: `cosine`, `l2`, `ip` or `l1`: the operator by which searches find the index.
     """
 
     method: str
@@ -65,10 +75,31 @@ class IndexPlan:
     m: int
     ef_construction: int
     memory_bytes: int
+    metric: str = "cosine"
 
     def as_metadata(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class IndexShape:
+    """What a new index can have in common with another one; lists follow from the rows."""
+
+    method: str
+    element: str
+    metric: str
+    m: int | None = None
+    ef_construction: int | None = None
+
+    @classmethod
+    def of(cls, definition: str) -> IndexShape | None:
+        """The shape of an index by its definition; None of one of another kind, or of a part of the rows."""
+        found = _SHAPE.search(definition)
+        if found is None or " WHERE " in definition:
+            return None
+        options = {name: _option(definition, name, default=0) or None for name in ("m", "ef_construction")}
+        return cls(found["method"], found["element"], found["metric"], **options)
 
 
 def plan_index(
@@ -81,6 +112,7 @@ def plan_index(
     m: int,
     ef_construction: int,
     max_memory_bytes: int | None = None,
+    metric: str = "cosine",
 ) -> IndexPlan:
     """The index for a table of `rows` rows.
 
@@ -92,12 +124,13 @@ def plan_index(
         memory = hnsw_memory_bytes(rows, dimensions, m, element)
         if max_memory_bytes is not None:
             memory = min(memory, max_memory_bytes)
-        return IndexPlan(method, element, dimensions, 0, m, ef_construction, memory)
+        return IndexPlan(method, element, dimensions, 0, m, ef_construction, memory, metric)
     wanted = lists or recommended_lists(rows)
     if lists is None and max_memory_bytes is not None:
         while wanted > 1 and ivfflat_memory_bytes(wanted, dimensions, element) > max_memory_bytes:
             wanted = max(1, wanted * 9 // 10)
-    return IndexPlan(method, element, dimensions, wanted, 0, 0, ivfflat_memory_bytes(wanted, dimensions, element))
+    memory = ivfflat_memory_bytes(wanted, dimensions, element)
+    return IndexPlan(method, element, dimensions, wanted, 0, 0, memory, metric)
 
 
 def recommended_lists(rows: int) -> int:
@@ -183,7 +216,7 @@ def create_index_statement(target: TargetTable, column: str, name: str, plan: In
     )
     return target.sql(
         f"CREATE INDEX CONCURRENTLY {{index}} ON {{table}} USING {plan.method} "
-        f"({key} {plan.element}_cosine_ops) WITH ({options})",
+        f"({key} {plan.element}_{plan.metric}_ops) WITH ({options})",
         index=name,
         column=column,
         dimensions=plan.dimensions,

@@ -31,6 +31,8 @@ class ColumnNote:
             several. None on an embedding column itself.
         search_effort: probes or ef_search with which the index reached the wanted recall when it was measured.
         rolled_back: on a `new` column, when it was exchanged back (UTC), until somebody agrees to go forward again.
+        tuple_target_before: on a column that this project fills, the table's `toast_tuple_target` before expand lowered it,
+            0 for the default; None where it was not lowered.
         maintained: on a `previous` column, whether this project, not the application, filled it before the swap.
     """
 
@@ -43,6 +45,7 @@ class ColumnNote:
     maintained: bool = False
     search_effort: int | None = None
     rolled_back: str | None = None
+    tuple_target_before: int | None = None
 
     def with_role(self, role: Role) -> ColumnNote:
         """The same note for another role."""
@@ -65,6 +68,8 @@ class ColumnNote:
             note["search_effort"] = self.search_effort
         if self.rolled_back is not None:
             note["rolled_back"] = self.rolled_back
+        if self.tuple_target_before is not None:
+            note["tuple_target_before"] = self.tuple_target_before
         return json.dumps({_KEY: note}, ensure_ascii=False)
 
     @classmethod
@@ -87,6 +92,7 @@ class ColumnNote:
             maintained=bool(note.get("maintained", False)),
             search_effort=note.get("search_effort"),
             rolled_back=note.get("rolled_back"),
+            tuple_target_before=note.get("tuple_target_before"),
         )
 
 

@@ -27,6 +27,14 @@ SELECT EXISTS (
     AND NOT (c.relpersistence = 'u' AND pg_is_in_recovery()))
 """
 
+_INDEX = """
+SELECT EXISTS (
+  SELECT FROM pg_index i JOIN pg_depend d ON d.objid = i.indexrelid AND d.classid = 'pg_class'::regclass
+  JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+  WHERE i.indrelid = CAST(:name AS regclass) AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid
+    AND i.indisvalid AND i.indpred IS NOT NULL AND a.attname = :column AND NOT a.attnum = ANY(i.indkey))
+"""
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -57,6 +65,12 @@ def waits(connection: Connection, target: TargetTable) -> str:
     return f"{LACKS_VECTOR} AND NOT {IN_QUARANTINE}" if quarantine_is_usable(connection, target) else LACKS_VECTOR
 
 
+def has_pending_index(connection: Connection, target: TargetTable, column: str) -> bool:
+    """Whether the partial index of rows without a vector is there, and whole. It is built when few rows are left, since a
+    column in the predicate of an index keeps updates from being HOT."""
+    return bool(connection.execute(text(_INDEX), {"name": str(target), "column": column}).scalar_one())
+
+
 def pending_index_statement(target: TargetTable, column: str, index: str) -> TextClause:
     """The statement that builds the partial index of rows without a vector."""
     return target.sql(
@@ -82,16 +96,32 @@ def count_lacking(connection: Connection, target: TargetTable, column: str) -> i
 
 
 def has_more_pending_than(connection: Connection, target: TargetTable, column: str, limit: int) -> bool:
-    """Whether more than `limit` rows are pending; stops at the first that settles it.
+    """Whether more than `limit` rows are pending; stops at the first that settles it."""
+    return count_pending_at_most(connection, target, column, limit + 1) > limit
 
-    The order keeps the planner at the partial index: by the statistics of a column that was analysed while it was
-    empty, reading the table would find a pending row at once.
+
+def count_pending_at_most(connection: Connection, target: TargetTable, column: str, limit: int) -> int:
+    """Pending rows, counted up to `limit`.
+
+    Where there is the partial index, the order keeps the planner at it: by the statistics of a column that was analysed while
+    it was empty, reading the table would find a pending row at once. Where there is none, the table is read.
     """
+    order = "ORDER BY {id}" if has_pending_index(connection, target, column) else ""
     statement = target.sql(
-        f"SELECT {{id}} FROM {{table}} t WHERE {waits(connection, target)} ORDER BY {{id}} LIMIT 1 OFFSET :limit",
+        f"SELECT count(*) FROM (SELECT FROM {{table}} t WHERE {waits(connection, target)} {order} LIMIT :limit) found",
         column=column,
     )
-    return connection.execute(statement, {"limit": limit}).first() is not None
+    return int(connection.execute(statement, {"limit": limit}).scalar_one())
+
+
+def pending_share(connection: Connection, target: TargetTable, column: str) -> float:
+    """About which share of the table's rows lack a vector, from a hundredth of its pages; 0 where none was met."""
+    statement = target.sql(
+        f"SELECT count(*) FILTER (WHERE {LACKS_VECTOR})::float8 / GREATEST(count(*), 1) "
+        "FROM {table} TABLESAMPLE SYSTEM (1)",
+        column=column,
+    )
+    return float(connection.execute(statement).scalar_one())
 
 
 def count_rows(connection: Connection, target: TargetTable, column: str) -> Counts:

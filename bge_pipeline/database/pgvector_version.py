@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import pgvector_version
+from bge_pipeline.database.indexes import MOST_DIMENSIONS_OF_VECTOR
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.settings import Settings
 
@@ -15,7 +16,8 @@ _HALFVEC_SINCE = (0, 7)
 def version_obstacle(connection: Connection, settings: Settings) -> ConfigurationError | None:
     """The error with which a migration would be refused by what pgvector lacks, None where it has everything."""
     version = pgvector_version(connection) or "0"
-    if settings.index_element != "halfvec" or _numbers(version) >= _HALFVEC_SINCE:
+    is_large = settings.index_element == "auto" and settings.embedding_dimensions > MOST_DIMENSIONS_OF_VECTOR
+    if (settings.index_element != "halfvec" and not is_large) or _numbers(version) >= _HALFVEC_SINCE:
         return None
     return ConfigurationError(
         f"INDEX_ELEMENT=halfvec: expected pgvector 0.7 or later, got {version}",

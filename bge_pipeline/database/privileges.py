@@ -10,6 +10,7 @@ from bge_pipeline.database.catalog import TableDescription
 from bge_pipeline.database.connection import server_version
 from bge_pipeline.database.read_only import require_writable
 from bge_pipeline.database.sql import quote
+from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.user_triggers import may_skip_triggers
 from bge_pipeline.errors import MissingPrivilege
 
@@ -50,6 +51,12 @@ class LackingPrivilege:
 
     def __str__(self) -> str:
         return f"{self.need}; to grant it: {self.remedy}"
+
+
+def owns(connection: Connection, target: TargetTable) -> bool:
+    """Whether the role is the table's owner or may act as it, and so may index it."""
+    statement = text("SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = CAST(:table AS regclass)")
+    return bool(connection.execute(statement, {"table": str(target)}).scalar_one())
 
 
 def missing_privileges(

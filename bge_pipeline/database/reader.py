@@ -1,4 +1,11 @@
-"""Reading pending rows: keyset pages, each row with the version stamp that the writer checks."""
+"""Reading pending rows in batches, each row with the version stamp that the writer checks.
+
+The order decides what their updates cost. An update that changes no indexed column and finds room in the row's own page is
+HOT: no index of the table hears of it. A full page has no room for its first update, which goes elsewhere; what that row
+leaves behind is enough for the next one of the page, and so on, if each is committed before the next begins. So rows are read
+in turns, one of every page in each turn, the largest of a page first, since every later one then fits where the one before
+it was. https://github.com/postgres/postgres/blob/master/src/backend/access/heap/README.HOT
+"""
 
 from __future__ import annotations
 
@@ -7,14 +14,39 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from bge_pipeline.database.ids import IdRange
-from bge_pipeline.database.pending import HAS_TEXT, waits
+from bge_pipeline.database.pending import HAS_TEXT, has_pending_index, waits
 from bge_pipeline.database.target import TargetTable
 
 SHUFFLED = "ORDER BY md5({id}::text || CAST(:seed AS text))"
 """Sampled pages come in the order of the table; a limit would favour its beginning."""
+
+_WINDOW_ROWS = 16_384
+"""Rows whose places are known at once: several times the pages of a commit, and little memory."""
+
+_FEWEST_PAGES = 64
+
+_TURNS = """
+SELECT place::text AS place, block, {last} AS last FROM (
+  SELECT ctid AS place, (ctid::text::point)[0]::bigint AS block, {{id}} AS id, octet_length({{text}}::text) AS bytes
+  FROM {{table}} t WHERE {where}
+) pending ORDER BY row_number() OVER (PARTITION BY block ORDER BY least(bytes, 2000) DESC, place), place
+"""
+_ROWS_AT = (
+    "SELECT ctid::text AS place, {{id}} AS id, xmin::text::bigint AS version, {{text}} AS text "
+    "FROM {{table}} t WHERE ctid = ANY(CAST(:places AS tid[])) AND {where}"
+)
+_ROWS_BY_ID = (
+    "SELECT {{id}} AS id, xmin::text::bigint AS version, {{text}} AS text "
+    "FROM {{table}} t WHERE {where} ORDER BY {{id}} LIMIT :rows"
+)
+_SIZE = """
+SELECT pg_relation_size(c.oid) / current_setting('block_size')::bigint AS pages,
+       GREATEST(c.reltuples, 0) / GREATEST(c.relpages, 1) AS rows_in_page
+FROM pg_class c WHERE c.oid = CAST(:name AS regclass)
+"""
 
 
 @dataclass(frozen=True)
@@ -25,11 +57,13 @@ class PendingBatch:
         ids: integers or UUID strings.
         versions: the rows' `xmin`: any later update of a row has another.
         texts: what to embed.
+        blocks: the page that each row was in; empty where the order of pages does not count.
     """
 
     ids: Sequence[Any]
     versions: Sequence[int]
     texts: Sequence[str]
+    blocks: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -42,7 +76,10 @@ class PendingBatch:
     def only(self, positions: Sequence[int]) -> PendingBatch:
         """The batch reduced to some of its rows."""
         return PendingBatch(
-            [self.ids[i] for i in positions], [self.versions[i] for i in positions], [self.texts[i] for i in positions]
+            [self.ids[i] for i in positions],
+            [self.versions[i] for i in positions],
+            [self.texts[i] for i in positions],
+            [self.blocks[i] for i in positions] if self.blocks else (),
         )
 
     def halves(self) -> tuple[PendingBatch, PendingBatch]:
@@ -52,40 +89,120 @@ class PendingBatch:
 
     def joined(self, other: PendingBatch) -> PendingBatch:
         """These rows and then the others."""
-        return PendingBatch([*self.ids, *other.ids], [*self.versions, *other.versions], [*self.texts, *other.texts])
+        return PendingBatch(
+            [*self.ids, *other.ids],
+            [*self.versions, *other.versions],
+            [*self.texts, *other.texts],
+            [*self.blocks, *other.blocks],
+        )
+
+
+class PendingReader:
+    """Gives every row that is pending when it comes to it, once, in constant memory; one instance a pass.
+
+    Where the index of pending rows is there, few are left: they come through it, by id. Otherwise they come in turns of the
+    pages, window by window: of the table's pages, or of the ids of a range. A row that the application moves meanwhile is
+    left to the next pass.
+
+    Each query is a transaction of its own, so that vacuum is never held up: give autocommit connections. After an error the
+    next call, with another connection, goes on where the last one stood.
+    """
+
+    def __init__(self, target: TargetTable, column: str, rows: int, id_range: IdRange | None = None) -> None:
+        self._target = target
+        self._column = column
+        self._rows = rows
+        self._id_range = id_range
+        self._by_id: bool | None = None
+        self._places: list[tuple[str, int]] = []
+        self._after: Any = None
+        self._next_page = 0
+        self._is_at_end = False
+
+    def read(self, connection: Connection) -> PendingBatch | None:
+        """The next batch of at most `rows` rows; None at the end."""
+        if self._by_id is None:
+            self._by_id = has_pending_index(connection, self._target, self._column)
+        if self._by_id:
+            return self._read_by_id(connection)
+        while True:
+            if not self._places:
+                if self._is_at_end:
+                    return None
+                self._places = list(self._next_window(connection))
+                continue
+            batch = self._rows_at(connection, self._places[: self._rows])
+            self._places = self._places[self._rows :]
+            if len(batch):
+                return batch
+
+    def _read_by_id(self, connection: Connection) -> PendingBatch | None:
+        where, values = self._where(connection)
+        statement = self._target.sql(_ROWS_BY_ID.format(where=where), column=self._column)
+        found = connection.execute(statement, values | {"rows": self._rows}).all()
+        if not found:
+            return None
+        self._after = found[-1].id
+        return PendingBatch([_plain(r.id) for r in found], [r.version for r in found], [r.text for r in found])
+
+    def _rows_at(self, connection: Connection, places: Sequence[tuple[str, int]]) -> PendingBatch:
+        statement = self._target.sql(_ROWS_AT.format(where=waits(connection, self._target)), column=self._column)
+        wanted = "{" + ",".join(f'"{place}"' for place, _ in places) + "}"
+        found = {row.place: row for row in connection.execute(statement, {"places": wanted})}
+        rows = [(found[place], block) for place, block in places if place in found]
+        return PendingBatch(
+            [_plain(row.id) for row, _ in rows],
+            [row.version for row, _ in rows],
+            [row.text for row, _ in rows],
+            [block for _, block in rows],
+        )
+
+    def _next_window(self, connection: Connection) -> Iterator[tuple[str, int]]:
+        where, values = self._where(connection)
+        last = "NULL"
+        if self._id_range is not None:
+            where += " ORDER BY {id} LIMIT :window"
+            values["window"] = _WINDOW_ROWS
+            last = "last_value(id) OVER (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)"
+        else:
+            size = connection.execute(text(_SIZE), {"name": str(self._target)}).one()
+            pages = max(_FEWEST_PAGES, int(_WINDOW_ROWS / max(size.rows_in_page, 1)))
+            where += " AND ctid >= CAST(:first AS tid) AND ctid < CAST(:behind AS tid)"
+            values |= {"first": f"({self._next_page},0)", "behind": f"({self._next_page + pages},0)"}
+            self._next_page += pages
+            self._is_at_end = self._next_page >= size.pages
+        found = connection.execute(
+            self._target.sql(_TURNS.format(where=where, last=last), column=self._column), values
+        ).all()
+        if self._id_range is not None:
+            self._is_at_end = len(found) < _WINDOW_ROWS
+            self._after = found[0].last if found else None
+        return ((row.place, row.block) for row in found)
+
+    def _where(self, connection: Connection) -> tuple[str, dict[str, Any]]:
+        """What makes a row pending, in the range and behind the last id."""
+        where = waits(connection, self._target)
+        values: dict[str, Any] = {}
+        if self._id_range is not None:
+            where += f" AND {self._id_range.condition}"
+            values |= self._id_range.values
+        if self._after is not None:
+            where += " AND {id} > :after"
+            values["after"] = self._after
+        return where, values
 
 
 def read_pending(
-    connection: Connection,
-    target: TargetTable,
-    column: str,
-    rows: int,
-    id_range: IdRange | None = None,
-    *,
-    after: Any = None,
+    connection: Connection, target: TargetTable, column: str, rows: int, id_range: IdRange | None = None
 ) -> Iterator[PendingBatch]:
-    """Pending rows in batches of `rows`, in id order, in constant memory.
+    """Pending rows in batches of at most `rows`, as `PendingReader` gives them."""
+    reader = PendingReader(target, column, rows, id_range)
+    while (batch := reader.read(connection)) is not None:
+        yield batch
 
-    Each page is a query of its own that starts after the last id of the page before: no transaction stays open, so
-    vacuum is never held up. Give an autocommit connection. `after` resumes behind an id.
-    """
-    where = waits(connection, target)
-    values: dict[str, Any] = {"rows": rows}
-    if id_range is not None:
-        where += f" AND {id_range.condition}"
-        values |= id_range.values
-    while True:
-        behind = "" if after is None else " AND {id} > :after"
-        page = target.sql(
-            f"SELECT {{id}}, xmin::text::bigint, {{text}} FROM {{table}} t WHERE {where}{behind} ORDER BY {{id}} LIMIT :rows",
-            column=column,
-        )
-        found = connection.execute(page, values if after is None else values | {"after": after}).all()
-        if not found:
-            return
-        ids, versions, texts = zip(*found, strict=True)
-        yield PendingBatch([value if isinstance(value, int) else str(value) for value in ids], versions, texts)
-        after = ids[-1]
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, int) else str(value)
 
 
 def sample_texts(connection: Connection, target: TargetTable, rows: int, *, seed: int = 0) -> list[str]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +14,7 @@ from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.binary_copy import run_copy, staged_vectors
+from bge_pipeline.database.commit_size import CommitSize
 from bge_pipeline.database.connection import Database, server_version
 from bge_pipeline.database.ids import IdKind
 from bge_pipeline.database.pooler import require_session
@@ -51,19 +55,43 @@ _SKIP_TRIGGERS = "SET LOCAL session_replication_role = 'replica'; "
 # A row whose version has changed may still have its text: one that the application touches all the time must not wait for ever.
 _UPDATE = f"""
 UPDATE {{table}} t SET {{column}} = s.vector FROM (
-  SELECT s.id, s.vector FROM pg_temp.{_STAGING} s JOIN {{table}} l ON l.{{id}} = s.id
+  SELECT s.id, s.vector, l.ctid AS place FROM pg_temp.{_STAGING} s JOIN {{table}} l ON l.{{id}} = s.id
   WHERE l.{{column}} IS NULL AND {_IS_THE_COLUMN}
     AND (l.xmin = s.version
       OR pg_catalog.md5(pg_catalog.convert_to(l.{{text}}::text, 'UTF8'))::uuid = s.digest)
   FOR NO KEY UPDATE OF l SKIP LOCKED
-) s WHERE t.{{id}} = s.id RETURNING t.{{column}} IS NOT NULL AS kept
+) s WHERE t.{{id}} = s.id
+RETURNING t.{{column}} IS NOT NULL AS kept, (t.ctid::text::point)[0] = (s.place::text::point)[0] AS in_page
 """
 _POSTGRES_16 = 160_000
 """STORAGE became part of CREATE TABLE with PostgreSQL 16."""
 
 
+@dataclass(frozen=True)
+class Stored:
+    """Vectors that were committed, and how many of their rows stayed in their page, so that no index heard of them."""
+
+    rows: int
+    in_page: int
+
+    def __add__(self, other: Stored) -> Stored:
+        return Stored(self.rows + other.rows, self.in_page + other.in_page)
+
+
 class VectorWriter:
-    """Writes batches of vectors into one column; owns one connection, used by one thread."""
+    """Writes batches of vectors into one column; owns one connection, used by one thread.
+
+    Args:
+        database: where the target table is.
+        target: the table.
+        column: the column's name, under which it is written.
+        number: the column's number, by which it is told from another that came by the name.
+        id_kind: of the table.
+        dimensions: of the column.
+        max_lock_ms: for how long a commit may hold the locks of its rows.
+        max_rows: most rows in one commit.
+        skip_triggers: leave the application's triggers out.
+    """
 
     def __init__(
         self,
@@ -74,6 +102,8 @@ class VectorWriter:
         id_kind: IdKind,
         dimensions: int,
         *,
+        max_lock_ms: float,
+        max_rows: int,
         skip_triggers: bool = False,
     ) -> None:
         self._database = database
@@ -83,10 +113,15 @@ class VectorWriter:
         self._connection: Connection | None = None
         self._name = column
         self._column = {"table": str(target), "column": column, "number": number}
+        self._commit_size = CommitSize(max_lock_ms, max_rows)
         self._settings = _FOR_THE_BATCH + _WRITING + (_SKIP_TRIGGERS if skip_triggers else "")
 
-    def write(self, batch: PendingBatch, vectors: NDArray[np.float32]) -> int:
-        """Commit the vectors of rows that are still pending and unchanged; returns how many those were.
+    def pieces(self, batch: PendingBatch) -> Iterator[slice]:
+        """The batch in pieces for a commit each, so that their locks are held no longer than they may be."""
+        return self._commit_size.pieces(batch)
+
+    def write(self, batch: PendingBatch, vectors: NDArray[np.float32]) -> Stored:
+        """Commit the vectors of rows that are still pending and unchanged.
 
         A row that somebody else has locked is left pending, and so is a row whose text was edited since it was read, or is
         edited by a trigger of the application as its vector is written.
@@ -105,7 +140,7 @@ class VectorWriter:
             if not isinstance(error.orig, LockNotAvailable):
                 raise
             logger.debug("a trigger waited for a lock of the application; the batch stays pending")
-            return 0
+            return Stored(0, 0)
 
     def close(self) -> None:
         """Give the connection up, and the staging table with it."""
@@ -120,19 +155,28 @@ class VectorWriter:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _write(self, batch: PendingBatch, vectors: NDArray[np.float32]) -> int:
+    def write_within(self, connection: Connection, batch: PendingBatch, vectors: NDArray[np.float32]) -> Stored:
+        """The same in a transaction of the caller's, which is to begin, and to commit, on that connection."""
+        connection.execute(self._staging(server_version(connection)))
+        return self._store(connection, batch, vectors)
+
+    def _write(self, batch: PendingBatch, vectors: NDArray[np.float32]) -> Stored:
         connection = self._open()
-        with connection.begin():
-            run_copy(
-                connection, _COPY, staged_vectors(self._id_kind, batch.ids, batch.versions, batch.digests, vectors)
-            )
-            # It runs the application's triggers, and so with the role's own settings; one message, one round trip.
-            settings = self._settings + self._database.sessions.roles_own_settings()
-            update = self._target.sql(settings + _UPDATE, column=self._name)
-            kept = connection.execute(update, self._column).scalars().all()
-            if not kept:
-                self._require_column(connection)
-            return sum(kept)
+        with connection.begin() as transaction:
+            locked_at = time.perf_counter()
+            stored = self._store(connection, batch, vectors)
+            transaction.commit()
+        self._commit_size.held(len(batch), time.perf_counter() - locked_at)
+        return stored
+
+    def _store(self, connection: Connection, batch: PendingBatch, vectors: NDArray[np.float32]) -> Stored:
+        run_copy(connection, _COPY, staged_vectors(self._id_kind, batch.ids, batch.versions, batch.digests, vectors))
+        # It runs the application's triggers, and so with the role's own settings; one message, one round trip.
+        settings = self._settings + self._database.sessions.roles_own_settings()
+        updated = connection.execute(self._target.sql(settings + _UPDATE, column=self._name), self._column).all()
+        if not updated:
+            self._require_column(connection)
+        return Stored(sum(row.kept for row in updated), sum(row.in_page for row in updated))
 
     def _require_column(self, connection: Connection) -> None:
         if not connection.execute(text(f"SELECT {_IS_THE_COLUMN}"), self._column).scalar_one():
@@ -161,6 +205,6 @@ class VectorWriter:
         fits_a_page = self._dimensions <= 1_900
         storage = " STORAGE PLAIN" if fits_a_page and server >= _POSTGRES_16 else ""
         return text(
-            f"CREATE TEMPORARY TABLE {_STAGING} (id {self._id_kind.sql_type}, version xid, digest uuid, "
+            f"CREATE TEMPORARY TABLE IF NOT EXISTS {_STAGING} (id {self._id_kind.sql_type}, version xid, digest uuid, "
             f"vector vector({self._dimensions}){storage}) ON COMMIT DELETE ROWS"
         )

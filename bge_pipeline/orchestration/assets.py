@@ -18,7 +18,7 @@ from bge_pipeline.orchestration.progress import log_backfill, log_index_build
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.benchmark import benchmark
 from bge_pipeline.phases.expand import expand
-from bge_pipeline.phases.migrate import swap_when_caught_up
+from bge_pipeline.phases.swap import swap
 from bge_pipeline.phases.verify import require_backfilled
 from bge_pipeline.settings import Settings
 
@@ -114,7 +114,7 @@ def swapped_index(
     """Swap."""
     with explained():
         require_backfilled(database, settings)
-        result = swap_when_caught_up(database, settings, embeddings, on_index=log_index_build(context.log, SWAPPED))
+        result = swap(database, settings, embeddings, on_progress=log_index_build(context.log, SWAPPED))
     facts = result.as_metadata()
     gate = facts.pop("gate")
     return dg.MaterializeResult(metadata=as_dagster_metadata(facts) | gate_metadata(gate))

@@ -27,6 +27,7 @@ from bge_pipeline.phases.application_vectors import compare_application_vectors
 from bge_pipeline.phases.companion import CompanionKeeper
 from bge_pipeline.phases.filling import column_now, fill_column
 from bge_pipeline.phases.memory import peak_memory_bytes
+from bge_pipeline.phases.pending_index import index_when_few_are_left
 from bge_pipeline.phases.row_path import PassTotals
 from bge_pipeline.phases.state import read_state, require_space
 from bge_pipeline.settings import Settings
@@ -54,6 +55,7 @@ class BackfillResult:
 
     Attributes:
         rows: vectors written and committed.
+        in_page: of these rows, those that stayed in their page, so that no index of the table heard of it (HOT updates).
         left_changed: rows that were edited or locked while their vector was made; later passes took them up again.
         quarantined: rows put aside because their text cannot be embedded.
         truncated: rows whose text was longer than the model reads.
@@ -72,6 +74,7 @@ class BackfillResult:
     device: str
     precision: str
     rows: int
+    in_page: int
     left_changed: int
     quarantined: int
     truncated: int
@@ -153,6 +156,8 @@ def backfill(
         )
     else:
         result = _fill(database, settings, encoder, column, id_range, on_progress, stop)
+    if state.new is not None and not result.pending_after and not stop.is_set():
+        index_when_few_are_left(database, settings)
     if result.rows or result.quarantined or result.companion_rows:
         record(database, target, "backfill", result.as_metadata())
     return result
@@ -212,6 +217,7 @@ def _fill(
         device=encoder.device,
         precision=encoder.space.precision,
         rows=totals.written,
+        in_page=totals.in_page,
         left_changed=totals.left_changed,
         quarantined=totals.quarantined,
         truncated=totals.truncated,

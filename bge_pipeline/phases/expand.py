@@ -25,12 +25,12 @@ from bge_pipeline.database.journal import drop_journal_statement, record
 from bge_pipeline.database.locks import lock_timeout_statement
 from bge_pipeline.database.notes import ColumnNote, note_statement
 from bge_pipeline.database.operator import Operator, operating
-from bge_pipeline.database.pending import pending_index_statement
 from bge_pipeline.database.pgvector_version import require_version
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.publications import find_replication, require_updates
 from bge_pipeline.database.quarantine import copy_quarantine_statement, drop_quarantine_statement, release_all
 from bge_pipeline.database.size import table_bytes
+from bge_pipeline.database.storage import lowered_target, tuple_target_for, tuple_target_statement
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import WatchedColumns, drop_trigger_statements, trigger_function_statement
 from bge_pipeline.database.user_triggers import find_user_triggers
@@ -39,6 +39,7 @@ from bge_pipeline.errors import ConfigurationError, PhaseError
 from bge_pipeline.phases.companion import can_be_kept, missing_model
 from bge_pipeline.phases.consent import require_consent
 from bge_pipeline.phases.exchange import lock_for_exchange
+from bge_pipeline.phases.pending_index import build_pending_index
 from bge_pipeline.phases.safeguards import (
     maintains_old,
     mend,
@@ -71,7 +72,7 @@ class ExpandResult:
 
 
 def expand(database: Database, settings: Settings, space: EmbeddingSpace, *, begin_next: bool = False) -> ExpandResult:
-    """Add the column for `space`, its trigger, quarantine and pending index; drop the old ANN index if asked to.
+    """Add the column for `space`, its trigger and quarantine; drop the old ANN index if asked to.
 
     Safe to interrupt and to repeat: each step looks at what is there first.
 
@@ -111,12 +112,13 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
         dependents = find_dependents(connection, state.table, target.embedding_column)
         require_privileges(connection, state.table, skips_triggers=settings.skips_triggers)
         require_updates(connection, state.table)
+        lowers_target = lowered_target(connection, target, space.dimensions)
         around = (
             *told_replication(find_replication(connection, state.table), state, column, space.dimensions),
             *hidden_changes(target, find_user_triggers(connection, state.table)),
         )
     doomed = [index for index in old_indexes if settings.old_index == "drop"]
-    note = _note(state, space, doomed)
+    note = _note(state, space, doomed, lowers_target)
     _tell(target, dependents, around)
 
     def add_column(connection: Connection) -> None:
@@ -124,13 +126,14 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
         watched = WatchedColumns(column, target.embedding_column if maintains_old(state) else None)
         for statement in (*column_statements(target, space, note), *safeguard_statements(connection, state, watched)):
             connection.execute(statement)
+        if lowers_target is not None:
+            connection.execute(tuple_target_statement(target, tuple_target_for(space.dimensions)))
         if state.new is None:  # what another model could not embed
             if maintains_old(state):
                 connection.execute(copy_quarantine_statement(target, target.companion))
             release_all(connection, target)
 
     operator.change(settings, "expand: add the column", add_column)
-    _build_pending_index(database, target, column, space)
     if maintains_old(state) and state.current_space is not None:
         _keep_searched_current(operator, settings, state.current_space)
     with database.autocommit() as connection:
@@ -167,12 +170,12 @@ def expand_script(target: TargetTable, settings: Settings, space: EmbeddingSpace
     """All of expand as statements for a reviewer; the old ANN index, whose name only the database knows, is left out."""
     _check_dimensions(settings, space)
     column = target.column_for(space.dimensions)
-    index = target.pending_index(column, space.fingerprint)
+    note = ColumnNote("new", space.as_dict(), embedding_column=target.embedding_column, tuple_target_before=0)
     return [
         lock_timeout_statement(settings),
-        *column_statements(target, space, ColumnNote("new", space.as_dict(), embedding_column=target.embedding_column)),
+        *column_statements(target, space, note),
+        tuple_target_statement(target, tuple_target_for(space.dimensions)),
         *safeguard_script(target, WatchedColumns(column)),
-        pending_index_statement(target, column, index),
     ]
 
 
@@ -218,6 +221,8 @@ def _collapse(operator: Operator, settings: Settings) -> str | None:
             for statement in (*drop_trigger_statements(target), *tables):
                 connection.execute(statement)
         connection.execute(target.sql("ALTER TABLE {table} DROP COLUMN {column}", column=new.name))
+        if new.note is not None and new.note.tuple_target_before is not None:
+            connection.execute(tuple_target_statement(target, new.note.tuple_target_before or None))
         if state.companion is not None:  # now the column that this project fills
             connection.execute(copy_quarantine_statement(target.companion, target))
             connection.execute(drop_quarantine_statement(target.companion))
@@ -290,7 +295,9 @@ def _is_done_already(state: MigrationState, space: EmbeddingSpace) -> bool:
     return False
 
 
-def _note(state: MigrationState, space: EmbeddingSpace, doomed: list[Index]) -> ColumnNote:
+def _note(
+    state: MigrationState, space: EmbeddingSpace, doomed: list[Index], tuple_target_before: int | None
+) -> ColumnNote:
     """The new column's note; a repeated expand keeps what the first one recorded, but no rollback: by now it is agreed to."""
     earlier = state.new.note if state.new is not None else None
     definitions = dict.fromkeys(earlier.dropped_indexes if earlier is not None else ())
@@ -300,6 +307,7 @@ def _note(state: MigrationState, space: EmbeddingSpace, doomed: list[Index]) -> 
         earlier.space if earlier is not None else space.as_dict(),
         dropped_indexes=tuple(definitions),
         embedding_column=state.table.target.embedding_column,
+        tuple_target_before=earlier.tuple_target_before if earlier is not None else tuple_target_before,
     )
 
 
@@ -320,10 +328,4 @@ def _keep_searched_current(operator: Operator, settings: Settings, space: Embedd
     """See that what is pending in the searched column can be found, and say so where nobody can embed it."""
     if not can_be_kept(space, settings):
         logger.warning("%s", missing_model(space, is_before_swap=True))
-    _build_pending_index(operator.database, operator.target, operator.target.embedding_column, space)
-
-
-def _build_pending_index(database: Database, target: TargetTable, column: str, space: EmbeddingSpace) -> None:
-    # Named for the column as it was when it was new: an exchange does not rename the index.
-    name = target.pending_index(target.column_for(space.dimensions), space.fingerprint)
-    build_concurrently(database, target, name, pending_index_statement(target, column, name), column=column)
+    build_pending_index(operator.database, operator.target, operator.target.embedding_column, space)

@@ -41,7 +41,7 @@ def fill_column(
 
     Args:
         database: where the target table is.
-        settings: BACKFILL_BATCH_ROWS and BACKFILL_MAX_ATTEMPTS.
+        settings: BACKFILL_BATCH_ROWS, BACKFILL_MAX_LOCK_MS and BACKFILL_MAX_ATTEMPTS.
         target: names the table, and the quarantine of this column.
         number: the column's, in the catalog.
         encoder: of the column's embedding space, which the caller has seen to.
@@ -58,16 +58,21 @@ def fill_column(
     """
     totals = totals if totals is not None else PassTotals()
     stop = stop if stop is not None else threading.Event()
-    idle_passes = 0
+    stalled_passes = 0
+    before: int | None = None
+    has_progressed = True
     while True:
-        before = totals.written + totals.quarantined
+        done = totals.written + totals.quarantined
         try:
             with database.autocommit() as connection:
                 table = describe_table(connection, target)
                 column = column_now(table, number)
                 pending = count_pending(connection, target, column.name, id_range)
-            if not pending or stop.is_set() or idle_passes >= settings.backfill_max_attempts:
+            # What is left is locked, or edited as fast as it is embedded; another pass would find as much.
+            stalled_passes = stalled_passes + 1 if before is not None and pending > before / 2 else 0
+            if not pending or stop.is_set() or stalled_passes >= settings.backfill_max_attempts:
                 return pending
+            before = pending
             path = RowPath(
                 database,
                 target,
@@ -75,12 +80,13 @@ def fill_column(
                 table.id_kind,
                 encoder,
                 batch_rows=settings.backfill_batch_rows,
+                max_lock_ms=settings.backfill_max_lock_ms,
                 max_attempts=settings.backfill_max_attempts,
                 stop=stop,
                 skip_triggers=settings.skips_triggers,
             )
-            if idle_passes:
-                path.pause(2.0**idle_passes)
+            if stalled_passes and not has_progressed:
+                path.pause(2.0**stalled_passes)
             path.run(id_range, totals, report)
         except (ChangedMeanwhile, ProgrammingError) as error:
             if isinstance(error, ProgrammingError) and not isinstance(error.orig, UndefinedColumn):
@@ -96,9 +102,7 @@ def fill_column(
                 state=f"{totals.written} rows are committed, nothing is lost",
                 next_step="run the backfill again when the database answers; it resumes",
             ) from error
-        if totals.written + totals.quarantined == before:
-            # Every row that is left is locked or edited faster than it is embedded.
-            idle_passes += 1
+        has_progressed = totals.written + totals.quarantined > done
 
 
 def column_now(table: TableDescription, number: int) -> Column:

@@ -14,17 +14,16 @@ from bge_pipeline.database.operator import operating
 from bge_pipeline.database.reader import sample_texts
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.errors import SwapRefused
 from bge_pipeline.phases.backfill import BackfillProgress, BackfillResult, backfill
 from bge_pipeline.phases.expand import ExpandResult, expand
-from bge_pipeline.phases.state import read_state
+from bge_pipeline.phases.last_rows import StillPending
 from bge_pipeline.phases.swap import SwapResult, swap
 from bge_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 _CALIBRATION_TEXTS = 512
-_CATCH_UP_ROUNDS = 10
+_CATCH_UP_ROUNDS = 3
 """Rounds of embedding what the application wrote meanwhile before the swap gives up."""
 
 
@@ -78,33 +77,13 @@ def migrate(
     with operating(database, settings, "migrate"):
         expanded = expand(database, settings, service.space)
         filled = backfill(database, settings, service.encoder, on_progress=on_backfill)
-        swapped = swap_when_caught_up(database, settings, service, on_index=on_index)
+        for attempt in range(1, _CATCH_UP_ROUNDS + 1):
+            try:
+                swapped = swap(database, settings, service, on_progress=on_index)
+                break
+            except StillPending as refusal:
+                if attempt == _CATCH_UP_ROUNDS:
+                    raise
+                logger.info("%s; embedding them, round %d of %d", refusal.message, attempt, _CATCH_UP_ROUNDS)
+            backfill(database, settings, service.encoder)
         return MigrateResult(expanded, filled, swapped)
-
-
-def swap_when_caught_up(
-    database: Database,
-    settings: Settings,
-    service: EmbeddingsService,
-    *,
-    on_index: Callable[[BuildProgress], None] | None = None,
-) -> SwapResult:
-    """Swap; while the application keeps writing, embed what it wrote and try again.
-
-    Raises:
-        SwapRefused: rows were pending at every attempt, or another check did not hold.
-    """
-    for attempt in range(1, _CATCH_UP_ROUNDS + 1):
-        try:
-            return swap(database, settings, service, on_progress=on_index)
-        except SwapRefused as refusal:
-            if attempt == _CATCH_UP_ROUNDS or not _has_pending(database, settings):
-                raise
-            logger.info("%s; embedding them, round %d of %d", refusal.message, attempt, _CATCH_UP_ROUNDS)
-        backfill(database, settings, service.encoder)
-    raise AssertionError("the last round returns or raises")
-
-
-def _has_pending(database: Database, settings: Settings) -> bool:
-    with database.autocommit() as connection:
-        return read_state(connection, TargetTable.from_settings(settings)).phase == "expanded"

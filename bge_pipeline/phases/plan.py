@@ -24,6 +24,7 @@ from bge_pipeline.database.reader import sample_texts
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.user_triggers import find_user_triggers
+from bge_pipeline.duration import duration
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import BgePipelineError
@@ -34,13 +35,12 @@ from bge_pipeline.phases.safeguards import taken_names
 from bge_pipeline.phases.state import MigrationState, Phase, read_state
 from bge_pipeline.phases.surroundings import hidden_changes, told_replication, told_triggers, warnings_of
 from bge_pipeline.phases.unloaded_model import UnloadedModel
-from bge_pipeline.phases.vector_index import plan_vector_index
+from bge_pipeline.phases.vector_index import index_to_resemble, plan_vector_index
+from bge_pipeline.phases.writing_rates import WritingRates, measure_writing
 from bge_pipeline.settings import Settings
 
 _TOKEN_SAMPLE_ROWS = 2_000
 _SPEED_SAMPLE_ROWS = 256
-_WRITE_ROWS_PER_SECOND = {"none": 35_000, "ivfflat": 8_000, "hnsw": 170}
-"""Measured by `python -m benchmarks.write` on two cores, with that index on the old column; see docs/benchmarks.md."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Plan:
         rows, pending: rows of the table, and those that would be embedded.
         tokens: of a sample of the table; of no rows where the model is not loaded.
         texts_per_second: measured on a sample of the table on this machine; 0 where it is not known.
+        writing: rates of writing, measured on a temporary copy of some rows; None where that could not be.
         backfill_seconds: pending rows at the slower of encoding and writing; 0 where the speed is not known.
         disk_bytes: growth while old and new vectors stand side by side: new row versions, vectors and index.
         index: how the new vector index would be built.
@@ -98,6 +99,7 @@ class Plan:
     precision: str
     tokens: TokenLengths
     texts_per_second: float
+    writing: WritingRates | None
     backfill_seconds: float
     disk_bytes: int
     table_bytes: int
@@ -135,7 +137,7 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService | Un
         counts = count_rows(connection, target, column)
         pending = counts.rows - counts.without_text if _begins_anew(state, service.space) else counts.pending
         texts = sample_texts(connection, target, _TOKEN_SAMPLE_ROWS)
-        index = plan_vector_index(settings, service.space, counts.rows)
+        index = plan_vector_index(settings, service.space, counts.rows, index_to_resemble(connection, state))
         old_indexes = vector_indexes_on(connection, state.table.oid, state.table.embedding.number)
         dependents = find_dependents(connection, state.table, target.embedding_column)
         around = _look_around(connection, settings, state, service.space, pending)
@@ -148,7 +150,7 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService | Un
         without_previous = count_lacking(connection, target, state.previous.name) if state.previous else 0
     tokens = _token_lengths(service, texts)
     speed = _texts_per_second(service, texts)
-    write_speed = _WRITE_ROWS_PER_SECOND[_slowest(old_indexes) if settings.old_index == "keep" else "none"]
+    writing = measure_writing(database, settings, state.table, old_indexes, service.dimensions) if pending else None
     bound = tuple(str(dependent) for dependent in dependents if dependent.bound)
     keeps_current = _keeps_search_current(settings, state, service.space)
     return Plan(
@@ -165,14 +167,15 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService | Un
         precision=service.space.precision,
         tokens=tokens,
         texts_per_second=speed,
-        backfill_seconds=pending / min(speed, write_speed) if speed else 0.0,
+        writing=writing,
+        backfill_seconds=_backfill_seconds(pending, speed, writing, keeps_index=settings.old_index == "keep"),
         disk_bytes=disk,
         table_bytes=size,
         index=index,
         maintenance_work_mem_bytes=memory,
         old_indexes=tuple(f"{old.name} ({old.method}, {old.bytes / MEBIBYTE:,.0f} MB)" for old in old_indexes),
         drops=_drops(settings, [old.name for old in old_indexes]),
-        old_index_costs=_old_index_costs(_slowest(old_indexes), pending, speed),
+        old_index_costs=_old_index_costs([old.name for old in old_indexes], pending, speed, writing),
         dependents=bound,
         mentions=tuple(str(d) for d in dependents if not d.bound and d.kind != "publication"),
         publications=around.publications,
@@ -272,11 +275,12 @@ def _disk_bytes(connection: Connection, target: TargetTable, pending: int, index
     return int(heap + pending * (4 * index.dimensions + 16) * 1.05 + pending * (element * index.dimensions + 32) * 1.1)
 
 
-def _slowest(indexes: list[Any]) -> str:
-    methods = {index.method for index in indexes}
-    if not methods:
-        return "none"
-    return "ivfflat" if methods == {"ivfflat"} else "hnsw"
+def _backfill_seconds(pending: int, speed: float, writing: WritingRates | None, *, keeps_index: bool) -> float:
+    """At the rate of the slower, model or writing; 0 where neither is known."""
+    rates = [speed] if speed else []
+    if writing is not None:
+        rates.append(writing.kept if keeps_index else writing.dropped)
+    return pending / min(rates) if rates else 0.0
 
 
 def _drops(settings: Settings, old_indexes: list[str]) -> tuple[str, ...]:
@@ -289,16 +293,19 @@ def _drops(settings: Settings, old_indexes: list[str]) -> tuple[str, ...]:
     return tuple(dropped)
 
 
-def _old_index_costs(method: str, pending: int, speed: float) -> dict[str, str]:
-    if method == "none":
+def _old_index_costs(
+    old_indexes: Sequence[str], pending: int, speed: float, writing: WritingRates | None
+) -> dict[str, str]:
+    if not old_indexes:
         return {
             "drop": "no vector index on the old column: nothing changes",
             "keep": "no vector index on the old column",
         }
-    kept, dropped = (pending / min(speed, _WRITE_ROWS_PER_SECOND[m]) if speed else 0.0 for m in (method, "none"))
+    dropped, kept = (_backfill_seconds(pending, speed, writing, keeps_index=keeps) for keeps in (False, True))
+    stays = f" ({writing.in_page:.0%} of the updates do not touch it)" if writing is not None else ""
     return {
-        "drop": f"backfill about {dropped / 60:,.0f} min; until the swap, search on the old column scans the whole table",
-        "keep": f"search stays fast; backfill about {kept / 60:,.0f} min, since every write also goes to the {method} index",
+        "drop": f"backfill about {duration(dropped)}; until the swap, search on the old column reads the whole table",
+        "keep": f"search stays fast; backfill about {duration(kept)}{stays}",
     }
 
 

@@ -15,9 +15,9 @@ from sqlalchemy.exc import DBAPIError
 from bge_pipeline.database.catalog import Column
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.ids import IdKind, IdRange
-from bge_pipeline.database.reader import PendingBatch, read_pending
+from bge_pipeline.database.reader import PendingBatch, PendingReader
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.database.writer import VectorWriter
+from bge_pipeline.database.writer import Stored, VectorWriter
 from bge_pipeline.embedding.encoder import Encoder, TokenizedTexts
 from bge_pipeline.errors import DatabaseUnavailable
 from bge_pipeline.phases.channel import Abandoned, Channel
@@ -32,6 +32,7 @@ class PassTotals:
     """Sums over all passes; each field is written by one stage alone."""
 
     written: int = 0
+    in_page: int = 0
     left_changed: int = 0
     quarantined: int = 0
     truncated: int = 0
@@ -41,6 +42,11 @@ class PassTotals:
     encode_seconds: float = 0.0
     write_seconds: float = 0.0
     encode_lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, stored: Stored) -> None:
+        """Take note of a commit."""
+        self.written += stored.rows
+        self.in_page += stored.in_page
 
 
 class RowPath:
@@ -55,6 +61,7 @@ class RowPath:
         encoder: Encoder,
         *,
         batch_rows: int,
+        max_lock_ms: float,
         max_attempts: int,
         stop: threading.Event,
         skip_triggers: bool = False,
@@ -66,6 +73,7 @@ class RowPath:
         self._encoder = encoder
         self._rows = RowEncoder(encoder)
         self._batch_rows = batch_rows
+        self._max_lock_ms = max_lock_ms
         self._max_attempts = max_attempts
         self._stop = stop
         self._skip_triggers = skip_triggers
@@ -127,22 +135,22 @@ class RowPath:
     def _read(
         self, id_range: IdRange | None, output: Channel[tuple[PendingBatch, TokenizedTexts | None]], totals: PassTotals
     ) -> None:
-        last_id: Any = None
+        reader = PendingReader(self._target, self._column.name, self._batch_rows, id_range)
         attempts = 0
         while True:
             try:
                 with self._database.autocommit() as connection:
-                    batches = read_pending(
-                        connection, self._target, self._column.name, self._batch_rows, id_range, after=last_id
-                    )
-                    for batch in _timed(batches, totals):
-                        if self.stopped:
+                    while not self.stopped:
+                        started = time.perf_counter()
+                        batch = reader.read(connection)
+                        totals.read_seconds += time.perf_counter() - started
+                        if batch is None:
                             return
                         started = time.perf_counter()
                         tokens = self._rows.tokenize(batch)
                         totals.tokenize_seconds += time.perf_counter() - started
                         output.put((batch, tokens))
-                        last_id, attempts = batch.ids[-1], 0
+                        attempts = 0
                 return
             except (DatabaseUnavailable, DBAPIError) as error:
                 attempts += 1
@@ -174,13 +182,14 @@ class RowPath:
             column.number,
             self._id_kind,
             dimensions,
+            max_lock_ms=self._max_lock_ms,
+            max_rows=self._batch_rows,
             skip_triggers=self._skip_triggers,
         ) as vectors:
             rows = RowWriter(self._database, self._target, vectors, max_attempts=self._max_attempts, pause=self.pause)
             for item in encoded:
                 started = time.perf_counter()
-                result = rows.write(item)
-                totals.written += result.written
+                result = rows.write(item, totals.add)
                 totals.left_changed += result.left_changed
                 totals.quarantined += result.quarantined
                 totals.tokens += item.tokens
@@ -201,13 +210,3 @@ def _running(threads: Sequence[threading.Thread], abandon: Callable[[], None]) -
         for thread in threads:
             if thread.ident is not None:
                 thread.join()
-
-
-def _timed(batches: Iterator[PendingBatch], totals: PassTotals) -> Iterator[PendingBatch]:
-    while True:
-        started = time.perf_counter()
-        batch = next(batches, None)
-        totals.read_seconds += time.perf_counter() - started
-        if batch is None:
-            return
-        yield batch

@@ -16,7 +16,7 @@ from bge_pipeline.database.connection import Database, is_disk_full
 from bge_pipeline.database.quarantine import quarantine_row
 from bge_pipeline.database.reader import PendingBatch
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.database.writer import VectorWriter
+from bge_pipeline.database.writer import Stored, VectorWriter
 from bge_pipeline.errors import DatabaseUnavailable, LoginRefused, PhaseError
 from bge_pipeline.phases.row_encoding import EncodedBatch
 
@@ -29,9 +29,8 @@ constraint violation, WITH CHECK OPTION violation, RAISE in PL/pgSQL."""
 
 @dataclass(frozen=True)
 class Written:
-    """Rows of one batch by what became of them."""
+    """Rows of one batch by what became of those that were not stored."""
 
-    written: int
     left_changed: int
     quarantined: int
 
@@ -54,14 +53,19 @@ class RowWriter:
         self._max_attempts = max_attempts
         self._pause = pause
 
-    def write(self, encoded: EncodedBatch) -> Written:
-        """Commit what the encoder made of a batch.
+    def write(self, encoded: EncodedBatch, tell: Callable[[Stored], None]) -> Written:
+        """Commit what the encoder made of a batch, and `tell` after each commit what it stored.
 
         Raises:
             PhaseError: the database refuses every row of the batch, and so would every other.
         """
         refused: list[tuple[PendingBatch, str]] = []
-        written = self._write_rows(encoded.batch, encoded.vectors, refused) if len(encoded.batch) else 0
+        rows = 0
+        for piece in self._vectors.pieces(encoded.batch):
+            batch = encoded.batch.only(range(piece.start, piece.stop))
+            stored = self._write_rows(batch, encoded.vectors[piece], refused)
+            rows += stored.rows
+            tell(stored)
         if len(refused) == len(encoded.batch) > 1:
             raise PhaseError(
                 f"{self._target}: the database refuses every vector of a batch of {len(refused)}: {refused[0][1]}",
@@ -71,11 +75,11 @@ class RowWriter:
         quarantined = sum(
             self._retrying()(self._quarantine, row, error) for row, error in (*encoded.failures, *refused)
         )
-        return Written(written, len(encoded.batch) - written - len(refused), quarantined)
+        return Written(len(encoded.batch) - rows - len(refused), quarantined)
 
     def _write_rows(
         self, batch: PendingBatch, vectors: NDArray[np.float32], refused: list[tuple[PendingBatch, str]]
-    ) -> int:
+    ) -> Stored:
         """Write a batch; if a constraint or a trigger refuses it, halve it until the rows at fault stand alone."""
         try:
             return self._retrying()(self._vectors.write, batch, vectors)
@@ -84,7 +88,7 @@ class RowWriter:
                 raise
             if len(batch) == 1:
                 refused.append((batch, f"the database refuses the vector: {first_line(error.orig)}"))
-                return 0
+                return Stored(0, 0)
         middle = len(batch) // 2
         first, second = batch.halves()
         return self._write_rows(first, vectors[:middle], refused) + self._write_rows(second, vectors[middle:], refused)

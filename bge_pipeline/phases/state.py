@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column, TableDescription, describe_table
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.pending import has_more_pending_than
+from bge_pipeline.database.pending import has_more_pending_than, has_pending_index
 from bge_pipeline.database.quarantine import has_quarantine
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.space import EmbeddingSpace
@@ -74,7 +74,11 @@ def read_state(connection: Connection, target: TargetTable) -> MigrationState:
     new, previous = table.with_role("new"), table.with_role("previous")
     phase: Phase = "legacy"
     if new is not None:
-        phase = "expanded" if has_more_pending_than(connection, target, new.name, 0) else "backfilled"
+        # The index is built when the bulk is done; without it, every look would read the table.
+        is_done = has_pending_index(connection, target, new.name) and not has_more_pending_than(
+            connection, target, new.name, 0
+        )
+        phase = "backfilled" if is_done else "expanded"
     elif previous is not None:
         phase = "swapped"
     elif table.with_role("current") is not None:  # the embedding column itself

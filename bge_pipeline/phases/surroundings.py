@@ -39,7 +39,9 @@ def told_triggers(
     for trigger in triggers:
         if trigger.fires_on(column, skipping=skipping):
             batches = -(-rows // batch_rows)
-            times = f"once for each of {rows:,} rows" if trigger.each_row else f"once a batch, {batches:,} in all"
+            times = (
+                f"once for each of {rows:,} rows" if trigger.each_row else f"once a commit, {batches:,} in all or more"
+            )
             possible = ", if its condition holds" if trigger.condition else ""
             skips = "" if trigger.fires_on(column, skipping=True) else "; BACKFILL_TRIGGERS=skip leaves it out"
             told.append(f"{trigger}: the backfill fires it {times}{possible}{skips}")

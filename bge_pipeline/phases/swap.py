@@ -6,15 +6,15 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from sqlalchemy import Connection, TextClause, text
 
 from bge_pipeline.database.catalog import Column, describe_table
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.dependents import find_bound
-from bge_pipeline.database.index_build import BuildProgress, BuildResult, rebuild_concurrently
-from bge_pipeline.database.indexes import create_index_statement, indexes_on
+from bge_pipeline.database.index_build import BuildProgress, BuildResult
+from bge_pipeline.database.indexes import IndexPlan, create_index_statement, indexes_on
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.locks import lock_timeout_statement
 from bge_pipeline.database.notes import ColumnNote
@@ -23,6 +23,8 @@ from bge_pipeline.database.pending import count_pending, has_more_pending_than, 
 from bge_pipeline.database.pgvector_version import require_version
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.warming import warm
+from bge_pipeline.database.writer import VectorWriter
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import SwapRefused
@@ -32,6 +34,8 @@ from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.companion import CompanionKeeper
 from bge_pipeline.phases.consent import require_forward
 from bge_pipeline.phases.exchange import exchange_statements, lock_for_exchange
+from bge_pipeline.phases.last_rows import StillPending, embed_last_rows, lock_out_writers
+from bge_pipeline.phases.pending_index import compact_pending_index, pending_index_name, rows_that_are_few
 from bge_pipeline.phases.quality import note_search_effort, require_quality
 from bge_pipeline.phases.state import MigrationState, read_state, require_same_parts, require_space
 from bge_pipeline.phases.vector_index import build_index, filled_column, plan_vector_index
@@ -40,7 +44,7 @@ from bge_pipeline.settings import Settings
 logger = logging.getLogger(__name__)
 
 _CATCH_UP_ROUNDS = 10
-"""Attempts to find a moment in which nothing is pending."""
+"""Attempts to find a moment in which so little is pending that writers can wait for it."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,9 @@ class SwapResult:
     Attributes:
         exchanged: False when the columns had been exchanged before.
         previous_column: where the old vectors are, None when they were dropped.
-        lock_milliseconds: how long the exclusive lock on the table was held.
+        lock_milliseconds: how long the exclusive lock on the table was held, and readers waited.
+        writer_pause_milliseconds: how long writers waited.
+        last_rows: rows that were embedded meanwhile.
         not_null_dropped: the old column was NOT NULL, which inserts without an old vector would have broken.
         gate: what the quality gate measured and decided, overridden or not; None with QUALITY_GATE=off.
         notices: what a person must know from now on.
@@ -67,6 +73,8 @@ class SwapResult:
     index_bytes: int
     maintenance_work_mem_mb: int
     lock_milliseconds: float
+    writer_pause_milliseconds: float
+    last_rows: int
     not_null_dropped: bool
     gate: GateResult | None
     notices: tuple[str, ...] = ()
@@ -74,10 +82,6 @@ class SwapResult:
     def as_metadata(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self) | {"gate": self.gate.as_metadata() if self.gate else None}
-
-
-class _StillPending(SwapRefused):
-    """Rows are pending, which another round of embedding may change."""
 
 
 def swap(
@@ -126,10 +130,10 @@ def _swap(
         if state.new is not None:
             require_forward(state.new, settings, target)
             _check_dependents(connection, settings, state)
-            _check_pending(connection, settings, target, column.name)
+            _check_bulk_is_done(connection, settings, state)
     gate = None
     with CompanionKeeper(database, settings):  # the application writes on for as long as index and gate take
-        index = build_index(database, settings, on_progress=on_progress)
+        index, plan = build_index(database, settings, on_progress=on_progress)
         if state.new is not None:
             note_search_effort(operator, settings, state)
             gate = require_quality(database, settings, service)
@@ -137,13 +141,14 @@ def _swap(
                 require_same_parts(connection, state)
                 state = read_state(connection, target)  # the notes are newer
             assert state.new is not None
-            _compact_pending_index(database, target, state.new, space)
+            compact_pending_index(database, target, state.new.name, space)
+            warm(database, target, state.new.name, index.name, plan)
     if state.new is None:
         previous = state.previous.name if state.previous else None
-        return _result(settings, state, index, previous, None, exchanged=False, milliseconds=0.0)
-    milliseconds = _exchange_when_caught_up(operator, settings, service, state, index.name)
+        return _result(settings, state, index, plan, previous, None, None)
+    exchange = _exchange_when_caught_up(operator, settings, service, state, index.name)
     kept = target.column_for(state.table.embedding.dimensions) if settings.old_embedding == "keep" else None
-    result = _result(settings, state, index, kept, gate, exchanged=True, milliseconds=milliseconds)
+    result = _result(settings, state, index, plan, kept, gate, exchange)
     record(database, target, "swap", result.as_metadata())
     for notice in result.notices:
         logger.warning("%s", notice)
@@ -152,33 +157,56 @@ def _swap(
 
 def _exchange_when_caught_up(
     operator: Operator, settings: Settings, service: EmbeddingsService, state: MigrationState, index: str
-) -> float:
-    """Embed what the application wrote since the last look, then exchange at once; returns how many ms the lock was held.
+) -> _Exchange:
+    """Embed what the application wrote since the last look, and exchange: the last rows while writers wait.
 
-    Index and gate take minutes, in which a live table always gets rows: only the moment before the lock counts.
+    Index and gate take minutes, in which a live table always gets rows; only the moment of the locks counts.
     """
-    target, new, old = state.table.target, state.new, state.table.embedding
+    target, new, old, encoder = state.table.target, state.new, state.table.embedding, service.encoder
     assert new is not None
-    locked_at = time.perf_counter()
+    writer = VectorWriter(
+        operator.database, target, new.name, new.number, state.table.id_kind, encoder.space.dimensions,
+        max_lock_ms=settings.swap_max_writer_pause_ms, max_rows=settings.backfill_batch_rows,
+        skip_triggers=settings.skips_triggers,
+    )  # fmt: skip
+    done = _Exchange()
 
     def exchange(connection: Connection) -> None:
-        nonlocal locked_at
+        lock_out_writers(connection, target)
+        done.writers_locked_at = time.monotonic()
+        deadline = done.writers_locked_at + settings.swap_max_writer_pause_ms / 1_000
+        _use_pending_index(connection)
+        if has_more_pending_than(connection, target, new.name, settings.swap_max_pending_rows):
+            done.last_rows = embed_last_rows(connection, target, new.name, writer, encoder, deadline)
+        left = max(1, min(settings.lock_timeout_ms, int((deadline - time.monotonic()) * 1_000)))
+        connection.execute(text(f"SET LOCAL lock_timeout = '{left}ms'"))
         lock_for_exchange(connection, state)
-        locked_at = time.perf_counter()
+        done.locked_at = time.monotonic()
         _verify_under_lock(connection, settings, state, service.space, index)
         for statement in exchange_statements(target, new, old, drop_old=settings.old_embedding == "drop"):
             connection.execute(statement)
 
     for attempt in range(1, _CATCH_UP_ROUNDS + 1):
-        backfill(operator.database, settings, service.encoder, keeps_companion=False)
+        backfill(operator.database, settings, encoder, keeps_companion=False)
         try:
             operator.change(settings, "swap: exchange the columns", exchange)
             break
-        except _StillPending as refusal:
+        except StillPending as refusal:
             if attempt == _CATCH_UP_ROUNDS:
                 raise
             logger.info("%s; round %d of %d", refusal.message, attempt, _CATCH_UP_ROUNDS)
-    return (time.perf_counter() - locked_at) * 1_000
+    done.ended_at = time.monotonic()
+    return done
+
+
+@dataclass
+class _Exchange:
+    """When locks were taken, on the clock of `time.monotonic`, and how many rows were embedded under them."""
+
+    writers_locked_at: float = 0.0
+    locked_at: float = 0.0
+    ended_at: float = 0.0
+    last_rows: int = 0
 
 
 def swap_script(target: TargetTable, settings: Settings, space: EmbeddingSpace) -> list[TextClause]:
@@ -197,9 +225,11 @@ def swap_script(target: TargetTable, settings: Settings, space: EmbeddingSpace) 
         ColumnNote("new", space.as_dict()).as_comment(),
     )
     old = Column(target.embedding_column, 0, "vector", f"vector({settings.legacy_dimensions})", False, False, None)
-    plan = plan_vector_index(settings, space, 1_000_000)
+    plan = plan_vector_index(settings, space, 1_000_000, None)
     index = target.vector_index(new_name, space.fingerprint, plan.method)
+    pending = pending_index_name(target, space)
     return [
+        pending_index_statement(target, new_name, pending),
         create_index_statement(target, new_name, index, plan),
         target.sql("ANALYZE {table} ({column})", column=new_name),
         lock_timeout_statement(settings),
@@ -226,20 +256,30 @@ def _check_dependents(connection: Connection, settings: Settings, state: Migrati
     )
 
 
+def _check_bulk_is_done(connection: Connection, settings: Settings, state: MigrationState) -> None:
+    """Refuse where more rows wait than a live table gets while one looks; those few are embedded before the exchange."""
+    few = max(rows_that_are_few(state.table.estimated_rows), settings.swap_max_pending_rows)
+    if has_more_pending_than(connection, state.table.target, state.filled.name, few):
+        _raise_pending(connection, few, state.table.target, state.filled.name)
+
+
 def _check_pending(connection: Connection, settings: Settings, target: TargetTable, column: str) -> None:
     if has_more_pending_than(connection, target, column, settings.swap_max_pending_rows):
-        pending = count_pending(connection, target, column)
-        raise _StillPending(
-            f"{pending} rows of {target} are pending: expected at most {settings.swap_max_pending_rows} (SWAP_MAX_PENDING_ROWS)",
-            state="nothing was exchanged; search reads the old column",
-            next_step="run the backfill again: bge-pipeline migrate",
-        )
+        _raise_pending(connection, settings.swap_max_pending_rows, target, column)
 
 
-def _compact_pending_index(database: Database, target: TargetTable, new: Column, space: EmbeddingSpace) -> None:
-    """Rid the pending index of the entries of every embedded row, which the check under the lock would step over."""
-    name = target.pending_index(new.name, space.fingerprint)
-    rebuild_concurrently(database, target, name, pending_index_statement(target, new.name, name), column=new.name)
+def _raise_pending(connection: Connection, most: int, target: TargetTable, column: str) -> NoReturn:
+    pending = count_pending(connection, target, column)
+    raise StillPending(
+        f"{pending} rows of {target} are pending: expected at most {most} (SWAP_MAX_PENDING_ROWS)",
+        state="nothing was exchanged; search reads the old column",
+        next_step="run the backfill again: bge-pipeline migrate",
+    )
+
+
+def _use_pending_index(connection: Connection) -> None:
+    # The planner may believe that most rows are pending and read the table to find one; the index settles it.
+    connection.execute(text("SET LOCAL enable_seqscan = off"))
 
 
 def _verify_under_lock(
@@ -253,8 +293,7 @@ def _verify_under_lock(
         )
     require_space(new, space, target)
     require_forward(new, settings, target)  # another process may have swapped and gone back meanwhile
-    # The planner may believe that most rows are pending and read the table to find one; the index settles it.
-    connection.execute(text("SET LOCAL enable_seqscan = off"))
+    _use_pending_index(connection)
     _check_pending(connection, settings, target, new.name)
     _check_dependents(connection, settings, state)
     if not any(i.name == index and i.valid for i in indexes_on(connection, state.table.oid, new.number)):
@@ -269,24 +308,27 @@ def _result(
     settings: Settings,
     state: MigrationState,
     index: BuildResult,
+    plan: IndexPlan,
     previous_column: str | None,
     gate: GateResult | None,
-    *,
-    exchanged: bool,
-    milliseconds: float,
+    exchange: _Exchange | None,
 ) -> SwapResult:
+    exchanged = exchange is not None
+    exchange = exchange or _Exchange()
     return SwapResult(
         table=str(state.table.target),
         column=state.table.target.embedding_column,
         exchanged=exchanged,
         previous_column=previous_column,
         index_name=index.name,
-        index_method=settings.index_method,
+        index_method=plan.method,
         index_built=index.built,
         index_seconds=index.seconds,
         index_bytes=index.bytes,
         maintenance_work_mem_mb=index.maintenance_work_mem_mb,
-        lock_milliseconds=milliseconds,
+        lock_milliseconds=(exchange.ended_at - exchange.locked_at) * 1_000,
+        writer_pause_milliseconds=(exchange.ended_at - exchange.writers_locked_at) * 1_000,
+        last_rows=exchange.last_rows,
         not_null_dropped=exchanged and state.table.embedding.not_null,
         gate=gate,
         notices=_notices(settings, state) if exchanged else (),

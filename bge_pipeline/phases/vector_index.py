@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sqlalchemy import Connection
+
 from bge_pipeline.database.catalog import Column
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.index_build import BuildProgress, BuildResult, build_concurrently
 from bge_pipeline.database.indexes import (
+    HNSW_EF_CONSTRUCTION,
+    HNSW_M,
     MEBIBYTE,
+    MOST_DIMENSIONS_OF_VECTOR,
     IndexPlan,
+    IndexShape,
     create_index_statement,
     plan_index,
+    vector_indexes_on,
 )
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.space import EmbeddingSpace
@@ -22,13 +29,21 @@ from bge_pipeline.settings import Settings
 
 def build_index(
     database: Database, settings: Settings, *, on_progress: Callable[[BuildProgress], None] | None = None
-) -> BuildResult:
-    """Build the vector index on the column that the migration fills, unless it is there and valid."""
+) -> tuple[BuildResult, IndexPlan]:
+    """Build the vector index on the column that the migration fills, unless one of its shape is there and valid."""
     target = TargetTable.from_settings(settings)
     with database.autocommit() as connection:
-        column, space = filled_column(read_state(connection, target))
+        state = read_state(connection, target)
+        column, space = filled_column(state)
         rows = int(connection.execute(target.sql("SELECT count(*) FROM {table}")).scalar_one())
-    plan = plan_vector_index(settings, space, rows)
+        plan = plan_vector_index(settings, space, rows, index_to_resemble(connection, state))
+        there = [
+            index
+            for index in vector_indexes_on(connection, state.table.oid, column.number)
+            if index.valid and _is_of(IndexShape.of(index.definition), plan)
+        ]
+    if there:
+        return BuildResult(there[0].name, False, 0.0, there[0].bytes, 0), plan
     name = target.vector_index(target.column_for(space.dimensions), space.fingerprint, plan.method)
     statement = create_index_statement(target, column.name, name, plan)
     result = build_concurrently(
@@ -42,21 +57,49 @@ def build_index(
     )
     with database.autocommit() as connection:
         connection.execute(target.sql("ANALYZE {table} ({column})", column=column.name))
-    return result
+    return result, plan
 
 
-def plan_vector_index(settings: Settings, space: EmbeddingSpace, rows: int) -> IndexPlan:
-    """The vector index that the settings ask for on a table of `rows` rows."""
+def plan_vector_index(settings: Settings, space: EmbeddingSpace, rows: int, resembled: IndexShape | None) -> IndexPlan:
+    """The vector index that the settings ask for on a table of `rows` rows.
+
+    Args:
+        settings: INDEX_*.
+        space: of the column.
+        rows: of the table.
+        resembled: what is left to `auto` is as this one has it; None: IVFFlat over float32 and the cosine.
+    """
+    like = resembled or IndexShape("ivfflat", "vector", "cosine")
+    element = like.element if settings.index_element == "auto" else settings.index_element
+    if settings.index_element == "auto" and space.dimensions > MOST_DIMENSIONS_OF_VECTOR:
+        element = "halfvec"
     return plan_index(
         rows,
         space.dimensions,
-        method=settings.index_method,
-        element=settings.index_element,
+        method=like.method if settings.index_method == "auto" else settings.index_method,
+        element=element,
+        metric=like.metric,
         lists=settings.index_lists,
-        m=settings.index_m,
-        ef_construction=settings.index_ef_construction,
+        m=settings.index_m or like.m or HNSW_M,
+        ef_construction=settings.index_ef_construction or like.ef_construction or HNSW_EF_CONSTRUCTION,
         max_memory_bytes=settings.index_max_memory_mb * MEBIBYTE if settings.index_max_memory_mb else None,
     )
+
+
+def index_to_resemble(connection: Connection, state: MigrationState) -> IndexShape | None:
+    """The shape of the vector index by which the application searches, or searched before expand dropped it."""
+    embedding = state.table.embedding
+    definitions = [
+        index.definition for index in vector_indexes_on(connection, state.table.oid, embedding.number) if index.valid
+    ]
+    if state.new is not None and state.new.note is not None:
+        definitions += state.new.note.dropped_indexes
+    shapes = (IndexShape.of(definition) for definition in definitions)
+    return next((shape for shape in shapes if shape is not None), None)
+
+
+def _is_of(shape: IndexShape | None, plan: IndexPlan) -> bool:
+    return shape is not None and (shape.method, shape.element, shape.metric) == (plan.method, plan.element, plan.metric)
 
 
 def filled_column(state: MigrationState) -> tuple[Column, EmbeddingSpace]:

@@ -28,7 +28,7 @@ def notes(database, column):
 
 @pytest.fixture
 def writer(database, notes):
-    with VectorWriter(database, notes, "v", 3, INTEGERS, 2) as writer:
+    with VectorWriter(database, notes, "v", 3, INTEGERS, 2, max_lock_ms=1_000, max_rows=1_000) as writer:
         yield writer
 
 
@@ -43,21 +43,21 @@ def vectors(database):
 
 
 def test_each_row_gets_its_own_vector(database, notes, writer):
-    assert writer.write(*read(database, notes)) == 5
+    assert writer.write(*read(database, notes)).rows == 5
     assert vectors(database) == ["[0,0]", "[1,-1]", "[2,-2]", "[3,-3]", "[4,-4]"]
 
 
 def test_batches_follow_each_other_on_one_connection(database, notes, writer):
     writer.write(*read(database, notes))
     execute(database, "UPDATE notes SET v = NULL WHERE id > 3")
-    assert writer.write(*read(database, notes)) == 2
+    assert writer.write(*read(database, notes)).rows == 2
     assert scalar(database, "SELECT count(*) FROM notes WHERE v IS NULL") == 0
 
 
 def test_a_row_edited_since_it_was_read_stays_pending(database, notes, writer):
     batch, values = read(database, notes)
     execute(database, "UPDATE notes SET text = 'changed' WHERE id = 2")
-    assert writer.write(batch, values) == 4
+    assert writer.write(batch, values).rows == 4
     assert vectors(database)[1] is None
 
 
@@ -66,20 +66,20 @@ def test_a_row_that_changed_but_for_its_text_is_written(database, notes, writer)
     batch, values = read(database, notes)
     execute(database, "ALTER TABLE notes ADD COLUMN seen int")
     execute(database, "UPDATE notes SET seen = id WHERE id > 1")
-    assert writer.write(batch, values) == 5
+    assert writer.write(batch, values).rows == 5
 
 
 def test_a_row_filled_since_it_was_read_keeps_what_it_has(database, notes, writer):
     batch, values = read(database, notes)
     execute(database, "UPDATE notes SET v = '[7,7]' WHERE id = 2")
-    assert writer.write(batch, values) == 4
+    assert writer.write(batch, values).rows == 4
     assert vectors(database)[1] == "[7,7]"
 
 
 def test_a_row_deleted_since_it_was_read_does_not_come_back(database, notes, writer):
     batch, values = read(database, notes)
     execute(database, "DELETE FROM notes WHERE id = 2")
-    assert writer.write(batch, values) == 4
+    assert writer.write(batch, values).rows == 4
     assert scalar(database, "SELECT count(*) FROM notes") == 4
 
 
@@ -88,7 +88,7 @@ def test_a_row_that_the_application_has_locked_is_skipped_not_waited_for(databas
     with application(database) as other:
         other.exec_driver_sql("SELECT * FROM notes WHERE id = 3 FOR UPDATE")
         started = time.perf_counter()
-        assert writer.write(batch, values) == 4
+        assert writer.write(batch, values).rows == 4
         assert time.perf_counter() - started < 0.3
     assert vectors(database)[2] is None
 
@@ -97,7 +97,7 @@ def test_an_update_that_is_not_committed_is_skipped_and_survives(database, notes
     batch, values = read(database, notes)
     with application(database) as other:
         other.exec_driver_sql("UPDATE notes SET text = 'changed' WHERE id = 3")
-        assert writer.write(batch, values) == 4
+        assert writer.write(batch, values).rows == 4
         other.commit()
     assert execute(database, "SELECT text, v FROM notes WHERE id = 3") == [("changed", None)]
 
@@ -106,7 +106,7 @@ def test_a_row_locked_against_deletion_only_is_written(database, notes, writer):
     batch, values = read(database, notes)
     with application(database) as other:
         other.exec_driver_sql("SELECT * FROM notes WHERE id = 3 FOR KEY SHARE")
-        assert writer.write(batch, values) == 5
+        assert writer.write(batch, values).rows == 5
 
 
 def test_a_trigger_that_waits_for_the_application_gives_way_before_a_deadlock(database, notes, writer):
@@ -120,10 +120,10 @@ def test_a_trigger_that_waits_for_the_application_gives_way_before_a_deadlock(da
     batch, values = read(database, notes)
     with application(database) as other:
         other.exec_driver_sql("UPDATE counters SET n = 100")
-        assert writer.write(batch, values) == 0
+        assert writer.write(batch, values).rows == 0
         other.exec_driver_sql("UPDATE notes SET text = 'mine' WHERE id = 1")
         other.commit()
-    assert writer.write(*read(database, notes)) == 5
+    assert writer.write(*read(database, notes)).rows == 5
     assert scalar(database, "SELECT n FROM counters") == 106
 
 
@@ -139,7 +139,7 @@ def test_a_connection_that_was_ended_is_a_database_error_and_the_next_attempt_op
         writer._connection.connection.dbapi_connection.close()
     with pytest.raises(DBAPIError):
         writer.write(batch, values)
-    assert writer.write(batch, values) == 4
+    assert writer.write(batch, values).rows == 4
     assert scalar(database, "SELECT count(*) FROM notes WHERE v IS NULL") == 0
 
 
@@ -151,7 +151,7 @@ def test_a_vector_of_other_dimensions_is_refused_by_the_database(database, notes
 
 
 def test_nothing_of_the_writer_is_left_when_it_is_closed(database, notes):
-    with VectorWriter(database, notes, "v", 3, INTEGERS, 2) as writer:
+    with VectorWriter(database, notes, "v", 3, INTEGERS, 2, max_lock_ms=1_000, max_rows=1_000) as writer:
         writer.write(*read(database, notes))
     assert scalar(database, f"SELECT count(*) FROM pg_stat_activity WHERE {OTHERS} AND state <> 'idle'") == 0
     assert scalar(database, "SHOW enable_seqscan") == "on"
@@ -161,16 +161,22 @@ def test_uuids_are_matched_as_uuids(database):
     execute(database, "CREATE TABLE notes (id uuid PRIMARY KEY, text text, v vector(2))")
     execute(database, "INSERT INTO notes SELECT gen_random_uuid(), 'text' FROM generate_series(1, 5)")
     target = replace(SEGMENTS, table="notes", embedding_column="v")
-    with VectorWriter(database, target, "v", 3, UUIDS, 2) as writer:
-        assert writer.write(*read(database, target)) == 5
-    assert vectors(database) == ["[0,0]", "[1,-1]", "[2,-2]", "[3,-3]", "[4,-4]"]
+    with VectorWriter(database, target, "v", 3, UUIDS, 2, max_lock_ms=1_000, max_rows=1_000) as writer:
+        batch, values = read(database, target)
+        assert writer.write(batch, values).rows == 5
+    assert dict(execute(database, "SELECT id::text, v::text FROM notes")) == {
+        row: f"[{i},{-i}]" if i else "[0,0]" for i, row in enumerate(batch.ids)
+    }
 
 
 def test_vectors_too_long_for_a_page_are_staged_too(database):
     execute(database, "CREATE TABLE notes (id int PRIMARY KEY, text text, v vector(3000))")
     execute(database, "INSERT INTO notes VALUES (1, 'a')")
     target = replace(SEGMENTS, table="notes", embedding_column="v")
-    with database.autocommit() as connection, VectorWriter(database, target, "v", 3, INTEGERS, 3000) as writer:
+    with (
+        database.autocommit() as connection,
+        VectorWriter(database, target, "v", 3, INTEGERS, 3000, max_lock_ms=1_000, max_rows=1_000) as writer,
+    ):
         (batch,) = read_pending(connection, target, "v", 10)
-        assert writer.write(batch, np.ones((1, 3000), np.float32)) == 1
+        assert writer.write(batch, np.ones((1, 3000), np.float32)).rows == 1
     assert scalar(database, "SELECT vector_dims(v) FROM notes") == 3000

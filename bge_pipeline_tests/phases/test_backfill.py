@@ -133,7 +133,10 @@ class TestBesideALiveApplication:
 
         def edit(texts):
             if not edited:
-                edited.append(execute(expanded, "UPDATE segments SET text = 'edited meanwhile' WHERE id IN (1, 2)"))
+                two = list(dict.fromkeys(texts))[:2]
+                edited.append(
+                    execute(expanded, "UPDATE segments SET text = 'edited meanwhile' WHERE text = ANY(:two)", two=two)
+                )
 
         result = backfill(expanded, settings, Wrapped(before=edit))
         assert (result.rows, result.left_changed, result.pending_after) == (300, 2, 0)

@@ -349,18 +349,15 @@ class TestTheExchange:
 
     def test_waits_for_no_old_model(self, migrating, settings, monkeypatch):
         backfill(migrating, settings, NEXT)
-        ordinary = swap_module.lock_for_exchange
+        ordinary = swap_module.lock_out_writers
 
-        def lock(connection, state):
+        def lock(connection, target):
             if not pending_ids(migrating, "embedding"):
                 insert(migrating, "one")
-                raise StillPending
-            ordinary(connection, state)
+                raise swap_module.StillPending("rows are pending")
+            ordinary(connection, target)
 
-        class StillPending(swap_module._StillPending):
-            """Rows are pending."""
-
-        monkeypatch.setattr(swap_module, "lock_for_exchange", lock)
+        monkeypatch.setattr(swap_module, "lock_out_writers", lock)
         monkeypatch.setattr(backfill_module, "CompanionKeeper", lambda *_, **__: pytest.fail("the moment was missed"))
         assert swap(migrating, settings, NEXT).exchanged
         assert len(pending_ids(migrating, "embedding_384")) == 1

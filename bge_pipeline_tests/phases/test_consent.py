@@ -187,7 +187,7 @@ class TestAfterARollback:
     ):
         fill(database, quiet)
         searched = vectors(database)
-        compact = swap_module._compact_pending_index
+        compact = swap_module.compact_pending_index
         meanwhile = []
 
         def swap_and_go_back_meanwhile(*arguments):
@@ -197,7 +197,7 @@ class TestAfterARollback:
                 swap(database, quiet)
                 rollback(database, quiet)
 
-        monkeypatch.setattr(swap_module, "_compact_pending_index", swap_and_go_back_meanwhile)
+        monkeypatch.setattr(swap_module, "compact_pending_index", swap_and_go_back_meanwhile)
         with pytest.raises(ConsentRequired, match="rolled back"):
             swap_as_it_is(database, quiet, EmbeddingsService(ENCODER, quiet))
         assert vectors(database) == searched

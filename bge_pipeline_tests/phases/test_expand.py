@@ -54,22 +54,34 @@ def test_a_second_call_changes_nothing(database, settings):
     assert require_table(database, settings).new.note.dropped_indexes, "the way back is not forgotten"
 
 
-@pytest.mark.parametrize("interrupted_after", ["the column", "the index of pending rows"])
-def test_an_interrupted_expand_is_finished_by_the_next(database, settings, interrupted_after):
+def test_an_interrupted_expand_is_finished_by_the_next(database, settings):
     pristine = schema_of(database)
     expand(database, settings, ENCODER.space)
     whole = schema_of(database)
-    pending = SEGMENTS.pending_index("embedding_384", ENCODER.space.fingerprint)
     execute(
         database, f"CREATE INDEX {INDEX} ON segments USING ivfflat (embedding vector_cosine_ops) WITH (lists = '1')"
     )
-    if interrupted_after == "the column":
-        execute(database, f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{pending}'::regclass")
     assert schema_of(database) != whole
     expand(database, settings, ENCODER.space)
     assert schema_of(database) == whole
     collapse(database, settings)
     assert set(pristine) <= set(schema_of(database))
+
+
+@pytest.mark.parametrize(("own", "meanwhile"), [(None, 1500), (4000, 1500), (1000, 1000)])
+def test_vectors_go_out_of_line_until_collapse_puts_the_table_back(database, settings, own, meanwhile):
+    def target():
+        options = scalar(database, "SELECT reloptions FROM pg_class WHERE oid = 'segments'::regclass")
+        found = [int(option.partition("=")[2]) for option in options or [] if option.startswith("toast_tuple_target=")]
+        return found[0] if found else None
+
+    if own is not None:
+        execute(database, f"ALTER TABLE segments SET (toast_tuple_target = {own})")
+    expand(database, settings, ENCODER.space)
+    assert target() == meanwhile
+    expand(database, settings, ENCODER.space)
+    collapse(database, settings)
+    assert target() == own
 
 
 def test_old_index_keep_leaves_search_as_fast_as_it_was(database, make_settings):

@@ -23,8 +23,9 @@ from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import SwapRefused
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
-from bge_pipeline.phases.migrate import migrate, swap_when_caught_up
+from bge_pipeline.phases.migrate import migrate
 from bge_pipeline.phases.status import read_status
+from bge_pipeline.phases.swap import swap
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.roads import alembic_config, environment
 from bge_pipeline_tests.support import ENCODER, execute, fill, store_vectors
@@ -74,7 +75,7 @@ def test_the_swap_refuses_it(database: Database, settings: Settings, damage: Dam
     spoil(database, damage)
 
     with pytest.raises(SwapRefused, match="quality gate"):
-        swap_when_caught_up(database, settings, EmbeddingsService(ENCODER, settings))
+        swap(database, settings, EmbeddingsService(ENCODER, settings))
 
     status = read_status(database, settings)
     assert (status.phase, status.dimensions) == ("backfilled", 1536)
@@ -98,7 +99,7 @@ def test_a_real_model_with_another_pooling_is_refused(
     overwrite(database, rows, wrong.encode_texts(rows.texts))
 
     with pytest.raises(SwapRefused, match="stored_vectors_matching") as caught:
-        swap_when_caught_up(database, settings, service)
+        swap(database, settings, service)
 
     assert "known_item_success" not in str(caught.value)
     assert read_status(database, settings).phase == "backfilled"
@@ -117,7 +118,7 @@ def test_a_right_model_on_a_few_short_texts_beside_hashed_old_vectors_is_let_thr
     expand(database, settings, service.space)
     backfill(database, settings, service.encoder)
 
-    assert swap_when_caught_up(database, settings, service).exchanged
+    assert swap(database, settings, service).exchanged
 
 
 def test_a_model_that_is_cut_short_all_along_is_refused(
@@ -133,7 +134,7 @@ def test_a_model_that_is_cut_short_all_along_is_refused(
     backfill(database, settings, service.encoder)
 
     with pytest.raises(SwapRefused, match="read_whole"):
-        swap_when_caught_up(database, settings, service)
+        swap(database, settings, service)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -156,7 +157,7 @@ def test_an_override_goes_on_and_is_recorded(database: Database, make_settings: 
     fill(database, settings)
     spoil(database, shuffled)
 
-    result = swap_when_caught_up(database, settings, EmbeddingsService(ENCODER, settings))
+    result = swap(database, settings, EmbeddingsService(ENCODER, settings))
 
     assert result.exchanged
     assert result.gate is not None
@@ -196,4 +197,4 @@ def test_labelled_queries_that_the_new_model_answers_worse_stop_the_swap(
     fill(database, settings, blind)
 
     with pytest.raises(SwapRefused, match="ndcg_retained"):
-        swap_when_caught_up(database, settings, EmbeddingsService(blind, settings))
+        swap(database, settings, EmbeddingsService(blind, settings))

@@ -53,7 +53,9 @@ class TestDiskFull:
             backfill(database, settings, ENCODER)
         assert time.perf_counter() - started < 10  # five attempts pause for 15 s
         assert "No space left on device" in refused.value.message
-        assert refused.value.state == "100 rows are committed, nothing is lost"
+        committed = 300 - len(pending_ids(database))
+        assert committed >= 100
+        assert refused.value.state == f"{committed} rows are committed, nothing is lost"
         assert "free space" in refused.value.next_step
 
     def test_it_resumes_when_there_is_space_again(self, database, make_settings):
@@ -63,7 +65,9 @@ class TestDiskFull:
         with pytest.raises(DiskFull):
             backfill(database, settings, ENCODER)
         execute(database, "DROP TRIGGER extends ON segments")
-        assert backfill(database, settings, ENCODER).rows == 200
+        left = len(pending_ids(database))
+        assert 0 < left <= 200
+        assert backfill(database, settings, ENCODER).rows == left
         assert pending_ids(database) == []
 
     def test_other_statements_say_so_too(self, database):

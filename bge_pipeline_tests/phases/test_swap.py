@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -21,11 +22,13 @@ from bge_pipeline.phases.status import read_status
 from bge_pipeline_tests.support import (
     ENCODER,
     SEGMENTS,
+    Wrapped,
     application,
     columns_of,
     execute,
     fill,
     fill_and_swap,
+    pending_ids,
     scalar,
     schema_of,
     swap,
@@ -45,19 +48,33 @@ def filled(database, settings):
 
 def before_the_lock(monkeypatch, act):
     """Run `act` after every check that is made without the lock and before the lock is taken."""
-    original = swap_module.rebuild_concurrently
+    original = swap_module.compact_pending_index
 
-    def rebuild(*args, **keywords):
+    def compact(*args, **keywords):
         original(*args, **keywords)
         act()
 
-    monkeypatch.setattr(swap_module, "rebuild_concurrently", rebuild)
+    monkeypatch.setattr(swap_module, "compact_pending_index", compact)
 
 
-def refuses(database, settings, error=SwapRefused, match=None):
+LATE = "UPDATE segments SET text = text || ' late' WHERE id <= 40"
+
+
+def before_writers_are_locked_out(monkeypatch, act):
+    """Run `act` after the catch-up and before each attempt to lock."""
+    original = swap_module.lock_out_writers
+
+    def lock(*arguments):
+        act()
+        original(*arguments)
+
+    monkeypatch.setattr(swap_module, "lock_out_writers", lock)
+
+
+def refuses(database, settings, error=SwapRefused, match=None, encoder=ENCODER):
     before = {name: columns_of(database)[name] for name in ("embedding", "embedding_384")}
     with pytest.raises(error, match=match) as refused:
-        swap(database, settings)
+        swap(database, settings, encoder)
     assert columns_of(database).items() >= before.items()
     return refused.value
 
@@ -158,21 +175,12 @@ class TestWhatIsVerified:
         refusal = refuses(database, settings, match="300 rows of .* are pending")
         assert "migrate" in refusal.next_step
 
-    def test_pending_rows_may_be_allowed(self, filled, make_settings):
+    @pytest.mark.parametrize(("most", "left"), [(4, 0), (5, 5)])
+    def test_pending_rows_may_be_allowed(self, filled, make_settings, monkeypatch, most, left):
+        monkeypatch.setattr(swap_module, "backfill", lambda *_, **__: None)  # the catch-up
         execute(filled, "UPDATE segments SET text = 'changed' WHERE id <= 5")
-        refuses(filled, make_settings(swap_max_pending_rows=4), match="5 rows")
-        assert swap(filled, make_settings(swap_max_pending_rows=5)).exchanged
-
-    def test_a_row_that_becomes_pending_just_before_the_lock(self, filled, settings, monkeypatch):
-        original = swap_module.lock_for_exchange
-
-        def lock(*arguments):
-            execute(filled, "UPDATE segments SET text = text || ' late' WHERE id = 9")
-            original(*arguments)
-
-        monkeypatch.setattr(swap_module, "lock_for_exchange", lock)
-        refuses(filled, settings, match="1 rows")
-        assert require_table(filled, settings).phase == "expanded"
+        assert swap(filled, make_settings(swap_max_pending_rows=most)).last_rows == 5 - left
+        assert len(pending_ids(filled, "embedding")) == left
 
     def test_a_view_that_is_created_after_the_last_look(self, filled, settings, monkeypatch):
         before_the_lock(monkeypatch, lambda: execute(filled, "CREATE VIEW late AS SELECT embedding FROM segments"))
@@ -217,16 +225,14 @@ class TestWhatIsVerified:
         refuses(filled, settings, EmbeddingSpaceMismatch)
 
     def test_that_nobody_else_exchanged_the_columns_meanwhile(self, filled, settings, monkeypatch):
-        original = swap_module.rebuild_concurrently
         once = []
 
-        def rebuild(*args, **keywords):
-            original(*args, **keywords)
+        def exchange_meanwhile():
             if not once:
                 once.append(1)
                 swap(filled, settings)
 
-        monkeypatch.setattr(swap_module, "rebuild_concurrently", rebuild)
+        before_the_lock(monkeypatch, exchange_meanwhile)
         with pytest.raises(PhaseError, match="by another process"):
             swap(filled, settings)
         assert require_table(filled, settings).phase == "swapped"
@@ -272,22 +278,73 @@ class TestBesideALiveApplication:
         assert swap(filled, settings).exchanged
         assert wrong_vectors(filled, ENCODER, "embedding") == []
 
-    def test_it_waits_for_a_moment_in_which_nothing_is_pending(self, filled, settings, monkeypatch):
-        original, rounds = swap_module.lock_for_exchange, []
+    def test_rows_that_come_after_the_catch_up_are_embedded_while_writers_wait(self, filled, settings, monkeypatch):
+        before_writers_are_locked_out(monkeypatch, lambda: execute(filled, LATE))
+        result = swap(filled, settings)
+        assert (result.exchanged, result.last_rows) == (True, 40)
+        assert result.writer_pause_milliseconds >= result.lock_milliseconds
+        assert wrong_vectors(filled, ENCODER, "embedding") == []
 
-        def lock(*arguments):
+    def test_readers_go_on_while_the_last_rows_are_embedded(self, filled, settings, monkeypatch):
+        read, wrote = [], []
+
+        def look(texts):
+            if "late" in texts[0]:
+                with application(filled) as other:
+                    read.append(other.exec_driver_sql("SELECT count(*) FROM segments").scalar_one())
+                    other.exec_driver_sql("SET lock_timeout = '20ms'")
+                    with pytest.raises(DBAPIError, match="lock timeout"):
+                        other.exec_driver_sql("UPDATE segments SET speaker_label = 'x' WHERE id = 1")
+                    wrote.append("waits")
+
+        before_writers_are_locked_out(monkeypatch, lambda: execute(filled, LATE))
+        assert swap(filled, settings, Wrapped(before=look)).exchanged
+        assert (read[:1], wrote[:1]) == ([300], ["waits"])
+
+    def test_it_gives_way_when_writers_would_wait_too_long_and_says_what_it_needs(
+        self, filled, make_settings, monkeypatch
+    ):
+        settings = make_settings(swap_max_writer_pause_ms=100)
+        rounds = []
+
+        def late():
             rounds.append(1)
-            if len(rounds) < 4:
-                execute(filled, "UPDATE segments SET text = text || ' late' WHERE id = 9")
-            original(*arguments)
+            execute(filled, LATE)
 
-        monkeypatch.setattr(swap_module, "lock_for_exchange", lock)
-        assert swap(filled, settings).exchanged
-        assert len(rounds) == 4
+        before_writers_are_locked_out(monkeypatch, late)
+        encoder = Wrapped(before=lambda texts: time.sleep(0.2) if "late" in texts[0] else None)
+        refusal = refuses(filled, settings, match="40 rows .* take .* ms to embed", encoder=encoder)
+        assert "SWAP_MAX_WRITER_PAUSE_MS=" in refusal.next_step
+        assert len(rounds) == swap_module._CATCH_UP_ROUNDS
+
+    def test_it_comes_to_an_end_in_a_storm_of_writes(self, filled, settings):
+        stop, written = threading.Event(), []
+
+        def storm(first):
+            with application(filled) as writer:
+                autocommit = writer.execution_options(isolation_level="AUTOCOMMIT")
+                while not stop.is_set():
+                    row = first + len(written) % 50
+                    autocommit.exec_driver_sql(f"UPDATE segments SET text = 'again {len(written)}' WHERE id = {row}")
+                    written.append(row)
+
+        threads = [threading.Thread(target=storm, args=(first,)) for first in (1, 101)]
+        for thread in threads:
+            thread.start()
+        try:
+            wait_until(lambda: len(written) > 20)
+            result = swap(filled, settings)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        assert result.exchanged
+        backfill(filled, settings, ENCODER)
+        assert wrong_vectors(filled, ENCODER, "embedding") == []
 
     def test_a_table_that_stays_busy_is_given_up_and_nothing_exchanged(self, filled, make_settings, monkeypatch):
         with application(filled) as other:
-            before_the_lock(
+            before_writers_are_locked_out(
                 monkeypatch,
                 lambda: other.exec_driver_sql("UPDATE segments SET speaker_label = 'x' WHERE id = 1"),
             )
@@ -306,7 +363,7 @@ class TestBesideALiveApplication:
                     reader.rollback()
 
         with application(filled) as other:
-            before_the_lock(monkeypatch, lambda: other.exec_driver_sql("SELECT * FROM segments LIMIT 1"))
+            before_writers_are_locked_out(monkeypatch, lambda: other.exec_driver_sql("SELECT * FROM segments LIMIT 1"))
             thread = threading.Thread(target=query)
             thread.start()
             try:

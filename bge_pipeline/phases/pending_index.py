@@ -1,0 +1,76 @@
+"""The index of pending rows: built when few are left, so that the updates before stay HOT."""
+
+from __future__ import annotations
+
+import logging
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.index_build import build_concurrently, rebuild_concurrently
+from bge_pipeline.database.operator import operating
+from bge_pipeline.database.pending import (
+    count_pending_at_most,
+    has_pending_index,
+    pending_index_statement,
+    pending_share,
+)
+from bge_pipeline.database.privileges import owns
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.embedding.space import EmbeddingSpace
+from bge_pipeline.errors import OperatorBusy
+from bge_pipeline.phases.state import read_state, space_of
+from bge_pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_FEW = 1_000
+_FEW_SHARE = 0.01
+
+
+def build_pending_index(database: Database, target: TargetTable, column: str, space: EmbeddingSpace) -> None:
+    """Build the index of rows without a vector in `column`, unless it is there."""
+    name = pending_index_name(target, space)
+    build_concurrently(database, target, name, pending_index_statement(target, column, name), column=column)
+
+
+def compact_pending_index(database: Database, target: TargetTable, column: str, space: EmbeddingSpace) -> None:
+    """Rid the index of the entries of rows that were embedded since, which a check under a lock would step over."""
+    name = pending_index_name(target, space)
+    with database.autocommit() as connection:
+        is_there = has_pending_index(connection, target, column)
+    make = rebuild_concurrently if is_there else build_concurrently
+    make(database, target, name, pending_index_statement(target, column, name), column=column)
+
+
+def pending_index_name(target: TargetTable, space: EmbeddingSpace) -> str:
+    """Its name: for the column as it was when it was new, since an exchange does not rename the index."""
+    return target.pending_index(target.column_for(space.dimensions), space.fingerprint)
+
+
+def rows_that_are_few(rows: int) -> int:
+    """Pending rows of a table of so many rows that count as few."""
+    return max(_FEW, int(_FEW_SHARE * rows))
+
+
+def index_when_few_are_left(database: Database, settings: Settings) -> None:
+    """Build the index of the new column's pending rows if the bulk of them is done, and this process may build it now.
+
+    Where it cannot, the swap does.
+    """
+    target = TargetTable.from_settings(settings)
+    with database.autocommit() as connection:
+        state = read_state(connection, target)
+        space = space_of(state.new) if state.new is not None else None
+        if state.new is None or space is None or has_pending_index(connection, target, state.new.name):
+            return
+        few = rows_that_are_few(state.table.estimated_rows)
+        if (
+            not owns(connection, target)
+            or pending_share(connection, target, state.new.name) > 2 * _FEW_SHARE
+            or count_pending_at_most(connection, target, state.new.name, few + 1) > few
+        ):
+            return
+    try:
+        with operating(database, settings.model_copy(update={"operator_wait_seconds": 0.0}), "index what is pending"):
+            build_pending_index(database, target, state.new.name, space)
+    except OperatorBusy as busy:
+        logger.debug("the index of pending rows is left to the swap: %s", busy.message)
