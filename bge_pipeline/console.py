@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from bge_pipeline.database.index_build import BuildProgress
+from bge_pipeline.database.build_progress import BuildProgress
 from bge_pipeline.phases.backfill import BackfillProgress
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,8 @@ def index_progress() -> Iterator[Callable[[BuildProgress], None]]:
 
         def show(state: BuildProgress) -> None:
             total = None if state.fraction is None else 1.0
-            progress.update(task, description=state.phase, total=total, completed=state.fraction or 0.0)
+            description = f"{state.phase}; waits for {state.waits_for}" if state.waits_for else state.phase
+            progress.update(task, description=escape(description), total=total, completed=state.fraction or 0.0)
 
         yield show
 
@@ -115,6 +117,8 @@ def _log_backfill(throttle: Throttle) -> Callable[[BackfillProgress], None]:
 def _log_index(throttle: Throttle) -> Callable[[BuildProgress], None]:
     def log(state: BuildProgress) -> None:
         if throttle.passes():
-            logger.info("index: %s%s", state.phase, "" if state.fraction is None else f", {state.fraction:.0%}")
+            done = "" if state.fraction is None else f", {state.fraction:.0%}"
+            waits = f", waits for {state.waits_for}" if state.waits_for else ""
+            logger.info("index: %s%s%s", state.phase, done, waits)
 
     return log

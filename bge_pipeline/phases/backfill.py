@@ -15,6 +15,7 @@ from bge_pipeline.database.catalog import Column, describe_table
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.ids import IdRange
 from bge_pipeline.database.journal import record
+from bge_pipeline.database.lock_holders import find_holders, shown_holders
 from bge_pipeline.database.pending import count_pending, quarantine_is_usable
 from bge_pipeline.database.pooler import require_session
 from bge_pipeline.database.privileges import require_privileges
@@ -190,10 +191,13 @@ def _fill(
         stop=stop,
     )
     if pending and not stop.is_set():
+        with database.autocommit() as connection:
+            holders = find_holders(connection, str(target))
         logger.warning(
             "%d rows are still pending: locked, or edited all the while by the application or by a trigger of its own; "
-            "run the backfill again",
+            "run the backfill again. Who has written to the table in a transaction that is still open: %s",
             pending,
+            shown_holders(holders) or "nobody",
         )
     if totals.truncated:
         logger.warning(

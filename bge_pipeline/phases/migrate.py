@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from bge_pipeline.database.build_progress import BuildProgress
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.index_build import BuildProgress
 from bge_pipeline.database.operator import operating
 from bge_pipeline.database.reader import sample_texts
 from bge_pipeline.database.target import TargetTable

@@ -10,10 +10,11 @@ from typing import Any
 
 from sqlalchemy import Connection, TextClause, text
 
+from bge_pipeline.database.build_progress import BuildProgress
 from bge_pipeline.database.catalog import Column, describe_table
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.dependents import find_bound
-from bge_pipeline.database.index_build import BuildProgress, BuildResult, rebuild_concurrently
+from bge_pipeline.database.index_build import BuildResult, rebuild_concurrently
 from bge_pipeline.database.indexes import create_index_statement, indexes_on
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.locks import lock_timeout_statement
