@@ -61,12 +61,14 @@ def backfill_progress() -> Iterator[Callable[[BackfillProgress], None]]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]} rows/s"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[held]}", style="yellow", markup=False),
     )
     with Progress(*columns, console=stderr) as progress:
-        task = progress.add_task("backfill", total=None, rate="-")
+        task = progress.add_task("backfill", total=None, rate="-", held="")
 
         def show(state: BackfillProgress) -> None:
-            progress.update(task, total=state.total, completed=state.written, rate=f"{state.rows_per_second:,.0f}")
+            rate = f"{state.rows_per_second:,.0f}"
+            progress.update(task, total=state.total, completed=state.written, rate=rate, held=state.held or "")
 
         yield show
 
@@ -109,7 +111,10 @@ def loading_progress(total: int | None) -> Iterator[Callable[[int], None]]:
 def _log_backfill(throttle: Throttle) -> Callable[[BackfillProgress], None]:
     def log(state: BackfillProgress) -> None:
         if state.written >= state.total or throttle.passes():
-            logger.info("backfill: %d of %d rows, %.0f rows/s", state.written, state.total, state.rows_per_second)
+            held = f"; held back: {state.held}" if state.held else ""
+            logger.info(
+                "backfill: %d of %d rows, %.0f rows/s%s", state.written, state.total, state.rows_per_second, held
+            )
 
     return log
 

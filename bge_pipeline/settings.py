@@ -113,6 +113,22 @@ class Settings(BaseSettings):
         description="skip: the application's triggers do not see the backfill; for a role that may set session_replication_role",
     )
 
+    max_rows_per_second: int | None = Field(
+        None, ge=1, description="most rows that a backfill writes in a second; unset: no limit"
+    )
+    max_replication_lag_mb: int | None = Field(
+        None,
+        ge=1,
+        description="a backfill waits while a standby or a replication slot lags farther behind, until it has caught up; "
+        "unset: it does not look",
+    )
+    max_search_slowdown: float | None = Field(
+        None,
+        gt=1,
+        description="a backfill pauses between batches while the p95 of a probe search is more than so many times what it "
+        "was before the backfill; unset: it does not look",
+    )
+
     # Index and swap
     index_method: Literal["ivfflat", "hnsw"] = Field("ivfflat", description="kind of the new vector index")
     index_element: Literal["vector", "halfvec"] = Field(

@@ -53,7 +53,9 @@ def log_backfill(log: dg.DagsterLogManager, step: str) -> Callable[[BackfillProg
         if listener is not None:
             listener(StepProgress(step, backfill=progress))
         if throttle.passes():
-            log.info("%d of %d rows embedded, %.0f rows/s", progress.written, progress.total, progress.rows_per_second)
+            held = f"; held back: {progress.held}" if progress.held else ""
+            rate = progress.rows_per_second
+            log.info("%d of %d rows embedded, %.0f rows/s%s", progress.written, progress.total, rate, held)
 
     return report
 

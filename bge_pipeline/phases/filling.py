@@ -16,6 +16,7 @@ from bge_pipeline.database.pending import count_pending
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.errors import ChangedMeanwhile, DatabaseUnavailable, LoginRefused, PhaseError
+from bge_pipeline.phases.pace import Pace
 from bge_pipeline.phases.row_path import PassTotals, RowPath
 from bge_pipeline.phases.row_writing import first_line
 from bge_pipeline.settings import Settings
@@ -34,6 +35,7 @@ def fill_column(
     totals: PassTotals | None = None,
     report: Callable[[], None] = lambda: None,
     stop: threading.Event | None = None,
+    pace: Pace | None = None,
 ) -> int:
     """Give every pending row of the range its vector in the column of that number; returns how many still wait.
 
@@ -48,7 +50,8 @@ def fill_column(
         id_range: `[lower, upper)`; None: the table.
         totals: where rows and times are added up.
         report: called after each commit.
-        stop: set it to end after the batches in flight.
+        stop: set it to end after the batch in hand.
+        pace: what the passes ask between two batches; None: nothing but `stop` holds them.
 
     Raises:
         PhaseError: the column was dropped.
@@ -57,7 +60,7 @@ def fill_column(
         DatabaseUnavailable: the database went away and did not come back.
     """
     totals = totals if totals is not None else PassTotals()
-    stop = stop if stop is not None else threading.Event()
+    pace = pace if pace is not None else Pace(stop if stop is not None else threading.Event())
     idle_passes = 0
     while True:
         before = totals.written + totals.quarantined
@@ -66,7 +69,7 @@ def fill_column(
                 table = describe_table(connection, target)
                 column = column_now(table, number)
                 pending = count_pending(connection, target, column.name, id_range)
-            if not pending or stop.is_set() or idle_passes >= settings.backfill_max_attempts:
+            if not pending or pace.is_over or idle_passes >= settings.backfill_max_attempts:
                 return pending
             path = RowPath(
                 database,
@@ -74,13 +77,14 @@ def fill_column(
                 column,
                 table.id_kind,
                 encoder,
-                batch_rows=settings.backfill_batch_rows,
+                batch_rows=pace.batch_rows(settings.backfill_batch_rows),
                 max_attempts=settings.backfill_max_attempts,
-                stop=stop,
+                pace=pace,
                 skip_triggers=settings.skips_triggers,
             )
             if idle_passes:
                 path.pause(2.0**idle_passes)
+            pace.begin_pass()
             path.run(id_range, totals, report)
         except (ChangedMeanwhile, ProgrammingError) as error:
             if isinstance(error, ProgrammingError) and not isinstance(error.orig, UndefinedColumn):

@@ -21,6 +21,7 @@ from bge_pipeline.database.writer import VectorWriter
 from bge_pipeline.embedding.encoder import Encoder, TokenizedTexts
 from bge_pipeline.errors import DatabaseUnavailable
 from bge_pipeline.phases.channel import Abandoned, Channel
+from bge_pipeline.phases.pace import Pace
 from bge_pipeline.phases.row_encoding import EncodedBatch, RowEncoder
 from bge_pipeline.phases.row_writing import RowWriter, first_line, is_transient
 
@@ -56,7 +57,7 @@ class RowPath:
         *,
         batch_rows: int,
         max_attempts: int,
-        stop: threading.Event,
+        pace: Pace,
         skip_triggers: bool = False,
     ) -> None:
         self._database = database
@@ -67,17 +68,17 @@ class RowPath:
         self._rows = RowEncoder(encoder)
         self._batch_rows = batch_rows
         self._max_attempts = max_attempts
-        self._stop = stop
+        self._pace = pace
         self._skip_triggers = skip_triggers
 
     @property
     def stopped(self) -> bool:
         """Whether somebody asked for the end."""
-        return self._stop.is_set()
+        return self._pace.stopped
 
     def pause(self, seconds: float) -> None:
         """Wait, unless somebody asks for the end."""
-        self._stop.wait(seconds)
+        self._pace.sleep(seconds)
 
     def run(self, id_range: IdRange | None, totals: PassTotals, report: Callable[[], None]) -> None:
         """One pass over the pending rows of the range; returns when every vector of it is committed."""
@@ -136,8 +137,10 @@ class RowPath:
                         connection, self._target, self._column.name, self._batch_rows, id_range, after=last_id
                     )
                     for batch in _timed(batches, totals):
-                        if self.stopped:
+                        wanted = self._pace.claim(len(batch))
+                        if not wanted:
                             return
+                        batch = batch.only(range(wanted)) if wanted < len(batch) else batch  # noqa: PLW2901
                         started = time.perf_counter()
                         tokens = self._rows.tokenize(batch)
                         totals.tokenize_seconds += time.perf_counter() - started
@@ -158,6 +161,8 @@ class RowPath:
         totals: PassTotals,
     ) -> None:
         for batch, tokens in batches:
+            if self.stopped:
+                return  # the batch in hand is written, those that wait here are not
             started = time.perf_counter()
             encoded = self._rows.encode(batch, tokens)
             with totals.encode_lock:
@@ -187,6 +192,7 @@ class RowPath:
                 totals.truncated += item.truncated
                 totals.write_seconds += time.perf_counter() - started
                 report()
+                self._pace.between_batches(result.written)
 
 
 @contextmanager
