@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bge_pipeline.database.beside import find_beside
+from bge_pipeline.database.catalog import describe_table
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.journal import PAUSE, RESUME, record
 from bge_pipeline.database.pause import PauseEntry, PauseReader, read_pause
@@ -21,7 +22,6 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import PhaseError
 from bge_pipeline.phases.brakes import PauseBrake
 from bge_pipeline.phases.pace import Pace
-from bge_pipeline.phases.state import require_table
 from bge_pipeline.settings import Settings
 
 
@@ -57,6 +57,7 @@ def pause(database: Database, settings: Settings, *, by: str | None = None, reas
         reason: shown to whoever finds the pause.
 
     Raises:
+        TargetTableError: there is no such table.
         PhaseError: no migration has begun, so that there is nothing to hold and nowhere to say so.
         MissingPrivilege: the role may not write to the journal.
         ReadOnlyDatabase: the server takes no changes.
@@ -68,7 +69,7 @@ def resume(database: Database, settings: Settings, *, by: str | None = None) -> 
     """Let the runs on the table go on, whoever paused them.
 
     Raises:
-        PhaseError, MissingPrivilege, ReadOnlyDatabase: as for `pause`.
+        TargetTableError, PhaseError, MissingPrivilege, ReadOnlyDatabase: as for `pause`.
     """
     return _say(database, settings, RESUME, by, None)
 
@@ -97,9 +98,9 @@ def this_user() -> str:
 
 
 def _say(database: Database, settings: Settings, act: str, by: str | None, reason: str | None) -> PauseResult:
-    state = require_table(database, settings)
-    target = state.table.target
+    target = TargetTable.from_settings(settings)
     with database.autocommit() as connection:
+        describe_table(connection, target)  # a name that is written wrongly is named
         require_writable(connection)
         if find_beside(connection, target.schema, target.journal_table) is None:
             raise PhaseError(
