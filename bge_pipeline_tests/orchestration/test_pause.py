@@ -25,8 +25,8 @@ def test_the_jobs_pause_and_resume_and_say_which_run_did_it(run: Runner, databas
     assert found is not None
     assert found.by.startswith(f"Dagster run {paused.run_id[:8]} (")
     assert found.reason == "the shop is slow"
-    (observed,) = paused.get_asset_observation_events() if hasattr(paused, "get_asset_observation_events") else [None]
-    assert observed is None or observed.asset_key == dg.AssetKey("backfilled_embeddings")
+    (observed,) = [event for event in paused.all_events if event.event_type_value == "ASSET_OBSERVATION"]
+    assert observed.asset_key == dg.AssetKey("backfilled_embeddings")
 
     assert run("resume_job").success
     assert read_status(database, settings).paused is None
