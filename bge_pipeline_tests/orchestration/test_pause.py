@@ -12,9 +12,19 @@ from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, insert_segment
 from bge_pipeline_tests.orchestration.test_sensors import Tick, tick  # noqa: F401 - a fixture
-from bge_pipeline_tests.support import wait_until
+from bge_pipeline_tests.support import application, wait_until
 
 pytestmark = pytest.mark.pgvector
+
+
+def messages_of(instance: dg.DagsterInstance, job: str) -> list[str]:
+    """The log of every run of a job."""
+    return [
+        record.event_log_entry.user_message
+        for begun in instance.get_runs()
+        if begun.job_name == job
+        for record in instance.get_records_for_run(begun.run_id).records
+    ]
 
 
 def test_the_jobs_pause_and_resume_and_say_which_run_did_it(run: Runner, database: Database, settings: Settings):
@@ -53,16 +63,13 @@ def test_a_partition_waits_and_its_log_says_for_whom(
     thread = threading.Thread(target=lambda: results.append(run("backfill_job", KEYS[0])))
     thread.start()
 
-    def messages() -> list[str]:
-        return [
-            record.event_log_entry.user_message
-            for begun in instance.get_runs()
-            if begun.job_name == "backfill_job"
-            for record in instance.get_records_for_run(begun.run_id).records
-        ]
-
     try:
-        wait_until(lambda: any("held back: paused by anna@desk" in message for message in messages()), 60)
+        wait_until(
+            lambda: any(
+                "held back: paused by anna@desk" in message for message in messages_of(instance, "backfill_job")
+            ),
+            60,
+        )
         assert read_status(database, settings).embedded == 0
     finally:
         resume(database, settings)
@@ -94,3 +101,24 @@ def test_sensors_request_nothing_on_a_paused_table_and_say_so(
     assert "the table is paused by anna@desk" in str(tick(embed_new_rows))
     resume(database, settings)
     assert isinstance(tick(embed_new_rows), dg.SensorResult)
+
+
+def test_the_log_of_a_run_names_whom_an_index_build_waits_for(
+    run: Runner, database: Database, instance: dg.DagsterInstance
+):
+    run("expand_job")
+    run.backfill()
+    results: list[dg.ExecuteInProcessResult] = []
+    thread = threading.Thread(target=lambda: results.append(run("swap_job")))
+    with application(database) as other:
+        pid = other.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        other.exec_driver_sql("UPDATE segments SET speaker_label = 'secret' WHERE id = 1")
+        thread.start()
+        try:
+            words = f"waiting for pid {pid}, application, role postgres"
+            wait_until(lambda: any(words in message for message in messages_of(instance, "swap_job")), 60)
+        finally:
+            other.rollback()
+            thread.join()
+    assert results[0].success
+    assert not any("secret" in message for message in messages_of(instance, "swap_job"))
