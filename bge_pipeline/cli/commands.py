@@ -25,7 +25,7 @@ from bge_pipeline.database.quarantine import release_all
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.demo.home import SCHEMA, demo_is_there, demo_settings, names_a_table
 from bge_pipeline.embedding.loading import configured_space
-from bge_pipeline.errors import BgePipelineError, ConfigurationError, PhaseError
+from bge_pipeline.errors import BgePipelineError, ConfigurationError, PhaseError, Stopped
 from bge_pipeline.phases.application_vectors import compare_with_recorded_model
 from bge_pipeline.phases.consent import require_consent, rolled_back, with_consent
 from bge_pipeline.phases.embed import embed_pending
@@ -391,6 +391,9 @@ def main() -> None:
     """Run the command; an error of this project is one message and an exit code, not a traceback."""
     try:
         app()
+    except Stopped as stopped:
+        stderr.print(worded(str(stopped)), markup=False, highlight=False)
+        sys.exit(stopped.exit_code)
     except BgePipelineError as error:
         stderr.print(f"error: {worded(str(error))}", style="red", markup=False, highlight=False)
         sys.exit(error.exit_code)

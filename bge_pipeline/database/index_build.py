@@ -18,7 +18,13 @@ from sqlalchemy.exc import DBAPIError
 from bge_pipeline.database.build_progress import BuildProgress, build_watcher
 from bge_pipeline.database.connection import Database, lacks_shared_memory
 from bge_pipeline.database.indexes import MEBIBYTE, depends_on_column, drop_index, index_is_valid
-from bge_pipeline.database.lock_holders import WaitLog, find_advisory_holders, naming_blockers
+from bge_pipeline.database.lock_holders import (
+    LockWatch,
+    WaitLog,
+    find_advisory_holders,
+    naming_blockers,
+    shown_holders,
+)
 from bge_pipeline.database.pooler import require_session
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import ChangedMeanwhile, DatabaseUnavailable, IndexBuildFailed
@@ -229,15 +235,18 @@ def _execute_in_thread(
 
 def _remove_leftover(database: Database, target: TargetTable, name: str) -> None:
     """Drop the unfinished index, unless a transaction of the application would have to end first."""
+    watch = LockWatch(database, first_look_seconds=_LEFTOVER_WAIT_MS / 2_000)
     try:
-        with database.autocommit() as connection:
+        with watch.running() as follow, database.autocommit() as connection:
             try:
+                follow(connection)
                 connection.execute(text(f"SET lock_timeout = '{_LEFTOVER_WAIT_MS}ms'"))
                 drop_index(connection, target.schema, name)
             finally:
                 connection.invalidate()
     except (DatabaseUnavailable, DBAPIError) as error:
-        logger.warning("the unfinished index %s could not be removed, the next run will: %s", name, error)
+        held = f"; it waited for {shown_holders(watch.holders)}" if watch.holders else ""
+        logger.warning("the unfinished index %s could not be removed, the next run will: %s%s", name, error, held)
 
 
 def _failure(name: str, error: DBAPIError, memory_bytes: int) -> IndexBuildFailed:

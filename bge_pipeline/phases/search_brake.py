@@ -114,6 +114,8 @@ class SearchBrake:
     def take(self, seconds: Sequence[float]) -> None:
         """Take note of one probe: seconds of each of its searches."""
         self._seconds.extend(seconds)
+        if len(self._seconds) < _WINDOW / 2:
+            return  # the p95 of a few is the slowest of them
         now = p95(self._seconds)
         self._backoff.take(is_slow=now > self._before * self._max_slowdown and now - self._before > _NOISE_SECONDS)
         self.words = (

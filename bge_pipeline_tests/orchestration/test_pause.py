@@ -64,12 +64,8 @@ def test_a_partition_waits_and_its_log_says_for_whom(
     thread.start()
 
     try:
-        wait_until(
-            lambda: any(
-                "held back: paused by anna@desk" in message for message in messages_of(instance, "backfill_job")
-            ),
-            60,
-        )
+        words = "held back: paused by anna@desk"
+        wait_until(lambda: any(words in message for message in messages_of(instance, "backfill_job")), 60)
         assert read_status(database, settings).embedded == 0
     finally:
         resume(database, settings)
