@@ -119,6 +119,15 @@ class TestIndexes:
         build_concurrently(database, SEGMENTS, "ours", INDEX, column="start_sec", on_progress=progress)
         assert named(holder, looks[0].waits_for)
 
+    def test_who_keeps_an_unfinished_index_from_being_removed_is_named(self, database, holder, caplog):
+        def interrupt(_look):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            build_concurrently(database, SEGMENTS, "ours", INDEX, column="start_sec", on_progress=interrupt)
+        (warning,) = [line for line in caplog.messages if "could not be removed" in line]
+        assert named(holder, warning)
+
     def test_a_build_of_another_process_is_named(self, database, caplog):
         caplog.set_level(logging.INFO, "bge_pipeline")
         lock = f"hashtextextended('{SEGMENTS}.ours', 0)"
