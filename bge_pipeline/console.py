@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from bge_pipeline.database.index_build import BuildProgress
+from bge_pipeline.database.build_progress import BuildProgress
 from bge_pipeline.phases.backfill import BackfillProgress
 
 logger = logging.getLogger(__name__)
@@ -60,12 +61,14 @@ def backfill_progress() -> Iterator[Callable[[BackfillProgress], None]]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]} rows/s"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[held]}", style="yellow", markup=False),
     )
     with Progress(*columns, console=stderr) as progress:
-        task = progress.add_task("backfill", total=None, rate="-")
+        task = progress.add_task("backfill", total=None, rate="-", held="")
 
         def show(state: BackfillProgress) -> None:
-            progress.update(task, total=state.total, completed=state.written, rate=f"{state.rows_per_second:,.0f}")
+            rate = f"{state.rows_per_second:,.0f}"
+            progress.update(task, total=state.total, completed=state.written, rate=rate, held=state.held or "")
 
         yield show
 
@@ -87,7 +90,8 @@ def index_progress() -> Iterator[Callable[[BuildProgress], None]]:
 
         def show(state: BuildProgress) -> None:
             total = None if state.fraction is None else 1.0
-            progress.update(task, description=state.phase, total=total, completed=state.fraction or 0.0)
+            description = f"{state.phase}; waits for {state.waits_for}" if state.waits_for else state.phase
+            progress.update(task, description=escape(description), total=total, completed=state.fraction or 0.0)
 
         yield show
 
@@ -107,7 +111,10 @@ def loading_progress(total: int | None) -> Iterator[Callable[[int], None]]:
 def _log_backfill(throttle: Throttle) -> Callable[[BackfillProgress], None]:
     def log(state: BackfillProgress) -> None:
         if state.written >= state.total or throttle.passes():
-            logger.info("backfill: %d of %d rows, %.0f rows/s", state.written, state.total, state.rows_per_second)
+            held = f"; held back: {state.held}" if state.held else ""
+            logger.info(
+                "backfill: %d of %d rows, %.0f rows/s%s", state.written, state.total, state.rows_per_second, held
+            )
 
     return log
 
@@ -115,6 +122,8 @@ def _log_backfill(throttle: Throttle) -> Callable[[BackfillProgress], None]:
 def _log_index(throttle: Throttle) -> Callable[[BuildProgress], None]:
     def log(state: BuildProgress) -> None:
         if throttle.passes():
-            logger.info("index: %s%s", state.phase, "" if state.fraction is None else f", {state.fraction:.0%}")
+            done = "" if state.fraction is None else f", {state.fraction:.0%}"
+            waits = f", waits for {state.waits_for}" if state.waits_for else ""
+            logger.info("index: %s%s%s", state.phase, done, waits)
 
     return log

@@ -122,5 +122,11 @@ class LockNotAcquired(BgePipelineError):
     exit_code = 5
 
 
+class Stopped(BgePipelineError):
+    """Somebody asked this process to end, and it did after the batch in hand."""
+
+    exit_code = 143
+
+
 class IndexBuildFailed(BgePipelineError):
     """The vector index could not be built."""

@@ -106,6 +106,12 @@ class Settings(BaseSettings):
     backfill_max_lock_ms: float = Field(
         50, gt=0, description="for how long a commit may hold the locks of its rows; commits get smaller to keep to it"
     )
+    backfill_wait_for_snapshots: float = Field(
+        0,
+        ge=0,
+        description="seconds that a backfill waits, in all, for old transactions that keep the table's pages full; 0: it goes "
+        "on, more slowly",
+    )
     backfill_max_attempts: int = Field(3, ge=1, description="attempts of a batch on transient errors")
     keep_old_current: Literal["auto", "off"] = Field(
         "auto",
@@ -116,6 +122,22 @@ class Settings(BaseSettings):
     backfill_triggers: Literal["fire", "skip"] = Field(
         "fire",
         description="skip: the application's triggers do not see the backfill; for a role that may set session_replication_role",
+    )
+
+    max_rows_per_second: int | None = Field(
+        None, ge=1, description="most rows that a backfill writes in a second; unset: no limit"
+    )
+    max_replication_lag_mb: int | None = Field(
+        None,
+        ge=1,
+        description="a backfill waits while a standby or a replication slot lags farther behind, until it has caught up; "
+        "unset: it does not look",
+    )
+    max_search_slowdown: float | None = Field(
+        None,
+        gt=1,
+        description="a backfill pauses between batches while the p95 of a probe search is more than so many times what it "
+        "was before the backfill; unset: it does not look",
     )
 
     # Index and swap

@@ -53,14 +53,17 @@ class OwnServer:
         self._server.stop()
         self._server.ensure_postgres_running()
 
-    def standby(self) -> OwnServer:
-        """Another server on a copy of the data, which takes no changes, as a replica does."""
+    def standby(self, *, follows: bool = False) -> OwnServer:
+        """Another server on a copy of the data, which takes no changes, as a replica does; it may follow this one."""
         copy = Path(tempfile.mkdtemp(prefix="bge-pipeline-tests-standby-"))
         self._server.stop()
         subprocess.run(["cp", "-a", f"{self.folder}/.", str(copy)], check=True)
         self._server.ensure_postgres_running()
         (copy / ".handle_pids.json").unlink(missing_ok=True)
         (copy / "standby.signal").touch()
+        if follows:
+            with (copy / "postgresql.auto.conf").open("a") as settings:
+                settings.write(f"primary_conninfo = 'host={self.url.query['host']} user=postgres'\n")
         return OwnServer(copy)
 
     def remove(self) -> None:

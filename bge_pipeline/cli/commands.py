@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from bge_pipeline.cli import render
 from bge_pipeline.cli.consent import ask_to_migrate, confirm, has_terminal, rollback_warning
+from bge_pipeline.cli.stopping import stopping_on_sigterm
 from bge_pipeline.cli.wording import demo_is_meant, mean_the_demo, worded
 from bge_pipeline.console import backfill_progress, index_progress, stderr
 from bge_pipeline.database.connection import Database, embedded_folder
@@ -24,24 +25,27 @@ from bge_pipeline.database.quarantine import release_all
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.demo.home import SCHEMA, demo_is_there, demo_settings, names_a_table
 from bge_pipeline.embedding.loading import configured_space
-from bge_pipeline.errors import BgePipelineError, ConfigurationError, PhaseError
+from bge_pipeline.errors import BgePipelineError, ConfigurationError, PhaseError, Stopped
 from bge_pipeline.phases.application_vectors import compare_with_recorded_model
 from bge_pipeline.phases.consent import require_consent, rolled_back, with_consent
 from bge_pipeline.phases.embed import embed_pending
 from bge_pipeline.phases.expand import collapse
 from bge_pipeline.phases.migrate import migrate, open_service
+from bge_pipeline.phases.pause import pause, resume
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback, rollback_cost
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.status import read_status
+from bge_pipeline.phases.until import Until
 from bge_pipeline.search import RerankMode, Retriever, SearchMode, create_text_index
 from bge_pipeline.settings import Settings, load_settings, misspelled_names
 
 EPILOG = (
     "Configuration comes from the environment and .env (see .env.example). Exit codes: 0 done, 1 failed or answered no, 2 wrong "
     "usage or configuration, or nobody to ask and no --yes, 3 refused because a check did not hold, 4 database or model "
-    "unavailable, 5 table locked, 6 another operator at work on the table, 130 interrupted."
+    "unavailable, 5 table locked, 6 another operator at work on the table, 130 interrupted, 143 ended by SIGTERM, after the "
+    "batch in hand."
 )
 
 INTERRUPTED = 130
@@ -139,18 +143,25 @@ def migrate_command(
     json: Json = False,
     retry_quarantined: Annotated[bool, typer.Option(help="Try the quarantined rows again.")] = False,
     force: Annotated[bool, typer.Option(help="Swap even if the quality gate does not pass (recorded).")] = False,
+    until: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE|ROWS", help="End the backfill, before any swap, when so many rows have a vector."),
+    ] = None,
     wait: Wait = False,
     yes: Yes = False,
 ) -> None:
     """Expand, backfill, verify and swap; resumes from wherever an earlier run stopped.
 
+    --until 50% or --until 20000 goes so far and ends with 0; the same command without it goes on.
+
     Asks before a migration begins. Without a terminal a first one just goes on; the next one on a table that is
     finished, and going forward after a rollback, want --yes. From cron, run `embed`.
     """
+    goal = Until.parse(until) if until is not None else None
     if force:
         _overrides["quality_gate"] = "warn"
     _wait_for_others(wait)
-    with opened() as (database, settings):
+    with stopping_on_sigterm("bge-pipeline migrate resumes") as stop, opened() as (database, settings):
         state = require_table(database, settings)
         agreed = with_consent(settings, state) if yes else settings
         if not has_terminal():
@@ -166,7 +177,9 @@ def migrate_command(
                     if state.companion is not None:
                         release_all(connection, target.companion)
             with backfill_progress() as on_backfill, index_progress() as on_index:
-                result = migrate(database, agreed, service, on_backfill=on_backfill, on_index=on_index)
+                result = migrate(
+                    database, agreed, service, on_backfill=on_backfill, on_index=on_index, until=goal, stop=stop
+                )
         status = read_status(database, settings)
     render.print_json(result) if json else render.print_migration(result, status)
 
@@ -177,9 +190,34 @@ def embed_command(
     retry_quarantined: Annotated[bool, typer.Option(help="Try the quarantined rows again.")] = False,
 ) -> None:
     """Embed what is pending and nothing else, for cron: never begins a migration, swaps or changes the model."""
-    with opened() as (database, settings), backfill_progress() as on_backfill:
-        result = embed_pending(database, settings, retry_quarantined=retry_quarantined, on_progress=on_backfill)
+    with (
+        stopping_on_sigterm("bge-pipeline embed goes on") as stop,
+        opened() as (database, settings),
+        backfill_progress() as on_backfill,
+    ):
+        result = embed_pending(
+            database, settings, retry_quarantined=retry_quarantined, on_progress=on_backfill, stop=stop
+        )
     render.print_json(result) if json else render.print_embedding(result)
+
+
+@app.command("pause")
+def pause_command(
+    json: Json = False,
+    reason: Annotated[str | None, typer.Option(help="Shown to whoever finds the pause.")] = None,
+) -> None:
+    """Hold every run on the table after the batch it has in hand, on whatever machine, until `resume`."""
+    with opened() as (database, settings):
+        result = pause(database, settings, reason=reason)
+    render.print_json(result) if json else render.print_pause(result)
+
+
+@app.command("resume")
+def resume_command(json: Json = False) -> None:
+    """Let the runs on the table go on, whoever paused them."""
+    with opened() as (database, settings):
+        result = resume(database, settings)
+    render.print_json(result) if json else render.print_pause(result)
 
 
 @app.command("status")
@@ -353,6 +391,9 @@ def main() -> None:
     """Run the command; an error of this project is one message and an exit code, not a traceback."""
     try:
         app()
+    except Stopped as stopped:
+        stderr.print(worded(str(stopped)), markup=False, highlight=False)
+        sys.exit(stopped.exit_code)
     except BgePipelineError as error:
         stderr.print(f"error: {worded(str(error))}", style="red", markup=False, highlight=False)
         sys.exit(error.exit_code)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bge_pipeline.evaluation.report_pages import WrittenReport
     from bge_pipeline.phases.embed import EmbedResult
     from bge_pipeline.phases.migrate import MigrateResult
+    from bge_pipeline.phases.pause import PauseResult
     from bge_pipeline.phases.plan import Plan
     from bge_pipeline.phases.retire import RetireResult
     from bge_pipeline.phases.status import Status
@@ -67,6 +68,7 @@ def print_status(status: Status) -> None:
             "search reads": f"{status.dimensions} dimensions, {status.model or 'model not recorded'}",
             "being filled": f"{status.new_dimensions} dimensions, {status.new_model}" if status.new_model else None,
             "kept": f"{status.previous_column!r}, for the way back" if status.previous_column else None,
+            "paused": str(status.paused).removeprefix("paused ") if status.paused else None,
             "rolled back": f"{status.rolled_back}, and nobody has gone forward since" if status.rolled_back else None,
             "a rollback": f"would leave {status.without_previous:,} rows without a vector"
             if status.without_previous
@@ -140,17 +142,21 @@ def _first_step(plan: Plan) -> str:
 def print_migration(result: MigrateResult, status: Status) -> None:
     """What each phase did, and where the table stands now."""
     filled, swapped = result.backfill, result.swap
-    built = f"built in {duration(swapped.index_seconds)}" if swapped.index_built else "was there"
-    exchanged = f"held its lock for {swapped.lock_milliseconds:.0f} ms" if swapped.exchanged else "had been done before"
+    if swapped is not None:
+        built = f"built in {duration(swapped.index_seconds)}" if swapped.index_built else "was there"
+        exchanged = (
+            f"held its lock for {swapped.lock_milliseconds:.0f} ms" if swapped.exchanged else "had been done before"
+        )
     print_facts(
         "migration",
         {
             "expand": f"column {result.expand.column!r} {'added' if result.expand.added else 'was there'}",
             "backfill": f"{filled.rows:,} rows in {duration(filled.seconds)}, {filled.texts_per_second:,.0f} texts/s",
+            "held back": held_back(filled.held_seconds),
             "truncated": f"{filled.truncated:,} texts were longer than the model reads" if filled.truncated else None,
-            "index": f"{swapped.index_name} {built}",
-            "swap": exchanged,
-            "NOTE": "; ".join(swapped.notices) or None,
+            "index": f"{swapped.index_name} {built}" if swapped else None,
+            "swap": exchanged if swapped else "not yet: the backfill has come as far as --until asks",
+            "NOTE": ("; ".join(swapped.notices) or None) if swapped else None,
         },
     )
     print_status(status)
@@ -162,11 +168,35 @@ def print_embedding(result: EmbedResult) -> None:
     print_facts(
         f"{result.table}: {result.column!r} by {result.model}",
         {
-            "embedded": f"{done.rows:,} rows in {duration(done.seconds)}" if done else "nothing was pending",
+            "embedded": f"{done.rows:,} rows in {duration(done.seconds)}"
+            if done
+            else (f"nothing: {result.paused}" if result.paused else "nothing was pending"),
+            "held back": held_back(done.held_seconds) if done else None,
+            "next": "bge-pipeline resume" if result.paused else None,
             "quarantined": f"{done.quarantined:,}" if done and done.quarantined else None,
             "still pending": f"{done.pending_after:,}" if done and done.pending_after else None,
         },
     )
+
+
+def print_pause(result: PauseResult) -> None:
+    """Whether runs on the table may write now, and who said so."""
+    before = None if result.changed else ("paused" if result.paused else "not paused")
+    print_facts(
+        result.table,
+        {
+            "state": str(result.latest) if result.latest else "not paused",
+            "changed": f"nothing: it was {before} before" if before else None,
+            "next": "bge-pipeline resume; until then every run waits after the batch in hand"
+            if result.paused
+            else None,
+        },
+    )
+
+
+def held_back(seconds: Mapping[str, float]) -> str | None:
+    """Seconds that a backfill was held back, by reason."""
+    return ", ".join(f"{reason} {duration(time)}" for reason, time in seconds.items()) or None
 
 
 def print_retirement(result: RetireResult) -> None:

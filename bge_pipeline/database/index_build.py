@@ -9,14 +9,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from psycopg2.errors import DiskFull, InsufficientPrivilege, OutOfMemory, ProgramLimitExceeded
 from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.exc import DBAPIError
 
+from bge_pipeline.database.build_progress import BuildProgress, build_watcher
 from bge_pipeline.database.connection import Database, lacks_shared_memory
 from bge_pipeline.database.indexes import MEBIBYTE, depends_on_column, drop_index, index_is_valid
+from bge_pipeline.database.lock_holders import (
+    LockWatch,
+    WaitLog,
+    find_advisory_holders,
+    naming_blockers,
+    shown_holders,
+)
 from bge_pipeline.database.pooler import require_session
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import ChangedMeanwhile, DatabaseUnavailable, IndexBuildFailed
@@ -30,23 +38,12 @@ _POLL_SECONDS = 0.5
 _LEFTOVER_WAIT_MS = 1_000
 _UNCUT_BYTES = 50
 """PostgreSQL cuts a name to make room for `_ccnew`; so much of ours is there in any case."""
-_TAKE_TURN = "SELECT pg_try_advisory_lock(hashtextextended(:name, 0))"
+_TURN = "hashtextextended(:name, 0)"
 _REINDEX_LEFTOVERS = """
 SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE i.indrelid = CAST(:table AS regclass) AND NOT i.indisvalid
   AND left(c.relname, :length) = :beginning AND c.relname ~ '_cc(new|old)[0-9]*$'
 """
-_PROGRESS = """
-SELECT phase, blocks_done, blocks_total, tuples_done, tuples_total FROM pg_stat_progress_create_index WHERE pid = :pid
-"""
-
-
-@dataclass(frozen=True)
-class BuildProgress:
-    """A look at pg_stat_progress_create_index; `fraction` is of the phase, None where the server does not say."""
-
-    phase: str
-    fraction: float | None
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,8 @@ def build_concurrently(
             return BuildResult(name, False, 0.0, _bytes(connection, target.schema, name), 0)
         if existing is False:
             logger.info("index %s is an invalid leftover of an interrupted build; building it again", name)
-            drop_index(connection, target.schema, name)
+            with naming_blockers(database, connection, f"dropping index {name}"):
+                drop_index(connection, target.schema, name)
         megabytes = give_memory(connection, memory_bytes)
         try:
             _execute_watched(database, connection, (target.schema, name), statement, on_progress)
@@ -127,7 +125,8 @@ def rebuild_concurrently(
         values = {"table": str(target), "beginning": beginning, "length": len(beginning)}
         for leftover in connection.execute(text(_REINDEX_LEFTOVERS), values).scalars().all():
             drop_index(connection, target.schema, leftover)
-        connection.execute(target.sql("REINDEX INDEX CONCURRENTLY {index}", index=(target.schema, name)))
+        with naming_blockers(database, connection, f"making index {name} anew"):
+            connection.execute(target.sql("REINDEX INDEX CONCURRENTLY {index}", index=(target.schema, name)))
 
 
 @contextmanager
@@ -135,12 +134,11 @@ def _build_session(database: Database, target: TargetTable, name: str) -> Iterat
     """A session that alone builds or drops the index of that name, and whose settings end with it."""
     require_session(database)
     with database.autocommit() as connection:
-        waiting = False
+        turn = {"name": f"{target}.{name}"}
+        log = WaitLog(f"another process is building index {name}")
         # Polled: a session that waits inside PostgreSQL holds a snapshot, and the other's build would wait for that.
-        while not connection.execute(text(_TAKE_TURN), {"name": f"{target}.{name}"}).scalar_one():
-            if not waiting:
-                logger.info("another process is building index %s; waiting for it", name)
-            waiting = True
+        while not connection.execute(text(f"SELECT pg_try_advisory_lock({_TURN})"), turn).scalar_one():
+            log(find_advisory_holders(connection, connection.execute(text(f"SELECT {_TURN}"), turn).scalar_one()))
             time.sleep(_POLL_SECONDS)
         try:
             yield connection
@@ -192,19 +190,20 @@ def _execute_watched(
     on_progress: Callable[[BuildProgress], None] | None,
 ) -> None:
     try:
-        _execute_in_thread(database, connection, statement, on_progress)
+        _execute_in_thread(database, connection, index[1], statement, on_progress)
     except DBAPIError as error:
         if not lacks_shared_memory(error):
             raise
         logger.warning("too little shared memory for a parallel build; using one process: %s", str(error.orig).strip())
         drop_index(connection, *index)
         connection.execute(text("SET max_parallel_maintenance_workers = 0"))
-        _execute_in_thread(database, connection, statement, on_progress)
+        _execute_in_thread(database, connection, index[1], statement, on_progress)
 
 
 def _execute_in_thread(
     database: Database,
     connection: Connection,
+    name: str,
     statement: TextClause,
     on_progress: Callable[[BuildProgress], None] | None,
 ) -> None:
@@ -217,7 +216,7 @@ def _execute_in_thread(
         except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
             failures.append(error)
 
-    watch = _watcher(database, connection, on_progress)
+    watch = build_watcher(database, connection, name, on_progress)
     server_side = cast("RawConnection", connection.connection.dbapi_connection)
     thread = threading.Thread(target=work, name="index-build")
     thread.start()
@@ -234,38 +233,20 @@ def _execute_in_thread(
         raise failures[0]
 
 
-def _watcher(
-    database: Database, connection: Connection, on_progress: Callable[[BuildProgress], None] | None
-) -> Callable[[], None]:
-    """A function that reports how far the statement is that `connection` runs, from a connection of its own."""
-    if on_progress is None:
-        return lambda: None
-    pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
-
-    def watch() -> None:
-        try:
-            with database.autocommit() as other:
-                row = other.execute(text(_PROGRESS), {"pid": pid}).one_or_none()
-        except (DatabaseUnavailable, DBAPIError) as error:
-            logger.debug("no progress of the index build can be shown: %s", error)
-            return
-        if row is not None:
-            on_progress(BuildProgress(row.phase, _fraction(row)))
-
-    return watch
-
-
 def _remove_leftover(database: Database, target: TargetTable, name: str) -> None:
     """Drop the unfinished index, unless a transaction of the application would have to end first."""
+    watch = LockWatch(database, first_look_seconds=_LEFTOVER_WAIT_MS / 2_000)
     try:
-        with database.autocommit() as connection:
+        with watch.running() as follow, database.autocommit() as connection:
             try:
+                follow(connection)
                 connection.execute(text(f"SET lock_timeout = '{_LEFTOVER_WAIT_MS}ms'"))
                 drop_index(connection, target.schema, name)
             finally:
                 connection.invalidate()
     except (DatabaseUnavailable, DBAPIError) as error:
-        logger.warning("the unfinished index %s could not be removed, the next run will: %s", name, error)
+        held = f"; it waited for {shown_holders(watch.holders)}" if watch.holders else ""
+        logger.warning("the unfinished index %s could not be removed, the next run will: %s%s", name, error, held)
 
 
 def _failure(name: str, error: DBAPIError, memory_bytes: int) -> IndexBuildFailed:
@@ -280,8 +261,3 @@ def _failure(name: str, error: DBAPIError, memory_bytes: int) -> IndexBuildFaile
         )
     next_step = "free space, then run the same command again" if isinstance(error.orig, DiskFull) else None
     return IndexBuildFailed(f"index {name}: {reason}", state=state, next_step=next_step or "run the same command again")
-
-
-def _fraction(row: Any) -> float | None:
-    done, total = (row.tuples_done, row.tuples_total) if row.tuples_total else (row.blocks_done, row.blocks_total)
-    return done / total if total else None

@@ -1,4 +1,7 @@
-"""The journal: what each phase did and when, whichever road ran it. For reports; nothing resumes from it."""
+"""The journal: what each phase did and when, whichever road ran it, and who paused and resumed (`pause.py` reads those).
+
+For reports; no phase resumes from it.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from bge_pipeline.database.target import TargetTable
 
 JOURNAL_COLUMNS = frozenset({"number", "at", "act", "facts"})
 """What every version of the table has."""
+PAUSE, RESUME = "pause", "resume"
+"""Acts that are no phase's."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,10 @@ def record(database: Database, target: TargetTable, act: str, facts: Mapping[str
 
 
 def read_journal(connection: Connection, target: TargetTable, act: str | None = None) -> list[JournalEntry]:
-    """The entries, or those of one act, oldest first; none where there is no journal, or only an unlogged one's standby."""
+    """The entries of all phases, or those of one act, oldest first.
+
+    None where there is no journal, or an unlogged one on a standby.
+    """
     readable = text(
         "SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass(:name) "
         "AND NOT (relpersistence = 'u' AND pg_is_in_recovery()))"
@@ -62,6 +70,8 @@ def read_journal(connection: Connection, target: TargetTable, act: str | None = 
     if not connection.execute(readable, {"name": target.journal}).scalar_one():
         return []
     statement = target.sql(
-        "SELECT act, at::text, facts FROM {journal} WHERE act = :act OR :act IS NULL ORDER BY number"
+        "SELECT act, at::text, facts FROM {journal} "
+        "WHERE act = :act OR (:act IS NULL AND act NOT IN (:pause, :resume)) ORDER BY number"
     )
-    return [JournalEntry(row.act, row.at, row.facts) for row in connection.execute(statement, {"act": act})]
+    values = {"act": act, "pause": PAUSE, "resume": RESUME}
+    return [JournalEntry(row.act, row.at, row.facts) for row in connection.execute(statement, values)]

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.database.lock_holders import LockWatch, shown_holders
 from bge_pipeline.errors import LockNotAcquired
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 _LONGEST_STATEMENT_MS = 10_000
 """Whatever goes wrong under a strong lock, the application waits no longer than this for one statement of ours."""
+
+_FIRST_LOOK = 0.4
+"""Share of LOCK_TIMEOUT_MS after which the server is asked who is in the way: while the wait lasts, and more than once."""
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -36,18 +40,25 @@ def in_short_transaction(
         LockNotAcquired: LOCK_MAX_ATTEMPTS attempts ran out; nothing was changed.
     """
 
-    def attempt() -> Result:
-        with database.transaction() as connection:
+    def attempt(watch: LockWatch) -> Result:
+        # The watch ends after the transaction: nothing of it is waited for while the lock is held.
+        with watch.running() as follow, database.transaction() as connection:
+            follow(connection)
             return _bounded(connection, settings, work)
 
-    return with_lock_retries(settings, purpose, attempt)
+    return with_lock_retries(database, settings, purpose, attempt)
 
 
 def short_transaction_on(
-    database: Database, connection: Connection, settings: Settings, work: Callable[[Connection], Result]
+    database: Database,
+    connection: Connection,
+    settings: Settings,
+    work: Callable[[Connection], Result],
+    watch: LockWatch,
 ) -> Result:
     """One attempt at `work` in a transaction of a session that the caller keeps and that is in none now."""
-    with database.reachable(), connection.begin():
+    with watch.running() as follow, database.reachable(), connection.begin():
+        follow(connection)
         return _bounded(connection, settings, work)
 
 
@@ -73,28 +84,38 @@ def with_short_lock_wait(
         LockNotAcquired: LOCK_MAX_ATTEMPTS attempts ran out; nothing was changed.
     """
 
-    def attempt() -> None:
-        with database.autocommit() as connection:
+    def attempt(watch: LockWatch) -> None:
+        with watch.running() as follow, database.autocommit() as connection:
             try:
+                follow(connection)
                 connection.execute(text(f"SET lock_timeout = {settings.lock_timeout_ms}"))
                 prepare(connection)
                 connection.execute(statement)
             finally:
                 connection.invalidate()  # the setting goes with the session
 
-    with_lock_retries(settings, purpose, attempt)
+    with_lock_retries(database, settings, purpose, attempt)
 
 
-def with_lock_retries(settings: Settings, purpose: str, attempt: Callable[[], Result]) -> Result:
+def with_lock_retries(
+    database: Database, settings: Settings, purpose: str, attempt: Callable[[LockWatch], Result]
+) -> Result:
     """Make the attempt again, after a growing pause, while all that fails is the wait for a lock.
+
+    Each attempt is given a watch that it lets run beside the session that waits, to learn who is in the way.
 
     Raises:
         LockNotAcquired: LOCK_MAX_ATTEMPTS attempts ran out.
     """
+    watch = LockWatch(database, first_look_seconds=settings.lock_timeout_ms / 1_000 * _FIRST_LOOK)
 
     def report(state: RetryCallState) -> None:
         logger.info(
-            "%s: the table is busy, attempt %d of %d", purpose, state.attempt_number, settings.lock_max_attempts
+            "%s: the table is busy, attempt %d of %d; held by %s",
+            purpose,
+            state.attempt_number,
+            settings.lock_max_attempts,
+            _held_by(watch),
         )
 
     retrying = Retrying(
@@ -105,15 +126,20 @@ def with_lock_retries(settings: Settings, purpose: str, attempt: Callable[[], Re
         reraise=True,
     )
     try:
-        return retrying(attempt)
+        return retrying(attempt, watch)
     except DBAPIError as error:
         if not is_lock_conflict(error):
             raise
         raise LockNotAcquired(
-            f"{purpose}: could not lock the table within {settings.lock_timeout_ms} ms, {settings.lock_max_attempts} times",
+            f"{purpose}: could not lock the table within {settings.lock_timeout_ms} ms, {settings.lock_max_attempts} times; "
+            f"it is held by {_held_by(watch)}",
             state="nothing was changed by this step",
             next_step="run the same command again when long transactions on the table have ended, or raise LOCK_TIMEOUT_MS",
         ) from error
+
+
+def _held_by(watch: LockWatch) -> str:
+    return shown_holders(watch.holders) or "somebody who had ended before the server could be asked"
 
 
 def lock_timeout_statement(settings: Settings) -> TextClause:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from psycopg2.errors import UndefinedColumn, UndefinedObject, UndefinedTable
@@ -18,6 +17,7 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from bge_pipeline.database.catalog import missing_table, relation_exists
 from bge_pipeline.database.connection import Database
+from bge_pipeline.database.lock_holders import LockHolder, find_advisory_holders
 from bge_pipeline.database.locks import short_transaction_on, with_lock_retries
 from bge_pipeline.database.pooler import require_session
 from bge_pipeline.database.sql import MAX_IDENTIFIER_BYTES
@@ -37,31 +37,7 @@ _KEY = "(CAST(:namespace AS bigint) << 32) | CAST(CAST(:table AS regclass) AS oi
 # Polled, never waited for in the server: a session that waits there holds a snapshot, for which index builds would wait.
 _TRY = f"SELECT pg_try_advisory_lock({_KEY})"
 _UNLOCK = f"SELECT pg_advisory_unlock({_KEY})"
-_HOLDER = """
-SELECT a.pid, a.usename AS role, a.application_name AS application, host(a.client_addr) AS address,
-       to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS TZ') AS since
-FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
-WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.classid = CAST(:namespace AS bigint)::oid
-  AND l.objid = CAST(:table AS regclass)::oid
-  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
-
-
-@dataclass(frozen=True)
-class Holder:
-    """The session that operates a table now; what the server does not tell this role is None."""
-
-    pid: int
-    role: str | None
-    application: str | None
-    address: str | None
-    since: str | None
-
-    def __str__(self) -> str:
-        parts = [f"pid {self.pid}", self.application]
-        parts += [f"role {self.role}" if self.role else None, f"from {self.address}" if self.address else None]
-        parts += [f"since {self.since}" if self.since else None]
-        return ", ".join(part for part in parts if part)
+_KEY_OF = f"SELECT {_KEY}"
 
 
 class Operator:
@@ -132,7 +108,10 @@ class Operator:
             DatabaseUnavailable: the session was lost in the transaction; the roles of the columns say what became of it.
         """
         return with_lock_retries(
-            settings, purpose, lambda: short_transaction_on(self.database, self._session(), settings, work)
+            self.database,
+            settings,
+            purpose,
+            lambda watch: short_transaction_on(self.database, self._session(), settings, work, watch),
         )
 
     def _session(self) -> Connection:
@@ -201,9 +180,11 @@ def naming_what_vanished(target: TargetTable, act: str) -> Iterator[None]:
         ) from error
 
 
-def _holder(connection: Connection, target: TargetTable) -> Holder | None:
-    rows = _answer(connection, _HOLDER, target)
-    return Holder(*rows[0]) if rows else None
+def _holder(connection: Connection, target: TargetTable) -> LockHolder | None:
+    ((key,),) = _answer(connection, _KEY_OF, target)
+    with connection.begin():
+        holders = find_advisory_holders(connection, key)
+    return holders[0] if holders else None
 
 
 def _answer(connection: Connection, query: str, target: TargetTable) -> Sequence[Any]:

@@ -17,6 +17,7 @@ from bge_pipeline.orchestration.progress import log_backfill
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.companion import keep_companion
 from bge_pipeline.phases.consent import require_confirmation
+from bge_pipeline.phases.pause import PauseResult, pause, resume, this_user
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.settings import Settings
@@ -91,6 +92,44 @@ def _tag_without_old_model(context: dg.OpExecutionContext, is_kept: bool | None)
         context.instance.add_run_tags(context.run_id, {WITHOUT_OLD_MODEL_TAG: "true"})
 
 
+class PauseConfig(dg.Config):
+    """What may be said with a pause."""
+
+    reason: str = Field("", description="Why, shown to whoever finds the table paused.")
+
+
+@dg.op(retry_policy=TRANSIENT_RETRIES, description="Hold every run on the table after the batch it has in hand.")
+def pause_runs(
+    context: dg.OpExecutionContext,
+    config: PauseConfig,
+    settings: dg.ResourceParam[Settings],
+    database: dg.ResourceParam[Database],
+) -> None:
+    """Pause; seen in the history of `backfilled_embeddings` as an observation."""
+    with explained():
+        result = pause(database, settings, by=_by(context), reason=config.reason or None)
+    _log_pause(context, result)
+
+
+@dg.op(retry_policy=TRANSIENT_RETRIES, description="Let the runs on the table go on, whoever paused them.")
+def resume_runs(
+    context: dg.OpExecutionContext, settings: dg.ResourceParam[Settings], database: dg.ResourceParam[Database]
+) -> None:
+    """Resume; seen in the history of `backfilled_embeddings` as an observation."""
+    with explained():
+        result = resume(database, settings, by=_by(context))
+    _log_pause(context, result)
+
+
+def _by(context: dg.OpExecutionContext) -> str:
+    return f"Dagster run {context.run_id[:8]} ({this_user()})"
+
+
+def _log_pause(context: dg.OpExecutionContext, result: PauseResult) -> None:
+    context.log.info("%s: %s", result.table, result.latest or "not paused")
+    context.log_event(dg.AssetObservation(BACKFILLED, metadata=as_dagster_metadata(result.as_metadata())))
+
+
 @dg.op(retry_policy=TRANSIENT_RETRIES, description="Exchange the columns back; the new vectors are kept beside them.")
 def roll_back(
     context: dg.OpExecutionContext,
@@ -158,6 +197,21 @@ def keep_old_current_job() -> None:
     keep_old_current()
 
 
+# Without the encoder's pool, which the run that is to be held has.
+@dg.job(
+    description="Hold every run on the table, here and on other machines, after its batch in hand, until resume_job."
+)
+def pause_job() -> None:
+    """Pause the runs on the table."""
+    pause_runs()
+
+
+@dg.job(description="Let the runs on the table go on, whoever paused them.")
+def resume_job() -> None:
+    """Resume the runs on the table."""
+    resume_runs()
+
+
 @dg.job(
     description="CHANGES WHAT SEARCH READS, back to the old vectors, until retire_job has run. Wants config `confirm`."
 )
@@ -180,6 +234,8 @@ JOBS: list[Any] = [
     embed_pending_job,
     keep_old_current_job,
     compare_job,
+    pause_job,
+    resume_job,
     rollback_job,
     retire_job,
 ]

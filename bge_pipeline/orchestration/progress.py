@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from bge_pipeline.console import Throttle
-from bge_pipeline.database.index_build import BuildProgress
+from bge_pipeline.database.build_progress import BuildProgress
 from bge_pipeline.phases.backfill import BackfillProgress
 
 
@@ -53,7 +53,9 @@ def log_backfill(log: dg.DagsterLogManager, step: str) -> Callable[[BackfillProg
         if listener is not None:
             listener(StepProgress(step, backfill=progress))
         if throttle.passes():
-            log.info("%d of %d rows embedded, %.0f rows/s", progress.written, progress.total, progress.rows_per_second)
+            held = f"; held back: {progress.held}" if progress.held else ""
+            rate = progress.rows_per_second
+            log.info("%d of %d rows embedded, %.0f rows/s%s", progress.written, progress.total, rate, held)
 
     return report
 
@@ -67,6 +69,7 @@ def log_index_build(log: dg.DagsterLogManager, step: str) -> Callable[[BuildProg
             listener(StepProgress(step, index=progress))
         if throttle.passes():
             done = "" if progress.fraction is None else f", {progress.fraction:.0%}"
-            log.info("index build: %s%s", progress.phase, done)
+            waits = f", waits for {progress.waits_for}" if progress.waits_for else ""
+            log.info("index build: %s%s%s", progress.phase, done, waits)
 
     return report

@@ -29,6 +29,9 @@ class SettingsResource(dg.ConfigurableResource[Settings]):
 
     partition_rows: int | None = _override("partition_rows")
     backfill_batch_rows: int | None = _override("backfill_batch_rows")
+    max_rows_per_second: int | None = _override("max_rows_per_second")
+    max_replication_lag_mb: int | None = _override("max_replication_lag_mb")
+    max_search_slowdown: float | None = _override("max_search_slowdown")
     embedding_device: str | None = _override("embedding_device")
     embedding_batch_size: int | None = _override("embedding_batch_size")
     index_method: str | None = _override("index_method")

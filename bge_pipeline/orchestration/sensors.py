@@ -20,6 +20,7 @@ from bge_pipeline.orchestration.rerun import Decision, GiveUp, Rerun, RerunPolic
 from bge_pipeline.orchestration.workers import fail_runs_without_process
 from bge_pipeline.phases.application_vectors import written_since
 from bge_pipeline.phases.companion import count_companion_pending
+from bge_pipeline.phases.pause import paused_by
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.verify import verify_nothing_pending
 from bge_pipeline.settings import Settings, load_settings
@@ -59,7 +60,8 @@ def rerun_failed_partitions(context: dg.SensorEvaluationContext) -> dg.SensorRes
         return dg.SkipReason(_left_alone(decisions, total))
     try:
         with Database.from_settings(settings) as database:
-            database.require_answer()
+            if pause := paused_by(database, settings):
+                return dg.SkipReason(f"{len(requests)} partitions wait to be run again: the table is {pause}")
     except BgePipelineError as error:
         return dg.SkipReason(f"{len(requests)} partitions wait to be run again: {error}")
     for key, choice in decisions.items():
@@ -89,6 +91,8 @@ def embed_new_rows(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.
     try:
         settings = load_settings()
         with Database.from_settings(settings) as database:
+            if pause := paused_by(database, settings):
+                return dg.SkipReason(f"the table is {pause}: launch resume_job, or bge-pipeline resume")
             return _requests_for_new_rows(instance, database, settings)
     except BgePipelineError as error:
         return dg.SkipReason(str(error))

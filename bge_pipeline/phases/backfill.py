@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Connection
@@ -15,6 +15,7 @@ from bge_pipeline.database.catalog import Column, describe_table
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.ids import IdRange
 from bge_pipeline.database.journal import record
+from bge_pipeline.database.lock_holders import find_holders, shown_holders
 from bge_pipeline.database.pending import count_pending, quarantine_is_usable
 from bge_pipeline.database.pooler import require_session
 from bge_pipeline.database.privileges import require_privileges
@@ -22,13 +23,15 @@ from bge_pipeline.database.publications import require_updates
 from bge_pipeline.database.quarantine import forget_changed
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import Encoder
-from bge_pipeline.errors import PhaseError
+from bge_pipeline.errors import PhaseError, Stopped
 from bge_pipeline.phases.application_vectors import compare_application_vectors
+from bge_pipeline.phases.brakes import make_pace
 from bge_pipeline.phases.companion import CompanionKeeper
 from bge_pipeline.phases.filling import column_now, fill_column
 from bge_pipeline.phases.memory import peak_memory_bytes
+from bge_pipeline.phases.pace import Pace
 from bge_pipeline.phases.pending_index import index_when_few_are_left
-from bge_pipeline.phases.row_path import PassTotals
+from bge_pipeline.phases.row_totals import PassTotals
 from bge_pipeline.phases.state import read_state, require_space
 from bge_pipeline.settings import Settings
 
@@ -37,11 +40,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BackfillProgress:
-    """How far a backfill is; `total` is what was pending when it began."""
+    """How far a backfill is; `total` is what was pending when it began, `held` what holds it back now, in words."""
 
     written: int
     total: int
     seconds: float
+    held: str | None = None
 
     @property
     def rows_per_second(self) -> float:
@@ -65,6 +69,7 @@ class BackfillResult:
         read_seconds, tokenize_seconds, encode_seconds, write_seconds: time that each stage was busy; the stages
             overlap, so that they add up to more than `seconds`.
         peak_memory_bytes: largest resident size of the process.
+        held_seconds: time that it was held back, by reason: `paused`, `rate`, `replication`, `search`.
         companion_rows, companion_pending, companion_is_kept: what became of the companion column, see `CompanionResult`.
     """
 
@@ -86,6 +91,7 @@ class BackfillResult:
     encode_seconds: float
     write_seconds: float
     peak_memory_bytes: int
+    held_seconds: dict[str, float] = field(default_factory=dict)
     companion_rows: int = 0
     companion_pending: int = 0
     companion_is_kept: bool | None = None
@@ -108,6 +114,7 @@ def backfill(
     *,
     on_progress: Callable[[BackfillProgress], None] | None = None,
     stop: threading.Event | None = None,
+    goal_rows: int | None = None,
     keeps_companion: bool = True,
 ) -> BackfillResult:
     """Give every pending row of the range (None: of the table) its vector.
@@ -118,12 +125,13 @@ def backfill(
 
     Args:
         database: where the target table is.
-        settings: among them BACKFILL_BATCH_ROWS and BACKFILL_MAX_ATTEMPTS.
+        settings: among them BACKFILL_BATCH_ROWS, BACKFILL_MAX_ATTEMPTS and what holds a backfill back (MAX_*).
         encoder: makes the vectors; must be of the column's embedding space.
         id_range: `[lower, upper)`.
-        on_progress: called after each commit.
-        stop: set it to end after the batches in flight.
-        keeps_companion: False where the moment counts, just before the columns are exchanged.
+        on_progress: called after each commit, and every second while the backfill is held back.
+        stop: set it to end after the batch in hand.
+        goal_rows: end when so many are written.
+        keeps_companion: False where the moment counts, just before the columns are exchanged: nothing but a pause holds it.
 
     Raises:
         PhaseError: expand has not run.
@@ -145,9 +153,11 @@ def backfill(
         _require_quarantine(connection, target)
 
     stop = stop if stop is not None else threading.Event()
+    totals = PassTotals()
     if keeps_companion:
         with CompanionKeeper(database, settings, stop=stop) as keeper:
-            result = _fill(database, settings, encoder, column, id_range, on_progress, stop)
+            pace = make_pace(database, settings, stop, totals=totals, goal_rows=goal_rows)
+            result = _fill(database, settings, encoder, column, id_range, on_progress, pace, totals)
         kept = keeper.result()
         if id_range is None:
             _warn_of_strangers(database, settings, encoder)
@@ -155,7 +165,8 @@ def backfill(
             result, companion_rows=kept.rows, companion_pending=kept.pending, companion_is_kept=kept.is_kept
         )
     else:
-        result = _fill(database, settings, encoder, column, id_range, on_progress, stop)
+        pace = make_pace(database, settings, stop, goal_rows=goal_rows, is_throttled=False)
+        result = _fill(database, settings, encoder, column, id_range, on_progress, pace, totals)
     if state.new is not None and not result.pending_after and not stop.is_set():
         index_when_few_are_left(database, settings)
     if result.rows or result.quarantined or result.companion_rows:
@@ -170,35 +181,39 @@ def _fill(
     column: Column,
     id_range: IdRange | None,
     on_progress: Callable[[BackfillProgress], None] | None,
-    stop: threading.Event,
+    pace: Pace,
+    totals: PassTotals,
 ) -> BackfillResult:
     target = TargetTable.from_settings(settings)
     with database.autocommit() as connection:
         name = column_now(describe_table(connection, target), column.number).name
         total = count_pending(connection, target, name, id_range)
     started = time.perf_counter()
-    totals = PassTotals()
 
     def report() -> None:
         if on_progress is not None:
-            on_progress(BackfillProgress(totals.written, total, time.perf_counter() - started))
+            on_progress(BackfillProgress(totals.written, total, time.perf_counter() - started, pace.words))
 
-    pending = fill_column(
-        database,
-        settings,
-        target,
-        column.number,
-        encoder,
-        id_range=id_range,
-        totals=totals,
-        report=report,
-        stop=stop,
-    )
-    if pending and not stop.is_set():
+    with pace.running(report):
+        pending = fill_column(
+            database,
+            settings,
+            target,
+            column.number,
+            encoder,
+            id_range=id_range,
+            totals=totals,
+            report=report,
+            pace=pace,
+        )
+    if pending and not pace.is_over:
+        with database.autocommit() as connection:
+            holders = find_holders(connection, str(target))
         logger.warning(
             "%d rows are still pending: locked, or edited all the while by the application or by a trigger of its own; "
-            "run the backfill again",
+            "run the backfill again. Who has written to the table in a transaction that is still open: %s",
             pending,
+            shown_holders(holders) or "nobody",
         )
     if totals.truncated:
         logger.warning(
@@ -229,6 +244,17 @@ def _fill(
         encode_seconds=totals.encode_seconds,
         write_seconds=totals.write_seconds,
         peak_memory_bytes=peak_memory_bytes(),
+        held_seconds=pace.held_seconds,
+    )
+
+
+def stopped(result: BackfillResult, next_step: str) -> Stopped:
+    """The error that says that a backfill ended early because somebody asked for it."""
+    return Stopped(
+        f"stopped after the batch in hand, as asked: {result.rows:,} rows were embedded in this run, "
+        f"{result.pending_after:,} wait",
+        state="every committed batch is kept",
+        next_step=next_step,
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.database.pause import read_pause
 from bge_pipeline.database.pending import count_pending, has_more_pending_than
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import QueryEncoder
@@ -22,7 +23,7 @@ from bge_pipeline.embedding.loading import is_at_hand, load_encoder_of
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import BgePipelineError, ModelUnavailable
 from bge_pipeline.phases.filling import fill_column
-from bge_pipeline.phases.row_path import PassTotals
+from bge_pipeline.phases.row_totals import PassTotals
 from bge_pipeline.phases.row_writing import first_line
 from bge_pipeline.phases.state import MigrationState, read_state, space_of
 from bge_pipeline.settings import Settings
@@ -135,6 +136,8 @@ class CompanionKeeper:
         if space.fingerprint in self._missing:
             return
         with self._database.autocommit() as connection:
+            if read_pause(connection, self._target) is not None:
+                return
             is_idle = not has_more_pending_than(connection, self._target.companion, column.name, 0)
         self._idle_looks = self._idle_looks + 1 if is_idle else 0
         if self._idle_looks >= _IDLE_LOOKS:

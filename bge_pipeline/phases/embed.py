@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.database.pause import PauseEntry, read_pause
 from bge_pipeline.database.pending import has_more_pending_than
 from bge_pipeline.database.quarantine import release_all
 from bge_pipeline.embedding.loading import configured_space
-from bge_pipeline.phases.backfill import BackfillProgress, BackfillResult, backfill
+from bge_pipeline.phases.backfill import BackfillProgress, BackfillResult, backfill, stopped
 from bge_pipeline.phases.migrate import open_service
 from bge_pipeline.phases.state import require_space, require_table
 from bge_pipeline.settings import Settings
@@ -24,13 +26,15 @@ class EmbedResult:
         table: schema-qualified, quoted.
         column: the new column during a migration, else the one that search reads.
         model: the one that the column is recorded with.
-        backfill: what was done; None where nothing was pending, for which no model is loaded.
+        backfill: what was done; None where nothing was pending or the table was paused, for which no model is loaded.
+        paused: the pause that was found; None where there was none.
     """
 
     table: str
     column: str
     model: str
     backfill: BackfillResult | None
+    paused: PauseEntry | None = None
 
     def as_metadata(self) -> dict[str, Any]:
         """Plain values."""
@@ -44,6 +48,7 @@ class EmbedResult:
             "truncated": done.truncated if done else 0,
             "pending_after": done.pending_after if done else 0,
             "seconds": done.seconds if done else 0.0,
+            "paused": self.paused.as_metadata() if self.paused else None,
         }
 
 
@@ -53,16 +58,21 @@ def embed_pending(
     *,
     retry_quarantined: bool = False,
     on_progress: Callable[[BackfillProgress], None] | None = None,
+    stop: threading.Event | None = None,
 ) -> EmbedResult:
     """Embed what is pending. No column is added or exchanged, no index built, and no other model begun.
+
+    On a table that is paused it ends at once, since cron begins the next one soon; one that is at work waits.
 
     Args:
         database: where the target table is.
         settings: name the table and the model.
         retry_quarantined: make quarantined rows pending again first.
-        on_progress: called after each commit.
+        on_progress: called after each commit, and every second while something holds it back.
+        stop: set it to end after the batch in hand.
 
     Raises:
+        Stopped: `stop` was set.
         PhaseError: no migration has begun, so that there is no column to fill.
         EmbeddingSpaceMismatch: the settings name another model than the column's; nothing was written.
         BgePipelineError: whatever the backfill raises.
@@ -75,8 +85,13 @@ def embed_pending(
             release_all(connection, target)
     with database.autocommit() as connection:
         is_pending = has_more_pending_than(connection, target, column.name, 0)
+        paused = read_pause(connection, target)
+    if paused is not None:
+        return EmbedResult(str(target), column.name, space.model, None, paused)
     if not is_pending:
         return EmbedResult(str(target), column.name, space.model, None)
     with open_service(database, settings) as service:
-        done = backfill(database, settings, service.encoder, on_progress=on_progress)
+        done = backfill(database, settings, service.encoder, on_progress=on_progress, stop=stop)
+    if stop is not None and stop.is_set():
+        raise stopped(done, "bge-pipeline embed goes on")
     return EmbedResult(str(target), column.name, space.model, done)

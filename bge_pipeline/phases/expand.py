@@ -22,6 +22,7 @@ from bge_pipeline.database.indexes import (
     vector_indexes_on,
 )
 from bge_pipeline.database.journal import drop_journal_statement, record
+from bge_pipeline.database.lock_holders import naming_blockers
 from bge_pipeline.database.locks import lock_timeout_statement
 from bge_pipeline.database.notes import ColumnNote, note_statement
 from bge_pipeline.database.operator import Operator, operating
@@ -139,7 +140,8 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
     with database.autocommit() as connection:
         for index in doomed:
             logger.info("dropping index %s on the old column; rollback builds it again", index.name)
-            drop_index(connection, target.schema, index.name)
+            with naming_blockers(database, connection, f"dropping index {index.name}"):
+                drop_index(connection, target.schema, index.name)
     result = ExpandResult(
         table=str(target),
         column=column,

@@ -16,7 +16,9 @@ from bge_pipeline.database.pending import count_pending
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.errors import ChangedMeanwhile, DatabaseUnavailable, LoginRefused, PhaseError
-from bge_pipeline.phases.row_path import PassTotals, RowPath
+from bge_pipeline.phases.pace import Pace
+from bge_pipeline.phases.row_path import RowPath
+from bge_pipeline.phases.row_totals import PassTotals
 from bge_pipeline.phases.row_writing import first_line
 from bge_pipeline.settings import Settings
 
@@ -34,6 +36,7 @@ def fill_column(
     totals: PassTotals | None = None,
     report: Callable[[], None] = lambda: None,
     stop: threading.Event | None = None,
+    pace: Pace | None = None,
 ) -> int:
     """Give every pending row of the range its vector in the column of that number; returns how many still wait.
 
@@ -48,7 +51,8 @@ def fill_column(
         id_range: `[lower, upper)`; None: the table.
         totals: where rows and times are added up.
         report: called after each commit.
-        stop: set it to end after the batches in flight.
+        stop: set it to end after the batch in hand.
+        pace: what the passes ask between two batches; None: nothing but `stop` holds them.
 
     Raises:
         PhaseError: the column was dropped.
@@ -57,7 +61,7 @@ def fill_column(
         DatabaseUnavailable: the database went away and did not come back.
     """
     totals = totals if totals is not None else PassTotals()
-    stop = stop if stop is not None else threading.Event()
+    pace = pace if pace is not None else Pace(stop if stop is not None else threading.Event())
     stalled_passes = 0
     before: int | None = None
     has_progressed = True
@@ -70,7 +74,7 @@ def fill_column(
                 pending = count_pending(connection, target, column.name, id_range)
             # What is left is locked, or edited as fast as it is embedded; another pass would find as much.
             stalled_passes = stalled_passes + 1 if before is not None and pending > before / 2 else 0
-            if not pending or stop.is_set() or stalled_passes >= settings.backfill_max_attempts:
+            if not pending or pace.is_over or stalled_passes >= settings.backfill_max_attempts:
                 return pending
             before = pending
             path = RowPath(
@@ -79,14 +83,15 @@ def fill_column(
                 column,
                 table.id_kind,
                 encoder,
-                batch_rows=settings.backfill_batch_rows,
+                batch_rows=pace.batch_rows(settings.backfill_batch_rows),
                 max_lock_ms=settings.backfill_max_lock_ms,
                 max_attempts=settings.backfill_max_attempts,
-                stop=stop,
+                pace=pace,
                 skip_triggers=settings.skips_triggers,
             )
             if stalled_passes and not has_progressed:
                 path.pause(2.0**stalled_passes)
+            pace.begin_pass()
             path.run(id_range, totals, report)
         except (ChangedMeanwhile, ProgrammingError) as error:
             if isinstance(error, ProgrammingError) and not isinstance(error.orig, UndefinedColumn):

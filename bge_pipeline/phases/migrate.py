@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from bge_pipeline.database.build_progress import BuildProgress
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.index_build import BuildProgress
 from bge_pipeline.database.operator import operating
 from bge_pipeline.database.reader import sample_texts
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.phases.backfill import BackfillProgress, BackfillResult, backfill
+from bge_pipeline.phases.backfill import BackfillProgress, BackfillResult, backfill, stopped
 from bge_pipeline.phases.expand import ExpandResult, expand
 from bge_pipeline.phases.last_rows import StillPending
 from bge_pipeline.phases.swap import SwapResult, swap
+from bge_pipeline.phases.until import Until, rows_until
 from bge_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -29,18 +31,18 @@ _CATCH_UP_ROUNDS = 3
 
 @dataclass(frozen=True)
 class MigrateResult:
-    """What each phase did."""
+    """What each phase did; `swap` is None where the backfill was to go so far and no farther."""
 
     expand: ExpandResult
     backfill: BackfillResult
-    swap: SwapResult
+    swap: SwapResult | None
 
     def as_metadata(self) -> dict[str, Any]:
         """Plain values, one object a phase."""
         return {
             "expand": self.expand.as_metadata(),
             "backfill": self.backfill.as_metadata(),
-            "swap": self.swap.as_metadata(),
+            "swap": self.swap.as_metadata() if self.swap is not None else None,
         }
 
 
@@ -66,17 +68,34 @@ def migrate(
     *,
     on_backfill: Callable[[BackfillProgress], None] | None = None,
     on_index: Callable[[BuildProgress], None] | None = None,
+    until: Until | None = None,
+    stop: threading.Event | None = None,
 ) -> MigrateResult:
     """Expand, backfill and swap, each from where it was left; running it again when all is done changes nothing.
 
+    Args:
+        database: where the target table is.
+        settings: of every phase.
+        service: the new model.
+        on_backfill: told how far the backfill is.
+        on_index: told how far the index build is.
+        until: where the backfill is to end, without a swap; None: when all is done.
+        stop: set it to end after the batch in hand.
+
     Raises:
+        Stopped: `stop` was set.
         OperatorBusy: another process migrates, rolls back or retires the table now.
         ConsentRequired: it would begin the next migration or go forward after a rollback; the settings can say yes.
         BgePipelineError: whatever a phase raises; what was committed stays, and another call resumes.
     """
     with operating(database, settings, "migrate"):
         expanded = expand(database, settings, service.space)
-        filled = backfill(database, settings, service.encoder, on_progress=on_backfill)
+        goal = rows_until(database, settings, until)
+        filled = backfill(database, settings, service.encoder, on_progress=on_backfill, stop=stop, goal_rows=goal)
+        if stop is not None and stop.is_set():
+            raise stopped(filled, "bge-pipeline migrate resumes")
+        if until is not None:
+            return MigrateResult(expanded, filled, None)
         for attempt in range(1, _CATCH_UP_ROUNDS + 1):
             try:
                 swapped = swap(database, settings, service, on_progress=on_index)

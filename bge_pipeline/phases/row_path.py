@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
@@ -17,36 +16,16 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.ids import IdKind, IdRange
 from bge_pipeline.database.reader import PendingBatch, PendingReader
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.database.writer import Stored, VectorWriter
+from bge_pipeline.database.writer import VectorWriter
 from bge_pipeline.embedding.encoder import Encoder, TokenizedTexts
 from bge_pipeline.errors import DatabaseUnavailable
 from bge_pipeline.phases.channel import Abandoned, Channel
+from bge_pipeline.phases.pace import Pace
 from bge_pipeline.phases.row_encoding import EncodedBatch, RowEncoder
+from bge_pipeline.phases.row_totals import PassTotals
 from bge_pipeline.phases.row_writing import RowWriter, first_line, is_transient
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class PassTotals:
-    """Sums over all passes; each field is written by one stage alone."""
-
-    written: int = 0
-    in_page: int = 0
-    left_changed: int = 0
-    quarantined: int = 0
-    truncated: int = 0
-    tokens: int = 0
-    read_seconds: float = 0.0
-    tokenize_seconds: float = 0.0
-    encode_seconds: float = 0.0
-    write_seconds: float = 0.0
-    encode_lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def add(self, stored: Stored) -> None:
-        """Take note of a commit."""
-        self.written += stored.rows
-        self.in_page += stored.in_page
 
 
 class RowPath:
@@ -63,7 +42,7 @@ class RowPath:
         batch_rows: int,
         max_lock_ms: float,
         max_attempts: int,
-        stop: threading.Event,
+        pace: Pace,
         skip_triggers: bool = False,
     ) -> None:
         self._database = database
@@ -75,17 +54,17 @@ class RowPath:
         self._batch_rows = batch_rows
         self._max_lock_ms = max_lock_ms
         self._max_attempts = max_attempts
-        self._stop = stop
+        self._pace = pace
         self._skip_triggers = skip_triggers
 
     @property
     def stopped(self) -> bool:
         """Whether somebody asked for the end."""
-        return self._stop.is_set()
+        return self._pace.stopped
 
     def pause(self, seconds: float) -> None:
         """Wait, unless somebody asks for the end."""
-        self._stop.wait(seconds)
+        self._pace.sleep(seconds)
 
     def run(self, id_range: IdRange | None, totals: PassTotals, report: Callable[[], None]) -> None:
         """One pass over the pending rows of the range; returns when every vector of it is committed."""
@@ -144,8 +123,10 @@ class RowPath:
                         started = time.perf_counter()
                         batch = reader.read(connection)
                         totals.read_seconds += time.perf_counter() - started
-                        if batch is None:
+                        wanted = self._pace.claim(len(batch)) if batch is not None else 0
+                        if batch is None or not wanted:
                             return
+                        batch = batch.only(range(wanted)) if wanted < len(batch) else batch
                         started = time.perf_counter()
                         tokens = self._rows.tokenize(batch)
                         totals.tokenize_seconds += time.perf_counter() - started
@@ -166,6 +147,8 @@ class RowPath:
         totals: PassTotals,
     ) -> None:
         for batch, tokens in batches:
+            if self.stopped:
+                return  # the batch in hand is written, those that wait here are not
             started = time.perf_counter()
             encoded = self._rows.encode(batch, tokens)
             with totals.encode_lock:
@@ -188,7 +171,7 @@ class RowPath:
         ) as vectors:
             rows = RowWriter(self._database, self._target, vectors, max_attempts=self._max_attempts, pause=self.pause)
             for item in encoded:
-                started = time.perf_counter()
+                started, before = time.perf_counter(), totals.written
                 result = rows.write(item, totals.add)
                 totals.left_changed += result.left_changed
                 totals.quarantined += result.quarantined
@@ -196,6 +179,7 @@ class RowPath:
                 totals.truncated += item.truncated
                 totals.write_seconds += time.perf_counter() - started
                 report()
+                self._pace.between_batches(totals.written - before)
 
 
 @contextmanager

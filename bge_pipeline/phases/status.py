@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.indexes import vector_indexes_on
+from bge_pipeline.database.pause import PauseEntry, read_pause
 from bge_pipeline.database.pending import count_lacking, count_pending, count_rows
 from bge_pipeline.database.quarantine import QuarantinedRow, list_quarantined
 from bge_pipeline.database.size import table_bytes
@@ -55,6 +56,7 @@ class Status:
             cannot be taken for each other, and where nobody asked.
         quarantine: the latest rows put aside.
         companion_quarantine: those that the model of the companion column cannot embed.
+        paused: who paused the table, when and why; None where runs may write.
         warnings: what makes vectors unreliable or the application's statements fail, with what mends it.
         bytes: size of the table with indexes and out-of-line values.
     """
@@ -82,6 +84,7 @@ class Status:
     companion_quarantine: tuple[QuarantinedRow, ...]
     warnings: tuple[str, ...]
     bytes: int
+    paused: PauseEntry | None = None
     application_vectors: ApplicationVectors | None = None
 
     def as_metadata(self) -> dict[str, Any]:
@@ -91,6 +94,8 @@ class Status:
     @property
     def next_step(self) -> str:
         """What to run next."""
+        if self.paused is not None:
+            return "bge-pipeline resume, after which every run goes on"
         if self.rolled_back is not None:
             return (
                 "bge-pipeline migrate (asks, then searches the new vectors again), or bge-pipeline rollback --discard"
@@ -143,6 +148,7 @@ def read_status(database: Database, settings: Settings) -> Status:
             companion_quarantine=tuple(list_quarantined(connection, target.companion)) if state.companion else (),
             warnings=warnings_of(connection, state),
             bytes=table_bytes(connection, target),
+            paused=read_pause(connection, target),
         )
 
 

@@ -10,10 +10,11 @@ from typing import Any, NoReturn
 
 from sqlalchemy import Connection, TextClause, text
 
+from bge_pipeline.database.build_progress import BuildProgress
 from bge_pipeline.database.catalog import Column, describe_table
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.dependents import find_bound
-from bge_pipeline.database.index_build import BuildProgress, BuildResult
+from bge_pipeline.database.index_build import BuildResult
 from bge_pipeline.database.indexes import IndexPlan, create_index_statement, indexes_on
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.locks import lock_timeout_statement
@@ -35,6 +36,7 @@ from bge_pipeline.phases.companion import CompanionKeeper
 from bge_pipeline.phases.consent import require_forward
 from bge_pipeline.phases.exchange import exchange_statements, lock_for_exchange
 from bge_pipeline.phases.last_rows import StillPending, embed_last_rows, lock_out_writers
+from bge_pipeline.phases.pause import wait_while_paused
 from bge_pipeline.phases.pending_index import compact_pending_index, pending_index_name, rows_that_are_few
 from bge_pipeline.phases.quality import note_search_effort, require_quality
 from bge_pipeline.phases.state import MigrationState, read_state, require_same_parts, require_space
@@ -110,6 +112,7 @@ def swap(
         OperatorBusy: another process changes the table's schema now.
         ChangedMeanwhile: another process changed it while this one had lost its session.
     """
+    wait_while_paused(database, settings)
     with operating(database, settings, "swap") as operator:
         return _swap(operator, settings, service, on_progress)
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection
 
+from bge_pipeline.database.build_progress import BuildProgress
 from bge_pipeline.database.catalog import Column
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.index_build import BuildProgress, BuildResult, build_concurrently
+from bge_pipeline.database.index_build import BuildResult, build_concurrently
 from bge_pipeline.database.indexes import (
     HNSW_EF_CONSTRUCTION,
     HNSW_M,

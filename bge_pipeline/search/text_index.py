@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
+from bge_pipeline.database.build_progress import BuildProgress
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.index_build import BuildProgress, BuildResult, build_concurrently
+from bge_pipeline.database.index_build import BuildResult, build_concurrently
 from bge_pipeline.database.sql import shortened, with_values
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.settings import Settings

@@ -285,7 +285,8 @@ def test_every_command_has_help() -> None:
     listing = subprocess.run(
         [sys.executable, "-m", "bge_pipeline", "--help"], capture_output=True, text=True, check=True
     )
-    for name in ("demo", "plan", "migrate", "embed", "status", "rollback", "retire", "search", "benchmark", "dev"):
+    names = "demo plan migrate embed pause resume status rollback retire search benchmark dev"
+    for name in names.split():
         assert f"\n  {name}" in listing.stdout
 
 

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from bge_pipeline.definitions import defs
-from bge_pipeline.orchestration.jobs import ConfirmConfig, RetireConfig
+from bge_pipeline.orchestration.jobs import ConfirmConfig, PauseConfig, RetireConfig
 from bge_pipeline.orchestration.resources import SettingsResource
 
 HEAVY = ("torch", "sentence_transformers", "transformers", "openvino", "sklearn", "scipy")
@@ -23,6 +23,8 @@ JOBS = {
     "embed_pending_job",
     "keep_old_current_job",
     "compare_job",
+    "pause_job",
+    "resume_job",
     "rollback_job",
     "retire_job",
 }
@@ -88,7 +90,7 @@ def test_every_job_sensor_and_check_is_described():
     assert all(spec.description for check in defs.asset_checks or () for spec in check.check_specs)
 
 
-@pytest.mark.parametrize("config", [SettingsResource, ConfirmConfig, RetireConfig])
+@pytest.mark.parametrize("config", [SettingsResource, ConfirmConfig, PauseConfig, RetireConfig])
 def test_every_field_of_the_launchpad_is_described(config: type[dg.Config]):
     assert all(field.description for field in config.model_fields.values())
 

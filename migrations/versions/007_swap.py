@@ -6,9 +6,9 @@ from alembic import context
 
 from bge_pipeline.console import index_progress
 from bge_pipeline.database.connection import Database
-from bge_pipeline.phases.migrate import open_service, swap_when_caught_up
+from bge_pipeline.phases.migrate import open_service
 from bge_pipeline.phases.rollback import rollback
-from bge_pipeline.phases.swap import swap_script
+from bge_pipeline.phases.swap import swap, swap_script
 from bge_pipeline.revisions import print_phase, run_phase
 from bge_pipeline.settings import Settings
 
@@ -33,4 +33,4 @@ def downgrade() -> None:
 
 def _swap(database: Database, settings: Settings) -> None:
     with open_service(database, settings) as service, index_progress() as show:
-        swap_when_caught_up(database, settings, service, on_index=show)
+        swap(database, settings, service, on_progress=show)

@@ -1,0 +1,92 @@
+"""The pause flag of a table: entries of its journal, which every run on any machine looks at between two batches.
+
+The latest entry counts, in the order of their numbers, so that all who look agree. An entry belongs to no session: it
+stands until somebody resumes, also where the machine that wrote it is gone. Whoever may fill the column may write and read
+the journal, and so pause and resume. Where the journal is UNLOGGED, a crash of the server forgets the pause.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from bge_pipeline.database.journal import PAUSE, RESUME
+from bge_pipeline.database.target import TargetTable
+
+_LATE = 1_000
+"""So many numbers back are looked at again: an entry is seen when it is committed, perhaps after one with a higher number."""
+
+# Without the right to read the journal, as a role may be that only asks for the status, there is nothing to see.
+_READABLE = """
+SELECT EXISTS (SELECT FROM pg_class c WHERE c.oid = to_regclass(:name) AND c.relkind = 'r'
+  AND NOT (c.relpersistence = 'u' AND pg_is_in_recovery()) AND has_table_privilege(c.oid, 'SELECT'))
+"""
+_LATEST = """
+SELECT newest.number AS newest, latest.number, latest.act, latest.at, latest.facts
+FROM (SELECT max(number) AS number FROM {journal}) newest
+LEFT JOIN LATERAL (
+  SELECT number, act, to_char(at, 'YYYY-MM-DD HH24:MI:SS TZ') AS at, facts FROM {journal}
+  WHERE act IN (:pause, :resume) AND number > :after ORDER BY number DESC LIMIT 1
+) latest ON true
+"""
+
+
+@dataclass(frozen=True)
+class PauseEntry:
+    """The latest word on whether runs may write.
+
+    Attributes:
+        paused: False after a resume.
+        by: who said it: user and machine, or the Dagster run.
+        at: when, by the server's clock.
+        reason: in the words of whoever paused, if they gave one.
+        number: of the journal's entry.
+    """
+
+    paused: bool
+    by: str
+    at: str
+    reason: str | None
+    number: int
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        why = f" ({self.reason})" if self.reason else ""
+        return f"{'paused' if self.paused else 'resumed'} by {self.by} at {self.at}{why}"
+
+
+class PauseReader:
+    """Looks at the flag again and again; after the first look only at what the journal has got since."""
+
+    def __init__(self, target: TargetTable) -> None:
+        self._target = target
+        self._newest = 0
+        self._latest: PauseEntry | None = None
+
+    def look(self, connection: Connection) -> PauseEntry | None:
+        """The latest pause or resume; None where there never was one, or no journal that this role may read."""
+        if not connection.execute(text(_READABLE), {"name": self._target.journal}).scalar_one():
+            self._newest, self._latest = 0, None
+            return None
+        values = {"pause": PAUSE, "resume": RESUME, "after": self._newest - _LATE}
+        row = connection.execute(self._target.sql(_LATEST), values).one()
+        if row.newest is None or row.newest < self._newest:
+            # A journal that was dropped and made again counts from one.
+            self._latest = None
+        self._newest = row.newest or 0
+        if row.number is not None and (self._latest is None or row.number > self._latest.number):
+            self._latest = PauseEntry(
+                row.act == PAUSE, row.facts.get("by", "somebody"), row.at, row.facts.get("reason"), row.number
+            )
+        return self._latest
+
+
+def read_pause(connection: Connection, target: TargetTable) -> PauseEntry | None:
+    """The pause that stands now; None where runs may write."""
+    latest = PauseReader(target).look(connection)
+    return latest if latest is not None and latest.paused else None
