@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from bge_pipeline.demo.corpus import segments
 from bge_pipeline.demo.questions import judge
 from bge_pipeline.embedding.hashing import HashingEncoder
-from bge_pipeline.evaluation.gate import GateBounds, QualityMeasurements, decide
-from bge_pipeline.evaluation.label_free import (
+from bge_pipeline.quality.bounds import GateBounds
+from bge_pipeline.quality.gate import QualityMeasurements, decide
+from bge_pipeline.quality.label_free import (
     excerpts,
     known_item_search,
     neighbour_agreement,
     stored_vectors_match,
 )
-from bge_pipeline.evaluation.metrics import paired_difference, ranking_quality
+from bge_pipeline.quality.metrics import paired_difference, ranking_quality
 
 Vectors = NDArray[np.float32]
 SAMPLES = (300, 1_000, 5_000)

@@ -26,15 +26,16 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import SwapRefused
-from bge_pipeline.evaluation.gate import GateResult
 from bge_pipeline.phases.application_vectors import same_dimensions
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.companion import CompanionKeeper
 from bge_pipeline.phases.consent import require_forward
 from bge_pipeline.phases.exchange import exchange_statements, lock_for_exchange
-from bge_pipeline.phases.quality import note_search_effort, require_quality
+from bge_pipeline.phases.search_effort import note_search_effort
 from bge_pipeline.phases.state import MigrationState, read_state, require_same_parts, require_space
 from bge_pipeline.phases.vector_index import build_index, filled_column, plan_vector_index
+from bge_pipeline.phases.verdict import require_quality
+from bge_pipeline.quality.gate import GateResult
 from bge_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)

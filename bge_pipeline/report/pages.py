@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from bge_pipeline.evaluation.plots import report_plots
-from bge_pipeline.evaluation.report import BenchmarkReport
-from bge_pipeline.evaluation.report_sections import NOTHING, Section, circumstances, headlines, sections, title
+from bge_pipeline.report.benchmark import BenchmarkReport
+from bge_pipeline.report.plots import report_plots
+from bge_pipeline.report.sections import NOTHING, Section, circumstances, headlines, sections, title
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bge_pipeline.database.vectors import sample_vectors
+from bge_pipeline.quality.exact import nearest_rows
 from bge_pipeline.search.column import read_column
-from bge_pipeline.search.exact import nearest_rows
 from bge_pipeline_tests.support import SEGMENTS, execute
 
 pytestmark = pytest.mark.pgvector
@@ -29,7 +29,7 @@ def queries(database):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_neighbours_and_their_distances_are_postgres_own(database, settings, queries, metric, monkeypatch):
-    monkeypatch.setattr("bge_pipeline.search.exact._BLOCK_BYTES", 100_000)  # several blocks
+    monkeypatch.setattr("bge_pipeline.quality.exact._BLOCK_BYTES", 100_000)  # several blocks
     operator_class, operator = METRICS[metric]
     execute(database, "DROP INDEX segments_embedding_idx")
     execute(database, f"CREATE INDEX one ON segments USING hnsw (embedding {operator_class})")

@@ -19,11 +19,11 @@ from bge_pipeline.embedding.encoder import QueryEncoder
 from bge_pipeline.embedding.loading import load_encoder_named, load_encoder_of
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConfigurationError, ModelUnavailable
-from bge_pipeline.evaluation.judgements import JudgedQueries, load_judged_queries
-from bge_pipeline.evaluation.label_free import stored_vectors_match
-from bge_pipeline.evaluation.metrics import ranking_quality
-from bge_pipeline.phases.state import MigrationState, space_of
-from bge_pipeline.search.ann import exact_ranking
+from bge_pipeline.quality.columns import ComparedColumns
+from bge_pipeline.quality.index_recall import exact_ranking
+from bge_pipeline.quality.judgements import JudgedQueries, load_judged_queries
+from bge_pipeline.quality.label_free import stored_vectors_match
+from bge_pipeline.quality.metrics import ranking_quality
 from bge_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ _RANKS = 20
 _RERANKED_QUERIES = 50
 """A cross-encoder reads RERANK_TOP_K passages for each query and column: 20,000 pairs at the defaults."""
 _DECLARED_SAMPLE_ROWS = 32
-_DECLARED_COSINE = 0.9
 
 OnRows = Callable[[str, int, int], None]
 """Told the column, the rows compared so far, and the planner's estimate of all rows."""
@@ -68,9 +67,7 @@ def measure_labelled(
     connection: Connection,
     settings: Settings,
     service: EmbeddingsService,
-    state: MigrationState,
-    new: str,
-    old: str | None,
+    columns: ComparedColumns,
     *,
     on_rows: OnRows | None = None,
 ) -> LabelledQuality | None:
@@ -90,36 +87,36 @@ def measure_labelled(
     def ndcg(column: str, queries: NDArray[np.float32]) -> float:
         def told(rows: int) -> None:
             if on_rows is not None:
-                on_rows(column, rows, state.table.estimated_rows)
+                on_rows(column, rows, columns.table.estimated_rows)
 
         k = settings.rerank_top_k if reranked else _RANKS
         rankings = exact_ranking(connection, settings, column, queries, k=k, on_rows=told)
         if reranked:
             rankings = [
-                _reranked(connection, state.table.target, service, query, ids)
+                _reranked(connection, columns.table.target, service, query, ids)
                 for query, ids in zip(texts, rankings, strict=True)
             ]
         by_query = {query_id: [str(i) for i in ids] for query_id, ids in zip(asked.queries, rankings, strict=True)}
         return ranking_quality(asked.qrels, by_query).ndcg
 
-    ndcg_new = ndcg(new, service.encode_queries(texts))
-    encoder = old_encoder(connection, settings, state, old) if old is not None else None
-    if old is None or encoder is None:
+    ndcg_new = ndcg(columns.new.name, service.encode_queries(texts))
+    encoder = old_encoder(connection, settings, columns)
+    if columns.old is None or encoder is None:
         logger.info("the old model is not at hand: nDCG@20 of the new vectors is measured alone")
         return LabelledQuality(None, ndcg_new, len(asked), len(judged), reranked)
-    ndcg_old = ndcg(old, encoder.encode(encoder.tokenize_queries(texts)))
+    ndcg_old = ndcg(columns.old.name, encoder.encode(encoder.tokenize_queries(texts)))
     return LabelledQuality(ndcg_old, ndcg_new, len(asked), len(judged), reranked)
 
 
-def old_encoder(connection: Connection, settings: Settings, state: MigrationState, old: str) -> QueryEncoder | None:
+def old_encoder(connection: Connection, settings: Settings, columns: ComparedColumns) -> QueryEncoder | None:
     """The encoder that made the old column's vectors, where it is at hand: noted with the column, or declared."""
-    column = state.table.columns[old]
-    space = space_of(column)
-    if space is not None:
-        return load_encoder_of(space, settings)
-    if "legacy_model" not in settings.model_fields_set or column.dimensions is None:
+    if columns.old is None:
         return None
-    return _declared_encoder(connection, settings, state.table.target, column, column.dimensions)
+    if columns.old_space is not None:
+        return load_encoder_of(columns.old_space, settings)
+    if "legacy_model" not in settings.model_fields_set or columns.old.dimensions is None:
+        return None
+    return _declared_encoder(connection, settings, columns.table.target, columns.old, columns.old.dimensions)
 
 
 def _declared_encoder(
@@ -135,7 +132,7 @@ def _declared_encoder(
     if not len(sample):
         return None
     made = encoder.encode(encoder.tokenize(sample.texts))
-    found = stored_vectors_match(sample.vectors[column.name], made, threshold=_DECLARED_COSINE)
+    found = stored_vectors_match(sample.vectors[column.name], made)
     if found.matching_share < 0.5:
         logger.warning(
             "LEGACY_MODEL=%s did not make the vectors in %r (%s): the new vectors are measured alone",

@@ -6,40 +6,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from bge_pipeline.evaluation.label_free import KnownItemSearch, NeighbourAgreement, StoredVectorAgreement
+from bge_pipeline.quality.bounds import GateBounds
+from bge_pipeline.quality.label_free import KnownItemSearch, NeighbourAgreement, StoredVectorAgreement
 
 GateMode = Literal["enforce", "warn", "off"]
-
-
-@dataclass(frozen=True)
-class GateBounds:
-    """The least that each measurement must reach.
-
-    The defaults of the four label-free bounds lie between what a right and what a damaged column measured on the demo
-    corpus (docs/quality-gate.md has the figures).
-
-    Attributes:
-        ndcg_retained: new nDCG@20 divided by old, over labelled queries.
-        ann_recall: share of the exact nearest neighbours that the index finds.
-        neighbour_agreement: overlap of the 20 nearest neighbours in the old and the new space, corrected for chance.
-        known_item_success: share of excerpts that find their own row among the first 20.
-        stored_vectors_matching: share of stored vectors that the model makes again from the stored text.
-        unit_length: share of stored vectors of unit length.
-        read_whole: share of texts that the model reads to their end.
-    """
-
-    ndcg_retained: float = 0.92
-    ann_recall: float = 0.95
-    neighbour_agreement: float = 0.03
-    known_item_success: float = 0.60
-    stored_vectors_matching: float = 0.99
-    unit_length: float = 1.0
-    read_whole: float = 0.5
-
-    @classmethod
-    def for_search(cls, *, reranked: bool) -> GateBounds:
-        """The default bounds: a search that reranks must retain 0.95 of nDCG@20, one that does not 0.92."""
-        return cls(ndcg_retained=0.95 if reranked else 0.92)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.phases.speed import measure_encoding, measure_reranking
+from bge_pipeline.quality.speed import measure_encoding, measure_reranking
 from bge_pipeline.settings import load_settings
 from bge_pipeline_tests.support import ENCODER
 

@@ -1,13 +1,15 @@
-"""What a benchmark report says, as headlines and tables of text; how that looks on a page is in report_pages.py."""
+"""What a benchmark report says, as headlines and tables of text; how that looks on a page is in pages.py."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Literal
 
-from bge_pipeline.evaluation.report import BASELINE_TEXTS_PER_SECOND, BenchmarkReport, PhaseTime, SearchRun
+from bge_pipeline.quality.gate import GateResult
+from bge_pipeline.quality.search_runs import SearchRun
+from bge_pipeline.report.benchmark import BenchmarkReport, PhaseTime
 
 NOTHING = "—"
 _SHOWN_ONE_BY_ONE = 4
@@ -52,11 +54,11 @@ def circumstances(report: BenchmarkReport) -> dict[str, str]:
 def headlines(report: BenchmarkReport) -> list[Headline]:
     """The figures of the summary; those that were not measured are left out."""
     found = []
-    best = report.best_texts_per_second
-    if best is not None:
-        note = f"{best / BASELINE_TEXTS_PER_SECOND:,.1f} times {BASELINE_TEXTS_PER_SECOND:.0f} texts/s"
-        found.append(Headline("encoding", f"{best:,.0f} texts/s", note))
-    old, new = _run(report, "old dense"), _run(report, "new dense")
+    fastest = max(report.encode, key=lambda run: run.texts_per_second, default=None)
+    if fastest is not None:
+        note = f"in batches of {fastest.batch_size}"
+        found.append(Headline("encoding", f"{fastest.texts_per_second:,.0f} texts/s", note))
+    old, new = _dense(report, "old"), _dense(report, "new")
     if new is not None:
         found.append(Headline("search, median", f"{new.p50_milliseconds:,.1f} ms", "with its query's vector"))
     if new is not None and new.ndcg is not None:
@@ -67,55 +69,47 @@ def headlines(report: BenchmarkReport) -> list[Headline]:
     found.append(Headline("one vector", _bytes(storage.new_vector_bytes), before))
     if report.lock_milliseconds is not None:
         found.append(Headline("table locked", f"{report.lock_milliseconds:,.0f} ms", "by the swap"))
-    if report.gate is not None and report.gate["checks"]:
-        measured = [check for check in report.gate["checks"] if check["value"] is not None]
-        passed = sum(check["passed"] for check in measured)
-        verdict = "passed" if report.gate["passed"] else "not passed"
+    if report.gate is not None and report.gate.checks:
+        measured = [check for check in report.gate.checks if check.value is not None]
+        passed = sum(check.passed for check in measured)
+        verdict = "passed" if report.gate.passed else "not passed"
         found.append(Headline("quality gate", verdict, f"{passed} of {len(measured)} checks"))
     return found
 
 
 def sections(report: BenchmarkReport) -> list[Section]:
     """The tables, in the order in which they are read."""
-    parts = [_claims(report), _search(report), _quality(report), _encode(report), _storage(report), _phases(report)]
+    parts = [_search(report), _quality(report), _encode(report), _storage(report), _phases(report)]
     if report.notes:
         parts.append(Section("Not measured", [["what and why"], *([note] for note in report.notes)]))
     return [Section(part.title, _without_empty_columns(part.rows), part.text) for part in parts]
 
 
-def gate_rows(gate: Mapping[str, Any]) -> list[list[str]]:
-    """The checks of the quality gate as a table; `gate` is `GateResult.as_metadata()`."""
+def gate_rows(gate: GateResult) -> list[list[str]]:
+    """The checks of the quality gate as a table."""
     rows = [["check", "measured", "at least", "passed", "what was seen"]]
     rows += [
         [
-            check["name"].replace("_", " "),
-            _figure(check["value"]),
-            _figure(check["bound"]),
-            NOTHING if check["value"] is None else "yes" if check["passed"] else "NO",
-            check["explanation"],
+            check.name.replace("_", " "),
+            _figure(check.value),
+            _figure(check.bound),
+            NOTHING if check.value is None else "yes" if check.passed else "NO",
+            check.explanation,
         ]
-        for check in gate["checks"]
+        for check in gate.checks
     ]
     return rows
-
-
-def _claims(report: BenchmarkReport) -> Section:
-    rows = [["figure", "promised", "measured here"]]
-    rows += [[claim.what, claim.claimed, claim.measured] for claim in report.claims]
-    return Section("What was promised", rows)
 
 
 def _encode(report: BenchmarkReport) -> Section:
     if not report.encode:
         return Section("Encoding", [], "The table has no text.")
-    baseline = f"times {BASELINE_TEXTS_PER_SECOND:.0f} texts/s"
-    rows = [["batch size", "texts/s", "tokens/s", baseline, "device memory"]]
+    rows = [["batch size", "texts/s", "tokens/s", "device memory"]]
     rows += [
         [
             str(run.batch_size),
             f"{run.texts_per_second:,.0f}",
             f"{run.tokens_per_second:,.0f}",
-            f"{run.texts_per_second / BASELINE_TEXTS_PER_SECOND:,.1f}",
             NOTHING if run.device_memory_bytes is None else _megabytes(run.device_memory_bytes),
         ]
         for run in report.encode
@@ -152,7 +146,7 @@ def _search(report: BenchmarkReport) -> Section:
 
 
 def _quality(report: BenchmarkReport) -> Section:
-    if report.gate is None or not report.gate["checks"]:
+    if report.gate is None or not report.gate.checks:
         return Section("Quality gate", [], report.gate_summary)
     return Section("Quality gate", gate_rows(report.gate), report.gate_summary.splitlines()[0])
 
@@ -189,8 +183,8 @@ def _without_empty_columns(rows: Sequence[Sequence[str]]) -> list[list[str]]:
     return [[row[n] for n in kept] for row in rows] if kept else []
 
 
-def _run(report: BenchmarkReport, name: str) -> SearchRun | None:
-    return next((run for run in report.search if run.name == name), None)
+def _dense(report: BenchmarkReport, column: Literal["old", "new"]) -> SearchRun | None:
+    return next((run for run in report.search if run.words == (column, "dense")), None)
 
 
 def _figure(value: float | None) -> str:

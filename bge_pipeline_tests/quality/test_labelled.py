@@ -9,8 +9,9 @@ import pytest
 
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.phases.labelled_quality import measure_labelled
 from bge_pipeline.phases.state import require_table
+from bge_pipeline.phases.verdict import compared_columns
+from bge_pipeline.quality.labelled import measure_labelled
 from bge_pipeline_tests.support import ENCODER, execute, fill, store_vectors
 
 pytestmark = pytest.mark.pgvector
@@ -38,7 +39,7 @@ def measured(database, settings, service=None, **options):
     service = service or EmbeddingsService(ENCODER, settings)
     state = require_table(database, settings)
     with database.autocommit() as connection:
-        return measure_labelled(connection, settings, service, state, "embedding_384", "embedding", **options)
+        return measure_labelled(connection, settings, service, compared_columns(state), **options)
 
 
 class TestOnAFirstMigration:

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 
-from bge_pipeline.evaluation.report import (
+from bge_pipeline.quality.gate import GateCheck, GateResult
+from bge_pipeline.quality.search_runs import SearchRun
+from bge_pipeline.quality.speed import EncodeRun
+from bge_pipeline.report.benchmark import (
     BenchmarkReport,
-    Claim,
-    EncodeRun,
     PhaseTime,
-    SearchRun,
     Storage,
 )
-from bge_pipeline.evaluation.report_pages import as_html, as_markdown, write_report
+from bge_pipeline.report.pages import as_html, as_markdown, write_report
+from bge_pipeline.report.plots import report_plots
 
-GATE = {
-    "passed": False,
-    "mode": "warn",
-    "checks": [
-        {"name": "ann_recall", "value": 0.9, "bound": 0.95, "passed": False, "explanation": "too | few"},
-        {"name": "ndcg_retained", "value": None, "bound": 0.92, "passed": True, "explanation": "not measured"},
-    ],
-}
+GATE = GateResult(
+    passed=False,
+    mode="warn",
+    checks=(
+        GateCheck("ann_recall", 0.9, 0.95, False, "too | few"),
+        GateCheck("ndcg_retained", None, 0.92, True, "not measured"),
+    ),
+)
 
 
 @pytest.fixture
@@ -45,18 +47,16 @@ def report() -> BenchmarkReport:
         encode=(EncodeRun(32, 512, 28_000, 2.0, None), EncodeRun(256, 512, 28_000, 1.0, None)),
         rerank=None,
         search=(
-            SearchRun("old dense", 50, 12.34, 20.0, encodes=False, ndcg=0.4),
-            SearchRun("new dense", 50, 5.67, 9.0, encodes=True, ndcg=0.5),
+            SearchRun("old", "dense", False, 50, 12.34, 20.0, encodes=False, ndcg=0.4),
+            SearchRun("new", "dense", False, 50, 5.67, 9.0, encodes=True, ndcg=0.5),
         ),
         storage=Storage(6_152, 1_544, 34_000_000, 24_000_000, 3_000_000),
         phases=(PhaseTime("expand", "2026-11-22 20:00:00.1+00", 0.1, "column embedding_384"),),
         gate=GATE,
-        gate_summary="quality gate (warn): 0 of 1 checks passed\n- ann_recall: too | few",
         index_seconds=0.2,
         lock_milliseconds=8.0,
         backfill_texts_per_second=300.0,
         write_rows_per_second=9_000.0,
-        claims=(Claim("one vector", "75% smaller", "75%"),),
         notes=("reranking was not measured",),
     )
 
@@ -74,9 +74,7 @@ def test_the_summary_sets_each_figure_beside_what_was_before(report: BenchmarkRe
         lines[summary + 2]
         == "| **512 texts/s** | **5.7 ms** | **0.500** | **1,544 bytes** | **8 ms** | **not passed** |"
     )
-    assert (
-        "| 12.8 times 40 texts/s | with its query's vector | before 0.400 | before 6,152 bytes |" in lines[summary + 3]
-    )
+    assert "| in batches of 256 | with its query's vector | before 0.400 | before 6,152 bytes |" in lines[summary + 3]
 
 
 def test_pictures_are_inside_the_page_and_drawn_without_fonts(report: BenchmarkReport):
@@ -91,9 +89,7 @@ def test_pictures_are_inside_the_page_and_drawn_without_fonts(report: BenchmarkR
 
 
 def test_what_was_not_measured_takes_no_room(report: BenchmarkReport):
-    bare = replace(
-        report, encode=(), search=(), gate=None, gate_summary="nothing to compare yet", lock_milliseconds=None
-    )
+    bare = replace(report, encode=(), search=(), gate=None, lock_milliseconds=None)
 
     page = as_markdown(bare)
 
@@ -132,3 +128,20 @@ def test_html_in_a_name_is_not_alive_in_markdown(report: BenchmarkReport):
     assert "<script>" not in pages
     assert "&lt;script&gt;" in pages
     assert "a &lt;model&gt;" in pages
+
+
+def test_a_plot_colours_by_the_column_and_not_by_a_name(report: BenchmarkReport):
+    hybrid = replace(report.search[1], mode="hybrid", reranked=True)
+    plots = report_plots(replace(report, encode=(), search=(report.search[0], hybrid)))
+
+    drawn = plots["Search, milliseconds: median (95th percentile)"].decode()
+    assert (drawn.count("#8f98a6"), drawn.count("#2f63b3")) == (1, 1)
+    assert hybrid.name == "new hybrid, reranked"
+
+
+def test_the_json_holds_what_the_pages_say(report: BenchmarkReport, tmp_path):
+    values = json.loads(write_report(report, tmp_path).json.read_text())
+
+    assert [run["name"] for run in values["search"]] == ["old dense", "new dense"]
+    assert values["gate"] == report.gate.as_metadata()
+    assert values["gate_summary"].startswith("quality gate (warn)")

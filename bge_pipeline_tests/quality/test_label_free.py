@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from bge_pipeline.demo.corpus import segments
 from bge_pipeline.embedding.hashing import HashingEncoder
-from bge_pipeline.evaluation.gate import GateBounds, QualityMeasurements, decide
-from bge_pipeline.evaluation.label_free import (
+from bge_pipeline.quality.bounds import GateBounds
+from bge_pipeline.quality.gate import QualityMeasurements, decide
+from bge_pipeline.quality.label_free import (
     exact_neighbours,
     excerpts,
     known_item_search,
@@ -84,7 +85,7 @@ def test_exact_neighbours_are_the_nearest_by_cosine_without_the_row_itself() -> 
 def test_neighbours_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = random_vectors(300, 16)
     at_once = exact_neighbours(vectors, 5)
-    monkeypatch.setattr("bge_pipeline.evaluation.label_free._BLOCK_BYTES", 7 * 300 * 4)
+    monkeypatch.setattr("bge_pipeline.quality.label_free._BLOCK_BYTES", 7 * 300 * 4)
 
     assert (exact_neighbours(vectors, 5) == at_once).all()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bge_pipeline.errors import ConfigurationError
-from bge_pipeline.evaluation.judgements import load_judged_queries
+from bge_pipeline.quality.judgements import load_judged_queries
 
 
 def write(folder: Path, text: str) -> Path:

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from bge_pipeline.evaluation.gate import GateBounds, GateMode, QualityMeasurements, decide
-from bge_pipeline.evaluation.label_free import KnownItemSearch, NeighbourAgreement, StoredVectorAgreement
+from bge_pipeline.quality.bounds import GateBounds
+from bge_pipeline.quality.gate import GateMode, QualityMeasurements, decide
+from bge_pipeline.quality.label_free import KnownItemSearch, NeighbourAgreement, StoredVectorAgreement
 
 GOOD = QualityMeasurements(
     ndcg_old=0.5,

@@ -14,7 +14,7 @@ from bge_pipeline.database.binary_copy import HEADER, TRAILER, run_copy
 from bge_pipeline.database.ids import Id, IdKind
 from bge_pipeline.database.sql import render
 from bge_pipeline.errors import BgePipelineError
-from bge_pipeline.evaluation.metrics import to_unit_length
+from bge_pipeline.quality.metrics import to_unit_length
 from bge_pipeline.search.column import SearchedColumn
 
 METRICS = ("cosine", "l2", "ip")

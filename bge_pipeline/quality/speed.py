@@ -5,15 +5,56 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bge_pipeline.embedding.reranker import Reranker
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.evaluation.label_free import excerpts
-from bge_pipeline.evaluation.report import EncodeRun, RerankRun
+from bge_pipeline.quality.label_free import excerpts
 
 QUERIES = 50
 PASSAGES = 200
+
+
+@dataclass(frozen=True)
+class EncodeRun:
+    """Encoding the sample with one batch size; `device_memory_bytes` is None where the device does not tell."""
+
+    batch_size: int
+    texts: int
+    tokens: int
+    seconds: float
+    device_memory_bytes: int | None
+
+    @property
+    def texts_per_second(self) -> float:
+        """Texts per second of wall time."""
+        return self.texts / self.seconds
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens, padding not counted, per second of wall time."""
+        return self.tokens / self.seconds
+
+
+@dataclass(frozen=True)
+class RerankRun:
+    """Reranking `documents` candidates for each of `queries` queries."""
+
+    model: str
+    queries: int
+    documents: int
+    seconds: float
+
+    @property
+    def pairs_per_second(self) -> float:
+        """Pairs of query and document per second of wall time."""
+        return self.queries * self.documents / self.seconds
+
+    @property
+    def milliseconds_per_query(self) -> float:
+        """Time that reranking adds to one search."""
+        return 1_000 * self.seconds / self.queries
 
 
 def measure_encoding(

@@ -5,73 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-BASELINE_TEXTS_PER_SECOND = 40.0
-"""GTE-Qwen2-1.5B on the GPU of the migration this tool was made for: 30 to 50 texts/s, reported, not measured here."""
-
-UNMEASURED = "not measured on this hardware"
-
-
-@dataclass(frozen=True)
-class EncodeRun:
-    """Encoding the sample with one batch size; `device_memory_bytes` is None where the device does not tell."""
-
-    batch_size: int
-    texts: int
-    tokens: int
-    seconds: float
-    device_memory_bytes: int | None
-
-    @property
-    def texts_per_second(self) -> float:
-        """Texts per second of wall time."""
-        return self.texts / self.seconds
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Tokens, padding not counted, per second of wall time."""
-        return self.tokens / self.seconds
-
-
-@dataclass(frozen=True)
-class SearchRun:
-    """One way of searching, timed query by query.
-
-    Attributes:
-        name: which column, by which means.
-        queries: how many were timed.
-        p50_milliseconds, p95_milliseconds: from the query to its results, encoding included where `encodes` is true.
-        encodes: whether the query's vector was made within the time.
-        recall: share of the exact 20 nearest that came back; None where nothing exact is compared.
-        ndcg: nDCG@20 on labelled queries; None without them.
-    """
-
-    name: str
-    queries: int
-    p50_milliseconds: float
-    p95_milliseconds: float
-    encodes: bool
-    recall: float | None = None
-    ndcg: float | None = None
-
-
-@dataclass(frozen=True)
-class RerankRun:
-    """Reranking `documents` candidates for each of `queries` queries."""
-
-    model: str
-    queries: int
-    documents: int
-    seconds: float
-
-    @property
-    def pairs_per_second(self) -> float:
-        """Pairs of query and document per second of wall time."""
-        return self.queries * self.documents / self.seconds
-
-    @property
-    def milliseconds_per_query(self) -> float:
-        """Time that reranking adds to one search."""
-        return 1_000 * self.seconds / self.queries
+from bge_pipeline.quality.gate import GateResult
+from bge_pipeline.quality.search_runs import SearchRun
+from bge_pipeline.quality.speed import EncodeRun, RerankRun
 
 
 @dataclass(frozen=True)
@@ -82,15 +18,6 @@ class PhaseTime:
     at: str
     seconds: float
     detail: str
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A figure that the mission names, beside what was measured here."""
-
-    what: str
-    claimed: str
-    measured: str
 
 
 @dataclass(frozen=True)
@@ -119,7 +46,7 @@ class BenchmarkReport:
         created_at: ISO 8601, UTC.
         hardware: processor, cores, memory and accelerator of the machine that encoded.
         versions: of PostgreSQL, pgvector, Python and this package.
-        gate: the quality gate's result as plain values, None where it was not measured.
+        gate: the quality gate's decision, None where it was not measured.
         lock_milliseconds: exclusive lock of the latest swap, None before it.
         index_seconds: build of the new vector index, None before it.
         notes: what could not be measured, and why.
@@ -140,13 +67,11 @@ class BenchmarkReport:
     search: tuple[SearchRun, ...]
     storage: Storage
     phases: tuple[PhaseTime, ...]
-    gate: dict[str, Any] | None
-    gate_summary: str
+    gate: GateResult | None
     index_seconds: float | None
     lock_milliseconds: float | None
     backfill_texts_per_second: float | None
     write_rows_per_second: float | None
-    claims: tuple[Claim, ...]
     notes: tuple[str, ...]
 
     @property
@@ -154,18 +79,24 @@ class BenchmarkReport:
         """Texts per second at the best batch size; None where nothing was encoded."""
         return max((run.texts_per_second for run in self.encode), default=None)
 
+    @property
+    def gate_summary(self) -> str:
+        """The gate's decision in words."""
+        return self.gate.summary() if self.gate is not None else "nothing to compare yet"
+
     def as_json(self) -> dict[str, Any]:
         """The whole report as plain values."""
         return asdict(self) | {
-            "encode": [asdict(run) | {"texts_per_second": run.texts_per_second} for run in self.encode]
+            "encode": [asdict(run) | {"texts_per_second": run.texts_per_second} for run in self.encode],
+            "search": [asdict(run) | {"name": run.name} for run in self.search],
+            "gate": self.gate.as_metadata() if self.gate is not None else None,
+            "gate_summary": self.gate_summary,
         }
 
     def as_metadata(self) -> dict[str, float | int | str]:
         """The figures whose history over runs is worth a curve."""
-        best = self.best_texts_per_second
         figures: dict[str, float | int | str | None] = {
-            "texts_per_second": best,
-            "speedup_over_baseline": best / BASELINE_TEXTS_PER_SECOND if best is not None else None,
+            "texts_per_second": self.best_texts_per_second,
             "backfill_texts_per_second": self.backfill_texts_per_second,
             "write_rows_per_second": self.write_rows_per_second,
             "index_seconds": self.index_seconds,
@@ -176,7 +107,7 @@ class BenchmarkReport:
             "rerank_milliseconds": self.rerank.milliseconds_per_query if self.rerank else None,
         }
         for run in self.search:
-            name = run.name.replace(",", "").replace(" ", "_")
+            name = "_".join(run.words)
             figures |= {
                 f"{name}_p50_milliseconds": run.p50_milliseconds,
                 f"{name}_p95_milliseconds": run.p95_milliseconds,

@@ -7,13 +7,12 @@ from math import log2
 import numpy as np
 import pytest
 
-from bge_pipeline.evaluation.metrics import (
+from bge_pipeline.quality.metrics import (
     RBO_PERSISTENCE,
     overlap_at_k,
     paired_difference,
     rank_biased_overlap,
     ranking_quality,
-    recall_at_k,
 )
 
 
@@ -99,14 +98,6 @@ def test_agreement_near_the_top_counts_more_than_near_the_bottom() -> None:
 def test_rankings_of_different_shape_cannot_be_compared(function: object) -> None:
     with pytest.raises(ValueError, match="same shape"):
         function([[1, 2]], [[1, 2, 3]])  # type: ignore[operator]
-
-
-def test_recall_is_the_share_of_exact_neighbours_found() -> None:
-    assert recall_at_k([[1, 2, 3, 4], [5, 6], []], [[4, 3, 9], [5, 6], [7]]) == pytest.approx((0.5 + 1) / 2)
-    with pytest.raises(ValueError, match="same queries"):
-        recall_at_k([[1]], [])
-    with pytest.raises(ValueError, match="at least one query"):
-        recall_at_k([[]], [[]])
 
 
 def test_a_clear_difference_is_significant_and_its_interval_excludes_zero() -> None:

@@ -6,7 +6,8 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bge_pipeline.evaluation.report import BASELINE_TEXTS_PER_SECOND, BenchmarkReport, SearchRun
+from bge_pipeline.quality.search_runs import SearchRun
+from bge_pipeline.report.benchmark import BenchmarkReport
 
 # What was before is grey, what is now is blue; the lighter one is the tail of the darker.
 _NEW, _OLD, _NEW_TAIL, _OLD_TAIL = "#2f63b3", "#8f98a6", "#bcd0ee", "#d9dde3"
@@ -24,9 +25,9 @@ def report_plots(report: BenchmarkReport) -> dict[str, bytes]:
         title = "Encoding, texts per second"
         plots[title] = _bars(
             title,
-            ["baseline, as reported", *(f"batches of {run.batch_size}" for run in report.encode)],
-            [BASELINE_TEXTS_PER_SECOND, *(run.texts_per_second for run in report.encode)],
-            [_OLD, *(_NEW for _ in report.encode)],
+            [f"batches of {run.batch_size}" for run in report.encode],
+            [run.texts_per_second for run in report.encode],
+            [_NEW for _ in report.encode],
         )
     if report.search:
         title = "Search, milliseconds: median (95th percentile)"
@@ -72,7 +73,7 @@ def _search(title: str, runs: Sequence[SearchRun]) -> bytes:
 
 
 def _colors(runs: Sequence[SearchRun], new: str = _NEW, old: str = _OLD) -> list[str]:
-    return [old if run.name.startswith("old") else new for run in runs]
+    return [{"old": old, "new": new}[run.column] for run in runs]
 
 
 def _svg(title: str, labels: Sequence[str], draw: Callable[[Any], None]) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -109,24 +109,6 @@ def rank_biased_overlap(one: ArrayLike, other: ArrayLike, p: float = RBO_PERSIST
     depths = np.arange(1, k + 1)
     agreement: NDArray[np.float64] = shared[:, -1] / k * p**k + (1 - p) / p * (shared / depths * p**depths).sum(axis=1)
     return agreement
-
-
-def recall_at_k(exact: Sequence[Sequence[Hashable]], approximate: Sequence[Sequence[Hashable]]) -> float:
-    """Mean share of the exact nearest neighbours that an approximate search found; queries without any are left out.
-
-    Args:
-        exact: ids of the true nearest neighbours of each query.
-        approximate: ids that the index returned for the same queries.
-
-    Raises:
-        ValueError: the numbers of queries differ, or no query has a neighbour.
-    """
-    if len(exact) != len(approximate):
-        raise ValueError(f"expected results for the same queries, got {len(exact)} and {len(approximate)}")
-    shares = [len(set(a) & set(e)) / len(set(e)) for e, a in zip(exact, approximate, strict=True) if e]
-    if not shares:
-        raise ValueError("expected at least one query with neighbours, got none")
-    return sum(shares) / len(shares)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from bge_pipeline.evaluation.judgements import JudgedQueries
-from bge_pipeline.evaluation.metrics import Difference, RankingQuality, paired_difference, ranking_quality
+from bge_pipeline.quality.judgements import JudgedQueries
+from bge_pipeline.quality.metrics import Difference, RankingQuality, paired_difference, ranking_quality
 from bge_pipeline.search.results import RerankMode, SearchMode, SearchResponse
 from bge_pipeline.search.retriever import Retriever
 

@@ -10,17 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_pipeline.evaluation.metrics import RBO_PERSISTENCE, overlap_at_k, rank_biased_overlap, to_unit_length
+from bge_pipeline.quality.bounds import MIN_ROWS_PER_NEIGHBOUR, SAME_VECTOR_COSINE, UNIT_LENGTH_TOLERANCE
+from bge_pipeline.quality.metrics import RBO_PERSISTENCE, overlap_at_k, rank_biased_overlap, to_unit_length
 
 Vectors = NDArray[np.floating[Any]]
 
 _NORMAL_95 = 1.96
 _BLOCK_BYTES = 64 * 2**20
-_UNIT_LENGTH_TOLERANCE = 1e-2
-"""Wide enough for vectors that went through float16 or bfloat16."""
-
-MIN_ROWS_PER_NEIGHBOUR = 10
-"""With fewer rows per neighbour, two unrelated rankings agree too often to prove anything."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +220,7 @@ def known_item_search(queries: Vectors, rows: Vectors, answers: Sequence[int], k
     )
 
 
-def stored_vectors_match(stored: Vectors, recomputed: Vectors, *, threshold: float = 0.95) -> StoredVectorAgreement:
+def stored_vectors_match(stored: Vectors, recomputed: Vectors) -> StoredVectorAgreement:
     """Compare stored vectors with those that the model makes of the same rows' texts now.
 
     The strongest evidence without labels: another pooling, another model, rows exchanged or vectors of another length
@@ -233,7 +229,6 @@ def stored_vectors_match(stored: Vectors, recomputed: Vectors, *, threshold: flo
     Args:
         stored: (n, d), as read from the column.
         recomputed: (n, d), by the model that should have made them.
-        threshold: least cosine that counts as the same vector made with another precision.
 
     Raises:
         ValueError: the shapes differ, or there is no row.
@@ -246,7 +241,7 @@ def stored_vectors_match(stored: Vectors, recomputed: Vectors, *, threshold: flo
         rows=len(stored),
         mean_cosine=float(cosines.mean()),
         min_cosine=float(cosines.min()),
-        matching_share=float((cosines >= threshold).mean()),
-        threshold=threshold,
-        unit_length_share=float((np.abs(lengths - 1) <= _UNIT_LENGTH_TOLERANCE).mean()),
+        matching_share=float((cosines >= SAME_VECTOR_COSINE).mean()),
+        threshold=SAME_VECTOR_COSINE,
+        unit_length_share=float((np.abs(lengths - 1) <= UNIT_LENGTH_TOLERANCE).mean()),
     )

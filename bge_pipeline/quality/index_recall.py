@@ -16,8 +16,8 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.vectors import sample_vectors
 from bge_pipeline.errors import TargetTableError
+from bge_pipeline.quality.exact import METRICS, Neighbours, nearest_rows
 from bge_pipeline.search.column import SearchedColumn, configured_scan, read_column
-from bge_pipeline.search.exact import METRICS, Neighbours, nearest_rows
 from bge_pipeline.search.scan import EXACT_SCAN, INDEX_SCAN, MAX_EF_SEARCH, Session, scan_settings
 from bge_pipeline.search.statements import dense_statement
 from bge_pipeline.search.wire import fetch
