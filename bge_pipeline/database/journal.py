@@ -65,3 +65,8 @@ def read_journal(connection: Connection, target: TargetTable, act: str | None = 
         "SELECT act, at::text, facts FROM {journal} WHERE act = :act OR :act IS NULL ORDER BY number"
     )
     return [JournalEntry(row.act, row.at, row.facts) for row in connection.execute(statement, {"act": act})]
+
+
+def server_seconds(connection: Connection) -> float:
+    """The server's clock, in seconds: the only one that all who write a journal share."""
+    return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())

@@ -18,7 +18,7 @@ from bge_pipeline.orchestration.names import BACKFILLED, SWAPPED
 from bge_pipeline.orchestration.partitions import targeted_range
 from bge_pipeline.orchestration.plan_check import plan_of_migration
 from bge_pipeline.phases.application_vectors import compare_application_vectors
-from bge_pipeline.phases.verdict import judge_quality
+from bge_pipeline.phases.verdict import judge_for_swap
 from bge_pipeline.phases.verify import (
     verify_index,
     verify_nothing_pending,
@@ -110,8 +110,8 @@ def right_embedding_space(
             description=(
                 "Search with the new vectors is as good as before, by the bounds of the quality gate: neighbours, known "
                 "items, vectors made again, and nDCG@20 where EVAL_QUERIES is set. It compares the whole table, and so is "
-                "measured once in a backfill, by the run of its last partition, and skipped by the others. The swap asks "
-                "the same gate again, with its index."
+                "measured once in a backfill, by the run of its last partition, and skipped by the others. The swap "
+                "takes this verdict within a quarter of an hour and measures its index; later it asks the whole gate again."
             ),
         )
     ],
@@ -128,7 +128,7 @@ def quality_gate(
         if others_are_to_come(context.instance, context.run):
             context.log.info("not measured here: the whole table is compared once its last partition is embedded")
             return
-        report = judge_quality(database, settings, embeddings)
+        report = judge_for_swap(database, settings, embeddings)
     if report is None:
         yield dg.AssetCheckResult(passed=True, description="no row has a vector yet: nothing to compare")
         return

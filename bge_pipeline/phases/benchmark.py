@@ -183,6 +183,7 @@ def _phase_time(entry: JournalEntry) -> PhaseTime:
     detail = {
         "expand": lambda: f"column {facts['column']}",
         "backfill": lambda: f"{facts['rows']:,} rows, ids {facts['id_range']}",
+        "quality": lambda: str(facts["verdict"]),
         "swap": lambda: f"index {facts['index_name']}, lock held for {facts['lock_milliseconds']:.0f} ms",
         "rollback": lambda: f"lock held for {facts['lock_milliseconds']:.0f} ms",
     }.get(entry.act, lambda: "")()

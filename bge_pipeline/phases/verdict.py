@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.database.journal import JournalEntry, read_journal, record, server_seconds
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import SwapRefused
 from bge_pipeline.phases.state import MigrationState, read_state, space_of
 from bge_pipeline.quality.columns import ComparedColumns
 from bge_pipeline.quality.gate import GateResult, QualityMeasurements, decide
-from bge_pipeline.quality.measure import bounds_of, measure_quality
+from bge_pipeline.quality.measure import bounds_of, measure_quality, measure_recall
 from bge_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+ACT = "quality"
+"""The act of a verdict in the journal."""
+FRESH_SECONDS = 900
+"""A verdict that is older is no evidence about a live table; the index of a large one is measured at the swap anyway."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +61,38 @@ def judge_quality(database: Database, settings: Settings, service: EmbeddingsSer
     return Verdict(measured, decide(measured, bounds_of(settings), settings.quality_gate))
 
 
+def judge_for_swap(database: Database, settings: Settings, service: EmbeddingsService) -> Verdict | None:
+    """The same, recorded in the journal, so that a swap that follows within minutes takes it and need not measure again."""
+    started = time.perf_counter()
+    verdict = judge_quality(database, settings, service)
+    if verdict is None:
+        return None
+    target = TargetTable.from_settings(settings)
+    with database.autocommit() as connection:
+        columns = compared_columns(read_state(connection, target))
+        facts = {
+            "verdict": verdict.gate.summary().splitlines()[0],
+            "passed": verdict.gate.passed,
+            "seconds": time.perf_counter() - started,
+            "measured_at": server_seconds(connection),
+            "subject": _subject(settings, service, columns),
+            "measured": verdict.measured.as_dict(),
+        }
+    record(database, target, ACT, facts)
+    return verdict
+
+
 def require_quality(database: Database, settings: Settings, service: EmbeddingsService) -> GateResult | None:
-    """Measure, decide, and refuse the swap where the gate is enforced and does not pass.
+    """Take a fresh verdict or measure, and refuse the swap where the gate is enforced and does not pass.
+
+    Of a fresh verdict the recall of the index is measured all the same, since the index may be newer.
 
     Returns None where `judge_quality` does.
 
     Raises:
         SwapRefused: names each bound that was missed.
     """
-    verdict = judge_quality(database, settings, service)
+    verdict = _fresh_verdict(database, settings, service) or judge_for_swap(database, settings, service)
     if verdict is None:
         return None
     logger.info("%s", verdict.gate.summary())
@@ -70,3 +104,48 @@ def require_quality(database: Database, settings: Settings, service: EmbeddingsS
             "bge-pipeline migrate --force, or QUALITY_GATE=warn",
         )
     return verdict.gate
+
+
+def _fresh_verdict(database: Database, settings: Settings, service: EmbeddingsService) -> Verdict | None:
+    """The last verdict in the journal, where it passed, is minutes old, and is about these columns as they are."""
+    if settings.quality_gate == "off":
+        return None
+    target = TargetTable.from_settings(settings)
+    with database.autocommit() as connection:
+        columns = compared_columns(read_state(connection, target))
+        journal = read_journal(connection, target)
+        now = server_seconds(connection)
+    last = max((number for number, entry in enumerate(journal) if entry.act == ACT), default=None)
+    if last is None:
+        return None
+    facts, since = journal[last].facts, journal[last + 1 :]
+    age = now - facts["measured_at"]
+    is_same = facts["subject"] == _subject(settings, service, columns)
+    if not (facts["passed"] and is_same and 0 <= age <= FRESH_SECONDS and _is_as_it_was(since, columns)):
+        return None
+    logger.info("quality gate: the verdict of %.0f s ago is taken; the index is measured", age)
+    measured = QualityMeasurements.from_dict(facts["measured"])
+    measured = replace(measured, ann_recall=measure_recall(database, settings, columns))
+    return Verdict(measured, decide(measured, bounds_of(settings), settings.quality_gate))
+
+
+def _is_as_it_was(since: Sequence[JournalEntry], columns: ComparedColumns) -> bool:
+    """Whether hardly any vector was written since, and nothing else was done."""
+    written = sum(int(entry.facts["rows"]) for entry in since if entry.act == "backfill")
+    return all(entry.act == "backfill" for entry in since) and written <= columns.table.estimated_rows // 100
+
+
+def _subject(settings: Settings, service: EmbeddingsService, columns: ComparedColumns) -> dict[str, Any]:
+    """What a verdict is about: which columns, which model, asked in which way, by which version."""
+    queries = settings.eval_queries
+    return {
+        "table": columns.table.oid,
+        "columns": [columns.new.number, columns.old.number if columns.old is not None else None],
+        "model": service.space.fingerprint,
+        "sample_rows": settings.quality_sample_rows,
+        "queries": hashlib.sha256(queries.read_bytes()).hexdigest() if queries is not None else None,
+        "max_queries": settings.quality_max_queries,
+        "reranker": [settings.reranker_model, settings.rerank_top_k] if settings.enable_reranker else None,
+        "legacy_model": settings.legacy_model,
+        "version": version("bge-pipeline"),
+    }

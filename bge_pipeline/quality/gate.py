@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -27,6 +27,25 @@ class QualityMeasurements:
     known_items: KnownItemSearch | None = None
     stored_vectors: StoredVectorAgreement | None = None
     read_whole: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The measurements as plain JSON values, for the journal."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> QualityMeasurements:
+        """What `as_dict` of the same version described."""
+        kinds: dict[str, Callable[..., Any]] = {
+            "neighbours": NeighbourAgreement,
+            "known_items": KnownItemSearch,
+            "stored_vectors": StoredVectorAgreement,
+        }
+        return cls(
+            **{
+                name: kinds[name](**value) if name in kinds and value is not None else value
+                for name, value in values.items()
+            }
+        )
 
     def culprit(self, bounds: GateBounds) -> str:
         """Which of old and new vectors a comparison of the two more likely speaks against, by what needs no comparison."""
