@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 ACT = "quality"
 """The act of a verdict in the journal."""
 FRESH_SECONDS = 900
-"""A verdict that is older is no evidence about a live table; the index of a large one is measured at the swap anyway."""
+"""A verdict that is older is no evidence about a live table."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from bge_pipeline.quality.bounds import GateBounds
-from bge_pipeline.quality.label_free import KnownItemSearch, NeighbourAgreement, StoredVectorAgreement
+from bge_pipeline.quality.known_items import KnownItemSearch
+from bge_pipeline.quality.label_free import NeighbourAgreement, StoredVectorAgreement
+from bge_pipeline.quality.poolings import PoolingComparison
 
 GateMode = Literal["enforce", "warn", "off"]
 
@@ -27,10 +29,11 @@ class QualityMeasurements:
     known_items: KnownItemSearch | None = None
     stored_vectors: StoredVectorAgreement | None = None
     read_whole: float | None = None
+    poolings: PoolingComparison | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The measurements as plain JSON values, for the journal."""
-        return asdict(self)
+        """The measurements as plain JSON values, for the journal; of known items the means."""
+        return asdict(self) | {"known_items": self.known_items.as_metadata() if self.known_items else None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> QualityMeasurements:
@@ -39,6 +42,7 @@ class QualityMeasurements:
             "neighbours": NeighbourAgreement,
             "known_items": KnownItemSearch,
             "stored_vectors": StoredVectorAgreement,
+            "poolings": PoolingComparison,
         }
         return cls(
             **{
@@ -49,8 +53,10 @@ class QualityMeasurements:
 
     def culprit(self, bounds: GateBounds) -> str:
         """Which of old and new vectors a comparison of the two more likely speaks against, by what needs no comparison."""
+        if self.poolings is not None and self.poolings.highest_advantage < bounds.pooling_advantage:
+            return "the new model is set up with another pooling than it was trained for, so that the new vectors are the culprit"
         own = [
-            self.known_items.success_at_k >= bounds.known_item_success if self.known_items else None,
+            self.known_items.highest_success >= bounds.known_item_success if self.known_items else None,
             self.stored_vectors.matching_share >= bounds.stored_vectors_matching if self.stored_vectors else None,
         ]
         if False in own:
@@ -151,10 +157,18 @@ def _checks(measured: QualityMeasurements, bounds: GateBounds) -> Iterator[GateC
     )
     yield _check(
         "known_item_success",
-        known_items.success_at_k if known_items else None,
+        known_items.highest_success if known_items else None,
         bounds.known_item_success,
-        known_items.summary() if known_items else None,
+        f"{known_items.summary()}, upper end of the 95% interval" if known_items else None,
         "vectors do not belong to their rows, or queries and rows are embedded by different models",
+    )
+    poolings = measured.poolings
+    yield _check(
+        "pooling_advantage",
+        poolings.highest_advantage if poolings else None,
+        bounds.pooling_advantage,
+        poolings.summary() if poolings else None,
+        "the model is set up with another pooling than it was trained for: correct 1_Pooling/config.json in its folder",
     )
     yield _check(
         "stored_vectors_matching",

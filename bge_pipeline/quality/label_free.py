@@ -1,9 +1,7 @@
-"""Evidence without labels: neighbours old and new, known items, stored vectors made again. NumPy only."""
+"""Evidence without labels: neighbours old and new, stored vectors made again. NumPy only; known items are elsewhere."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_pipeline.quality.bounds import MIN_ROWS_PER_NEIGHBOUR, SAME_VECTOR_COSINE, UNIT_LENGTH_TOLERANCE
-from bge_pipeline.quality.metrics import RBO_PERSISTENCE, overlap_at_k, rank_biased_overlap, to_unit_length
+from bge_pipeline.quality.metrics import NORMAL_95, RBO_PERSISTENCE, overlap_at_k, rank_biased_overlap, to_unit_length
 
 Vectors = NDArray[np.floating[Any]]
 
-_NORMAL_95 = 1.96
 _BLOCK_BYTES = 64 * 2**20
 
 
@@ -44,7 +41,7 @@ class NeighbourAgreement:
     @property
     def highest_above_chance(self) -> float:
         """The upper end of the 95% interval of `above_chance`: a sample as small as this one may understate it so much."""
-        return self.above_chance + _NORMAL_95 * self.standard_error / (1 - self.chance_overlap)
+        return self.above_chance + NORMAL_95 * self.standard_error / (1 - self.chance_overlap)
 
     @property
     def above_chance(self) -> float:
@@ -60,37 +57,6 @@ class NeighbourAgreement:
         return (
             f"{self.overlap:.1%} of the {self.k} nearest neighbours are the same in both spaces, "
             f"{self.chance_overlap:.1%} would be by chance ({self.rows:,} rows, RBO {self.rank_biased_overlap:.3f})"
-        )
-
-
-@dataclass(frozen=True)
-class KnownItemSearch:
-    """Whether an excerpt of a row's text finds that row.
-
-    Attributes:
-        queries: excerpts searched.
-        rows: rows searched in.
-        k: ranks looked at.
-        success_at_1, success_at_k: share of excerpts whose row came first, or among the first k.
-        mrr: mean reciprocal rank of the row.
-    """
-
-    queries: int
-    rows: int
-    k: int
-    success_at_1: float
-    success_at_k: float
-    mrr: float
-
-    def as_metadata(self) -> dict[str, Any]:
-        """The result as plain JSON values."""
-        return asdict(self)
-
-    def summary(self) -> str:
-        """The result in a sentence."""
-        return (
-            f"{self.success_at_k:.1%} of {self.queries:,} excerpts find their own row among the first {self.k} of "
-            f"{self.rows:,} (first: {self.success_at_1:.1%}, MRR {self.mrr:.3f})"
         )
 
 
@@ -172,51 +138,6 @@ def neighbour_agreement(old: Vectors, new: Vectors, k: int = 20) -> NeighbourAgr
         rank_biased_overlap=float(rank_biased_overlap(before, after, RBO_PERSISTENCE).mean()),
         chance_overlap=k / (len(old) - 1),
         standard_error=float(overlaps.std(ddof=1) / np.sqrt(len(overlaps))),
-    )
-
-
-def excerpts(texts: Sequence[str], *, words: int = 12) -> list[str]:
-    """A run of words from inside each text, to search for as a known item; a text with fewer words is taken whole.
-
-    Where the run begins follows from the text, so that the same text gives the same excerpt every time.
-    """
-    found = []
-    for text in texts:
-        parts = text.split()
-        first = zlib.crc32(text.encode()) % max(1, len(parts) - words + 1)
-        found.append(" ".join(parts[first : first + words]))
-    return found
-
-
-def known_item_search(queries: Vectors, rows: Vectors, answers: Sequence[int], k: int = 20) -> KnownItemSearch:
-    """Search for items whose place is known. Rows as similar as the answer do not count against it.
-
-    Args:
-        queries: (m, d), vectors of the excerpts, made as queries are.
-        rows: (n, d), vectors of the rows searched in.
-        answers: for each query, the position in `rows` of the row it was taken from.
-        k: ranks looked at.
-
-    Raises:
-        ValueError: there is no query, or their number is not that of the answers.
-    """
-    if len(queries) != len(answers) or not len(answers):
-        raise ValueError(f"expected one answer for each of one or more queries, got {len(answers)} for {len(queries)}")
-    unit_queries, unit_rows = to_unit_length(queries), to_unit_length(rows)
-    positions = np.asarray(answers)
-    ranks = np.empty(len(positions), np.int64)
-    block = max(1, _BLOCK_BYTES // (unit_rows.itemsize * len(unit_rows)))
-    for first in range(0, len(positions), block):
-        similarity = unit_queries[first : first + block] @ unit_rows.T
-        of_answer = np.take_along_axis(similarity, positions[first : first + block, None], axis=1)
-        ranks[first : first + block] = 1 + (similarity > of_answer).sum(axis=1)
-    return KnownItemSearch(
-        queries=len(positions),
-        rows=len(unit_rows),
-        k=k,
-        success_at_1=float((ranks == 1).mean()),
-        success_at_k=float((ranks <= k).mean()),
-        mrr=float((1 / ranks).mean()),
     )
 
 

@@ -16,6 +16,10 @@ RBO_PERSISTENCE = 0.9
 """With 0.9 the first ten ranks carry 86 % of the weight (Webber et al. 2010, equation 21)."""
 
 
+NORMAL_95 = 1.96
+"""Standard errors to either side of a mean that hold 95% of a normal distribution."""
+
+
 @dataclass(frozen=True)
 class RankingQuality:
     """Means over queries, and each query's values in the order of `query_ids`.

@@ -17,7 +17,7 @@ from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.quality.index_recall import index_recall
 from bge_pipeline.quality.judgements import JudgedQueries, load_judged_queries
-from bge_pipeline.quality.label_free import excerpts
+from bge_pipeline.quality.known_items import excerpts
 from bge_pipeline.quality.measure import NEIGHBOURS
 from bge_pipeline.quality.search_quality import ask_each, measure_search, p50_and_p95
 from bge_pipeline.search import RerankMode, Retriever, SearchMode

@@ -10,7 +10,7 @@ from typing import Any
 
 from bge_pipeline.embedding.reranker import Reranker
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.quality.label_free import excerpts
+from bge_pipeline.quality.known_items import excerpts
 
 QUERIES = 50
 PASSAGES = 200

@@ -9,7 +9,9 @@ import pytest
 
 from bge_pipeline.quality.bounds import GateBounds
 from bge_pipeline.quality.gate import GateMode, QualityMeasurements, decide
-from bge_pipeline.quality.label_free import KnownItemSearch, NeighbourAgreement, StoredVectorAgreement
+from bge_pipeline.quality.known_items import KnownItemSearch
+from bge_pipeline.quality.label_free import NeighbourAgreement, StoredVectorAgreement
+from bge_pipeline.quality.poolings import PoolingComparison
 
 GOOD = QualityMeasurements(
     ndcg_old=0.5,
@@ -21,6 +23,9 @@ GOOD = QualityMeasurements(
         rows=64, mean_cosine=1.0, min_cosine=0.999, matching_share=1.0, threshold=0.95, unit_length_share=1.0
     ),
     read_whole=0.99,
+    poolings=PoolingComparison(
+        configured="mean", rival="max", mrr=0.9, rival_mrr=0.8, advantage=0.1, standard_error=0.02, texts=200
+    ),
 )
 BOUNDS = GateBounds()
 
@@ -31,7 +36,7 @@ def test_good_measurements_pass() -> None:
     assert result.passed
     assert not result.blocks
     assert result.failures == ()
-    assert result.summary() == "quality gate (enforce): 7 of 7 checks passed"
+    assert result.summary() == "quality gate (enforce): 8 of 8 checks passed"
 
 
 @pytest.mark.parametrize(
@@ -44,6 +49,7 @@ def test_good_measurements_pass() -> None:
         (replace(GOOD, stored_vectors=replace(GOOD.stored_vectors, matching_share=0.5)), "stored_vectors_matching"),
         (replace(GOOD, stored_vectors=replace(GOOD.stored_vectors, unit_length_share=0.0)), "unit_length"),
         (replace(GOOD, read_whole=0.1), "read_whole"),
+        (replace(GOOD, poolings=replace(GOOD.poolings, advantage=-0.1)), "pooling_advantage"),
     ],
 )
 def test_each_bad_measurement_fails_its_own_check_and_stops_the_swap(
@@ -119,3 +125,26 @@ def test_an_interval_that_reaches_the_bound_passes() -> None:
 
     assert few.above_chance < BOUNDS.neighbour_agreement < few.highest_above_chance
     assert decide(replace(GOOD, neighbours=few), BOUNDS).passed
+
+
+def test_a_wrong_pooling_is_named_as_the_culprit_of_a_worse_search() -> None:
+    worse = replace(GOOD, ndcg_new=0.3, poolings=replace(GOOD.poolings, advantage=-0.1))
+
+    explained = {check.name: check.explanation for check in decide(worse, BOUNDS).failures}
+
+    assert "set up with another pooling than it was trained for" in explained["ndcg_retained"]
+    assert (
+        "mean pooling finds 200 texts by 8 words of each with MRR 0.900, max pooling" in explained["pooling_advantage"]
+    )
+
+
+def test_a_rival_that_is_better_by_the_luck_of_few_texts_refuses_nothing() -> None:
+    few = replace(GOOD.poolings, advantage=-0.06, standard_error=0.04, texts=20)
+
+    assert decide(replace(GOOD, poolings=few), BOUNDS).passed
+
+
+def test_measurements_come_back_from_the_journal_as_they_were() -> None:
+    kept = json.loads(json.dumps(GOOD.as_dict()))
+
+    assert decide(QualityMeasurements.from_dict(kept), BOUNDS) == decide(GOOD, BOUNDS)

@@ -14,10 +14,9 @@ from bge_pipeline.demo.corpus import segments
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.quality.bounds import GateBounds
 from bge_pipeline.quality.gate import QualityMeasurements, decide
+from bge_pipeline.quality.known_items import known_item_search
 from bge_pipeline.quality.label_free import (
     exact_neighbours,
-    excerpts,
-    known_item_search,
     neighbour_agreement,
     stored_vectors_match,
 )
@@ -112,43 +111,6 @@ def test_too_few_rows_prove_nothing_and_are_refused() -> None:
         neighbour_agreement(random_vectors(300, 8), random_vectors(299, 8))
     with pytest.raises(ValueError, match="more than 5 rows"):
         exact_neighbours(random_vectors(5, 8), 5)
-
-
-def test_excerpts_are_runs_of_words_from_inside_the_texts_and_the_same_every_time() -> None:
-    found = excerpts(texts(), words=8)
-
-    assert all(excerpt in " ".join(text.split()) for excerpt, text in zip(found, texts(), strict=True))
-    assert {len(excerpt.split()) for excerpt in found} == {8}
-    assert found == excerpts(texts(), words=8)
-    assert excerpts(["too short"], words=8) == ["too short"]
-
-
-def test_known_items_are_ranked_by_how_many_rows_are_nearer() -> None:
-    rows = np.eye(4, dtype=np.float32)
-    queries = np.array([[1, 0, 0, 0], [3, 2, 1, 0]], np.float32)
-    result = known_item_search(queries, rows, answers=[0, 2], k=2)
-
-    assert (result.success_at_1, result.success_at_k) == (0.5, 0.5)
-    assert result.mrr == pytest.approx((1 + 1 / 3) / 2)
-
-
-def test_a_duplicate_of_the_known_item_does_not_count_against_it() -> None:
-    rows = np.array([[0, 1], [1, 0], [1, 0]], np.float32)
-
-    assert known_item_search(rows[2:], rows, answers=[2]).success_at_1 == 1
-
-
-def test_known_item_search_needs_an_answer_for_every_query() -> None:
-    with pytest.raises(ValueError, match="one answer for each"):
-        known_item_search(random_vectors(2, 4), random_vectors(9, 4), answers=[1])
-
-
-def test_excerpts_find_their_rows_and_lose_them_when_rows_are_shuffled() -> None:
-    queries = hashed(tuple(excerpts(texts())), 1_536, seed=0)
-    shuffled = np.random.default_rng(0).permutation(old_vectors())
-
-    assert known_item_search(queries, old_vectors(), range(ROWS)).success_at_k > 0.9
-    assert known_item_search(queries, shuffled, range(ROWS)).success_at_k < 0.2
 
 
 def test_rounding_to_half_precision_is_the_same_vector() -> None:
