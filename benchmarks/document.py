@@ -24,11 +24,49 @@ ORDER = ("model", "encode", "lengths", "precision", "overlap", "write", "backfil
 
 
 def main() -> None:
+    DOCUMENT.write_text(document(), encoding="utf-8")
+    print(f"written to {DOCUMENT}")
+
+
+def document() -> str:
+    """The page as it has to be."""
     parts = [HEAD]
     for path in sorted(RESULTS.iterdir(), key=_place):
         parts.extend(_encode(json.loads(path.read_text())) if path.name.startswith("encode") else _section(path))
-    DOCUMENT.write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
-    print(f"written to {DOCUMENT}")
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def figures() -> dict[str, str]:
+    """What limits.md names in braces: figures of the runs, each from its JSON."""
+    (encoded,) = (json.loads(path.read_text()) for path in RESULTS.glob("encode*.json"))
+    ours = {
+        (kind, row["name"].rpartition(" ")[2]): row
+        for kind, result in encoded["kinds"].items()
+        for row in result["contenders"]
+        if row["name"].startswith("ours, OpenVINO")
+    }
+    found = {
+        f"{precision}_peak_{kind}": f"{row['share_of_gemm_peak']:.0%}" for (kind, precision), row in ours.items()
+    } | {f"{precision}_times_{kind}": f"{row['times_the_defaults']:.1f}" for (kind, precision), row in ours.items()}
+    lengths = _rows_of("lengths")["int8"]
+    one_length = [lengths[column] for column in lengths if column.isdigit()]
+    found |= {
+        "int8_peak_best_length": max(one_length, key=lambda share: int(share.rstrip("%"))),
+        "int8_peak_512": lengths["512"],
+        "int8_peak_expected": lengths["mixed, at the rates of the lengths"],
+    }
+    precision = _rows_of("precision")
+    return found | {
+        "int8_ndcg": precision["int8"]["of fp32's"],
+        "bf16_ndcg": precision["bf16"]["of fp32's"],
+        "int8_interval": precision["int8"]["95% interval of the change"],
+    }
+
+
+def _rows_of(name: str) -> dict[str, dict[str, str]]:
+    """The rows of a result's only table, by their first cell."""
+    (table,) = json.loads((RESULTS / f"{name}.json").read_text())["tables"]
+    return {row[0]: dict(zip(table["columns"], row, strict=True)) for row in table["rows"]}
 
 
 def _place(path: Path) -> tuple[int, str]:
@@ -37,7 +75,7 @@ def _place(path: Path) -> tuple[int, str]:
 
 def _section(path: Path) -> Iterator[str]:
     if path.suffix == ".md":
-        yield path.read_text(encoding="utf-8")
+        yield path.read_text(encoding="utf-8").format(**figures())
         return
     found = json.loads(path.read_text())
     yield f"## {found['name'].replace('_', ' ').capitalize()}\n"
@@ -63,7 +101,6 @@ def _encode(found: dict[str, Any]) -> Iterator[str]:
         columns = ("", "texts/s", "tokens/s", "times the defaults", "of the GEMM peak", "least cosine to fp32")
         yield _table(columns, [_contender(row) for row in result["contenders"]])
     yield from (f"- not measured: {name}: {reason}" for name, reason in found["absent"].items())
-    yield from [f"- {found['note']}"] if "note" in found else []
     yield ""
 
 

@@ -18,7 +18,7 @@ from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import open_service
 from bge_pipeline.phases.vector_index import build_index
-from bge_pipeline.search.ann import recommend_for_recall
+from bge_pipeline.quality.index_recall import recommend_for_recall
 from bge_pipeline.settings import Settings, load_settings
 
 INDEXES: dict[str, dict[str, Any]] = {

@@ -16,8 +16,8 @@ from bge_pipeline.demo.corpus import segments
 from bge_pipeline.demo.questions import judge
 from bge_pipeline.embedding.agreement import compare_vectors
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.evaluation.judgements import JudgedQueries
-from bge_pipeline.evaluation.metrics import RankingQuality, paired_difference, ranking_quality
+from bge_pipeline.quality.judgements import JudgedQueries
+from bge_pipeline.quality.metrics import RankingQuality, paired_difference, ranking_quality
 from bge_pipeline.settings import load_settings
 
 

@@ -21,12 +21,12 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.demo.questions import judge
 from bge_pipeline.demo.table import create_demo_table, legacy_encoder
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.evaluation.judgements import JudgedQueries
-from bge_pipeline.evaluation.metrics import paired_difference
 from bge_pipeline.phases.migrate import migrate
+from bge_pipeline.quality.index_recall import recommend_for_recall
+from bge_pipeline.quality.judgements import JudgedQueries
+from bge_pipeline.quality.metrics import paired_difference
+from bge_pipeline.quality.search_quality import MeasuredSearch, measure_adaptive_reranking, measure_search
 from bge_pipeline.search import Retriever, create_text_index, statements
-from bge_pipeline.search.ann import recommend_for_recall
-from bge_pipeline.search.comparison import MeasuredSearch, measure_adaptive_reranking, measure_search
 from bge_pipeline.search.expansion import FeedbackExpansion
 from bge_pipeline.settings import Settings, load_settings
 

@@ -332,8 +332,8 @@ def benchmark_command(
     json: Json = False,
 ) -> None:
     """Measure encoding, search, storage and quality, and write a report as HTML, Markdown and JSON."""
-    from bge_pipeline.evaluation.report_pages import write_report
     from bge_pipeline.phases.benchmark import BATCH_SIZES, benchmark
+    from bge_pipeline.report.pages import write_report
 
     if texts is not None:
         _overrides["benchmark_texts"] = str(texts)

@@ -20,9 +20,9 @@ from bge_pipeline.demo.home import SCHEMA, left_alone, questions_file
 from bge_pipeline.demo.mark import alone, claim_schema, drop_demo_table
 from bge_pipeline.demo.questions import judge
 from bge_pipeline.demo.table import create_demo_table, legacy_encoder
-from bge_pipeline.evaluation.judgements import JudgedQueries, write_judged_queries
 from bge_pipeline.phases.migrate import open_service
 from bge_pipeline.phases.status import Status, read_status
+from bge_pipeline.quality.judgements import JudgedQueries, write_judged_queries
 from bge_pipeline.search import Retriever, SearchResponse, create_text_index
 from bge_pipeline.settings import Settings
 

@@ -15,14 +15,14 @@ from bge_pipeline.console import make_console
 from bge_pipeline.duration import duration
 
 if TYPE_CHECKING:
-    from bge_pipeline.evaluation.report import BenchmarkReport
-    from bge_pipeline.evaluation.report_pages import WrittenReport
     from bge_pipeline.phases.embed import EmbedResult
     from bge_pipeline.phases.migrate import MigrateResult
     from bge_pipeline.phases.pause import PauseResult
     from bge_pipeline.phases.plan import Plan
     from bge_pipeline.phases.retire import RetireResult
     from bge_pipeline.phases.status import Status
+    from bge_pipeline.report.benchmark import BenchmarkReport
+    from bge_pipeline.report.pages import WrittenReport
     from bge_pipeline.search import SearchResponse
 
 stdout = make_console(on_stderr=False)
@@ -219,8 +219,6 @@ def print_report(report: BenchmarkReport, written: WrittenReport) -> None:
     print_facts(
         f"{report.table}: {report.model} on {report.device}", {name: _figure(value) for name, value in figures.items()}
     )
-    for claim in report.claims:
-        stdout.print(Text(f"  {claim.what}: {claim.claimed}; {claim.measured}"))
     stdout.print(Text(f"report: {written.html}"))
 
 

@@ -75,3 +75,8 @@ def read_journal(connection: Connection, target: TargetTable, act: str | None = 
     )
     values = {"act": act, "pause": PAUSE, "resume": RESUME}
     return [JournalEntry(row.act, row.at, row.facts) for row in connection.execute(statement, values)]
+
+
+def server_seconds(connection: Connection) -> float:
+    """The server's clock, in seconds: the only one that all who write a journal share."""
+    return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
+from bge_pipeline.database.ids import IdRange
 from bge_pipeline.database.pending import HAS_TEXT
 from bge_pipeline.database.reader import SHUFFLED, sample_percent
 from bge_pipeline.database.target import TargetTable
@@ -34,21 +35,46 @@ class SampledRows:
 
 
 def sample_vectors(
-    connection: Connection, target: TargetTable, columns: Sequence[str], rows: int, *, seed: int = 0
+    connection: Connection,
+    target: TargetTable,
+    columns: Sequence[str],
+    rows: int,
+    *,
+    id_range: IdRange | None = None,
+    seed: int = 0,
 ) -> SampledRows:
-    """About `rows` rows that have a vector in every one of `columns`, from random pages of the table."""
+    """About `rows` rows that have a vector in every one of `columns`: of the id range, or from random pages of the table."""
     names = {f"column_{number}": column for number, column in enumerate(columns)}
     vectors = ", ".join(f"CAST({{{name}}}::vector AS real[])" for name in names)
     present = " AND ".join(f"{{{name}}} IS NOT NULL" for name in names)
+    source, values = _source(connection, target, rows, id_range, seed)
     statement = target.sql(
-        f"SELECT {{id}}, {{text}}, {vectors} FROM {{table}} TABLESAMPLE SYSTEM (:percent) REPEATABLE (:seed) "
-        f"WHERE {present} AND {HAS_TEXT} {SHUFFLED} LIMIT :rows",
-        **names,
+        f"SELECT {{id}}, {{text}}, {vectors} {source} AND {present} AND {HAS_TEXT} {SHUFFLED} LIMIT :rows", **names
     )
-    values = {"percent": sample_percent(connection, target, rows), "seed": seed, "rows": rows}
-    found = connection.execute(statement, values).all()
+    found = connection.execute(statement, values | {"seed": seed}).all()
     arrays = {
         column: np.array([row[2 + number] for row in found], np.float32) if found else np.empty((0, 0), np.float32)
         for number, column in enumerate(columns)
     }
     return SampledRows([row[0] for row in found], [row[1] for row in found], arrays)
+
+
+def sample_lengths(
+    connection: Connection, target: TargetTable, column: str, rows: int, *, id_range: IdRange | None = None
+) -> NDArray[np.float64]:
+    """Lengths of about `rows` vectors, measured by the server: (n,)."""
+    source, values = _source(connection, target, rows, id_range, 0)
+    statement = target.sql(
+        f"SELECT vector_norm({{column}}) {source} AND {{column}} IS NOT NULL LIMIT :rows", column=column
+    )
+    return np.array(connection.execute(statement, values).scalars().all(), np.float64)
+
+
+def _source(
+    connection: Connection, target: TargetTable, rows: int, id_range: IdRange | None, seed: int
+) -> tuple[str, dict[str, Any]]:
+    """FROM and the beginning of WHERE: the rows of the id range, or those on random pages that hold `rows` rows or more."""
+    if id_range is not None:
+        return f"FROM {{table}} WHERE {id_range.condition}", {"rows": rows, **id_range.values}
+    values = {"percent": sample_percent(connection, target, rows), "seed": seed, "rows": rows}
+    return "FROM {table} TABLESAMPLE SYSTEM (:percent) REPEATABLE (:seed) WHERE true", values

@@ -15,7 +15,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-from bge_pipeline.evaluation.judgements import JudgedQueries
+from bge_pipeline.quality.judgements import JudgedQueries
 
 
 @dataclass(frozen=True)

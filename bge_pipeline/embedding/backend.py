@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_pipeline.embedding.agreement import Agreement
+from bge_pipeline.embedding.tasks import Task
 from bge_pipeline.embedding.tokens import RaggedTokens
 
 
@@ -34,8 +35,12 @@ class Backend(Protocol):
         """How many threads should call `run` at once to keep the device busy."""
         ...
 
-    def run(self, tokens: RaggedTokens, *, max_texts: int) -> NDArray[np.float32]:
-        """One output a text, float32 (n, width), in order, with at most `max_texts` in one forward pass."""
+    def run(self, tokens: RaggedTokens, *, max_texts: int, task: Task | None = None) -> NDArray[np.float32]:
+        """One output a text, float32 (n, width), in order, with at most `max_texts` in one forward pass.
+
+        Args:
+            task: what becomes of the states this once, in place of the backend's own task.
+        """
         ...
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,15 @@ def pool(states: Any, starts: Any, lengths: Any, pooling: str) -> Any:
         vectors = vectors.float()
     norms = (vectors * vectors).sum(-1, keepdims=True) ** 0.5
     return vectors / norms.clip(np.finfo(np.float32).tiny)
+
+
+def concatenated(vectors: Sequence[Any]) -> Any:
+    """Arrays (b, width) side by side, those of NumPy as those of PyTorch."""
+    if isinstance(vectors[0], np.ndarray):
+        return np.concatenate(vectors, axis=-1)
+    import torch
+
+    return torch.cat(list(vectors), dim=-1)
 
 
 def _first(states: Any, starts: Any, _lengths: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from bge_pipeline.embedding.pooling import pool
+from bge_pipeline.embedding.pooling import POOLINGS, concatenated, pool
 
 TaskName = Literal["embed texts", "score pairs"]
 
@@ -33,6 +33,18 @@ class EmbedTexts:
 
 
 @dataclass(frozen=True)
+class EmbedEveryWay:
+    """The vectors of every pooling from one pass of the network, side by side in the order of `POOLINGS`."""
+
+    name: ClassVar[TaskName] = "embed texts"
+
+    def outputs(self, states: Any, starts: Any, lengths: Any) -> Any:
+        """Unit vectors float32 (b, poolings x width); arguments as of `EmbedTexts`."""
+        flat = states.reshape(-1, states.shape[-1])
+        return concatenated([pool(flat, starts, lengths, pooling) for pooling in POOLINGS])
+
+
+@dataclass(frozen=True)
 class ScorePairs:
     """One score a pair, which the network itself gives: a cross-encoder."""
 
@@ -43,4 +55,4 @@ class ScorePairs:
         return scores
 
 
-Task = EmbedTexts | ScorePairs
+Task = EmbedTexts | EmbedEveryWay | ScorePairs

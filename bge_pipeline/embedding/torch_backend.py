@@ -104,14 +104,16 @@ class TorchBackend:
         """Most padded tokens in one forward pass; halves for good when memory runs out."""
         return self._token_budget
 
-    def run(self, tokens: RaggedTokens, *, max_texts: int) -> NDArray[np.float32]:
-        """One output a text, float32 (n, width), in their order.
+    def run(self, tokens: RaggedTokens, *, max_texts: int, task: Task | None = None) -> NDArray[np.float32]:
+        """One output a text, float32 (n, width), in their order; `task` takes the place of the backend's own.
 
         Raises:
             OutOfMemory: memory runs out even on the smallest batch.
         """
         with torch.inference_mode(), short_of_memory(f"out of memory on {self.device}"):
-            outputs = [(batch.rows, output) for batch, output in self._forward_all(tokens, max_texts)]
+            outputs = [
+                (batch.rows, output) for batch, output in self._forward_all(tokens, max_texts, task or self._task)
+            ]
             rows = np.concatenate([rows for rows, _ in outputs])
             together = torch.cat([output for _, output in outputs]).cpu().numpy()
         result = np.empty_like(together)
@@ -123,13 +125,13 @@ class TorchBackend:
         self._network = None
         self._empty_cache()
 
-    def _forward_all(self, tokens: RaggedTokens, max_texts: int) -> Iterator[tuple[Batch, Tensor]]:
+    def _forward_all(self, tokens: RaggedTokens, max_texts: int, task: Task) -> Iterator[tuple[Batch, Tensor]]:
         left = self._layout.plan(tokens.lengths, token_budget=self._token_budget, max_texts=max_texts)
         left.reverse()
         while left:
             batch = left.pop()
             try:
-                output = self._forward(tokens, batch)
+                output = self._forward(tokens, batch, task)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -139,13 +141,11 @@ class TorchBackend:
                 continue
             left.extend(reversed(halves(self._layout, batch)))
 
-    def _forward(self, tokens: RaggedTokens, batch: Batch) -> Tensor:
+    def _forward(self, tokens: RaggedTokens, batch: Batch, task: Task) -> Tensor:
         if self._network is None:
             raise EncodingError("this encoder was shut down")
         found = self._network(**self._to_device(self._layout.arrays(tokens, batch)))
-        output: Tensor = self._task.outputs(
-            found, **self._to_device({"starts": batch.starts, "lengths": batch.lengths})
-        )
+        output: Tensor = task.outputs(found, **self._to_device({"starts": batch.starts, "lengths": batch.lengths}))
         return output
 
     def _to_device(self, arrays: dict[str, Any]) -> dict[str, Any]:

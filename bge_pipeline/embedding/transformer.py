@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from bge_pipeline.embedding.backend import Backend
 from bge_pipeline.embedding.encoder import TokenizedTexts
 from bge_pipeline.embedding.models import SentenceModel
+from bge_pipeline.embedding.pooling import POOLINGS
 from bge_pipeline.embedding.space import EmbeddingSpace
+from bge_pipeline.embedding.tasks import EmbedEveryWay
 from bge_pipeline.embedding.tokenizer import Tokenizer
 from bge_pipeline.embedding.tokens import RaggedTokens
 
@@ -61,6 +63,18 @@ class TransformerEncoder:
             return np.empty((0, self.space.dimensions), np.float32)
         distinct: _DistinctTexts = tokens.payload
         return self.backend.run(distinct.tokens, max_texts=batch_size or self._batch_size)[distinct.which]
+
+    def encode_every_way(self, tokens: TokenizedTexts) -> dict[str, NDArray[np.float32]]:
+        """What the network's states become by each pooling, by its name: float32 (n, dimensions), of unit length.
+
+        One pass of the network that is loaded; only `space.pooling` gives vectors of this encoder's space.
+
+        Raises:
+            EncodingError: as `encode`.
+        """
+        distinct: _DistinctTexts = tokens.payload
+        together = self.backend.run(distinct.tokens, max_texts=self._batch_size, task=EmbedEveryWay())[distinct.which]
+        return dict(zip(POOLINGS, np.split(together, len(POOLINGS), axis=1), strict=True))
 
     def close(self) -> None:
         """Release the model and the device's memory."""

@@ -8,7 +8,6 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.ids import IdRange
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.evaluation.report_pages import as_markdown, write_report
 from bge_pipeline.orchestration import partitions
 from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata, gate_metadata
@@ -20,6 +19,7 @@ from bge_pipeline.phases.benchmark import benchmark
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.swap import swap
 from bge_pipeline.phases.verify import require_backfilled
+from bge_pipeline.report.pages import as_markdown, write_report
 from bge_pipeline.settings import Settings
 
 
@@ -115,9 +115,8 @@ def swapped_index(
     with explained():
         require_backfilled(database, settings)
         result = swap(database, settings, embeddings, on_progress=log_index_build(context.log, SWAPPED))
-    facts = result.as_metadata()
-    gate = facts.pop("gate")
-    return dg.MaterializeResult(metadata=as_dagster_metadata(facts) | gate_metadata(gate))
+    facts = result.as_metadata() | {"gate": None}
+    return dg.MaterializeResult(metadata=as_dagster_metadata(facts) | gate_metadata(result.gate))
 
 
 @dg.asset(
@@ -131,8 +130,8 @@ def swapped_index(
     retry_policy=TRANSIENT_RETRIES,
     pool=POOL,
     description=(
-        "What was measured on the migrated table: encoding, search before and after, the quality gate, storage, the time "
-        "of each phase, and the mission's figures beside those of this machine. `report` is the whole page, `report_path` the "
+        "What was measured on the migrated table: encoding, search before and after, the quality gate, storage, and the "
+        "time of each phase. `report` is the whole page, `report_path` the "
         "same as a file; the numbers are there for their history over runs, under Plots."
     ),
 )

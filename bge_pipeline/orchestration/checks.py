@@ -18,15 +18,15 @@ from bge_pipeline.orchestration.names import BACKFILLED, SWAPPED
 from bge_pipeline.orchestration.partitions import targeted_range
 from bge_pipeline.orchestration.plan_check import plan_of_migration
 from bge_pipeline.phases.application_vectors import compare_application_vectors
-from bge_pipeline.phases.quality import measure_quality
+from bge_pipeline.phases.verdict import judge_for_swap
 from bge_pipeline.phases.verify import (
-    SAME_TEXT_COSINE,
-    SpaceCheck,
     verify_index,
     verify_nothing_pending,
     verify_space,
     verify_unit_length,
 )
+from bge_pipeline.quality.bounds import SAME_VECTOR_COSINE
+from bge_pipeline.quality.stored import SpaceCheck
 from bge_pipeline.settings import Settings
 
 
@@ -110,8 +110,8 @@ def right_embedding_space(
             description=(
                 "Search with the new vectors is as good as before, by the bounds of the quality gate: neighbours, known "
                 "items, vectors made again, and nDCG@20 where EVAL_QUERIES is set. It compares the whole table, and so is "
-                "measured once in a backfill, by the run of its last partition, and skipped by the others. The swap asks "
-                "the same gate again, with its index."
+                "measured once in a backfill, by the run of its last partition, and skipped by the others. The swap "
+                "takes this verdict within a quarter of an hour and measures its index; later it asks the whole gate again."
             ),
         )
     ],
@@ -128,7 +128,7 @@ def quality_gate(
         if others_are_to_come(context.instance, context.run):
             context.log.info("not measured here: the whole table is compared once its last partition is embedded")
             return
-        report = measure_quality(database, settings, embeddings)
+        report = judge_for_swap(database, settings, embeddings)
     if report is None:
         yield dg.AssetCheckResult(passed=True, description="no row has a vector yet: nothing to compare")
         return
@@ -137,7 +137,7 @@ def quality_gate(
         passed=report.gate.passed,
         severity=dg.AssetCheckSeverity.ERROR if is_error else dg.AssetCheckSeverity.WARN,
         description=report.gate.summary(),
-        metadata=gate_metadata(report.gate.as_metadata()),
+        metadata=gate_metadata(report.gate),
     )
 
 
@@ -190,11 +190,11 @@ def only_new_vectors(
 def _compared(found: SpaceCheck) -> str:
     if not found.is_same:
         return f"{found.column} holds {found.recorded}, the configured model makes {found.configured}"
-    if found.lowest_cosine is None:
+    if found.agreement is None:
         return f"{found.column} is recorded as {found.recorded}; there is no vector yet to compare"
     return (
-        f"{found.column} is recorded as {found.recorded}; {found.sampled_rows} texts embedded again have cosine "
-        f"{found.lowest_cosine:.4f} or more with their vectors, {SAME_TEXT_COSINE} is expected"
+        f"{found.column} is recorded as {found.recorded}; {found.agreement.rows} texts embedded again have cosine "
+        f"{found.agreement.min_cosine:.4f} or more with their vectors, {SAME_VECTOR_COSINE} is expected"
     )
 
 

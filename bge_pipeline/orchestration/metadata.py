@@ -5,8 +5,9 @@ from typing import Any
 
 import dagster as dg
 
-from bge_pipeline.evaluation.report_pages import markdown_table
-from bge_pipeline.evaluation.report_sections import gate_rows
+from bge_pipeline.quality.gate import GateResult
+from bge_pipeline.report.pages import markdown_table
+from bge_pipeline.report.sections import gate_rows
 
 _DIGITS = 5
 
@@ -16,16 +17,15 @@ def as_dagster_metadata(values: Mapping[str, Any]) -> dict[str, dg.MetadataValue
     return {name: _metadata_value(value) for name, value in values.items() if value is not None}
 
 
-def gate_metadata(gate: Mapping[str, Any] | None) -> dict[str, dg.MetadataValue]:
+def gate_metadata(gate: GateResult | None) -> dict[str, dg.MetadataValue]:
     """The quality gate's decision as a table, and each measurement as a number, so that the UI draws its history.
 
-    Args:
-        gate: `GateResult.as_metadata()`; None, where there was nothing to measure, gives nothing.
+    Where there was nothing to measure, there is nothing to tell.
     """
-    if gate is None or not gate["checks"]:
+    if gate is None or not gate.checks:
         return {}
-    verdict = "passed" if gate["passed"] else f"not passed, QUALITY_GATE={gate['mode']}"
-    values = {f"quality_{check['name']}": check["value"] for check in gate["checks"]}
+    verdict = "passed" if gate.passed else f"not passed, QUALITY_GATE={gate.mode}"
+    values = {f"quality_{check.name}": check.value for check in gate.checks}
     return {
         "quality_gate": dg.MetadataValue.text(verdict),
         "quality_checks": dg.MetadataValue.md(markdown_table(gate_rows(gate))),

@@ -29,7 +29,7 @@ from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.phases.companion import load_recorded
 from bge_pipeline.phases.row_encoding import RowEncoder
 from bge_pipeline.phases.state import MigrationState, read_state
-from bge_pipeline.phases.verify import SAME_TEXT_COSINE
+from bge_pipeline.quality.bounds import SAME_VECTOR_COSINE
 from bge_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -186,7 +186,7 @@ def _compared(rows: RecentRows, encoder: Encoder, model: str, mend: str) -> Appl
     stored = rows.vectors[[positions[row_id] for row_id in encoded.batch.ids]]
     lengths = np.linalg.norm(stored, axis=1)
     cosines = (stored * encoded.vectors).sum(axis=1) / np.maximum(lengths, 1e-12)
-    strangers = [str(encoded.batch.ids[position]) for position in np.flatnonzero(cosines < SAME_TEXT_COSINE).tolist()]
+    strangers = [str(encoded.batch.ids[position]) for position in np.flatnonzero(cosines < SAME_VECTOR_COSINE).tolist()]
     return ApplicationVectors(
         model=model,
         compared=len(cosines),

@@ -20,20 +20,12 @@ from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import EncodingError
-from bge_pipeline.evaluation.report import (
-    BASELINE_TEXTS_PER_SECOND,
-    UNMEASURED,
-    BenchmarkReport,
-    Claim,
-    EncodeRun,
-    PhaseTime,
-    RerankRun,
-    Storage,
-)
-from bge_pipeline.phases.quality import measure_quality, quality_columns
-from bge_pipeline.phases.search_benchmark import search_runs
-from bge_pipeline.phases.speed import PASSAGES, QUERIES, measure_encoding, measure_reranking
-from bge_pipeline.phases.state import MigrationState, read_state
+from bge_pipeline.phases.state import MigrationState, read_state, space_of
+from bge_pipeline.phases.verdict import Verdict, compared_columns, judge_quality
+from bge_pipeline.quality.columns import ComparedColumns
+from bge_pipeline.quality.search_runs import SearchedColumns, search_runs
+from bge_pipeline.quality.speed import PASSAGES, QUERIES, RerankRun, measure_encoding, measure_reranking
+from bge_pipeline.report.benchmark import BenchmarkReport, PhaseTime, Storage
 from bge_pipeline.settings import Settings
 
 BATCH_SIZES = (32, 128, 256)
@@ -73,11 +65,9 @@ def benchmark(
         notes.append("the table has no text: nothing was encoded")
     rerank = _rerank(service, sample, settings, notes, on_step)
     on_step("quality")
-    quality = measure_quality(database, settings, service) if state.phase != "legacy" else None
-    gate = quality.gate.as_metadata() if quality else None
+    verdict = judge_quality(database, settings, service) if state.phase != "legacy" else None
     on_step("search")
-    new_recall = quality.measured.ann_recall if quality else None
-    search = search_runs(database, settings, service, state, new_recall, notes)
+    search = search_runs(database, settings, service, _searched(state, verdict), notes)
     swap = _latest(journal, "swap")
     backfills = [entry for entry in journal if entry.act == "backfill"]
     built = [entry for entry in journal if entry.act == "swap" and entry.facts.get("index_built")]
@@ -97,13 +87,11 @@ def benchmark(
         search=search,
         storage=storage,
         phases=tuple(_phase_time(entry) for entry in journal),
-        gate=gate,
-        gate_summary=quality.gate.summary() if quality else "nothing to compare yet",
+        gate=verdict.gate if verdict else None,
         index_seconds=float(built[-1].facts["index_seconds"]) if built else None,
         lock_milliseconds=float(swap["lock_milliseconds"]) if swap else None,
         backfill_texts_per_second=_rate(backfills, "seconds"),
         write_rows_per_second=_rate(backfills, "write_seconds"),
-        claims=_claims(service, encode, storage, rerank, gate),
         notes=tuple(notes),
     )
 
@@ -153,15 +141,31 @@ def _rerank(
         return None
 
 
+def _searched(state: MigrationState, verdict: Verdict | None) -> SearchedColumns:
+    if state.phase == "legacy":
+        old = state.table.embedding
+        return SearchedColumns(state.table.target, old.name, None, space_of(old), None)
+    columns = compared_columns(state)
+    return SearchedColumns(
+        state.table.target,
+        columns.old.name if columns.old is not None else None,
+        columns.new.name,
+        columns.old_space,
+        verdict.measured.ann_recall if verdict is not None else None,
+    )
+
+
 def _storage(connection: Connection, state: MigrationState, journal: Sequence[JournalEntry]) -> Storage:
     target = state.table.target
-    new, old = (state.table.embedding.name, None) if state.phase == "legacy" else quality_columns(state)
+    columns = (
+        compared_columns(state) if state.phase != "legacy" else ComparedColumns(state.table, state.table.embedding)
+    )
     expanded = next((entry.facts for entry in journal if entry.act == "expand"), None)
-    indexes = vector_indexes_on(connection, state.table.oid, state.table.columns[new].number)
-    old_dimensions = state.table.columns[old].dimensions if old is not None else None
+    indexes = vector_indexes_on(connection, state.table.oid, columns.new.number)
+    old_dimensions = columns.old.dimensions if columns.old is not None else None
     return Storage(
         old_vector_bytes=_vector_bytes(old_dimensions) if old_dimensions else None,
-        new_vector_bytes=_vector_bytes(state.table.columns[new].dimensions or 0),
+        new_vector_bytes=_vector_bytes(columns.new.dimensions or 0),
         table_bytes_before=int(expanded["table_bytes_before"]) if expanded else None,
         table_bytes_now=table_bytes(connection, target),
         index_bytes=indexes[0].bytes if indexes else None,
@@ -179,6 +183,7 @@ def _phase_time(entry: JournalEntry) -> PhaseTime:
     detail = {
         "expand": lambda: f"column {facts['column']}",
         "backfill": lambda: f"{facts['rows']:,} rows, ids {facts['id_range']}",
+        "quality": lambda: str(facts["verdict"]),
         "swap": lambda: f"index {facts['index_name']}, lock held for {facts['lock_milliseconds']:.0f} ms",
         "rollback": lambda: f"lock held for {facts['lock_milliseconds']:.0f} ms",
     }.get(entry.act, lambda: "")()
@@ -200,46 +205,3 @@ def _latest(journal: Sequence[JournalEntry], act: str) -> dict[str, Any] | None:
 def _rate(backfills: Sequence[JournalEntry], clock: str) -> float | None:
     seconds = sum(float(entry.facts[clock]) for entry in backfills)
     return sum(int(entry.facts["rows"]) for entry in backfills) / seconds if seconds else None
-
-
-def _claims(
-    service: EmbeddingsService,
-    encode: Sequence[EncodeRun],
-    storage: Storage,
-    rerank: RerankRun | None,
-    gate: dict[str, object] | None,
-) -> tuple[Claim, ...]:
-    best = max((run.texts_per_second for run in encode), default=0.0)
-    here = f"{best:,.0f} texts/s ({service.space.model}, {service.device}, {service.space.precision})"
-    on_gpu = service.device.startswith("cuda")
-    retained = _gate_value(gate, "ndcg_retained")
-    smaller = (
-        f"{1 - storage.new_vector_bytes / storage.old_vector_bytes:.0%}" if storage.old_vector_bytes else "not recorded"
-    )
-    return (
-        Claim("encoding, consumer GPU", "1,500 to 2,000 texts/s", here if on_gpu else f"{UNMEASURED}; here {here}"),
-        Claim("encoding, GTE-Qwen2-1.5B", "30 to 50 texts/s", UNMEASURED),
-        Claim(
-            f"speed-up over {BASELINE_TEXTS_PER_SECOND:.0f} texts/s",
-            "about 50 times",
-            f"{best / BASELINE_TEXTS_PER_SECOND:,.1f} times"
-            + ("" if on_gpu else ", though this machine has no GPU and the baseline had one"),
-        ),
-        Claim("one vector", "75% smaller", smaller),
-        Claim(
-            "nDCG@20 retained",
-            "0.92, with the reranker 0.95",
-            f"{retained:.2f}" if retained is not None else "not measured: needs EVAL_QUERIES and the old model",
-        ),
-        Claim(
-            "reranking 200 candidates",
-            "with bge-reranker-large",
-            f"{rerank.milliseconds_per_query:,.0f} ms a query ({rerank.model})" if rerank else UNMEASURED,
-        ),
-    )
-
-
-def _gate_value(gate: dict[str, object] | None, name: str) -> float | None:
-    checks = gate["checks"] if gate is not None else []
-    assert isinstance(checks, list)
-    return next((check["value"] for check in checks if check["name"] == name), None)

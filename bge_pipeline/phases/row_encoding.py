@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from bge_pipeline.database.reader import PendingBatch
 from bge_pipeline.embedding.encoder import Encoder, TokenizedTexts
 from bge_pipeline.errors import BgePipelineError, EncodingError
+from bge_pipeline.quality.bounds import UNIT_LENGTH_TOLERANCE
 
 logger = logging.getLogger(__name__)
 
 _PROBE = "The quick brown fox jumps over the lazy dog."
-_UNIT_LENGTH_TOLERANCE = 0.01
-"""Wide enough for fp16 and int8 arithmetic, far too narrow for a model that does not normalise."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class RowEncoder:
     def _checked(self, batch: PendingBatch, tokens: TokenizedTexts, vectors: NDArray[np.float32]) -> EncodedBatch:
         """Keep vectors that are finite and of unit length; a zero or a NaN would be found by no search."""
         lengths = np.linalg.norm(vectors, axis=1)
-        is_sound = np.abs(lengths - 1.0) <= _UNIT_LENGTH_TOLERANCE
+        is_sound = np.abs(lengths - 1.0) <= UNIT_LENGTH_TOLERANCE
         if is_sound.all():
             return EncodedBatch(batch, vectors, int(tokens.token_counts.sum()), int(tokens.truncated.sum()))
         unsound = np.flatnonzero(~is_sound).tolist()
@@ -105,7 +104,7 @@ class RowEncoder:
         except Exception as error:  # noqa: BLE001 - whatever it is, the encoder does not work
             raise self._broken(f"{type(error).__name__}: {error}") from (cause or error)
         length = float(np.linalg.norm(vector))
-        is_sound = abs(length - 1.0) <= _UNIT_LENGTH_TOLERANCE
+        is_sound = abs(length - 1.0) <= UNIT_LENGTH_TOLERANCE
         if not is_sound:
             raise self._broken(f"it returns vectors of length {length:.3f}: expected 1") from cause
 

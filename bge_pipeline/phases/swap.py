@@ -29,7 +29,6 @@ from bge_pipeline.database.writer import VectorWriter
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import SwapRefused
-from bge_pipeline.evaluation.gate import GateResult
 from bge_pipeline.phases.application_vectors import same_dimensions
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.companion import CompanionKeeper
@@ -38,9 +37,11 @@ from bge_pipeline.phases.exchange import exchange_statements, lock_for_exchange
 from bge_pipeline.phases.last_rows import StillPending, embed_last_rows, lock_out_writers
 from bge_pipeline.phases.pause import wait_while_paused
 from bge_pipeline.phases.pending_index import compact_pending_index, pending_index_name, rows_that_are_few
-from bge_pipeline.phases.quality import note_search_effort, require_quality
+from bge_pipeline.phases.search_effort import note_search_effort
 from bge_pipeline.phases.state import MigrationState, read_state, require_same_parts, require_space
 from bge_pipeline.phases.vector_index import build_index, filled_column, plan_vector_index
+from bge_pipeline.phases.verdict import require_quality
+from bge_pipeline.quality.gate import GateResult
 from bge_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)

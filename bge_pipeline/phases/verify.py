@@ -1,12 +1,9 @@
-"""Verify: questions about the vectors that a migration has written, each answered without changing anything."""
+"""Verify: whether a migration may go on to its next phase; each question is answered without changing anything."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
-
-import numpy as np
-from sqlalchemy import Connection, TextClause
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.ids import IdRange
@@ -14,15 +11,9 @@ from bge_pipeline.database.indexes import vector_indexes_on
 from bge_pipeline.database.pending import count_pending
 from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.errors import SwapRefused
-from bge_pipeline.phases.state import MigrationState, require_table, space_of
+from bge_pipeline.phases.state import require_table, space_of
+from bge_pipeline.quality.stored import LengthCheck, SpaceCheck, check_lengths, check_space
 from bge_pipeline.settings import Settings
-
-LENGTH_TOLERANCE = 1e-3
-_LENGTH_SAMPLE_ROWS = 10_000
-_SPACE_SAMPLE_ROWS = 32
-SAME_TEXT_COSINE = 0.9
-"""Least cosine of two vectors of one text by one model; int8 and fp32 differ by less than 0.05 in it, poolings by more
-than 0.1, and two texts hardly reach it."""
 
 
 @dataclass(frozen=True)
@@ -52,55 +43,6 @@ class PendingCheck:
     def as_metadata(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class LengthCheck:
-    """Lengths of sampled vectors; the bounds are None where there was no vector."""
-
-    sampled_rows: int
-    rows_off_length: int
-    shortest: float | None
-    longest: float | None
-
-    @property
-    def passed(self) -> bool:
-        """Whether every sampled vector has unit length."""
-        return self.rows_off_length == 0
-
-    def as_metadata(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class SpaceCheck:
-    """Whether the column holds what the encoder makes.
-
-    Attributes:
-        recorded: the embedding space in the column's comment.
-        configured: the encoder's.
-        is_same: whether the two are one space.
-        sampled_rows: rows whose text was embedded again.
-        lowest_cosine, mean_cosine: between the stored and the new vector of a text; None without rows.
-    """
-
-    column: str
-    recorded: str | None
-    configured: str
-    is_same: bool
-    sampled_rows: int
-    lowest_cosine: float | None
-    mean_cosine: float | None
-
-    @property
-    def passed(self) -> bool:
-        """Whether search with this encoder finds what it should in this column."""
-        return self.is_same and (self.lowest_cosine is None or self.lowest_cosine >= SAME_TEXT_COSINE)
-
-    def as_metadata(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self) | {"least_cosine_expected": SAME_TEXT_COSINE}
 
 
 @dataclass(frozen=True)
@@ -154,46 +96,17 @@ def require_backfilled(database: Database, settings: Settings) -> None:
 def verify_unit_length(database: Database, settings: Settings, id_range: IdRange | None = None) -> LengthCheck:
     """Measure the vectors of the range, or a sample of the table's."""
     state = require_table(database, settings)
-    statement = state.table.target.sql(
-        "SELECT count(*) AS sampled, count(*) FILTER (WHERE abs(norm - 1) > :tolerance) AS off, min(norm), max(norm) "
-        f"FROM (SELECT vector_norm({{column}}) AS norm {_from_sample(id_range)} LIMIT :rows) lengths",
-        column=state.filled.name,
-    )
     with database.autocommit() as connection:
-        row = _sample(connection, statement, state, _LENGTH_SAMPLE_ROWS, id_range, tolerance=LENGTH_TOLERANCE).one()
-    return LengthCheck(row.sampled, row.off, row.min, row.max)
+        return check_lengths(connection, state.table.target, state.filled, id_range)
 
 
 def verify_space(
     database: Database, settings: Settings, encoder: Encoder, id_range: IdRange | None = None
 ) -> SpaceCheck:
-    """Compare the recorded embedding space with the encoder's, and stored vectors with those it makes of the same texts.
-
-    The second half finds what no comment can tell: a wrong pooling, vectors in the wrong rows, a stale vector.
-    """
+    """Compare the recorded embedding space with the encoder's, and stored vectors with those it makes of the same texts."""
     state = require_table(database, settings)
-    statement = state.table.target.sql(
-        f"SELECT {{text}} AS text, {{column}}::real[] AS vector {_from_sample(id_range)} LIMIT :rows",
-        column=state.filled.name,
-    )
     with database.autocommit() as connection:
-        rows = _sample(connection, statement, state, _SPACE_SAMPLE_ROWS, id_range).all()
-    recorded = space_of(state.filled)
-    is_same = encoder.space.is_same_as(recorded)
-    cosines = None
-    if rows and is_same:
-        stored = np.array([row.vector for row in rows], np.float32)
-        made = encoder.encode(encoder.tokenize([row.text for row in rows]))
-        cosines = (stored * made).sum(axis=1) / np.maximum(np.linalg.norm(stored, axis=1), 1e-12)
-    return SpaceCheck(
-        column=state.filled.name,
-        recorded=str(recorded) if recorded is not None else None,
-        configured=str(encoder.space),
-        is_same=is_same,
-        sampled_rows=0 if cosines is None else len(cosines),
-        lowest_cosine=None if cosines is None else float(cosines.min()),
-        mean_cosine=None if cosines is None else float(cosines.mean()),
-    )
+        return check_space(connection, state.table.target, state.filled, space_of(state.filled), encoder, id_range)
 
 
 def verify_index(database: Database, settings: Settings) -> IndexCheck:
@@ -207,28 +120,3 @@ def verify_index(database: Database, settings: Settings) -> IndexCheck:
         invalid=tuple(index.name for index in indexes if not index.valid),
         bytes=sum(index.bytes for index in indexes),
     )
-
-
-def _from_sample(id_range: IdRange | None) -> str:
-    """Rows that have a vector: of the range, or on random pages of the table."""
-    if id_range is not None:
-        return f"FROM {{table}} WHERE {{column}} IS NOT NULL AND {id_range.condition}"
-    return "FROM {table} TABLESAMPLE SYSTEM (:percent) WHERE {column} IS NOT NULL"
-
-
-def _sample(
-    connection: Connection,
-    statement: TextClause,
-    state: MigrationState,
-    rows: int,
-    id_range: IdRange | None,
-    **values: Any,
-) -> Any:
-    values |= {"rows": rows}
-    if id_range is not None:
-        values |= id_range.values
-    else:
-        # Twice what is wanted, since pages differ; a small table is read whole, up to the limit.
-        estimate = state.table.estimated_rows
-        values["percent"] = 100.0 if estimate < 4 * rows else 200.0 * rows / estimate
-    return connection.execute(statement, values)

@@ -6,6 +6,7 @@ from dagster._core.events import StepMaterializationData
 
 from bge_pipeline.definitions import defs
 from bge_pipeline.orchestration.books import others_are_to_come
+from bge_pipeline.phases import verdict
 from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, checks_of, request_backfill
 
 pytestmark = pytest.mark.pgvector
@@ -46,6 +47,22 @@ def test_a_backfill_of_what_is_done_already_measures_once_and_at_its_end(instanc
     request_backfill(instance, KEYS)
 
     assert [materialize(instance, key, OF_BACKFILL).count("quality_gate") for key in KEYS] == [0, 0, 1]
+
+
+def test_the_swap_takes_the_verdict_of_its_check(run: Runner, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("QUALITY_GATE", "enforce")
+    run.backfill()
+    measured = []
+    measure = verdict.measure_quality
+    monkeypatch.setattr(verdict, "measure_quality", lambda *given: measured.append(1) or measure(*given))
+
+    result = run("swap_job")
+
+    assert result.success
+    assert len(measured) == 1
+    (swapped,) = result.asset_materializations_for_node("swapped_index")
+    assert swapped.metadata["quality_gate"].value == "passed"
+    assert swapped.metadata["quality_ann_recall"].value > 0.9
 
 
 class TestBesideOtherRunsOfTheBackfill:

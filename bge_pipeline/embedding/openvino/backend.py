@@ -73,7 +73,6 @@ class OpenVinoBackend:
             options["INFERENCE_NUM_THREADS"] = str(threads)
         self._compiled: ov.CompiledModel | None = ov.Core().compile_model(model, "CPU", options)
         self._inputs = [port.any_name for port in self._compiled.inputs]
-        self._width = self._compiled.output(0).partial_shape[-1].get_length()
         self._layout = layout
         self._task = task
         # One more than run at once, so that the next batch is padded and waiting when one ends.
@@ -86,8 +85,8 @@ class OpenVinoBackend:
             one_text = RaggedTokens(np.zeros(2, np.int32), np.array([0, 2]), np.zeros(2, np.int32))
             self.run(one_text, max_texts=1)
 
-    def run(self, tokens: RaggedTokens, *, max_texts: int) -> NDArray[np.float32]:
-        """One output a text, float32 (n, width), in their order.
+    def run(self, tokens: RaggedTokens, *, max_texts: int, task: Task | None = None) -> NDArray[np.float32]:
+        """One output a text, float32 (n, width), in their order; `task` takes the place of the backend's own.
 
         Raises:
             OutOfMemory: there is none left.
@@ -97,10 +96,10 @@ class OpenVinoBackend:
             raise EncodingError("this encoder was shut down")
         batches = self._layout.plan(tokens.lengths, token_budget=_TOKEN_BUDGET, max_texts=max_texts)
         under_way: list[Future[NDArray[np.float32]]] = [
-            self._workers.submit(self._infer, tokens, batch) for batch in batches
+            self._workers.submit(self._infer, tokens, batch, task or self._task) for batch in batches
         ]
-        result = np.empty((len(tokens), self._width), np.float32)
         try:
+            result = np.empty((len(tokens), under_way[0].result().shape[1]), np.float32)
             for batch, future in zip(batches, under_way, strict=True):
                 result[batch.rows] = future.result()
         except MemoryError as error:
@@ -118,7 +117,7 @@ class OpenVinoBackend:
         self._compiled = None
         self._idle = queue.SimpleQueue()
 
-    def _infer(self, tokens: RaggedTokens, batch: Batch) -> NDArray[np.float32]:
+    def _infer(self, tokens: RaggedTokens, batch: Batch, task: Task) -> NDArray[np.float32]:
         arrays = self._layout.arrays(tokens, batch)
         request = self._idle.get()
         try:
@@ -126,7 +125,7 @@ class OpenVinoBackend:
             request.start_async({name: arrays[name] for name in self._inputs}, share_inputs=True)
             request.wait()
             found = request.get_output_tensor(0).data
-            return np.array(self._task.outputs(found, batch.starts, batch.lengths))
+            return np.array(task.outputs(found, batch.starts, batch.lengths))
         finally:
             self._idle.put(request)
 

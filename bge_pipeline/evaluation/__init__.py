@@ -1,1 +1,0 @@
-"""How good search is: judged queries, evidence without labels, the quality gate, the benchmark."""

@@ -1,0 +1,42 @@
+"""The probes or ef_search that a new index needs, measured once before the swap and noted with the column."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from sqlalchemy import Connection
+
+from bge_pipeline.database.catalog import describe_table
+from bge_pipeline.database.notes import note_statement
+from bge_pipeline.database.operator import Operator
+from bge_pipeline.phases.state import MigrationState, require_same_parts
+from bge_pipeline.quality.index_recall import recommend_for_recall
+from bge_pipeline.quality.measure import NEIGHBOURS, RECALL_QUERIES
+from bge_pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def note_search_effort(operator: Operator, settings: Settings, state: MigrationState) -> None:
+    """Find the probes or ef_search that reach more than QUALITY_MIN_ANN_RECALL and note them with the column."""
+    if settings.search_probes is not None or settings.search_ef_search is not None:
+        return
+    # Half-way to perfect: the gate measures on other queries, and must not fail by the luck of the sample.
+    wanted = (1 + settings.quality_min_ann_recall) / 2
+    column = state.filled.name
+    found = recommend_for_recall(
+        operator.database, settings, wanted, column=column, k=NEIGHBOURS, samples=RECALL_QUERIES
+    )
+    if found is None:
+        return
+    effort = max(found.value, found.default)
+    logger.info("%s=%d gives recall@%d of %.3f", found.setting, effort, NEIGHBOURS, found.points[-1].recall)
+
+    def note(connection: Connection) -> None:
+        require_same_parts(connection, state)
+        noted = describe_table(connection, operator.target).columns[column].note
+        assert noted is not None, "require_same_parts has seen the note's space"
+        connection.execute(note_statement(operator.target, column, replace(noted, search_effort=effort)))
+
+    operator.change(settings, f"swap: note {found.setting} with the column", note)

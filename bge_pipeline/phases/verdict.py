@@ -1,0 +1,151 @@
+"""The quality gate's verdict on a migration: the room `quality` is asked about its columns, and the swap goes by the answer."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.journal import JournalEntry, read_journal, record, server_seconds
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.errors import SwapRefused
+from bge_pipeline.phases.state import MigrationState, read_state, space_of
+from bge_pipeline.quality.columns import ComparedColumns
+from bge_pipeline.quality.gate import GateResult, QualityMeasurements, decide
+from bge_pipeline.quality.measure import bounds_of, measure_quality, measure_recall
+from bge_pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+ACT = "quality"
+"""The act of a verdict in the journal."""
+FRESH_SECONDS = 900
+"""A verdict that is older is no evidence about a live table."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was measured, and what the gate made of it."""
+
+    measured: QualityMeasurements
+    gate: GateResult
+
+
+def compared_columns(state: MigrationState) -> ComparedColumns:
+    """The column that the migration fills, and the one of the old vectors, where those are numbers.
+
+    Raises:
+        PhaseError: there is no column to fill yet.
+    """
+    old = state.table.embedding if state.new is not None else state.previous
+    if old is None or old.type_name == "bit":
+        return ComparedColumns(state.table, state.filled)
+    return ComparedColumns(state.table, state.filled, old, space_of(old))
+
+
+def judge_quality(database: Database, settings: Settings, service: EmbeddingsService) -> Verdict | None:
+    """Measure and decide; None with QUALITY_GATE=off and on a table without a vector."""
+    if settings.quality_gate == "off":
+        return None
+    with database.autocommit() as connection:
+        columns = compared_columns(read_state(connection, TargetTable.from_settings(settings)))
+    measured = measure_quality(database, settings, service, columns)
+    if measured is None:
+        return None
+    return Verdict(measured, decide(measured, bounds_of(settings), settings.quality_gate))
+
+
+def judge_for_swap(database: Database, settings: Settings, service: EmbeddingsService) -> Verdict | None:
+    """The same, recorded in the journal, so that a swap that follows within minutes takes it and need not measure again."""
+    started = time.perf_counter()
+    verdict = judge_quality(database, settings, service)
+    if verdict is None:
+        return None
+    target = TargetTable.from_settings(settings)
+    with database.autocommit() as connection:
+        columns = compared_columns(read_state(connection, target))
+        facts = {
+            "verdict": verdict.gate.summary().splitlines()[0],
+            "passed": verdict.gate.passed,
+            "seconds": time.perf_counter() - started,
+            "measured_at": server_seconds(connection),
+            "subject": _subject(settings, service, columns),
+            "measured": verdict.measured.as_dict(),
+        }
+    record(database, target, ACT, facts)
+    return verdict
+
+
+def require_quality(database: Database, settings: Settings, service: EmbeddingsService) -> GateResult | None:
+    """Take a fresh verdict or measure, and refuse the swap where the gate is enforced and does not pass.
+
+    Of a fresh verdict the recall of the index is measured all the same, since the index may be newer.
+
+    Returns None where `judge_quality` does.
+
+    Raises:
+        SwapRefused: names each bound that was missed.
+    """
+    verdict = _fresh_verdict(database, settings, service) or judge_for_swap(database, settings, service)
+    if verdict is None:
+        return None
+    logger.info("%s", verdict.gate.summary())
+    if verdict.gate.blocks:
+        raise SwapRefused(
+            verdict.gate.summary(),
+            state="nothing was exchanged; search reads the old column",
+            next_step="correct the model and start again (bge-pipeline rollback), or override knowingly: "
+            "bge-pipeline migrate --force, or QUALITY_GATE=warn",
+        )
+    return verdict.gate
+
+
+def _fresh_verdict(database: Database, settings: Settings, service: EmbeddingsService) -> Verdict | None:
+    """The last verdict in the journal, where it passed, is minutes old, and is about these columns as they are."""
+    if settings.quality_gate == "off":
+        return None
+    target = TargetTable.from_settings(settings)
+    with database.autocommit() as connection:
+        columns = compared_columns(read_state(connection, target))
+        journal = read_journal(connection, target)
+        now = server_seconds(connection)
+    last = max((number for number, entry in enumerate(journal) if entry.act == ACT), default=None)
+    if last is None:
+        return None
+    facts, since = journal[last].facts, journal[last + 1 :]
+    age = now - facts["measured_at"]
+    is_same = facts["subject"] == _subject(settings, service, columns)
+    if not (facts["passed"] and is_same and 0 <= age <= FRESH_SECONDS and _is_as_it_was(since, columns)):
+        return None
+    logger.info("quality gate: the verdict of %.0f s ago is taken; the index is measured", age)
+    measured = QualityMeasurements.from_dict(facts["measured"])
+    measured = replace(measured, ann_recall=measure_recall(database, settings, columns))
+    return Verdict(measured, decide(measured, bounds_of(settings), settings.quality_gate))
+
+
+def _is_as_it_was(since: Sequence[JournalEntry], columns: ComparedColumns) -> bool:
+    """Whether hardly any vector was written since, and nothing else was done."""
+    written = sum(int(entry.facts["rows"]) for entry in since if entry.act == "backfill")
+    return all(entry.act == "backfill" for entry in since) and written <= columns.table.estimated_rows // 100
+
+
+def _subject(settings: Settings, service: EmbeddingsService, columns: ComparedColumns) -> dict[str, Any]:
+    """What a verdict is about: which columns, which model, asked in which way, by which version."""
+    queries = settings.eval_queries
+    return {
+        "table": columns.table.oid,
+        "columns": [columns.new.number, columns.old.number if columns.old is not None else None],
+        "model": service.space.fingerprint,
+        "sample_rows": settings.quality_sample_rows,
+        "queries": hashlib.sha256(queries.read_bytes()).hexdigest() if queries is not None else None,
+        "max_queries": settings.quality_max_queries,
+        "reranker": [settings.reranker_model, settings.rerank_top_k] if settings.enable_reranker else None,
+        "legacy_model": settings.legacy_model,
+        "version": version("bge-pipeline"),
+    }

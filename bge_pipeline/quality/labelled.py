@@ -1,0 +1,163 @@
+"""The labelled half of the gate: nDCG@20 of what the application will see, in the old and in the new column."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection
+
+from bge_pipeline.database.catalog import Column
+from bge_pipeline.database.ids import Id
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.vectors import sample_vectors
+from bge_pipeline.embedding.encoder import QueryEncoder
+from bge_pipeline.embedding.loading import load_encoder_named, load_encoder_of
+from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.errors import ConfigurationError, ModelUnavailable
+from bge_pipeline.quality.columns import ComparedColumns
+from bge_pipeline.quality.index_recall import exact_ranking
+from bge_pipeline.quality.judgements import JudgedQueries, load_judged_queries
+from bge_pipeline.quality.label_free import stored_vectors_match
+from bge_pipeline.quality.metrics import ranking_quality
+from bge_pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_RANKS = 20
+_RERANKED_QUERIES = 50
+"""A cross-encoder reads RERANK_TOP_K passages for each query and column: 20,000 pairs at the defaults."""
+_DECLARED_SAMPLE_ROWS = 32
+
+OnRows = Callable[[str, int, int], None]
+"""Told the column, the rows compared so far, and the planner's estimate of all rows."""
+
+
+@dataclass(frozen=True)
+class LabelledQuality:
+    """nDCG@20 over labelled queries.
+
+    Attributes:
+        ndcg_old: in the old column; None where its model is not at hand.
+        ndcg_new: in the new column.
+        queries: how many were asked.
+        available: how many the file has; the others were left out by QUALITY_MAX_QUERIES.
+        reranked: whether the first RERANK_TOP_K were reranked, as the application's searches are.
+    """
+
+    ndcg_old: float | None
+    ndcg_new: float
+    queries: int
+    available: int
+    reranked: bool
+
+    def basis(self) -> str:
+        """What the figures rest on, in words."""
+        of = f" of {self.available:,}" if self.queries < self.available else ""
+        return f"{self.queries:,}{of} labelled queries" + (
+            ", reranked as the application's are" if self.reranked else ""
+        )
+
+
+def measure_labelled(
+    connection: Connection,
+    settings: Settings,
+    service: EmbeddingsService,
+    columns: ComparedColumns,
+    *,
+    on_rows: OnRows | None = None,
+) -> LabelledQuality | None:
+    """Search exactly in both columns for the queries of EVAL_QUERIES; None where there are none.
+
+    The old model is the one noted with the old column, or LEGACY_MODEL where it is set and is found to have made the
+    vectors that are there.
+    """
+    if settings.eval_queries is None:
+        return None
+    judged = load_judged_queries(settings.eval_queries)
+    reranked = settings.enable_reranker
+    most = min(settings.quality_max_queries, _RERANKED_QUERIES) if reranked else settings.quality_max_queries
+    asked = _sampled(judged, most)
+    texts = list(asked.queries.values())
+
+    def ndcg(column: str, queries: NDArray[np.float32]) -> float:
+        def told(rows: int) -> None:
+            if on_rows is not None:
+                on_rows(column, rows, columns.table.estimated_rows)
+
+        k = settings.rerank_top_k if reranked else _RANKS
+        rankings = exact_ranking(connection, settings, column, queries, k=k, on_rows=told)
+        if reranked:
+            rankings = [
+                _reranked(connection, columns.table.target, service, query, ids)
+                for query, ids in zip(texts, rankings, strict=True)
+            ]
+        by_query = {query_id: [str(i) for i in ids] for query_id, ids in zip(asked.queries, rankings, strict=True)}
+        return ranking_quality(asked.qrels, by_query).ndcg
+
+    ndcg_new = ndcg(columns.new.name, service.encode_queries(texts))
+    encoder = old_encoder(connection, settings, columns)
+    if columns.old is None or encoder is None:
+        logger.info("the old model is not at hand: nDCG@20 of the new vectors is measured alone")
+        return LabelledQuality(None, ndcg_new, len(asked), len(judged), reranked)
+    ndcg_old = ndcg(columns.old.name, encoder.encode(encoder.tokenize_queries(texts)))
+    return LabelledQuality(ndcg_old, ndcg_new, len(asked), len(judged), reranked)
+
+
+def old_encoder(connection: Connection, settings: Settings, columns: ComparedColumns) -> QueryEncoder | None:
+    """The encoder that made the old column's vectors, where it is at hand: noted with the column, or declared."""
+    if columns.old is None:
+        return None
+    if columns.old_space is not None:
+        return load_encoder_of(columns.old_space, settings)
+    if "legacy_model" not in settings.model_fields_set or columns.old.dimensions is None:
+        return None
+    return _declared_encoder(connection, settings, columns.table.target, columns.old, columns.old.dimensions)
+
+
+def _declared_encoder(
+    connection: Connection, settings: Settings, target: TargetTable, column: Column, dimensions: int
+) -> QueryEncoder | None:
+    """LEGACY_MODEL, if it is here and makes the vectors that the column holds of the same texts."""
+    try:
+        encoder = load_encoder_named(settings.legacy_model, dimensions, settings)
+    except (ModelUnavailable, ConfigurationError) as error:
+        logger.warning("LEGACY_MODEL=%s cannot be used: %s", settings.legacy_model, error.message)
+        return None
+    sample = sample_vectors(connection, target, [column.name], _DECLARED_SAMPLE_ROWS)
+    if not len(sample):
+        return None
+    made = encoder.encode(encoder.tokenize(sample.texts))
+    found = stored_vectors_match(sample.vectors[column.name], made)
+    if found.matching_share < 0.5:
+        logger.warning(
+            "LEGACY_MODEL=%s did not make the vectors in %r (%s): the new vectors are measured alone",
+            settings.legacy_model,
+            column.name,
+            found.summary(),
+        )
+        return None
+    return encoder
+
+
+def _sampled(judged: JudgedQueries, most: int) -> JudgedQueries:
+    """At most so many of the queries, the same ones every time."""
+    if len(judged) <= most:
+        return judged
+    chosen = sorted(random.Random(0).sample(sorted(judged.queries), most), key=list(judged.queries).index)  # noqa: S311
+    return JudgedQueries({i: judged.queries[i] for i in chosen}, {i: judged.qrels[i] for i in chosen})
+
+
+def _reranked(
+    connection: Connection, target: TargetTable, service: EmbeddingsService, query: str, ids: list[Id]
+) -> list[Id]:
+    statement = target.sql("SELECT {id} AS id, {text} AS text FROM {table} WHERE {id}::text = ANY (:ids)")
+    rows = connection.execute(statement, {"ids": [str(i) for i in ids]})
+    texts = {str(row.id): row.text or "" for row in rows}
+    there = [i for i in ids if str(i) in texts]
+    order = service.rerank(query, [texts[str(i)] for i in there], top_k=_RANKS)
+    return [there[position] for position in order]

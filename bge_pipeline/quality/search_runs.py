@@ -1,0 +1,167 @@
+"""How searches of the old and of the new column perform: milliseconds, recall of the index, nDCG on judged queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.vectors import SampledRows, sample_vectors
+from bge_pipeline.embedding.loading import load_encoder_of
+from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.embedding.space import EmbeddingSpace
+from bge_pipeline.quality.index_recall import index_recall
+from bge_pipeline.quality.judgements import JudgedQueries, load_judged_queries
+from bge_pipeline.quality.known_items import excerpts
+from bge_pipeline.quality.measure import NEIGHBOURS
+from bge_pipeline.quality.search_quality import ask_each, measure_search, p50_and_p95
+from bge_pipeline.search import RerankMode, Retriever, SearchMode
+from bge_pipeline.settings import Settings
+
+_QUERIES = 50
+
+
+@dataclass(frozen=True)
+class SearchRun:
+    """One way of searching, timed query by query.
+
+    Attributes:
+        column: whether the old or the new vectors were searched.
+        mode: how candidates were found.
+        reranked: whether a cross-encoder put them in order.
+        queries: how many were timed.
+        p50_milliseconds, p95_milliseconds: from the query to its results, encoding included where `encodes` is true.
+        encodes: whether the query's vector was made within the time.
+        recall: share of the exact 20 nearest that came back; None where nothing exact is compared.
+        ndcg: nDCG@20 on labelled queries; None without them.
+    """
+
+    column: Literal["old", "new"]
+    mode: SearchMode
+    reranked: bool
+    queries: int
+    p50_milliseconds: float
+    p95_milliseconds: float
+    encodes: bool
+    recall: float | None = None
+    ndcg: float | None = None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Which column was searched and by which means, word by word."""
+        return (self.column, self.mode, "reranked") if self.reranked else (self.column, self.mode)
+
+    @property
+    def name(self) -> str:
+        """The same for people: `new hybrid, reranked`."""
+        return f"{self.column} {self.mode}" + ", reranked" * self.reranked
+
+
+@dataclass(frozen=True)
+class SearchedColumns:
+    """The columns that are timed.
+
+    Attributes:
+        target: their table.
+        old, new: names of the two; None where there is none.
+        old_space: the old column's embedding space, None where nobody recorded it.
+        new_recall: what was found of the new column's index, None where nobody looked.
+    """
+
+    target: TargetTable
+    old: str | None
+    new: str | None
+    old_space: EmbeddingSpace | None
+    new_recall: float | None
+
+
+class _StoredVectors:
+    """Stands in for an encoder that is not at hand: the vector of a known text is the one stored with its row."""
+
+    def __init__(self, rows: SampledRows, column: str) -> None:
+        self._vectors = dict(zip(rows.texts, rows.vectors[column], strict=True))
+
+    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors of texts of the sample."""
+        return np.stack([self._vectors[text] for text in texts])
+
+
+def search_runs(
+    database: Database,
+    settings: Settings,
+    service: EmbeddingsService,
+    columns: SearchedColumns,
+    notes: list[str],
+) -> tuple[SearchRun, ...]:
+    """Time each way of searching: with EVAL_QUERIES on all of its queries, else on excerpts of 50 rows.
+
+    Args:
+        database: where the target table is.
+        settings: they name it.
+        service: the new model, and the reranker where ENABLE_RERANKER asks for one.
+        columns: those to search.
+        notes: what could not be measured, and why, is added here.
+    """
+    new, old = columns.new, columns.old
+    names = [column for column in (old, new) if column is not None]
+    with database.autocommit() as connection:
+        rows = sample_vectors(connection, columns.target, names, _QUERIES)
+        if not len(rows):
+            notes.append("search was not measured: the table has no vectors")
+            return ()
+        old_recall = index_recall(connection, settings, old, rows.vectors[old], NEIGHBOURS) if old is not None else None
+    judged = load_judged_queries(settings.eval_queries) if settings.eval_queries is not None else None
+    runs = []
+    if old is not None:
+        found = _search_old(database, settings, columns.old_space, rows, old, judged, notes)
+        runs.append(replace(found, recall=old_recall))
+    if new is not None:
+        retriever = Retriever(database, settings, service, column=new)
+        queries = judged or excerpts(rows.texts)
+        runs.append(replace(_timed(retriever, "new", queries), recall=columns.new_recall))
+        runs.append(_timed(retriever, "new", queries, mode="hybrid"))
+        if settings.enable_reranker and service.reranker is not None:
+            runs.append(_timed(retriever, "new", queries, mode="hybrid", rerank="always"))
+    return tuple(runs)
+
+
+def _search_old(
+    database: Database,
+    settings: Settings,
+    space: EmbeddingSpace | None,
+    rows: SampledRows,
+    column: str,
+    judged: JudgedQueries | None,
+    notes: list[str],
+) -> SearchRun:
+    encoder = load_encoder_of(space, settings) if space is not None else None
+    if encoder is not None:
+        retriever = Retriever(database, settings, query_encoder=encoder, column=column)
+        return _timed(retriever, "old", judged or excerpts(rows.texts))
+    notes.append(
+        "the old model is not at hand: the old column was searched with vectors stored in it, without encoding"
+    )
+    retriever = Retriever(database, settings, query_encoder=_StoredVectors(rows, column), column=column)
+    return replace(_timed(retriever, "old", rows.texts), encodes=False)
+
+
+def _timed(
+    retriever: Retriever,
+    column: Literal["old", "new"],
+    queries: JudgedQueries | Sequence[str],
+    *,
+    mode: SearchMode = "dense",
+    rerank: RerankMode = "never",
+) -> SearchRun:
+    reranked = rerank != "never"
+    if isinstance(queries, JudgedQueries):
+        found = measure_search(retriever, queries, mode=mode, rerank=rerank, k=NEIGHBOURS)
+        ndcg = found.quality.ndcg
+        return SearchRun(column, mode, reranked, len(queries), found.p50_ms, found.p95_ms, encodes=True, ndcg=ndcg)
+    p50, p95 = p50_and_p95(list(ask_each(retriever, queries, mode=mode, rerank=rerank, k=NEIGHBOURS)))
+    return SearchRun(column, mode, reranked, len(queries), p50, p95, encodes=True)

@@ -1,0 +1,146 @@
+"""A benchmark report as pages: Markdown for the Dagster UI, self-contained HTML, JSON."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from bge_pipeline.report.benchmark import BenchmarkReport
+from bge_pipeline.report.plots import report_plots
+from bge_pipeline.report.sections import NOTHING, Section, circumstances, headlines, sections, title
+
+
+@dataclass(frozen=True)
+class WrittenReport:
+    """Where a report was written."""
+
+    html: Path
+    markdown: Path
+    json: Path
+
+
+def write_report(report: BenchmarkReport, folder: Path) -> WrittenReport:
+    """Write the three forms of a report into a folder, named by its time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / f"benchmark-{report.created_at.replace(':', '').replace('-', '')[:15]}"
+    written = WrittenReport(*(stem.with_suffix(suffix) for suffix in (".html", ".md", ".json")))
+    written.html.write_text(as_html(report), encoding="utf-8")
+    written.markdown.write_text(as_markdown(report), encoding="utf-8")
+    written.json.write_text(json.dumps(report.as_json(), indent=2, ensure_ascii=False), encoding="utf-8")
+    return written
+
+
+def as_markdown(report: BenchmarkReport) -> str:
+    """The report as Markdown, plots inside as data URIs, which the Dagster UI shows."""
+    found = headlines(report)
+    summary = [[h.label for h in found], [f"**{h.figure}**" for h in found], [h.note for h in found]]
+    facts = _inert(" · ".join(f"{name}: {value}" for name, value in circumstances(report).items()))
+    # In one paragraph, so that two stand side by side where there is room.
+    plots = "\n".join(f"![{name}]({_data_uri(svg)})" for name, svg in report_plots(report).items())
+    parts = [f"# {_inert(title(report))}", facts, markdown_table(summary), plots]
+    for section in sections(report):
+        parts += [f"## {_inert(section.title)}", _inert(section.text), markdown_table(section.rows)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """A table of text, its first row the head, as Markdown; columns of numbers are aligned to the right."""
+    if not rows:
+        return ""
+    head, *body = rows
+    rule = ["--:" if is_numeric else "---" for is_numeric in _numeric_columns(rows)]
+    return "\n".join(
+        f"| {' | '.join(_inert(cell).replace('|', '&#124;') for cell in line)} |" for line in [head, rule, *body]
+    )
+
+
+def _inert(text: str) -> str:
+    """Text that may carry names of the database, as Markdown in which no HTML of theirs is alive."""
+    return escape(text, quote=False)
+
+
+def as_html(report: BenchmarkReport) -> str:
+    """The report as one HTML file that needs no other."""
+    cards = "".join(
+        f"<li><span>{escape(h.label)}</span><b>{escape(h.figure)}</b><small>{escape(h.note)}</small></li>"
+        for h in headlines(report)
+    )
+    facts = "".join(
+        f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in circumstances(report).items()
+    )
+    plots = "".join(f'<img alt="{escape(name)}" src="{_data_uri(svg)}">' for name, svg in report_plots(report).items())
+    return _PAGE.format(
+        title=escape(title(report)),
+        facts=facts,
+        cards=cards,
+        plots=plots,
+        sections="".join(_html_section(section) for section in sections(report)),
+    )
+
+
+def _html_section(section: Section) -> str:
+    text = f"<p>{escape(section.text)}</p>" if section.text else ""
+    return f"<section><h2>{escape(section.title)}</h2>{text}{_html_table(section.rows)}</section>"
+
+
+def _html_table(rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return ""
+    numeric = _numeric_columns(rows)
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        marked = (
+            f"<{tag}{_html_class(cell, is_numeric=is_numeric)}>{escape(cell)}</{tag}>"
+            for cell, is_numeric in zip(cells, numeric, strict=True)
+        )
+        return f"<tr>{''.join(marked)}</tr>"
+
+    head, *body = rows
+    lines = "".join(line("td", cells) for cells in body)
+    return f"<div class=wide><table><thead>{line('th', head)}</thead><tbody>{lines}</tbody></table></div>"
+
+
+def _html_class(cell: str, *, is_numeric: bool) -> str:
+    if is_numeric:
+        return " class=number"
+    return {"yes": " class=yes", "NO": " class=no"}.get(cell, "")
+
+
+def _numeric_columns(rows: Sequence[Sequence[str]]) -> list[bool]:
+    """Which columns hold numbers alone, with or without a unit."""
+    body = [list(column) for column in zip(*rows[1:], strict=True)]
+    number = re.compile(rf"[\d.,]+( (MB|bytes))?|{NOTHING}|not recorded")
+    return [all(number.fullmatch(cell) for cell in column) for column in body]
+
+
+def _data_uri(svg: bytes) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2.5rem auto; padding: 0 1.5rem; color: #1d2430 }}
+h1 {{ font-size: 1.6rem; margin: 0 0 1rem }} h2 {{ font-size: 1.1rem; margin: 2.5rem 0 .5rem }} p {{ margin: 0 0 .5rem }}
+dl {{ display: flex; flex-wrap: wrap; gap: .3rem 2rem; margin: 0; color: #5b6575; font-size: .9rem }}
+dl div {{ display: flex; gap: .5rem }} dd {{ margin: 0; color: #1d2430 }}
+ul {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem; list-style: none }}
+ul {{ padding: 0; margin: 1.5rem 0 2rem }} small, li span {{ color: #5b6575; font-size: .8rem }}
+li {{ display: flex; flex-direction: column; border: 1px solid #e3e6eb; border-radius: .5rem; padding: .7rem .9rem }}
+li b {{ font-size: 1.25rem; font-weight: 600 }}
+.plots {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: 1.5rem 2rem }}
+img {{ width: 100%; height: auto }} .wide {{ overflow-x: auto }}
+table {{ border-collapse: collapse }} td, th {{ text-align: left; vertical-align: top; padding: .35rem 1.5rem .35rem 0 }}
+th {{ font-weight: 500; font-size: .85rem; color: #5b6575; white-space: nowrap }} tr {{ border-bottom: 1px solid #e3e6eb }}
+td:first-child {{ white-space: nowrap }}
+.number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }}
+.yes {{ color: #1a7f47 }} .no {{ color: #b3261e; font-weight: 600 }}
+</style></head>
+<body><h1>{title}</h1><dl>{facts}</dl><ul>{cards}</ul><div class="plots">{plots}</div>{sections}</body></html>
+"""

@@ -1,0 +1,102 @@
+"""Plots of a benchmark report as SVG, so that a page carries them inside itself and they are sharp on every screen."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bge_pipeline.quality.search_runs import SearchRun
+from bge_pipeline.report.benchmark import BenchmarkReport
+
+# What was before is grey, what is now is blue; the lighter one is the tail of the darker.
+_NEW, _OLD, _NEW_TAIL, _OLD_TAIL = "#2f63b3", "#8f98a6", "#bcd0ee", "#d9dde3"
+_INK = "#1d2430"
+_INCHES = (5.2, 2.3)
+"""Two of them stand side by side in the Markdown of the Dagster UI, which shows pictures in their natural size."""
+_ROWS = 4
+"""Bars that there is room for; fewer are as thick as four."""
+
+
+def report_plots(report: BenchmarkReport) -> dict[str, bytes]:
+    """SVG images by title: encoding, search, quality, storage; those without figures are left out."""
+    plots = {}
+    if report.encode:
+        title = "Encoding, texts per second"
+        plots[title] = _bars(
+            title,
+            [f"batches of {run.batch_size}" for run in report.encode],
+            [run.texts_per_second for run in report.encode],
+            [_NEW for _ in report.encode],
+        )
+    if report.search:
+        title = "Search, milliseconds: median (95th percentile)"
+        plots[title] = _search(title, report.search)
+    judged = [run for run in report.search if run.ndcg is not None]
+    if judged:
+        title = "Search quality, nDCG@20 on judged questions"
+        values = [run.ndcg for run in judged if run.ndcg is not None]
+        plots[title] = _bars(title, [run.name for run in judged], values, _colors(judged), "{:.3f}".format)
+    if report.storage.old_vector_bytes is not None:
+        title = "One vector, bytes"
+        values = [float(report.storage.old_vector_bytes), float(report.storage.new_vector_bytes)]
+        plots[title] = _bars(title, ["before", "now"], values, [_OLD, _NEW])
+    return plots
+
+
+def _bars(
+    title: str,
+    labels: Sequence[str],
+    values: Sequence[float],
+    colors: Sequence[str],
+    spell: Callable[[float], str] = "{:,.0f}".format,
+) -> bytes:
+    def draw(axes: Any) -> None:
+        bars = axes.barh(range(len(labels)), values, color=colors, height=0.72)
+        axes.bar_label(bars, [spell(value) for value in values], padding=4)
+
+    return _svg(title, labels, draw)
+
+
+def _search(title: str, runs: Sequence[SearchRun]) -> bytes:
+    def draw(axes: Any) -> None:
+        rows = range(len(runs))
+        tails = axes.barh(
+            rows, [run.p95_milliseconds for run in runs], color=_colors(runs, _NEW_TAIL, _OLD_TAIL), height=0.72
+        )
+        axes.barh(rows, [run.p50_milliseconds for run in runs], color=_colors(runs), height=0.72)
+        axes.bar_label(
+            tails, [f"{run.p50_milliseconds:,.1f}  ({run.p95_milliseconds:,.1f})" for run in runs], padding=4
+        )
+
+    return _svg(title, [run.name for run in runs], draw)
+
+
+def _colors(runs: Sequence[SearchRun], new: str = _NEW, old: str = _OLD) -> list[str]:
+    return [{"old": old, "new": new}[run.column] for run in runs]
+
+
+def _svg(title: str, labels: Sequence[str], draw: Callable[[Any], None]) -> bytes:
+    # The object interface without pyplot: no window system, and no figures that somebody has to close.
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    # Letters are drawn as outlines, so that no font is needed where the page is read.
+    with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "bge-pipeline", "font.size": 9.5, "text.color": _INK}):
+        figure = Figure(figsize=_INCHES, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.12))
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        draw(axes)
+        figure.suptitle(title, x=0.01, horizontalalignment="left", fontsize=10.5, fontweight="bold")
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set_ylim(max(len(labels), _ROWS) - 0.5, -0.5)
+        # Every bar says its value, so that a scale beneath would only repeat it.
+        axes.xaxis.set_visible(False)
+        axes.tick_params(length=0, labelcolor=_INK)
+        axes.spines[["top", "right", "bottom", "left"]].set_visible(False)
+        axes.margins(x=0.3)
+        stream = io.BytesIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    return stream.getvalue()

@@ -1,0 +1,99 @@
+"""What an ANN index misses, and what it takes to miss less."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.vectors import sample_vectors
+from bge_pipeline.errors import TargetTableError
+from bge_pipeline.quality.index_recall import exact_ranking, index_recall, recall_at_k, recommend_for_recall
+from bge_pipeline.settings import Settings
+from bge_pipeline_tests.support import SEGMENTS, execute
+
+pytestmark = pytest.mark.pgvector
+
+
+@pytest.fixture
+def sparse_probes(database: Database) -> None:
+    """Twelve lists over 300 rows, so that one probe misses much."""
+    execute(database, "DROP INDEX segments_embedding_idx")
+    execute(database, "CREATE INDEX lists ON segments USING ivfflat (embedding vector_cosine_ops) WITH (lists = 12)")
+
+
+@pytest.fixture
+def queries(database: Database) -> np.ndarray:
+    with database.autocommit() as connection:
+        return sample_vectors(connection, SEGMENTS, ["embedding"], 30).vectors["embedding"]
+
+
+def test_the_exact_ranking_is_numpys(database: Database, settings: Settings, queries: np.ndarray) -> None:
+    rows = execute(database, "SELECT id, CAST(embedding AS real[]) FROM segments")
+    vectors = np.array([row[1] for row in rows], np.float32)
+    with database.autocommit() as connection:
+        rankings = exact_ranking(connection, settings, "embedding", queries[:5], k=3)
+    for query, ranking in zip(queries, rankings, strict=False):
+        similarities = vectors @ query
+        best = sorted(range(len(rows)), key=lambda row: -similarities[row])[:3]
+        assert similarities[[next(n for n, r in enumerate(rows) if r[0] == i) for i in ranking]] == pytest.approx(
+            similarities[best], abs=1e-5
+        )
+
+
+@pytest.mark.usefixtures("sparse_probes")
+def test_recall_rises_with_the_probes(
+    database: Database, make_settings: Callable[..., Settings], queries: np.ndarray
+) -> None:
+    recalls = []
+    for probes in (1, 4, 12):
+        with database.autocommit() as connection:
+            recalls.append(index_recall(connection, make_settings(search_probes=probes), "embedding", queries, k=10))
+    assert recalls[0] < recalls[1] < recalls[2] == 1
+
+
+@pytest.mark.usefixtures("sparse_probes")
+def test_the_recommendation_is_the_least_that_reaches_the_wanted_recall(
+    database: Database, settings: Settings, make_settings: Callable[..., Settings], queries: np.ndarray
+) -> None:
+    found = recommend_for_recall(database, settings, 0.9, queries, k=10)
+    assert (found.setting, found.default, found.reached) == ("SEARCH_PROBES", 7, True)
+    assert [point.recall >= 0.9 for point in found.points] == [False] * (len(found.points) - 1) + [True]
+    measured = recall_at_k(database, make_settings(search_probes=found.value), queries, k=10)
+    assert measured.recall == pytest.approx(found.points[-1].recall)
+    assert measured.session["ivfflat.probes"] == found.value
+
+
+def test_hnsw_is_measured_by_ef_search(database: Database, settings: Settings) -> None:
+    execute(database, "DROP INDEX segments_embedding_idx")
+    execute(database, "CREATE INDEX ON segments USING hnsw (embedding vector_cosine_ops)")
+    found = recommend_for_recall(database, settings, 0.9, samples=20)
+    assert found.setting == "SEARCH_EF_SEARCH"
+    assert found.default == settings.rerank_top_k
+    assert found.reached
+
+
+def test_without_an_index_every_search_is_exact(database: Database, settings: Settings) -> None:
+    execute(database, "DROP INDEX segments_embedding_idx")
+    measured = recall_at_k(database, settings, samples=10)
+    assert (measured.recall, measured.index, measured.queries) == (1.0, None, 10)
+    assert recommend_for_recall(database, settings) is None
+    assert measured.as_metadata()["recall"] == 1.0
+
+
+def test_float16_in_the_index_counts_against_it(database: Database, settings: Settings, queries: np.ndarray) -> None:
+    execute(database, "DROP INDEX segments_embedding_idx")
+    execute(
+        database,
+        "CREATE INDEX ON segments USING ivfflat ((CAST(embedding AS halfvec(1536))) halfvec_cosine_ops) WITH (lists = 1)",
+    )
+    with database.autocommit() as connection:
+        assert index_recall(connection, settings, "embedding", queries, k=10) > 0.9
+
+
+def test_a_column_without_vectors_cannot_be_measured(database: Database, settings: Settings) -> None:
+    execute(database, "UPDATE segments SET embedding = NULL")
+    with pytest.raises(TargetTableError, match="holds no vectors"):
+        recall_at_k(database, settings)

@@ -1,0 +1,91 @@
+"""What the labelled half of the gate asks, of which model, and on how many queries."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from bge_pipeline.embedding.hashing import HashingEncoder
+from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.phases.state import require_table
+from bge_pipeline.phases.verdict import compared_columns
+from bge_pipeline.quality.labelled import measure_labelled
+from bge_pipeline_tests.support import ENCODER, execute, fill, store_vectors
+
+pytestmark = pytest.mark.pgvector
+
+
+@pytest.fixture
+def queries_file(database, tmp_path):
+    """The first words of thirty rows, each answered by its row."""
+    rows = execute(database, "SELECT id, text FROM segments ORDER BY id LIMIT 30")
+    path = tmp_path / "queries.jsonl"
+    lines = (json.dumps({"query": " ".join(row[1].split()[:8]), "relevant": [row[0]]}) for row in rows)
+    path.write_text("\n".join(lines))
+    return path
+
+
+def made_by(database, encoder):
+    """Old vectors of that encoder, with nothing noted."""
+    execute(database, "DROP INDEX segments_embedding_idx")
+    execute(database, "COMMENT ON COLUMN segments.embedding IS NULL")
+    store_vectors(database, "embedding", encoder)
+
+
+def measured(database, settings, service=None, **options):
+    fill(database, settings)
+    service = service or EmbeddingsService(ENCODER, settings)
+    state = require_table(database, settings)
+    with database.autocommit() as connection:
+        return measure_labelled(connection, settings, service, compared_columns(state), **options)
+
+
+class TestOnAFirstMigration:
+    def test_the_declared_old_model_is_asked_too(self, database, make_settings, queries_file):
+        made_by(database, HashingEncoder(1536))
+        found = measured(database, make_settings(eval_queries=queries_file, legacy_model="hashing"))
+        assert found.ndcg_old > 0.5
+        assert found.ndcg_new > 0.5
+
+    def test_without_a_declaration_the_new_one_is_measured_alone(self, database, make_settings, queries_file):
+        made_by(database, HashingEncoder(1536))
+        assert measured(database, make_settings(eval_queries=queries_file)).ndcg_old is None
+
+    def test_a_model_that_did_not_make_the_vectors_is_found_out(self, database, make_settings, queries_file, caplog):
+        made_by(database, HashingEncoder(1536, seed=5))
+        with caplog.at_level(logging.WARNING, "bge_pipeline"):
+            found = measured(database, make_settings(eval_queries=queries_file, legacy_model="hashing"))
+        assert found.ndcg_old is None
+        assert "LEGACY_MODEL=hashing did not make the vectors" in caplog.text
+
+
+def test_the_reranker_of_the_application_is_part_of_what_is_measured(
+    database, make_settings, queries_file, monkeypatch
+):
+    settings = make_settings(eval_queries=queries_file, enable_reranker=True, rerank_top_k=40)
+    asked = []
+
+    def worst_first(self, query, docs, top_k):
+        asked.append((query, len(docs)))
+        return list(range(len(docs)))[::-1][:top_k]
+
+    monkeypatch.setattr(EmbeddingsService, "rerank", worst_first)
+    found = measured(database, settings)
+    assert found.reranked
+    assert {count for _, count in asked} == {40}
+    assert found.ndcg_new < 0.2  # the right rows are thrown away by this reranker, as users would see
+
+
+def test_a_large_file_is_sampled_and_says_so(database, make_settings, queries_file):
+    told = []
+    found = measured(
+        database,
+        make_settings(eval_queries=queries_file, quality_max_queries=7),
+        on_rows=lambda *arguments: told.append(arguments),
+    )
+    assert (found.queries, found.available) == (7, 30)
+    assert found.basis() == "7 of 30 labelled queries"
+    assert {column for column, _, _ in told} == {"embedding_384", "embedding"}
+    assert told[-1][1] == 300

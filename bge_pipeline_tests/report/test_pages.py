@@ -1,0 +1,147 @@
+"""The report's pages say what was measured, leave out what was not, and need no file beside them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+
+from bge_pipeline.quality.gate import GateCheck, GateResult
+from bge_pipeline.quality.search_runs import SearchRun
+from bge_pipeline.quality.speed import EncodeRun
+from bge_pipeline.report.benchmark import (
+    BenchmarkReport,
+    PhaseTime,
+    Storage,
+)
+from bge_pipeline.report.pages import as_html, as_markdown, write_report
+from bge_pipeline.report.plots import report_plots
+
+GATE = GateResult(
+    passed=False,
+    mode="warn",
+    checks=(
+        GateCheck("ann_recall", 0.9, 0.95, False, "too | few"),
+        GateCheck("ndcg_retained", None, 0.92, True, "not measured"),
+    ),
+)
+
+
+@pytest.fixture
+def report() -> BenchmarkReport:
+    return BenchmarkReport(
+        created_at="2026-11-22T21:00:51+00:00",
+        table='"public"."segments"',
+        phase="swapped",
+        rows=2_000,
+        model="a <model>",
+        dimensions=384,
+        device="cpu",
+        precision="bf16",
+        hardware="2 cores",
+        versions={"PostgreSQL": "18"},
+        encode=(EncodeRun(32, 512, 28_000, 2.0, None), EncodeRun(256, 512, 28_000, 1.0, None)),
+        rerank=None,
+        search=(
+            SearchRun("old", "dense", False, 50, 12.34, 20.0, encodes=False, ndcg=0.4),
+            SearchRun("new", "dense", False, 50, 5.67, 9.0, encodes=True, ndcg=0.5),
+        ),
+        storage=Storage(6_152, 1_544, 34_000_000, 24_000_000, 3_000_000),
+        phases=(PhaseTime("expand", "2026-11-22 20:00:00.1+00", 0.1, "column embedding_384"),),
+        gate=GATE,
+        index_seconds=0.2,
+        lock_milliseconds=8.0,
+        backfill_texts_per_second=300.0,
+        write_rows_per_second=9_000.0,
+        notes=("reranking was not measured",),
+    )
+
+
+def pictures(page: str) -> list[str]:
+    return re.findall(r"data:image/svg\+xml;base64,([\w+/=]+)", page)
+
+
+def test_the_summary_sets_each_figure_beside_what_was_before(report: BenchmarkReport):
+    lines = as_markdown(report).splitlines()
+
+    assert lines[0] == "# Benchmark of public.segments"
+    summary = lines.index("| encoding | search, median | nDCG@20 | one vector | table locked | quality gate |")
+    assert (
+        lines[summary + 2]
+        == "| **512 texts/s** | **5.7 ms** | **0.500** | **1,544 bytes** | **8 ms** | **not passed** |"
+    )
+    assert "| in batches of 256 | with its query's vector | before 0.400 | before 6,152 bytes |" in lines[summary + 3]
+
+
+def test_pictures_are_inside_the_page_and_drawn_without_fonts(report: BenchmarkReport):
+    found = pictures(as_markdown(report))
+
+    assert len(found) == 4
+    assert found == pictures(as_html(report))
+    for picture in found:
+        tags = {element.tag.rpartition("}")[2] for element in ElementTree.fromstring(base64.b64decode(picture)).iter()}
+        assert "path" in tags
+        assert "text" not in tags
+
+
+def test_what_was_not_measured_takes_no_room(report: BenchmarkReport):
+    bare = replace(report, encode=(), search=(), gate=None, lock_milliseconds=None)
+
+    page = as_markdown(bare)
+
+    assert len(pictures(page)) == 1
+    assert "| one vector |\n| --- |\n| **1,544 bytes** |" in page
+    assert "nothing to compare yet" in page
+    assert "recall@20" not in as_markdown(report), "no search has a recall"
+    assert "device memory" not in as_markdown(report), "the device does not tell"
+
+
+def test_a_failed_check_stands_out_and_its_text_keeps_to_its_cell(report: BenchmarkReport):
+    assert "| ann recall | 0.900 | 0.950 | NO | too &#124; few |" in as_markdown(report)
+    assert "<td class=no>NO</td><td>too | few</td>" in as_html(report)
+
+
+def test_hundreds_of_id_ranges_become_one_line(report: BenchmarkReport):
+    backfills = tuple(PhaseTime("backfill", f"2026-11-22 20:{n:02d}:00+00", 1.5, f"ids {n}") for n in range(50))
+
+    page = as_markdown(replace(report, phases=(*report.phases, *backfills)))
+
+    assert "| backfill | 2026-11-22 20:00:00 | 75.0 | 50 runs |" in page
+    assert "| expand | 2026-11-22 20:00:00 | 0.1 | column embedding_384 |" in page
+    assert "ids 7" not in page
+
+
+def test_html_escapes_and_refers_to_nothing_outside(report: BenchmarkReport, tmp_path):
+    page = write_report(report, tmp_path / "reports").html.read_text()
+
+    assert "a &lt;model&gt;" in page
+    assert re.findall(r'(?:src|href)="(?!data:)', page) == []
+    assert "<td class=number>512</td>" in page
+
+
+def test_html_in_a_name_is_not_alive_in_markdown(report: BenchmarkReport):
+    pages = as_markdown(replace(report, table='"public"."<script>alert(1)</script>"', model="a <model>"))
+    assert "<script>" not in pages
+    assert "&lt;script&gt;" in pages
+    assert "a &lt;model&gt;" in pages
+
+
+def test_a_plot_colours_by_the_column_and_not_by_a_name(report: BenchmarkReport):
+    hybrid = replace(report.search[1], mode="hybrid", reranked=True)
+    plots = report_plots(replace(report, encode=(), search=(report.search[0], hybrid)))
+
+    drawn = plots["Search, milliseconds: median (95th percentile)"].decode()
+    assert (drawn.count("#8f98a6"), drawn.count("#2f63b3")) == (1, 1)
+    assert hybrid.name == "new hybrid, reranked"
+
+
+def test_the_json_holds_what_the_pages_say(report: BenchmarkReport, tmp_path):
+    values = json.loads(write_report(report, tmp_path).json.read_text())
+
+    assert [run["name"] for run in values["search"]] == ["old dense", "new dense"]
+    assert values["gate"] == report.gate.as_metadata()
+    assert values["gate_summary"].startswith("quality gate (warn)")
