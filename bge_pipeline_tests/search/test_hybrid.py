@@ -10,6 +10,7 @@ import pytest
 from bge_pipeline.database.connection import Database
 from bge_pipeline.search import Retriever, create_text_index
 from bge_pipeline.search import statements as search_statements
+from bge_pipeline.search import words as search_words
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.support import execute, scalar
 
@@ -88,7 +89,7 @@ def test_filters_apply_to_words_and_vectors_alike(words: Retriever) -> None:
 def test_a_word_in_very_many_rows_is_left_out_unless_there_is_no_other(
     words: Retriever, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search_statements, "COMMON_WORD_ROWS", 3)
+    monkeypatch.setattr(search_words, "COMMON_WORD_ROWS", 3)
     assert found(words, "dog zebras") == [4]
     assert len(found(words, "dog")) >= 3
 
