@@ -36,12 +36,15 @@ from bge_pipeline.search.expressions import column_of, document, materialized, o
 from bge_pipeline.search.query import ParsedQuery
 from bge_pipeline.search.words import lexical_list
 
-RRF_K = 10
-LEXICAL_WEIGHT = 0.5
-"""Reciprocal rank fusion: 1 / (k + rank) summed over the lists (Cormack, Clarke and Büttcher, SIGIR 2009), the lexical
-list at half weight. Their k = 60 is for long lists of equals; here a passage that only the words find should be
-able to enter the first twenty: with k = 10 and one half, the best of them weighs as much as the nearest but eleven.
-docs/search.md has the figures for other values."""
+DENSE_K = 3
+WORDS_WEIGHT = 0.06
+"""The fused score is 1 / (DENSE_K + rank by vectors) + WORDS_WEIGHT * standing by words (`lexical_list`).
+
+The first term is that of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009), with a constant so small that
+the nearest rows are hard to displace: the row that leads by words weighs less than the thirteenth nearest. The second goes
+by scores, not ranks, since a list of words has a first rank where nothing in it answers, too (Bruch, Gai and Ingber, "An
+Analysis of Fusion Functions for Hybrid Retrieval", ACM TOIS 42(1), 2023). docs/search.md has the evidence for both values.
+"""
 
 _OPERATORS = {"cosine": "<=>", "l2": "<->", "ip": "<#>", "l1": "<+>"}
 
@@ -99,10 +102,11 @@ def hybrid_statement(
     where: ColumnElement[bool] | None = None,
     columns: Sequence[str] = (),
 ) -> Select[Any]:
-    """The `limit` best of the `depth` nearest rows and the `depth` best by words, fused by reciprocal rank."""
+    """The `limit` best of the `depth` nearest rows and the `depth` best by words, fused."""
     dense = _dense(searched, vector, depth, where, must=query.must)
     lexical = lexical_list(searched, query, depth, where)
-    score = _reciprocal_rank(dense, 1.0) + _reciprocal_rank(lexical, LEXICAL_WEIGHT)
+    by_rank = func.coalesce(literal(1.0, Double) / (DENSE_K + dense.c.rank), 0.0)
+    score = by_rank + func.coalesce(WORDS_WEIGHT * lexical.c.standing, 0.0)
     fused = (
         select(
             func.coalesce(dense.c.id, lexical.c.id).label("id"),
@@ -186,7 +190,3 @@ def _with_rows(searched: SearchedColumn, found: CTE, columns: Sequence[str]) -> 
 def _guard(searched: SearchedColumn) -> CTE:
     current = signature_statement(searched.target, searched.column.name).columns(column("signature", String))
     return select(current.scalar_subquery().label("signature")).cte("guard")
-
-
-def _reciprocal_rank(ranked: CTE, weight: float) -> ColumnElement[float]:
-    return func.coalesce(literal(weight, Double) / (RRF_K + ranked.c.rank), 0.0)

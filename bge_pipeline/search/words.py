@@ -22,9 +22,16 @@ LOOKED_UP_ROWS = 200_000
 """A word in so many rows says little and costs much: it is left out unless every word is like that. A query of
 more than ten words shares the second number among them."""
 
+BACKGROUND_RANK = 200
+"""A row of this rank by words is one of many that share some word with the query by chance."""
+
 
 def lexical_list(searched: SearchedColumn, query: ParsedQuery, limit: int, where: ColumnElement[bool] | None) -> CTE:
-    """(id, score, rank) of the rows with the most telling words."""
+    """(id, score, rank, standing) of the `limit` rows with the most telling words.
+
+    Standing is by how much a row's score rises above that of BACKGROUND_RANK, as a share of the best score: near 0
+    throughout where many rows share the query's common words, and 1 for the best of a few that share its rare ones.
+    """
     terms = _terms(searched, query)
     common = min(COMMON_WORD_ROWS, LOOKED_UP_ROWS // len(query.words.split()))
     find_hits = _indexed_hits if searched.has_text_index else _scanned_hits
@@ -45,10 +52,15 @@ def lexical_list(searched: SearchedColumn, query: ParsedQuery, limit: int, where
         .select_from(hits.join(weights, weights.c.lexeme == hits.c.lexeme))
         .group_by(hits.c.id)
         .order_by(score.desc(), hits.c.id)
-        .limit(limit)
+        .limit(max(limit, BACKGROUND_RANK))
     ).cte("best")
     rank = func.row_number().over(order_by=(best.c.score.desc(), best.c.id)).label("rank")
-    return select(best.c.id, best.c.score, rank).cte("lexical")
+    ranked = select(best.c.id, best.c.score, rank).cte("ranked")
+    background = select(ranked.c.score).where(ranked.c.rank == BACKGROUND_RANK).scalar_subquery()
+    above = func.greatest(ranked.c.score - func.coalesce(background, 0.0), 0.0)
+    standing = (above / select(func.max(ranked.c.score)).scalar_subquery()).label("standing")
+    found = select(ranked.c.id, ranked.c.score, ranked.c.rank, standing).where(ranked.c.rank <= limit)
+    return found.cte("lexical")
 
 
 def _terms(searched: SearchedColumn, query: ParsedQuery) -> CTE:
