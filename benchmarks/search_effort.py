@@ -1,4 +1,4 @@
-"""What a search may spare: the cross-encoder where the first stage is sure, and lists of an IVFFlat index.
+"""What a search costs and may spare: the cross-encoder where the first stage is sure, lists of an IVFFlat index.
 
 Run: EMBEDDING_MODEL=bundled python -m benchmarks.search_effort     (needs the extra `embedded`; some minutes on two cores)
 
@@ -25,7 +25,7 @@ from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.evaluation.judgements import JudgedQueries
 from bge_pipeline.search import Retriever
 from bge_pipeline.search.ann import recommend_for_recall
-from bge_pipeline.search.comparison import measure_adaptive_reranking
+from bge_pipeline.search.comparison import measure_adaptive_reranking, measure_search
 from bge_pipeline.settings import Settings, load_settings
 
 LISTS = (6, 20, 80)
@@ -57,13 +57,24 @@ def main() -> None:
         service = EmbeddingsService.from_settings(settings)
         with Database.from_settings(settings) as database:
             load_table(database, settings, corpus, service, cache)
+            ways = modes(Retriever(database, settings, service), judged)
             oracle = Oracle(judged, list(corpus.passages.values()))
             sparing = reranking(Retriever(database, settings, service, reranker=oracle), judged)
             recall = recall_by_probes(database, settings, service.encode_queries(list(judged.queries.values())))
         model = service.space.model
         service.shutdown()
     about = f"The demo's {len(judged)} questions over its {len(corpus.passages):,} rows, {model}."
-    Measurement("search_effort", about, [sparing, recall]).publish()
+    Measurement("search_effort", about, [ways, sparing, recall]).publish()
+
+
+def modes(retriever: Retriever, judged: JudgedQueries) -> Results:
+    """What each way of searching costs; how good it is on more corpora, search_quality shows."""
+    rows = []
+    for mode in ("dense", "lexical", "hybrid"):
+        found = measure_search(retriever, judged, mode=mode)
+        quality = (found.quality.ndcg, found.quality.recall, found.quality.mrr)
+        rows.append([mode, *(f"{value:.3f}" for value in quality), f"{found.p50_ms:.0f}", f"{found.p95_ms:.0f}"])
+    return Results("modes", ["mode", "nDCG@20", "recall@20", "MRR", "p50 ms", "p95 ms"], rows)
 
 
 def reranking(retriever: Retriever, judged: JudgedQueries) -> Results:

@@ -180,8 +180,8 @@ def test_fewer_words_than_the_background_stand_out_in_full(
     assert found.score == pytest.approx(fused(found, 1.0))
 
 
-def test_what_words_alone_find_displaces_none_of_the_ten_nearest() -> None:
-    assert search_statements.WORDS_WEIGHT < 1 / (search_statements.DENSE_K + 10)
+def test_what_words_alone_find_displaces_none_of_the_thirteen_nearest() -> None:
+    assert search_statements.WORDS_WEIGHT < 1 / (search_statements.DENSE_K + 13)
 
 
 def test_a_row_that_waits_for_its_vector_is_found_by_its_words(database: Database, retriever: Retriever) -> None:
