@@ -36,6 +36,7 @@ _STOP_WORDS = frozenset(
     "same she should so some such than that the their them then there these they this those through to too under up "
     "very was we were what when where which while who whom why will with would you your".split()
 )
+_OPERATOR = re.compile(r'"|(?<!\S)-+')
 _WORD = re.compile(r"[a-z0-9_]+")
 _ENDING = re.compile(r"(?<=[a-z]{3})(?:ings?|ed|es|ly|s|e)$")
 
@@ -176,6 +177,11 @@ def pack(paragraphs: Iterable[str], most_words: int = PASSAGE_WORDS) -> Iterator
         yield " ".join(collected)
 
 
+def plain(query: str) -> str:
+    """The query without quotation marks and leading hyphens, which a search would take for its operators."""
+    return " ".join(_OPERATOR.sub(" ", query).split())
+
+
 def word_overlap(query: str, passage: str) -> float:
     """Share of the query's different words, without stop words and endings, that the passage has."""
     wanted = set(_words(query))
@@ -248,7 +254,7 @@ def _corpus(
     qrels: Mapping[str, dict[str, int]],
 ) -> Corpus:
     chosen = sorted(sorted(queries, key=lambda query_id: _digest(queries[query_id]))[:QUERIES])
-    judged = JudgedQueries({i: queries[i] for i in chosen}, {i: qrels[i] for i in chosen})
+    judged = JudgedQueries({i: plain(queries[i]) for i in chosen}, {i: qrels[i] for i in chosen})
     overlap = {i: max(word_overlap(queries[i], passages[row]) for row in qrels[i]) for i in chosen}
     return Corpus(name, kind, passages, judged, overlap)
 

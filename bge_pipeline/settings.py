@@ -92,7 +92,8 @@ class Settings(BaseSettings):
     )
     query_expansion: Literal["off", "feedback", "chat"] = Field(
         "off",
-        description="feedback: move the query towards its first results; chat: ask an OpenAI-compatible endpoint",
+        description="feedback: move the query towards its first results, without a proven gain; "
+        "chat: ask an OpenAI-compatible endpoint",
     )
     query_expansion_url: str = Field("https://api.openai.com/v1", description="base URL for QUERY_EXPANSION=chat")
     query_expansion_key: SecretStr | None = Field(None, description="key for QUERY_EXPANSION=chat")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
@@ -22,17 +21,13 @@ from bge_pipeline.search.column import SearchedColumn, configured_scan, read_col
 from bge_pipeline.search.encoders import AnyQueryEncoder, ChosenEncoder, choose_encoder
 from bge_pipeline.search.expansion import ExpansionContext, QueryExpansion, expansion_from_settings
 from bge_pipeline.search.explanation import explain_search
-from bge_pipeline.search.query import ParsedQuery, parse_query
+from bge_pipeline.search.first_stage import Found, Request, results_of, statement_for
+from bge_pipeline.search.query import parse_query
 from bge_pipeline.search.reranking import Reranking
 from bge_pipeline.search.reranking import rerank as rerank_candidates
-from bge_pipeline.search.results import RerankMode, SearchMode, SearchResponse, SearchResult, StageSeconds
+from bge_pipeline.search.results import RerankMode, SearchMode, SearchResponse, StageSeconds
 from bge_pipeline.search.scan import Session
-from bge_pipeline.search.statements import (
-    dense_statement,
-    hybrid_statement,
-    lexical_statement,
-    nearest_vectors_statement,
-)
+from bge_pipeline.search.statements import nearest_vectors_statement
 from bge_pipeline.search.wire import fetch, fetch_plan
 from bge_pipeline.settings import Settings, settings_from_env
 
@@ -147,9 +142,7 @@ class Retriever:
         if parsed.is_blank:
             return SearchResponse((), mode, False, (), "the query has no words to look for", StageSeconds())
         wanted_rerank = rerank if self._can_rerank else "never"
-        request = _Request(
-            query, parsed, mode, top_k, self._depth(top_k), wanted_rerank, where, tuple(columns), explain
-        )
+        request = Request(query, parsed, mode, top_k, self._depth(top_k), wanted_rerank, where, tuple(columns), explain)
         found = self._until_settled(lambda searched: self._first_stage(searched, request))
         started = time.perf_counter()
         ranking = rerank_candidates(query, found.candidates, wanted_rerank, self._reranker, self._certainty)
@@ -163,7 +156,7 @@ class Retriever:
     def _depth(self, top_k: int) -> int:
         return max(top_k, self._settings.rerank_top_k)
 
-    def _until_settled(self, work: Callable[[SearchedColumn], _Found]) -> _Found:
+    def _until_settled(self, work: Callable[[SearchedColumn], Found]) -> Found:
         """Do `work` on the column as it is; again, if it turns out to have changed."""
         searched, is_fresh = self._searched or self._read(), False
         for _ in range(_ATTEMPTS):
@@ -189,28 +182,28 @@ class Retriever:
             self._searched = read_column(connection, self._settings, self._column_name)
         return self._searched
 
-    def _first_stage(self, searched: SearchedColumn, request: _Request) -> _Found:
+    def _first_stage(self, searched: SearchedColumn, request: Request) -> Found:
         warnings: list[str] = []
         started = time.perf_counter()
         vector = self._vector(searched, request, warnings) if request.mode != "lexical" else None
         encoded = time.perf_counter()
         limit = request.top_k if request.rerank == "never" else request.depth
-        statement = _statement(searched, request, vector, limit)
+        statement = statement_for(searched, request, vector, limit)
         session = self._session(searched, request.depth if request.mode == "hybrid" else limit)
         rows = self._fetch(searched, session, statement)
         ended = time.perf_counter()
         plan = self._plan(session, statement) if request.explain else ()
-        return _Found(
+        return Found(
             searched,
             session,
-            _candidates(rows, request.columns),
+            results_of(rows, request.columns),
             tuple(warnings),
             plan,
             encoded - started,
             ended - encoded,
         )
 
-    def _vector(self, searched: SearchedColumn, request: _Request, warnings: list[str]) -> NDArray[np.float32]:
+    def _vector(self, searched: SearchedColumn, request: Request, warnings: list[str]) -> NDArray[np.float32]:
         encoder = self._encoder(searched)
         vector = encoder.query(request.query if request.mode == "dense" else request.parsed.words, searched)
         if self._expansion is None:
@@ -251,7 +244,7 @@ class Retriever:
         with self._database.autocommit() as connection:
             return tuple(fetch_plan(connection, session, statement))
 
-    def _response(self, request: _Request, found: _Found, ranking: Reranking, seconds: StageSeconds) -> SearchResponse:
+    def _response(self, request: Request, found: Found, ranking: Reranking, seconds: StageSeconds) -> SearchResponse:
         warnings = found.warnings + ((ranking.warning,) if ranking.warning else ())
         for warning in warnings:
             logger.warning("search: %s", warning)
@@ -274,59 +267,6 @@ class Retriever:
             ),
             seconds=seconds,
         )
-
-
-@dataclass(frozen=True)
-class _Request:
-    query: str
-    parsed: ParsedQuery
-    mode: SearchMode
-    top_k: int
-    depth: int
-    rerank: RerankMode
-    where: ColumnElement[bool] | None
-    columns: tuple[str, ...]
-    explain: bool
-
-
-@dataclass(frozen=True)
-class _Found:
-    searched: SearchedColumn
-    session: Session
-    candidates: Sequence[SearchResult]
-    warnings: tuple[str, ...]
-    plan: tuple[str, ...]
-    encode_seconds: float
-    database_seconds: float
-
-
-def _statement(
-    searched: SearchedColumn, request: _Request, vector: NDArray[np.float32] | None, limit: int
-) -> Select[Any]:
-    if vector is None:
-        return lexical_statement(searched, request.parsed, limit, where=request.where, columns=request.columns)
-    if request.mode == "dense":
-        return dense_statement(searched, vector, limit, where=request.where, columns=request.columns)
-    return hybrid_statement(
-        searched, vector, request.parsed, request.depth, limit, where=request.where, columns=request.columns
-    )
-
-
-def _candidates(rows: Sequence[Row[Any]], columns: Sequence[str]) -> list[SearchResult]:
-    return [
-        SearchResult(
-            id=identifier,
-            text=text,
-            score=score,
-            columns=dict(zip(columns, wanted, strict=True)),
-            dense_rank=dense_rank,
-            lexical_rank=lexical_rank,
-            distance=distance,
-            lexical_score=lexical_score,
-        )
-        for _, identifier, text, score, distance, dense_rank, lexical_score, lexical_rank, *wanted in map(tuple, rows)
-        if identifier is not None
-    ]
 
 
 def _check(name: str, value: str, allowed: Any) -> None:

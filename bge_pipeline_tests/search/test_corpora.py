@@ -86,6 +86,12 @@ def test_passages_are_whole_sentences() -> None:
     assert list(pack(["One two three four five six."], 5)) == ["One two three four five six."]
 
 
+def test_queries_have_nothing_that_a_search_takes_for_an_operator() -> None:
+    corpus = halves_corpus("texts", ['"Hello," -- he said -loudly and well-known ' + "word " * 30])
+    (query,) = corpus.judged.queries.values()
+    assert query.startswith("Hello, he said loudly and well-known word")
+
+
 @pytest.mark.parametrize(
     ("query", "passage", "share", "group"),
     [

@@ -10,6 +10,8 @@ import pytest
 from bge_pipeline.database.connection import Database
 from bge_pipeline.search import Retriever, create_text_index
 from bge_pipeline.search import statements as search_statements
+from bge_pipeline.search import words as search_words
+from bge_pipeline.search.results import SearchResult
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.support import execute, scalar
 
@@ -88,7 +90,7 @@ def test_filters_apply_to_words_and_vectors_alike(words: Retriever) -> None:
 def test_a_word_in_very_many_rows_is_left_out_unless_there_is_no_other(
     words: Retriever, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search_statements, "COMMON_WORD_ROWS", 3)
+    monkeypatch.setattr(search_words, "COMMON_WORD_ROWS", 3)
     assert found(words, "dog zebras") == [4]
     assert len(found(words, "dog")) >= 3
 
@@ -124,27 +126,62 @@ def test_the_text_index_answers(database: Database, settings: Settings, retrieve
     assert f"Bitmap Index Scan on {name}" in plan
 
 
-def test_hybrid_is_one_statement_and_fuses_by_reciprocal_rank(
-    database: Database, settings: Settings, retriever: Retriever, statements: Statements
+def fused(result: SearchResult, standing: float) -> float:
+    by_rank = 1 / (search_statements.DENSE_K + result.dense_rank) if result.dense_rank else 0
+    return by_rank + search_statements.WORDS_WEIGHT * standing
+
+
+def test_hybrid_is_one_statement_and_fuses_ranks_with_what_stands_out_by_words(
+    database: Database,
+    settings: Settings,
+    retriever: Retriever,
+    statements: Statements,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     create_text_index(database, settings)
     query = "remove an item from a list"
-    retriever.search(query, mode="hybrid")
+    dense = {r.id: r.dense_rank for r in retriever.search(query, top_k=200).results}
+    words = retriever.search(query, mode="lexical", top_k=200).results
+    lexical = {r.id: r.lexical_rank for r in words}
+    monkeypatch.setattr(search_words, "BACKGROUND_RANK", len(words) - 1)
+    best, background = words[0].score, words[-2].score
     with statements() as sent:
         response = retriever.search(query, mode="hybrid", top_k=50)
     assert len(sent) == 1
-    k, weight = search_statements.RRF_K, search_statements.LEXICAL_WEIGHT
+    assert any(result.lexical_rank for result in response.results)
     for result in response.results:
-        expected = (1 / (k + result.dense_rank) if result.dense_rank else 0) + (
-            weight / (k + result.lexical_rank) if result.lexical_rank else 0
-        )
-        assert result.score == pytest.approx(expected)
-    dense = {r.id: r.dense_rank for r in retriever.search(query, top_k=200).results}
-    lexical = {r.id: r.lexical_rank for r in retriever.search(query, mode="lexical", top_k=200).results}
-    assert {r.id: r.dense_rank for r in response.results if r.dense_rank} == {
-        r.id: dense[r.id] for r in response.results if r.dense_rank
-    }
-    assert all(lexical.get(r.id) == r.lexical_rank for r in response.results)
+        standing = max(0.0, (result.lexical_score - background) / best) if result.lexical_score else 0.0
+        assert result.score == pytest.approx(fused(result, standing))
+        assert result.dense_rank == dense.get(result.id)
+        assert result.lexical_rank == lexical.get(result.id)
+
+
+def test_words_that_many_rows_share_move_nothing_and_a_rare_one_does(
+    database: Database, settings: Settings, retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_words, "BACKGROUND_RANK", 5)
+    execute(database, "UPDATE segments SET text = 'an ordinary sentence'")
+    execute(database, "UPDATE segments SET text = 'an ordinary aardvark' WHERE id = 7")
+    create_text_index(database, settings)
+    for result in retriever.search("ordinary", mode="hybrid", top_k=50).results:
+        assert result.score == pytest.approx(fused(result, 0.0))
+    first, second, *_ = retriever.search("ordinary aardvark", mode="lexical").results
+    aardvark = next(r for r in retriever.search("ordinary aardvark", mode="hybrid", top_k=200).results if r.id == 7)
+    assert first.id == 7
+    assert aardvark.score == pytest.approx(fused(aardvark, 1 - second.score / first.score))
+
+
+def test_fewer_words_than_the_background_stand_out_in_full(
+    database: Database, settings: Settings, retriever: Retriever
+) -> None:
+    execute(database, "UPDATE segments SET text = 'an aardvark' WHERE id = 7")
+    create_text_index(database, settings)
+    found = next(r for r in retriever.search("aardvark", mode="hybrid", top_k=200).results if r.id == 7)
+    assert found.score == pytest.approx(fused(found, 1.0))
+
+
+def test_what_words_alone_find_displaces_none_of_the_thirteen_nearest() -> None:
+    assert search_statements.WORDS_WEIGHT < 1 / (search_statements.DENSE_K + 13)
 
 
 def test_a_row_that_waits_for_its_vector_is_found_by_its_words(database: Database, retriever: Retriever) -> None:
