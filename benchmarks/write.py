@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from psycopg2.extras import execute_batch, execute_values
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from benchmarks.harness import Measurement, Results
 from bge_pipeline.database.binary_copy import staged_vectors
@@ -91,7 +91,7 @@ def measure(database: Database, settings: Settings, ways: dict[str, Way], rows: 
             with database.autocommit() as connection:
                 connection.execute(text(f"UPDATE segments SET {COLUMN} = NULL WHERE {COLUMN} IS NOT NULL"))
                 connection.execute(text("VACUUM ANALYZE segments"))
-                batch = next(read_pending(connection, target, COLUMN, rows))
+                batch = first_rows(connection, target, rows)
             started = time.perf_counter()
             write(database, batch, vectors)
             seconds[name].append(time.perf_counter() - started)
@@ -101,14 +101,27 @@ def measure(database: Database, settings: Settings, ways: dict[str, Way], rows: 
     return {name: rows / statistics.median(found) for name, found in seconds.items()}
 
 
+def first_rows(connection: Connection, target: TargetTable, rows: int) -> PendingBatch:
+    """As many pending rows, in the order in which a backfill takes them."""
+    batch = PendingBatch([], [], [])
+    for more in read_pending(connection, target, COLUMN, rows):
+        batch = batch.joined(more)
+        if len(batch) >= rows:
+            break
+    return batch.only(range(rows))
+
+
 def ours(batch_rows: int) -> Way:
     def write(database: Database, batch: PendingBatch, vectors: Vectors) -> None:
         target = TargetTable("public", "segments", "id", "text", "embedding")
         with database.autocommit() as connection:
             number = describe_table(connection, target).columns[COLUMN].number
-        with VectorWriter(database, target, COLUMN, number, INTEGERS, 384) as writer:
+        size = {"max_lock_ms": Settings.model_fields["backfill_max_lock_ms"].default, "max_rows": batch_rows}
+        with VectorWriter(database, target, COLUMN, number, INTEGERS, 384, **size) as writer:
             for first, last in _slices(len(batch), batch_rows):
-                writer.write(batch.only(range(first, last)), vectors[first:last])
+                rows = batch.only(range(first, last))
+                for piece in writer.pieces(rows):
+                    writer.write(rows.only(range(piece.start, piece.stop)), vectors[first:last][piece])
 
     return write
 
