@@ -17,9 +17,9 @@ import bge_pipeline
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.loading import configured_space
-from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import BgePipelineError, ConfigurationError
 from bge_pipeline.settings import Settings, load_settings
+from bge_pipeline.space import EmbeddingSpace
 
 COMMANDS = ("upgrade", "downgrade", "stamp", "current", "history", "heads", "show")
 """Alembic's commands that run or read revisions; the others write new ones."""

@@ -24,7 +24,7 @@ from bge_pipeline.phases.migrate import open_service
 from bge_pipeline.phases.status import Status, read_status
 from bge_pipeline.quality.judgements import JudgedQueries, write_judged_queries
 from bge_pipeline.search import Retriever, SearchResponse, create_text_index
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import DatabaseSettings, Settings
 
 if TYPE_CHECKING:
     from bge_pipeline.orchestration.progress import StepProgress
@@ -127,7 +127,7 @@ def _announce(settings: Settings) -> None:
         _say(f"not read, since the demo has its own: {', '.join(spared)}")
 
 
-def question_to_user(settings: Settings, *, reset: bool) -> str:
+def question_to_user(settings: DatabaseSettings, *, reset: bool) -> str:
     """What the demo would do in a database that is not its own, for the user to agree to."""
     first = "drops the demo's earlier tables and " if reset else ""
     return (
@@ -136,13 +136,13 @@ def question_to_user(settings: Settings, *, reset: bool) -> str:
     )
 
 
-def _where(settings: Settings) -> str:
+def _where(settings: DatabaseSettings) -> str:
     if settings.database_url is None:
         return f"an embedded PostgreSQL of the demo's own in {embedded_folder(settings)}"
     return normalise_url(settings.database_url.get_secret_value()).render_as_string(hide_password=True)
 
 
-def _judged(database: Database, settings: Settings) -> JudgedQueries:
+def _judged(database: Database, settings: DatabaseSettings) -> JudgedQueries:
     target = TargetTable.from_settings(settings)
     with database.autocommit() as connection:
         return judge(tuple(row) for row in connection.execute(target.sql("SELECT {id}, video_id, {text} FROM {table}")))

@@ -14,7 +14,7 @@ from bge_pipeline.embedding.models import find_sentence_model
 from bge_pipeline.embedding.reference import Reference
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConfigurationError
-from bge_pipeline.settings import Settings, load_settings, settings_from_env
+from bge_pipeline.settings import ModelSettings, Settings, load_settings, settings_from_env
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def _own_service(settings: Settings) -> EmbeddingsService:
     return EmbeddingsService.from_settings(settings)
 
 
-def _by_sentence_transformers(settings: Settings, texts: Sequence[str]) -> list[list[float]]:
+def _by_sentence_transformers(settings: ModelSettings, texts: Sequence[str]) -> list[list[float]]:
     with _loading:
         model = _reference(settings)
     vectors = model.encode(texts, batch_size=settings.embedding_batch_size)
@@ -120,5 +120,5 @@ def _by_sentence_transformers(settings: Settings, texts: Sequence[str]) -> list[
 
 
 @lru_cache(maxsize=1)
-def _reference(settings: Settings) -> Reference:
+def _reference(settings: ModelSettings) -> Reference:
     return Reference(settings.embedding_model, device=resolve_device(settings.embedding_device))

@@ -53,7 +53,7 @@ class SegmentColumn:
         vector = np.asarray(value, dtype=np.float32)
         if vector.ndim != 1 or (self.dimensions is not None and len(vector) != self.dimensions):
             note = ColumnNote.from_comment(self.comment)
-            model = note.space.get("model") if note and note.space else None
+            model = note.space.model if note and note.space else None
             raise EmbeddingSpaceMismatch(
                 f"column {self.name!r} holds vectors of {self.dimensions} dimensions{f' by {model}' if model else ''}: "
                 f"segment {segment} has an embedding of {' x '.join(map(str, vector.shape)) or 'no'} dimensions",

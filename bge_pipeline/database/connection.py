@@ -23,7 +23,7 @@ from bge_pipeline.errors import DatabaseUnavailable, DiskFull, LoginRefused, Mis
 from bge_pipeline.postgres_url import parse_url, shown
 
 if TYPE_CHECKING:
-    from bge_pipeline.settings import Settings
+    from bge_pipeline.settings import DatabaseSettings, HomeSettings
 
 logger = logging.getLogger(__name__)
 
@@ -42,14 +42,14 @@ def normalise_url(url: str | URL) -> URL:
     return url
 
 
-def chosen_url(settings: Settings) -> str:
+def chosen_url(settings: DatabaseSettings) -> str:
     """DATABASE_URL, or the URL of the embedded PostgreSQL, which is started where it does not run."""
     if settings.database_url is not None:
         return settings.database_url.get_secret_value()
     return start_embedded_postgres(embedded_folder(settings))
 
 
-def embedded_folder(settings: Settings) -> Path:
+def embedded_folder(settings: HomeSettings) -> Path:
     """Where the embedded PostgreSQL keeps its data, whether or not it is there yet."""
     return settings.home / "postgres"
 
@@ -66,7 +66,7 @@ class Database:
         self._unpooled_sessions = Sessions(self._unpooled)
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Database:
+    def from_settings(cls, settings: DatabaseSettings) -> Database:
         """The database of DATABASE_URL, or the embedded one."""
         return cls(chosen_url(settings))
 

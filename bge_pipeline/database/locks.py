@@ -16,7 +16,7 @@ from bge_pipeline.database.lock_holders import LockWatch, shown_holders
 from bge_pipeline.errors import LockNotAcquired
 
 if TYPE_CHECKING:
-    from bge_pipeline.settings import Settings
+    from bge_pipeline.settings import LockSettings
 
 _LONGEST_STATEMENT_MS = 10_000
 """Whatever goes wrong under a strong lock, the application waits no longer than this for one statement of ours."""
@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 
 def in_short_transaction(
-    database: Database, settings: Settings, purpose: str, work: Callable[[Connection], Result]
+    database: Database, settings: LockSettings, purpose: str, work: Callable[[Connection], Result]
 ) -> Result:
     """Run `work` in a transaction that gives up its wait for a lock after LOCK_TIMEOUT_MS, and try again.
 
@@ -52,7 +52,7 @@ def in_short_transaction(
 def short_transaction_on(
     database: Database,
     connection: Connection,
-    settings: Settings,
+    settings: LockSettings,
     work: Callable[[Connection], Result],
     watch: LockWatch,
 ) -> Result:
@@ -62,7 +62,7 @@ def short_transaction_on(
         return _bounded(connection, settings, work)
 
 
-def _bounded(connection: Connection, settings: Settings, work: Callable[[Connection], Result]) -> Result:
+def _bounded(connection: Connection, settings: LockSettings, work: Callable[[Connection], Result]) -> Result:
     connection.execute(lock_timeout_statement(settings))
     connection.execute(text(f"SET LOCAL statement_timeout = {settings.lock_timeout_ms + _LONGEST_STATEMENT_MS}"))
     return work(connection)
@@ -70,7 +70,7 @@ def _bounded(connection: Connection, settings: Settings, work: Callable[[Connect
 
 def with_short_lock_wait(
     database: Database,
-    settings: Settings,
+    settings: LockSettings,
     purpose: str,
     statement: TextClause,
     *,
@@ -98,7 +98,7 @@ def with_short_lock_wait(
 
 
 def with_lock_retries(
-    database: Database, settings: Settings, purpose: str, attempt: Callable[[LockWatch], Result]
+    database: Database, settings: LockSettings, purpose: str, attempt: Callable[[LockWatch], Result]
 ) -> Result:
     """Make the attempt again, after a growing pause, while all that fails is the wait for a lock.
 
@@ -142,7 +142,7 @@ def _held_by(watch: LockWatch) -> str:
     return shown_holders(watch.holders) or "somebody who had ended before the server could be asked"
 
 
-def lock_timeout_statement(settings: Settings) -> TextClause:
+def lock_timeout_statement(settings: LockSettings) -> TextClause:
     """The statement that bounds every wait for a lock in the current transaction."""
     return text(f"SET LOCAL lock_timeout = '{settings.lock_timeout_ms}ms'")
 

@@ -10,6 +10,7 @@ from sqlalchemy import TextClause
 
 from bge_pipeline.database.sql import with_values
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.space import EmbeddingSpace
 
 _KEY = "bge_pipeline"
 
@@ -23,7 +24,7 @@ class ColumnNote:
     Attributes:
         role: `legacy` is what search read before any migration, `new` is being filled, `current` is what search reads
             after the swap, `previous` is kept for the way back.
-        space: the embedding space of the vectors, as plain JSON; None where nobody recorded it.
+        space: the embedding space of the vectors; None where nobody recorded it.
         dropped_indexes: definitions of the old ANN indexes that expand dropped, for the way back.
         not_null: whether the column was NOT NULL before the swap made it optional.
         comment: the user's own comment, kept word for word.
@@ -37,7 +38,7 @@ class ColumnNote:
     """
 
     role: Role
-    space: dict[str, Any] | None = None
+    space: EmbeddingSpace | None = None
     dropped_indexes: tuple[str, ...] = ()
     not_null: bool = False
     comment: str | None = None
@@ -53,7 +54,7 @@ class ColumnNote:
 
     def as_comment(self) -> str:
         """The note as the text of a column comment."""
-        note: dict[str, Any] = {"role": self.role, "space": self.space}
+        note: dict[str, Any] = {"role": self.role, "space": self.space.as_dict() if self.space is not None else None}
         if self.dropped_indexes:
             note["dropped_indexes"] = list(self.dropped_indexes)
         if self.not_null:
@@ -79,12 +80,13 @@ class ColumnNote:
             return None
         try:
             note = json.loads(comment)[_KEY]
-            role = note["role"]
-        except (ValueError, KeyError, TypeError):
+            role, space = note["role"], note.get("space")
+            space = EmbeddingSpace.from_dict(space) if space is not None else None
+        except (ValueError, KeyError, TypeError, AttributeError):
             return None
         return cls(
             role=role,
-            space=note.get("space"),
+            space=space,
             dropped_indexes=tuple(note.get("dropped_indexes", ())),
             not_null=bool(note.get("not_null", False)),
             comment=note.get("comment"),

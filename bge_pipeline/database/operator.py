@@ -25,7 +25,7 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import ChangedMeanwhile, OperatorBusy
 
 if TYPE_CHECKING:
-    from bge_pipeline.settings import Settings
+    from bge_pipeline.settings import LockSettings, Settings
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -96,7 +96,7 @@ class Operator:
             logger.debug("the operator's session had ended, and its lock with it: %s", error.orig)
         connection.close()
 
-    def change(self, settings: Settings, purpose: str, work: Callable[[Connection], Result]) -> Result:
+    def change(self, settings: LockSettings, purpose: str, work: Callable[[Connection], Result]) -> Result:
         """Run `work` as one short transaction that never queues for long in front of the application.
 
         `work` reads the roles of the columns again before it changes anything: after a lost session another operator

@@ -10,7 +10,7 @@ from sqlalchemy import TextClause
 from bge_pipeline.database.sql import quote, shortened, sql
 
 if TYPE_CHECKING:
-    from bge_pipeline.settings import Settings
+    from bge_pipeline.settings import DatabaseSettings
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class TargetTable:
     is_companion: bool = False
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> TargetTable:
+    def from_settings(cls, settings: DatabaseSettings) -> TargetTable:
         """The table that the TARGET_* variables name."""
         return cls(
             schema=settings.target_schema,

@@ -8,7 +8,7 @@ from typing import Any
 
 from bge_pipeline.database.connection import embedded_folder
 from bge_pipeline.errors import ConfigurationError
-from bge_pipeline.settings import Settings, load_settings, names_set
+from bge_pipeline.settings import HomeSettings, Settings, load_settings, names_set
 
 SCHEMA = "bge_pipeline_demo"
 """The demo's schema, in whichever database it works."""
@@ -77,5 +77,5 @@ def left_alone() -> list[str]:
     return sorted(name.upper() for name in names_set() & _NOT_TAKEN_FROM_THE_ENVIRONMENT)
 
 
-def _folder(settings: Settings) -> Path:
+def _folder(settings: HomeSettings) -> Path:
     return settings.home / "demo"

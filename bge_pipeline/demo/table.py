@@ -20,7 +20,7 @@ from bge_pipeline.demo.corpus import Segment, segments, sources
 from bge_pipeline.demo.mark import SOURCES, exists, is_marked, mark_statement
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.errors import PhaseError
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import ModelSettings, Settings
 
 _BATCH_ROWS = 2_000
 
@@ -61,7 +61,7 @@ class DemoTable:
     legacy_dimensions: int
 
 
-def legacy_encoder(settings: Settings) -> HashingEncoder:
+def legacy_encoder(settings: ModelSettings) -> HashingEncoder:
     """The deterministic stand-in for GTE-Qwen2-1.5B: hashed words at the old dimensions, not a language model."""
     return HashingEncoder(
         settings.legacy_dimensions, seed=1_536, name=f"stand-in for {settings.legacy_model} (hashed words, not a model)"
@@ -99,9 +99,7 @@ def create_demo_table(
             loaded += _load_segments(connection, target, batch, source_ids, encoder)
             if on_progress is not None:
                 on_progress(loaded)
-        connection.execute(
-            note_statement(target, target.embedding_column, ColumnNote("legacy", encoder.space.as_dict()))
-        )
+        connection.execute(note_statement(target, target.embedding_column, ColumnNote("legacy", encoder.space)))
         if with_index:
             connection.execute(text("SET LOCAL maintenance_work_mem = '1GB'"))
             connection.execute(

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_pipeline.embedding.space import EmbeddingSpace
+from bge_pipeline.space import EmbeddingSpace
 
 
 @dataclass(frozen=True)

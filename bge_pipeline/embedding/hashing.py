@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_pipeline.embedding.encoder import TokenizedTexts
-from bge_pipeline.embedding.space import EmbeddingSpace
+from bge_pipeline.space import EmbeddingSpace
 
 _ALGORITHM_VERSION = 1
 """Counts up whenever the same text would get another vector."""

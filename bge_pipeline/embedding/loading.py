@@ -12,19 +12,19 @@ from bge_pipeline.embedding.encoder import QueryEncoder
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.model_folder import BUNDLED, BUNDLED_NAME
 from bge_pipeline.embedding.models import ModelFiles, find_sentence_model
-from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.embedding.tasks import Task
 from bge_pipeline.embedding.tokenizer import Tokenizer
 from bge_pipeline.embedding.transformer import TransformerEncoder
 from bge_pipeline.errors import ConfigurationError, ModelUnavailable
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import ModelSettings, Settings
+from bge_pipeline.space import EmbeddingSpace
 
 _log = logging.getLogger(__name__)
 
 HASHING = "hashing"
 
 
-def load_encoder(settings: Settings, calibration_texts: CalibrationTexts | None = None) -> QueryEncoder:
+def load_encoder(settings: ModelSettings, calibration_texts: CalibrationTexts | None = None) -> QueryEncoder:
     """The encoder that the settings ask for.
 
     Raises:
@@ -51,7 +51,7 @@ def load_encoder(settings: Settings, calibration_texts: CalibrationTexts | None 
     return TransformerEncoder(model, tokenizer, backend, batch_size=settings.embedding_batch_size)
 
 
-def configured_space(settings: Settings) -> EmbeddingSpace:
+def configured_space(settings: ModelSettings) -> EmbeddingSpace:
     """The embedding space that the settings ask for, from the model's files alone: nothing is loaded to run.
 
     Raises:
@@ -112,7 +112,7 @@ def _setting_for(space: EmbeddingSpace) -> str | None:
 
 
 def load_backend(
-    files: ModelFiles, task: Task, cache_key: str, settings: Settings, guard: Guard
+    files: ModelFiles, task: Task, cache_key: str, settings: ModelSettings, guard: Guard
 ) -> tuple[Tokenizer, Backend]:
     """The tokenizer and the network of a model, run by the library and on the device that the settings ask for.
 

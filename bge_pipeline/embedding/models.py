@@ -11,9 +11,9 @@ from bge_pipeline.embedding.declarations import declared_modules, declared_pooli
 from bge_pipeline.embedding.families import Published, family_of, published_as
 from bge_pipeline.embedding.model_folder import digest, find_folder, read_json, read_json_if_there, weights
 from bge_pipeline.embedding.pooling import POOLINGS
-from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.embedding.tasks import EmbedTexts
 from bge_pipeline.errors import ConfigurationError, ModelUnavailable
+from bge_pipeline.space import EmbeddingSpace
 
 logger = logging.getLogger(__name__)
 

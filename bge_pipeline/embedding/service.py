@@ -18,10 +18,10 @@ from bge_pipeline.embedding.encoder import QueryEncoder, TokenizedTexts
 from bge_pipeline.embedding.loading import load_encoder
 from bge_pipeline.embedding.reranker import Reranker, best_first, load_reranker, try_to_score
 from bge_pipeline.embedding.shared import shared_end, shared_method, shared_property
-from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.embedding.transformer import TransformerEncoder
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.settings import Settings, settings_from_env
+from bge_pipeline.space import EmbeddingSpace
 
 _log = logging.getLogger(__name__)
 

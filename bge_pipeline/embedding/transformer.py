@@ -12,10 +12,10 @@ from bge_pipeline.embedding.backend import Backend
 from bge_pipeline.embedding.encoder import TokenizedTexts
 from bge_pipeline.embedding.models import SentenceModel
 from bge_pipeline.embedding.pooling import POOLINGS
-from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.embedding.tasks import EmbedEveryWay
 from bge_pipeline.embedding.tokenizer import Tokenizer
 from bge_pipeline.embedding.tokens import RaggedTokens
+from bge_pipeline.space import EmbeddingSpace
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from bge_pipeline.orchestration.pool import register_pool
 from bge_pipeline.orchestration.progress import StepProgress, listening
 from bge_pipeline.orchestration.storage import dagster_database_url, require_databases
 from bge_pipeline.phases.verify import verify_nothing_pending
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import HomeSettings, SearchSettings, Settings
 
 DEFAULT_PORT = 3000
 DEFAULT_HOST = "127.0.0.1"
@@ -68,7 +68,7 @@ class DagsterMigration:
         }
 
 
-def prepare_dagster_home(settings: Settings) -> Path:
+def prepare_dagster_home(settings: HomeSettings) -> Path:
     """The folder for DAGSTER_HOME, with this project's dagster.yaml in it; one that a person has edited is left alone."""
     home = settings.home / "dagster"
     home.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from bge_pipeline.phases.consent import require_confirmation
 from bge_pipeline.phases.pause import PauseResult, pause, resume, this_user
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import DatabaseSettings, Settings
 
 expand_job = dg.define_asset_job(
     "expand_job",
@@ -170,7 +170,7 @@ def retire_old_column(
     context.log_event(dg.AssetObservation(SWAPPED, metadata=as_dagster_metadata(result.as_metadata())))
 
 
-def _require_confirmed(context: dg.OpExecutionContext, config: ConfirmConfig, settings: Settings) -> None:
+def _require_confirmed(context: dg.OpExecutionContext, config: ConfirmConfig, settings: DatabaseSettings) -> None:
     """Refuse a run without `confirm`, and one that only repeats a finished run, `confirm` and all, at a click."""
     repeated = context.run.parent_run_id
     parent = context.instance.get_run_by_id(repeated) if repeated is not None else None

@@ -23,7 +23,7 @@ from bge_pipeline.phases.companion import count_companion_pending
 from bge_pipeline.phases.pause import paused_by
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.verify import verify_nothing_pending
-from bge_pipeline.settings import Settings, load_settings
+from bge_pipeline.settings import DagsterSettings, Settings, load_settings
 
 _INTERVAL_SECONDS = 30
 _COMPARE_INTERVAL_SECONDS = 600
@@ -164,7 +164,7 @@ def notice_old_vectors(context: dg.SensorEvaluationContext) -> dg.SensorResult |
 
 
 def _request_embedding(
-    instance: dg.DagsterInstance, settings: Settings, job_name: str, pending: int
+    instance: dg.DagsterInstance, settings: DagsterSettings, job_name: str, pending: int
 ) -> dg.SensorResult | dg.SkipReason:
     """New rows are never given up on; after failures the next try comes later."""
     failed = books.consecutive_failures(instance, job_name)

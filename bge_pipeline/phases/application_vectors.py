@@ -30,7 +30,7 @@ from bge_pipeline.phases.companion import load_recorded
 from bge_pipeline.phases.row_encoding import RowEncoder
 from bge_pipeline.phases.state import MigrationState, read_state
 from bge_pipeline.quality.bounds import SAME_VECTOR_COSINE
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import DatabaseSettings, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def accepts_old_vectors(state: MigrationState) -> bool:
 
 
 def compare_application_vectors(
-    database: Database, settings: Settings, encoder: Callable[[], Encoder | None]
+    database: Database, settings: DatabaseSettings, encoder: Callable[[], Encoder | None]
 ) -> ApplicationVectors | None:
     """Compare what was written since the swap; None where the dimensions keep old vectors out, or nothing was written.
 
@@ -152,7 +152,7 @@ def compare_with_recorded_model(database: Database, settings: Settings) -> Appli
             one.close()
 
 
-def written_since(database: Database, settings: Settings, xid: int | None) -> tuple[int, int] | None:
+def written_since(database: Database, settings: DatabaseSettings, xid: int | None) -> tuple[int, int] | None:
     """Whether anybody wrote vectors since transaction `xid`, or since the swap if that came later; asks no model.
 
     Returns how many rows of a sample were, and the transaction to ask about the next time; None where the dimensions

@@ -33,7 +33,7 @@ from bge_pipeline.phases.pace import Pace
 from bge_pipeline.phases.pending_index import index_when_few_are_left
 from bge_pipeline.phases.row_totals import PassTotals
 from bge_pipeline.phases.state import read_state, require_space
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import DatabaseSettings, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -258,7 +258,7 @@ def stopped(result: BackfillResult, next_step: str) -> Stopped:
     )
 
 
-def _warn_of_strangers(database: Database, settings: Settings, encoder: Encoder) -> None:
+def _warn_of_strangers(database: Database, settings: DatabaseSettings, encoder: Encoder) -> None:
     found = compare_application_vectors(database, settings, lambda: encoder)
     if found is not None and not found.passed:
         logger.warning("%s", found)

@@ -26,7 +26,7 @@ from bge_pipeline.quality.columns import ComparedColumns
 from bge_pipeline.quality.search_runs import SearchedColumns, search_runs
 from bge_pipeline.quality.speed import PASSAGES, QUERIES, RerankRun, measure_encoding, measure_reranking
 from bge_pipeline.report.benchmark import BenchmarkReport, PhaseTime, Storage
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import SearchSettings, Settings
 
 BATCH_SIZES = (32, 128, 256)
 
@@ -122,7 +122,7 @@ def _versions(connection: Connection) -> dict[str, str]:
 def _rerank(
     service: EmbeddingsService,
     texts: list[str],
-    settings: Settings,
+    settings: SearchSettings,
     notes: list[str],
     on_step: Callable[[str], None],
 ) -> RerankRun | None:

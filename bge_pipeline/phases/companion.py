@@ -20,13 +20,13 @@ from bge_pipeline.database.pending import count_pending, has_more_pending_than
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import QueryEncoder
 from bge_pipeline.embedding.loading import is_at_hand, load_encoder_of
-from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import BgePipelineError, ModelUnavailable
 from bge_pipeline.phases.filling import fill_column
 from bge_pipeline.phases.row_totals import PassTotals
 from bge_pipeline.phases.row_writing import first_line
 from bge_pipeline.phases.state import MigrationState, read_state, space_of
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import BackfillSettings, DatabaseSettings, Settings
+from bge_pipeline.space import EmbeddingSpace
 
 logger = logging.getLogger(__name__)
 
@@ -225,7 +225,7 @@ def keep_companion(database: Database, settings: Settings) -> CompanionResult:
     return keeper.result()
 
 
-def count_companion_pending(database: Database, settings: Settings) -> int:
+def count_companion_pending(database: Database, settings: DatabaseSettings) -> int:
     """Rows that wait for a vector in the companion column; 0 without one."""
     target = TargetTable.from_settings(settings)
     with database.autocommit() as connection:
@@ -233,7 +233,7 @@ def count_companion_pending(database: Database, settings: Settings) -> int:
         return count_pending(connection, target.companion, column.name) if column is not None else 0
 
 
-def can_be_kept(space: EmbeddingSpace, settings: Settings) -> bool:
+def can_be_kept(space: EmbeddingSpace, settings: BackfillSettings) -> bool:
     """Whether the companion column, of that space, is to be kept current and can be here."""
     return settings.keep_old_current == "auto" and is_at_hand(space)
 

@@ -7,10 +7,10 @@ from typing import Literal
 
 from bge_pipeline.database.catalog import Column
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import ConsentRequired
 from bge_pipeline.phases.state import MigrationState
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import Settings, SwapSettings
+from bge_pipeline.space import EmbeddingSpace
 
 Step = Literal["first", "next", "forward"]
 """`first`: the first migration of a table; `next`: another one, on a table that is finished; `forward`: the swap of a
@@ -73,7 +73,7 @@ def require_consent(state: MigrationState, settings: Settings, space: EmbeddingS
         require_forward(state.new, settings, state.table.target)
 
 
-def require_forward(new: Column, settings: Settings, target: TargetTable) -> None:
+def require_forward(new: Column, settings: SwapSettings, target: TargetTable) -> None:
     """Refuse to go forward with a column that somebody went back from.
 
     Raises:
@@ -126,7 +126,7 @@ def _next_refused(state: MigrationState, settings: Settings, space: EmbeddingSpa
     )
 
 
-def _consequences(settings: Settings) -> str:
+def _consequences(settings: SwapSettings) -> str:
     index = (
         "drops the index that search uses first (OLD_INDEX=drop)"
         if settings.old_index == "drop"

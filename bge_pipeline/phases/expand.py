@@ -35,7 +35,6 @@ from bge_pipeline.database.storage import lowered_target, tuple_target_for, tupl
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import WatchedColumns, drop_trigger_statements, trigger_function_statement
 from bge_pipeline.database.user_triggers import find_user_triggers
-from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import ConfigurationError, PhaseError
 from bge_pipeline.phases.companion import can_be_kept, missing_model
 from bge_pipeline.phases.consent import require_consent
@@ -50,7 +49,8 @@ from bge_pipeline.phases.safeguards import (
 )
 from bge_pipeline.phases.state import MigrationState, read_state, require_space
 from bge_pipeline.phases.surroundings import hidden_changes, told_replication
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import BackfillSettings, DatabaseSettings, ModelSettings, Settings
+from bge_pipeline.space import EmbeddingSpace
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ def expand_script(target: TargetTable, settings: Settings, space: EmbeddingSpace
     """All of expand as statements for a reviewer; the old ANN index, whose name only the database knows, is left out."""
     _check_dimensions(settings, space)
     column = target.column_for(space.dimensions)
-    note = ColumnNote("new", space.as_dict(), embedding_column=target.embedding_column, tuple_target_before=0)
+    note = ColumnNote("new", space, embedding_column=target.embedding_column, tuple_target_before=0)
     return [
         lock_timeout_statement(settings),
         *column_statements(target, space, note),
@@ -235,7 +235,7 @@ def _collapse(operator: Operator, settings: Settings) -> str | None:
     return new.name
 
 
-def restore_indexes(database: Database, settings: Settings, keeper: Column, old: Column) -> tuple[str, ...]:
+def restore_indexes(database: Database, settings: DatabaseSettings, keeper: Column, old: Column) -> tuple[str, ...]:
     """Build the ANN indexes again that expand dropped, by the definitions in the note of `keeper`.
 
     Args:
@@ -262,7 +262,7 @@ def restore_indexes(database: Database, settings: Settings, keeper: Column, old:
     return tuple(names)
 
 
-def _check_dimensions(settings: Settings, space: EmbeddingSpace) -> None:
+def _check_dimensions(settings: ModelSettings, space: EmbeddingSpace) -> None:
     if space.dimensions != settings.embedding_dimensions:
         raise ConfigurationError(
             f"EMBEDDING_DIMENSIONS is {settings.embedding_dimensions}, and {space.model} makes {space.dimensions} dimensions",
@@ -306,7 +306,7 @@ def _note(
     definitions |= dict.fromkeys(index.definition for index in doomed if index.valid)
     return ColumnNote(
         "new",
-        earlier.space if earlier is not None else space.as_dict(),
+        earlier.space if earlier is not None else space,
         dropped_indexes=tuple(definitions),
         embedding_column=state.table.target.embedding_column,
         tuple_target_before=earlier.tuple_target_before if earlier is not None else tuple_target_before,
@@ -326,7 +326,7 @@ def _tell(target: TargetTable, dependents: Sequence[Dependent], around: Sequence
         logger.warning("%s", told)
 
 
-def _keep_searched_current(operator: Operator, settings: Settings, space: EmbeddingSpace) -> None:
+def _keep_searched_current(operator: Operator, settings: BackfillSettings, space: EmbeddingSpace) -> None:
     """See that what is pending in the searched column can be found, and say so where nobody can embed it."""
     if not can_be_kept(space, settings):
         logger.warning("%s", missing_model(space, is_before_swap=True))

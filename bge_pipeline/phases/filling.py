@@ -20,14 +20,14 @@ from bge_pipeline.phases.pace import Pace
 from bge_pipeline.phases.row_path import RowPath
 from bge_pipeline.phases.row_totals import PassTotals
 from bge_pipeline.phases.row_writing import first_line
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import BackfillSettings
 
 logger = logging.getLogger(__name__)
 
 
 def fill_column(
     database: Database,
-    settings: Settings,
+    settings: BackfillSettings,
     target: TargetTable,
     number: int,
     encoder: Encoder,

@@ -22,7 +22,7 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import PhaseError
 from bge_pipeline.phases.brakes import PauseBrake
 from bge_pipeline.phases.pace import Pace
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import DatabaseSettings
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ class PauseResult:
         return asdict(self)
 
 
-def pause(database: Database, settings: Settings, *, by: str | None = None, reason: str | None = None) -> PauseResult:
+def pause(
+    database: Database, settings: DatabaseSettings, *, by: str | None = None, reason: str | None = None
+) -> PauseResult:
     """Hold every run on the table, within the batch that each has in hand, until `resume`; nothing is lost meanwhile.
 
     Args:
@@ -65,7 +67,7 @@ def pause(database: Database, settings: Settings, *, by: str | None = None, reas
     return _say(database, settings, PAUSE, by, reason)
 
 
-def resume(database: Database, settings: Settings, *, by: str | None = None) -> PauseResult:
+def resume(database: Database, settings: DatabaseSettings, *, by: str | None = None) -> PauseResult:
     """Let the runs on the table go on, whoever paused them.
 
     Raises:
@@ -74,13 +76,13 @@ def resume(database: Database, settings: Settings, *, by: str | None = None) -> 
     return _say(database, settings, RESUME, by, None)
 
 
-def paused_by(database: Database, settings: Settings) -> PauseEntry | None:
+def paused_by(database: Database, settings: DatabaseSettings) -> PauseEntry | None:
     """The pause that stands now; None where runs may write."""
     with database.autocommit() as connection:
         return read_pause(connection, TargetTable.from_settings(settings))
 
 
-def wait_while_paused(database: Database, settings: Settings, stop: threading.Event | None = None) -> None:
+def wait_while_paused(database: Database, settings: DatabaseSettings, stop: threading.Event | None = None) -> None:
     """Return when the table is not paused, or somebody asked for the end; says in the log why it waits."""
     brake = PauseBrake(database, TargetTable.from_settings(settings))
     pace = Pace(stop if stop is not None else threading.Event(), [brake])
@@ -97,7 +99,7 @@ def this_user() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def _say(database: Database, settings: Settings, act: str, by: str | None, reason: str | None) -> PauseResult:
+def _say(database: Database, settings: DatabaseSettings, act: str, by: str | None, reason: str | None) -> PauseResult:
     target = TargetTable.from_settings(settings)
     with database.autocommit() as connection:
         describe_table(connection, target)  # a name that is written wrongly is named

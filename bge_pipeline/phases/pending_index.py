@@ -15,10 +15,10 @@ from bge_pipeline.database.pending import (
 )
 from bge_pipeline.database.privileges import owns
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import OperatorBusy
 from bge_pipeline.phases.state import read_state, space_of
 from bge_pipeline.settings import Settings
+from bge_pipeline.space import EmbeddingSpace
 
 logger = logging.getLogger(__name__)
 

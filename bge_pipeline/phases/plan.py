@@ -26,7 +26,6 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.user_triggers import find_user_triggers
 from bge_pipeline.duration import duration
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.phases.application_vectors import accepts_old_vectors, same_dimensions
 from bge_pipeline.phases.companion import can_be_kept, missing_model
@@ -37,7 +36,8 @@ from bge_pipeline.phases.surroundings import hidden_changes, told_replication, t
 from bge_pipeline.phases.unloaded_model import UnloadedModel
 from bge_pipeline.phases.vector_index import index_to_resemble, plan_vector_index
 from bge_pipeline.phases.writing_rates import WritingRates, measure_writing
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import BackfillSettings, Settings, SwapSettings
+from bge_pipeline.space import EmbeddingSpace
 
 _TOKEN_SAMPLE_ROWS = 2_000
 _SPEED_SAMPLE_ROWS = 256
@@ -202,7 +202,7 @@ class _Around:
 
 
 def _look_around(
-    connection: Connection, settings: Settings, state: MigrationState, space: EmbeddingSpace, pending: int
+    connection: Connection, settings: BackfillSettings, state: MigrationState, space: EmbeddingSpace, pending: int
 ) -> _Around:
     target = state.table.target
     begins = state.new is not None or _begins_anew(state, space)
@@ -283,7 +283,7 @@ def _backfill_seconds(pending: int, speed: float, writing: WritingRates | None, 
     return pending / min(rates) if rates else 0.0
 
 
-def _drops(settings: Settings, old_indexes: list[str]) -> tuple[str, ...]:
+def _drops(settings: SwapSettings, old_indexes: list[str]) -> tuple[str, ...]:
     dropped = []
     if settings.old_index == "drop" and old_indexes:
         names = ", ".join(old_indexes)
@@ -309,7 +309,7 @@ def _old_index_costs(
     }
 
 
-def _keeps_search_current(settings: Settings, state: MigrationState, space: EmbeddingSpace) -> bool | None:
+def _keeps_search_current(settings: BackfillSettings, state: MigrationState, space: EmbeddingSpace) -> bool | None:
     is_next = state.companion is not None if state.new is not None else _begins_anew(state, space)
     if state.phase in ("legacy", "swapped") or not is_next or state.current_space is None:
         return None
@@ -317,7 +317,7 @@ def _keeps_search_current(settings: Settings, state: MigrationState, space: Embe
 
 
 def _notices(
-    settings: Settings,
+    settings: SwapSettings,
     state: MigrationState,
     space: EmbeddingSpace,
     without_previous: int,

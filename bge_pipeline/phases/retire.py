@@ -25,7 +25,7 @@ from bge_pipeline.database.trigger import trigger_function_statement
 from bge_pipeline.errors import IndexBuildFailed, PhaseError
 from bge_pipeline.phases.exchange import lock_for_exchange
 from bge_pipeline.phases.state import MigrationState, read_state
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import IndexSettings, LockSettings, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def _retire(operator: Operator, settings: Settings, *, reclaim: bool) -> RetireR
     return result
 
 
-def _rewrite_memory_bytes(connection: Connection, settings: Settings, state: MigrationState) -> int:
+def _rewrite_memory_bytes(connection: Connection, settings: IndexSettings, state: MigrationState) -> int:
     """What the largest vector index that stays needs to be built again, which is what rewriting the table does.
 
     Raises:
@@ -131,7 +131,7 @@ def _rewrite_memory_bytes(connection: Connection, settings: Settings, state: Mig
     return needed
 
 
-def _rewrite(database: Database, settings: Settings, target: TargetTable, memory_bytes: int) -> None:
+def _rewrite(database: Database, settings: LockSettings, target: TargetTable, memory_bytes: int) -> None:
     """VACUUM FULL, in a session with the memory that its index builds need."""
 
     def rewrite(*, in_parallel: bool) -> None:

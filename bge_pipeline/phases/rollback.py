@@ -21,7 +21,7 @@ from bge_pipeline.phases.consent import moment
 from bge_pipeline.phases.exchange import exchange_back_statements, lock_for_exchange
 from bge_pipeline.phases.expand import restore_indexes
 from bge_pipeline.phases.state import read_state, space_of
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import DatabaseSettings, Settings
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _rollback(operator: Operator, settings: Settings) -> RollbackResult:
     return result
 
 
-def rollback_cost(database: Database, settings: Settings) -> str | None:
+def rollback_cost(database: Database, settings: DatabaseSettings) -> str | None:
     """What a rollback now would cost, for the question before it; None where every row has its old vector."""
     target = TargetTable.from_settings(settings)
     with database.autocommit() as connection:

@@ -20,7 +20,7 @@ from bge_pipeline.database.trigger import (
     trigger_statements,
 )
 from bge_pipeline.phases.state import MigrationState, require_same_parts
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import LockSettings
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def _companion_quarantine(connection: Connection, companion: TargetTable, *, unl
     )
 
 
-def mend(operator: Operator, settings: Settings, state: MigrationState) -> None:
+def mend(operator: Operator, settings: LockSettings, state: MigrationState) -> None:
     """Put right what an earlier version, or somebody, left otherwise; takes no lock where nothing is amiss.
 
     Raises:

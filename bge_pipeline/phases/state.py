@@ -12,9 +12,9 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.pending import has_more_pending_than, has_pending_index
 from bge_pipeline.database.quarantine import has_quarantine
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import ChangedMeanwhile, EmbeddingSpaceMismatch, PhaseError
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import DatabaseSettings
+from bge_pipeline.space import EmbeddingSpace
 
 Phase = Literal["legacy", "expanded", "backfilled", "swapped", "retired"]
 
@@ -65,7 +65,7 @@ class MigrationState:
 def space_of(column: Column) -> EmbeddingSpace | None:
     """The embedding space recorded with a column."""
     note = column.note
-    return EmbeddingSpace.from_dict(note.space) if note is not None and note.space is not None else None
+    return note.space if note is not None else None
 
 
 def read_state(connection: Connection, target: TargetTable) -> MigrationState:
@@ -96,7 +96,7 @@ def _companion(
     return column if is_ours and has_quarantine(connection, table.target.companion) else None
 
 
-def require_table(database: Database, settings: Settings) -> MigrationState:
+def require_table(database: Database, settings: DatabaseSettings) -> MigrationState:
     """Where the configured table stands.
 
     Raises:

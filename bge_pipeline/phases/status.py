@@ -18,7 +18,7 @@ from bge_pipeline.phases.application_vectors import ApplicationVectors
 from bge_pipeline.phases.consent import rolled_back
 from bge_pipeline.phases.state import MigrationState, Phase, read_state, space_of
 from bge_pipeline.phases.surroundings import warnings_of
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import DatabaseSettings
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Status:
         }[self.phase]
 
 
-def read_status(database: Database, settings: Settings) -> Status:
+def read_status(database: Database, settings: DatabaseSettings) -> Status:
     """The status of the target table; counts every row once."""
     target = TargetTable.from_settings(settings)
     with database.autocommit() as connection:

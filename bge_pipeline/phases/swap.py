@@ -27,7 +27,6 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.warming import warm
 from bge_pipeline.database.writer import VectorWriter
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import SwapRefused
 from bge_pipeline.phases.application_vectors import same_dimensions
 from bge_pipeline.phases.backfill import backfill
@@ -42,7 +41,8 @@ from bge_pipeline.phases.state import MigrationState, read_state, require_same_p
 from bge_pipeline.phases.vector_index import build_index, filled_column, plan_vector_index
 from bge_pipeline.phases.verdict import require_quality
 from bge_pipeline.quality.gate import GateResult
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import Settings, SwapSettings
+from bge_pipeline.space import EmbeddingSpace
 
 logger = logging.getLogger(__name__)
 
@@ -226,7 +226,7 @@ def swap_script(target: TargetTable, settings: Settings, space: EmbeddingSpace) 
         f"vector({space.dimensions})",
         False,
         False,
-        ColumnNote("new", space.as_dict()).as_comment(),
+        ColumnNote("new", space).as_comment(),
     )
     old = Column(target.embedding_column, 0, "vector", f"vector({settings.legacy_dimensions})", False, False, None)
     plan = plan_vector_index(settings, space, 1_000_000, None)
@@ -242,7 +242,7 @@ def swap_script(target: TargetTable, settings: Settings, space: EmbeddingSpace) 
     ]
 
 
-def _check_dependents(connection: Connection, settings: Settings, state: MigrationState) -> None:
+def _check_dependents(connection: Connection, settings: SwapSettings, state: MigrationState) -> None:
     bound = find_bound(connection, state.table, state.table.embedding.name)
     if not bound:
         return
@@ -260,14 +260,14 @@ def _check_dependents(connection: Connection, settings: Settings, state: Migrati
     )
 
 
-def _check_bulk_is_done(connection: Connection, settings: Settings, state: MigrationState) -> None:
+def _check_bulk_is_done(connection: Connection, settings: SwapSettings, state: MigrationState) -> None:
     """Refuse where more rows wait than a live table gets while one looks; those few are embedded before the exchange."""
     few = max(rows_that_are_few(state.table.estimated_rows), settings.swap_max_pending_rows)
     if has_more_pending_than(connection, state.table.target, state.filled.name, few):
         _raise_pending(connection, few, state.table.target, state.filled.name)
 
 
-def _check_pending(connection: Connection, settings: Settings, target: TargetTable, column: str) -> None:
+def _check_pending(connection: Connection, settings: SwapSettings, target: TargetTable, column: str) -> None:
     if has_more_pending_than(connection, target, column, settings.swap_max_pending_rows):
         _raise_pending(connection, settings.swap_max_pending_rows, target, column)
 
@@ -287,7 +287,7 @@ def _use_pending_index(connection: Connection) -> None:
 
 
 def _verify_under_lock(
-    connection: Connection, settings: Settings, state: MigrationState, space: EmbeddingSpace, index: str
+    connection: Connection, settings: SwapSettings, state: MigrationState, space: EmbeddingSpace, index: str
 ) -> None:
     target = state.table.target
     new = describe_table(connection, target).with_role("new")
@@ -309,7 +309,7 @@ def _verify_under_lock(
 
 
 def _result(
-    settings: Settings,
+    settings: SwapSettings,
     state: MigrationState,
     index: BuildResult,
     plan: IndexPlan,
@@ -339,7 +339,7 @@ def _result(
     )
 
 
-def _notices(settings: Settings, state: MigrationState) -> tuple[str, ...]:
+def _notices(settings: SwapSettings, state: MigrationState) -> tuple[str, ...]:
     old, new = state.table.embedding.dimensions, state.filled.dimensions
     if new is None or old not in (None, new):
         return ()

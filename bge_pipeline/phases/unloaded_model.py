@@ -8,8 +8,8 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.journal import read_journal
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.loading import configured_space
-from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.settings import Settings
+from bge_pipeline.space import EmbeddingSpace
 
 
 @dataclass(frozen=True)

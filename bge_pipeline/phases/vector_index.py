@@ -22,10 +22,10 @@ from bge_pipeline.database.indexes import (
     vector_indexes_on,
 )
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import PhaseError
 from bge_pipeline.phases.state import MigrationState, read_state, space_of
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import IndexSettings, Settings
+from bge_pipeline.space import EmbeddingSpace
 
 
 def build_index(
@@ -61,7 +61,9 @@ def build_index(
     return result, plan
 
 
-def plan_vector_index(settings: Settings, space: EmbeddingSpace, rows: int, resembled: IndexShape | None) -> IndexPlan:
+def plan_vector_index(
+    settings: IndexSettings, space: EmbeddingSpace, rows: int, resembled: IndexShape | None
+) -> IndexPlan:
     """The vector index that the settings ask for on a table of `rows` rows.
 
     Args:

@@ -13,7 +13,7 @@ from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.errors import SwapRefused
 from bge_pipeline.phases.state import require_table, space_of
 from bge_pipeline.quality.stored import LengthCheck, SpaceCheck, check_lengths, check_space
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import DatabaseSettings, Settings
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def require_backfilled(database: Database, settings: Settings) -> None:
         )
 
 
-def verify_unit_length(database: Database, settings: Settings, id_range: IdRange | None = None) -> LengthCheck:
+def verify_unit_length(database: Database, settings: DatabaseSettings, id_range: IdRange | None = None) -> LengthCheck:
     """Measure the vectors of the range, or a sample of the table's."""
     state = require_table(database, settings)
     with database.autocommit() as connection:
@@ -101,7 +101,7 @@ def verify_unit_length(database: Database, settings: Settings, id_range: IdRange
 
 
 def verify_space(
-    database: Database, settings: Settings, encoder: Encoder, id_range: IdRange | None = None
+    database: Database, settings: DatabaseSettings, encoder: Encoder, id_range: IdRange | None = None
 ) -> SpaceCheck:
     """Compare the recorded embedding space with the encoder's, and stored vectors with those it makes of the same texts."""
     state = require_table(database, settings)
@@ -109,7 +109,7 @@ def verify_space(
         return check_space(connection, state.table.target, state.filled, space_of(state.filled), encoder, id_range)
 
 
-def verify_index(database: Database, settings: Settings) -> IndexCheck:
+def verify_index(database: Database, settings: DatabaseSettings) -> IndexCheck:
     """Look at the vector indexes of the new column, or after the swap of the one that search reads."""
     state = require_table(database, settings)
     with database.autocommit() as connection:

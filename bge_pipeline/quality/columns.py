@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bge_pipeline.database.catalog import Column, TableDescription
-from bge_pipeline.embedding.space import EmbeddingSpace
+from bge_pipeline.space import EmbeddingSpace
 
 
 @dataclass(frozen=True)

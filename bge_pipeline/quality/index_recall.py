@@ -21,7 +21,7 @@ from bge_pipeline.search.column import SearchedColumn, configured_scan, read_col
 from bge_pipeline.search.scan import EXACT_SCAN, INDEX_SCAN, MAX_EF_SEARCH, Session, scan_settings
 from bge_pipeline.search.statements import dense_statement
 from bge_pipeline.search.wire import fetch
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import SearchSettings, Settings
 
 _Ranking = list[tuple[Any, float]]
 """Ids and distances, nearest first."""
@@ -195,7 +195,7 @@ def recommend_for_recall(
 
 
 def _measure(
-    connection: Connection, settings: Settings, searched: SearchedColumn, queries: NDArray[np.float32], k: int
+    connection: Connection, settings: SearchSettings, searched: SearchedColumn, queries: NDArray[np.float32], k: int
 ) -> AnnRecall:
     session = configured_scan(searched, settings, k)
     _, exact_ms = _rankings(connection, _unindexed(searched), EXACT_SCAN, queries[:_TIMED_EXACT_SEARCHES], k)

@@ -14,7 +14,6 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.vectors import SampledRows, sample_vectors
 from bge_pipeline.embedding.loading import load_encoder_of
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.quality.index_recall import index_recall
 from bge_pipeline.quality.judgements import JudgedQueries, load_judged_queries
 from bge_pipeline.quality.known_items import excerpts
@@ -22,6 +21,7 @@ from bge_pipeline.quality.measure import NEIGHBOURS
 from bge_pipeline.quality.search_quality import ask_each, measure_search, p50_and_p95
 from bge_pipeline.search import RerankMode, Retriever, SearchMode
 from bge_pipeline.settings import Settings
+from bge_pipeline.space import EmbeddingSpace
 
 _QUERIES = 50
 

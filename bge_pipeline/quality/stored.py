@@ -13,9 +13,9 @@ from bge_pipeline.database.ids import IdRange
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.vectors import sample_lengths, sample_vectors
 from bge_pipeline.embedding.encoder import Encoder
-from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.quality.bounds import SAME_VECTOR_COSINE, UNIT_LENGTH_TOLERANCE, GateBounds
 from bge_pipeline.quality.label_free import StoredVectorAgreement, stored_vectors_match
+from bge_pipeline.space import EmbeddingSpace
 
 _LENGTH_SAMPLE_ROWS = 10_000
 _SPACE_SAMPLE_ROWS = 32

@@ -14,10 +14,10 @@ from bge_pipeline.database.catalog import Column, describe_table, pgvector_versi
 from bge_pipeline.database.ids import IdKind
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import TargetTableError
 from bge_pipeline.search.scan import Session, VectorIndex, scan_settings
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import SearchSettings, Settings
+from bge_pipeline.space import EmbeddingSpace
 
 SEARCHABLE_TYPES = ("vector", "halfvec")
 
@@ -84,7 +84,7 @@ class SearchedColumn:
     def space(self) -> EmbeddingSpace | None:
         """The embedding space of the vectors, None where nobody recorded it."""
         note = self.column.note
-        return EmbeddingSpace.from_dict(note.space) if note is not None and note.space is not None else None
+        return note.space if note is not None else None
 
     @property
     def expression(self) -> str:
@@ -105,7 +105,7 @@ class SearchedColumn:
         return f"column {self.column.name!r} of {self.target}"
 
 
-def configured_scan(searched: SearchedColumn, settings: Settings, candidates: int) -> Session:
+def configured_scan(searched: SearchedColumn, settings: SearchSettings, candidates: int) -> Session:
     """Parameters for a search: those of the settings, else what the swap measured and noted, else the defaults."""
     note = searched.column.note
     measured = note.search_effort if note is not None else None

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from bge_pipeline.embedding.encoder import QueryEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.embedding.space import EmbeddingSpace
 from bge_pipeline.errors import EmbeddingSpaceMismatch
 from bge_pipeline.search.column import SearchedColumn
+from bge_pipeline.space import EmbeddingSpace
 
 
 class EncodesQueries(Protocol):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_pipeline.search.chat import PassageWriter
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import SearchSettings
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class HypotheticalPassage:
         return unit(context.vector + context.encode([self.write(context.query)])[0])
 
 
-def expansion_from_settings(settings: Settings) -> QueryExpansion | None:
+def expansion_from_settings(settings: SearchSettings) -> QueryExpansion | None:
     """What QUERY_EXPANSION asks for."""
     if settings.query_expansion == "feedback":
         return FeedbackExpansion()

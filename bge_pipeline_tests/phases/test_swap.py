@@ -217,7 +217,7 @@ class TestWhatIsVerified:
     def test_a_comment_that_says_another_model_by_the_time_of_the_lock(self, filled, settings, monkeypatch):
         def change():
             note = describe(filled).columns["embedding_384"].note
-            other = replace(note, space=HashingEncoder(seed=1).space.as_dict())
+            other = replace(note, space=HashingEncoder(seed=1).space)
             with filled.transaction() as connection:
                 connection.execute(note_statement(SEGMENTS, "embedding_384", other))
 

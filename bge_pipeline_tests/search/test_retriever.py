@@ -115,7 +115,7 @@ def test_a_swap_to_a_model_of_equal_dimensions_is_noticed_too(
     vectors = other.encode(
         other.tokenize([row[0] for row in execute(database, "SELECT text FROM segments ORDER BY id")])
     )
-    note = ColumnNote("current", other.space.as_dict())
+    note = ColumnNote("current", other.space)
     with database.transaction() as connection:
         connection.execute(text("ALTER TABLE segments RENAME embedding TO before"))
         connection.execute(text("ALTER TABLE segments ADD embedding vector(384)"))

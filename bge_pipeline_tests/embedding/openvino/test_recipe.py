@@ -19,7 +19,7 @@ MAKE_NOTHING = {
     "bge_pipeline.embedding.models",
     "bge_pipeline.embedding.openvino",
     "bge_pipeline.embedding.pooling",
-    "bge_pipeline.embedding.space",
+    "bge_pipeline.space",
     "bge_pipeline.embedding.tasks",
     "bge_pipeline.embedding.tokens",
 }

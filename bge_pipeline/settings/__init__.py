@@ -1,0 +1,37 @@
+"""Every knob of the project, one group a module."""
+
+from bge_pipeline.settings.backfill import BackfillSettings
+from bge_pipeline.settings.configuration import (
+    Settings,
+    load_settings,
+    misspelled_names,
+    names_set,
+    settings_from_env,
+)
+from bge_pipeline.settings.dagster import DagsterSettings
+from bge_pipeline.settings.database import DatabaseSettings
+from bge_pipeline.settings.home import HomeSettings
+from bge_pipeline.settings.index import IndexSettings
+from bge_pipeline.settings.locks import LockSettings
+from bge_pipeline.settings.model import ModelSettings
+from bge_pipeline.settings.quality import QualitySettings
+from bge_pipeline.settings.search import SearchSettings
+from bge_pipeline.settings.swap import SwapSettings
+
+__all__ = [
+    "BackfillSettings",
+    "DagsterSettings",
+    "DatabaseSettings",
+    "HomeSettings",
+    "IndexSettings",
+    "LockSettings",
+    "ModelSettings",
+    "QualitySettings",
+    "SearchSettings",
+    "Settings",
+    "SwapSettings",
+    "load_settings",
+    "misspelled_names",
+    "names_set",
+    "settings_from_env",
+]

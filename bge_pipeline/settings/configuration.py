@@ -1,0 +1,144 @@
+"""All settings together: read from the environment and `.env`, validated, immutable.
+
+The variables are flat. Inside, each group has a module of its own, and a function says by its annotation which group it takes.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from bge_pipeline.errors import ConfigurationError
+from bge_pipeline.old_spellings import OLD_NAMES, translate
+from bge_pipeline.settings.backfill import BackfillSettings
+from bge_pipeline.settings.dagster import DagsterSettings
+from bge_pipeline.settings.database import DatabaseSettings
+from bge_pipeline.settings.index import IndexSettings
+from bge_pipeline.settings.locks import LockSettings
+from bge_pipeline.settings.model import ModelSettings
+from bge_pipeline.settings.quality import QualitySettings
+from bge_pipeline.settings.search import SearchSettings
+from bge_pipeline.settings.swap import SwapSettings
+
+
+class Settings(
+    DatabaseSettings,
+    LockSettings,
+    ModelSettings,
+    SearchSettings,
+    BackfillSettings,
+    IndexSettings,
+    SwapSettings,
+    QualitySettings,
+    DagsterSettings,
+    BaseSettings,
+):
+    """The whole configuration. The environment variable of a field is its name in capitals."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Settings:
+        columns = [self.target_id_column, self.target_text_column, self.target_embedding_column]
+        if len(set(columns)) < 3:
+            raise ValueError(
+                "expected three different columns in TARGET_ID_COLUMN, TARGET_TEXT_COLUMN and TARGET_EMBEDDING_COLUMN, "
+                f"got {', '.join(columns)}"
+            )
+        if self.index_element == "vector" and self.embedding_dimensions > 2_000:
+            raise ValueError(
+                f"EMBEDDING_DIMENSIONS: pgvector indexes at most 2,000 dimensions as vector, got {self.embedding_dimensions}; "
+                "set INDEX_ELEMENT=halfvec for up to 4,000"
+            )
+        if self.embedding_dimensions > 4_000:
+            raise ValueError(
+                f"EMBEDDING_DIMENSIONS: pgvector indexes at most 4,000 dimensions, got {self.embedding_dimensions}"
+            )
+        if self.return_top_k > self.rerank_top_k:
+            raise ValueError(f"RETURN_TOP_K ({self.return_top_k}): expected at most RERANK_TOP_K ({self.rerank_top_k})")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic passes it by name
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, environment, `.env`; last, what old spellings in the latter two stand for."""
+        sources = (init_settings, env_settings, dotenv_settings)
+        variables: dict[str, str | None] = {}
+        for source in (dotenv_settings, env_settings):
+            if isinstance(source, EnvSettingsSource):
+                variables |= source.env_vars
+        taken = {name for source in sources for name in source()}
+        return (*sources, InitSettingsSource(settings_cls, translate(variables, taken)))
+
+
+_NEARLY = 0.9
+"""Share of a name's letters that a misspelling has in common with it."""
+
+_SECRET_FIELDS = frozenset({"database_url", "dagster_database_url", "embedding_api_key", "query_expansion_key"})
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment and `.env`, `overrides` winning.
+
+    Raises:
+        ConfigurationError: names each variable at fault, what it held and what it may hold.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise ConfigurationError(
+            _explain(error), next_step="correct the variable in the environment or in .env"
+        ) from None
+
+
+def misspelled_names(env_file: Path = Path(".env")) -> dict[str, str]:
+    """Names in `.env` that are nearly a setting, and the setting. Others there may be another application's."""
+    known = [*(name.upper() for name in Settings.model_fields), *OLD_NAMES]
+    names = (name.upper() for name in DotEnvSettingsSource(Settings, env_file=env_file).env_vars)
+    unknown = [name for name in names if name not in known]
+    return {name: meant for name in unknown for meant in get_close_matches(name, known, n=1, cutoff=_NEARLY)}
+
+
+def names_set() -> frozenset[str]:
+    """Names of the settings that the environment or `.env` sets, whether or not their values are valid."""
+    return frozenset((*EnvSettingsSource(Settings)(), *DotEnvSettingsSource(Settings)()))
+
+
+@lru_cache(maxsize=1)
+def settings_from_env() -> Settings:
+    """The process-wide settings, read once."""
+    return load_settings()
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False):
+        field = str(problem["loc"][0]) if problem["loc"] else None
+        message = problem["msg"].removeprefix("Value error, ")
+        if field is None:
+            lines.append(message)
+            continue
+        held = "" if field in _SECRET_FIELDS else f" (held {problem['input']!r})"
+        description = Settings.model_fields[field].description if field in Settings.model_fields else None
+        lines.append(f"{field.upper()}: {message}{held}" + (f". It is: {description}" if description else ""))
+    return "\n".join(lines)

@@ -1,0 +1,23 @@
+"""Dagster's own: its database, partitions and reruns."""
+
+from __future__ import annotations
+
+from pydantic import Field, SecretStr, field_validator
+
+from bge_pipeline.settings.group import Group, must_be_postgres_url
+
+
+class DagsterSettings(Group):
+    """Partitions, reruns and the database of the records."""
+
+    partition_rows: int = Field(50_000, ge=1, description="rows in one id range, that is one Dagster partition")
+    dagster_database_url: SecretStr | None = Field(
+        None,
+        description="PostgreSQL URL of the database for Dagster's own records; unset: one on the embedded PostgreSQL",
+    )
+    max_partition_attempts: int = Field(3, ge=1, description="runs of one partition before the sensor gives up on it")
+    retry_backoff_seconds: int = Field(
+        60, ge=0, description="wait before the first rerun of a failed partition; doubles"
+    )
+
+    _is_postgres_url = field_validator("dagster_database_url")(must_be_postgres_url)

@@ -1,0 +1,32 @@
+"""Where the data is: the database and the target table."""
+
+from __future__ import annotations
+
+from pydantic import Field, SecretStr, field_validator
+
+from bge_pipeline.settings.group import PlainName, must_be_postgres_url
+from bge_pipeline.settings.home import HomeSettings
+
+
+class DatabaseSettings(HomeSettings):
+    """The database and the target table."""
+
+    database_url: SecretStr | None = Field(
+        None, description="PostgreSQL URL of the application's database; unset: the embedded PostgreSQL"
+    )
+    target_schema: PlainName = Field("public", description="schema of the target table")
+    target_table: PlainName = Field("segments", description="the table whose embedding column changes")
+    target_id_column: PlainName = Field("id", description="integer or UUID column with a unique index")
+    target_text_column: PlainName = Field("text", description="the column whose text is embedded")
+    target_embedding_column: PlainName = Field("embedding", description="the pgvector column that search reads")
+
+    @field_validator(
+        "target_schema", "target_table", "target_id_column", "target_text_column", "target_embedding_column"
+    )
+    @classmethod
+    def _fits_an_identifier(cls, value: str) -> str:
+        if len(value.encode()) > 63 or "\0" in value:
+            raise ValueError("expected a PostgreSQL identifier of at most 63 bytes, without quotes")
+        return value
+
+    _is_postgres_url = field_validator("database_url")(must_be_postgres_url)

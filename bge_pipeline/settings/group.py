@@ -1,0 +1,29 @@
+"""What the groups of settings have in common."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from bge_pipeline.errors import ConfigurationError
+from bge_pipeline.postgres_url import parse_url
+
+PlainName = Annotated[str, Field(min_length=1, max_length=63)]
+"""A PostgreSQL identifier as it stands in the catalog, without quotes; at most 63 bytes."""
+
+
+class Group(BaseModel):
+    """A group of settings: a field of it is an environment variable of that name in capitals."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+def must_be_postgres_url(value: SecretStr | None) -> SecretStr | None:
+    """The value, if it is unset or a PostgreSQL URL."""
+    if value is not None:
+        try:
+            parse_url(value.get_secret_value())
+        except ConfigurationError as error:
+            raise ValueError(error.message) from None
+    return value

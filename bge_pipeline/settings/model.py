@@ -1,0 +1,44 @@
+"""What makes the vectors: the model and how it is run, and the model of the old ones."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, SecretStr
+
+from bge_pipeline.settings.home import HomeSettings
+
+
+class ModelSettings(HomeSettings):
+    """What makes the vectors, and what made the old ones."""
+
+    embedding_provider: Literal["local", "openai"] = Field(
+        "local",
+        description="local: a model on this machine; openai: an OpenAI-compatible endpoint (legacy interface only)",
+    )
+    embedding_model: str = Field(
+        "BAAI/bge-small-en-v1.5",
+        min_length=1,
+        description="hub name, local folder, `bundled` (all-MiniLM-L6-v2 from the extra `embedded`) or "
+        "`hashing` (deterministic lexical vectors, for rehearsals)",
+    )
+    embedding_dimensions: int = Field(384, ge=1, le=16_000, description="dimensions the new column holds")
+    embedding_device: str = Field(
+        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda, cuda:1 ..."
+    )
+    embedding_backend: Literal["auto", "torch", "openvino"] = Field("auto", description="library that runs the model")
+    embedding_precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
+        "auto",
+        description="arithmetic of the model; auto: fp16 on CUDA, bf16 there for models outside BERT's family and on CPUs "
+        "that have it, else fp32",
+    )
+    embedding_batch_size: int = Field(256, ge=1, description="most texts in one forward pass")
+    embedding_api_url: str = Field("https://api.openai.com/v1", description="base URL for EMBEDDING_PROVIDER=openai")
+    embedding_api_key: SecretStr | None = Field(None, description="key for EMBEDDING_PROVIDER=openai")
+    legacy_model: str = Field(
+        "Alibaba-NLP/gte-Qwen2-1.5B-instruct",
+        description="model of the old vectors; set and at hand, the quality gate asks it the labelled queries",
+    )
+    legacy_dimensions: int = Field(
+        1_536, ge=1, description="dimensions of the old vectors, where no database can be asked"
+    )
