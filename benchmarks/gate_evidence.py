@@ -3,7 +3,7 @@
 The bounds were chosen on the corpora of `TUNING`; those of `HELD_OUT` had no say in them. Vectors are kept in the cache
 folder of benchmarks.corpora, so that another run only judges.
 
-Run: python -m benchmarks.gate_evidence            (about fifteen minutes on two cores, seconds when repeated)
+Run: python -m benchmarks.gate_evidence            (about fifteen minutes on two cores, two when repeated)
 """
 
 from __future__ import annotations

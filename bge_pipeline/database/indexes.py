@@ -27,6 +27,9 @@ _SHAPE = re.compile(
     r" USING (?P<method>ivfflat|hnsw) \(.*\b(?P<element>vector|halfvec)_(?P<metric>cosine|l2|ip|l1)_ops"
 )
 
+_DEFAULT_SHAPE = re.compile(r" USING ivfflat \((?!\()[^ ]+\)( WITH |$)")
+"""PostgreSQL does not print an operator class that is the default, as pgvector's vector_l2_ops is for IVFFlat."""
+
 _INDEXES_ON_COLUMN = """
 SELECT DISTINCT c.relname AS name, m.amname AS method, i.indisvalid AS valid, pg_get_indexdef(c.oid) AS definition,
        pg_relation_size(c.oid) AS bytes
@@ -95,9 +98,11 @@ class IndexShape:
     @classmethod
     def of(cls, definition: str) -> IndexShape | None:
         """The shape of an index by its definition; None of one of another kind, or of a part of the rows."""
-        found = _SHAPE.search(definition)
-        if found is None or " WHERE " in definition:
+        if " WHERE " in definition:
             return None
+        found = _SHAPE.search(definition)
+        if found is None:
+            return cls("ivfflat", "vector", "l2") if _DEFAULT_SHAPE.search(definition) else None
         options = {name: _option(definition, name, default=0) or None for name in ("m", "ef_construction")}
         return cls(found["method"], found["element"], found["metric"], **options)
 

@@ -154,34 +154,42 @@ class LockWatch:
     @contextmanager
     def running(self) -> Iterator[Callable[[Connection], None]]:
         """Watch the session of the connection that the block gives to what it gets; looks until the block ends."""
-        ended, pids = threading.Event(), list[int]()
+        ended, ready, pids = threading.Event(), threading.Event(), list[int]()
 
         def follow(connection: Connection) -> None:
             # Asked of the server, as a pool of sessions tells the driver a number of its own.
             pids.append(int(connection.execute(text("SELECT pg_backend_pid()")).scalar_one()))
 
-        def look_again() -> None:
+        def look_on(connection: Connection) -> None:
             seconds = self._first_look_seconds
             while not ended.wait(seconds):
                 if pids:
-                    self._look(pids[0])
+                    self._look(connection, pids[0])
                 seconds = min(2 * seconds, LOOK_SECONDS)
+
+        def look_again() -> None:
+            while not ended.is_set():
+                try:
+                    with self._database.autocommit() as connection:
+                        ready.set()
+                        look_on(connection)
+                except (BgePipelineError, SQLAlchemyError) as error:
+                    logger.debug("who holds a lock could not be asked: %s", error)
+                    ready.set()
+                    ended.wait(LOOK_SECONDS)
 
         thread = threading.Thread(target=look_again, name="lock-watch")
         thread.start()
         try:
+            # A wait may be shorter than it takes to connect.
+            ready.wait(LOOK_SECONDS)
             yield follow
         finally:
             ended.set()
             thread.join()
 
-    def _look(self, pid: int) -> None:
-        try:
-            with self._database.autocommit() as connection:
-                found = find_blockers(connection, pid)
-        except (BgePipelineError, SQLAlchemyError) as error:
-            logger.debug("who holds a lock could not be asked: %s", error)
-            return
+    def _look(self, connection: Connection, pid: int) -> None:
+        found = find_blockers(connection, pid)
         if found:
             self.holders = found
             self._tell(found)

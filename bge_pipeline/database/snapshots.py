@@ -25,9 +25,13 @@ _TRANSACTIONS = 1_000
 """By which a slot lags: it has no clock."""
 
 
-def old_snapshots(connection: Connection, *, seconds: float) -> tuple[str, ...]:
-    """Sessions, prepared transactions and replication slots that have kept one for so long, oldest first, in words."""
-    values = {"seconds": seconds}
+OLD_SECONDS = 5.0
+"""From which on a snapshot is called old."""
+
+
+def old_snapshots(connection: Connection) -> tuple[str, ...]:
+    """Sessions, prepared transactions and replication slots that have kept one for OLD_SECONDS, oldest first, in words."""
+    values = {"seconds": OLD_SECONDS}
     sessions = describe_sessions(connection, connection.execute(text(_SESSIONS), values).scalars().all())
     others = connection.execute(text(_OTHERS), values | {"transactions": _TRANSACTIONS}).scalars().all()
     return (*map(str, sessions), *others)

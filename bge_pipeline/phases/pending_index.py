@@ -14,6 +14,7 @@ from bge_pipeline.database.pending import (
     pending_share,
 )
 from bge_pipeline.database.privileges import owns
+from bge_pipeline.database.snapshots import old_snapshots
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import OperatorBusy
 from bge_pipeline.phases.state import read_state, space_of
@@ -67,6 +68,7 @@ def index_when_few_are_left(database: Database, settings: Settings) -> None:
             not owns(connection, target)
             or pending_share(connection, target, state.new.name) > 2 * _FEW_SHARE
             or count_pending_at_most(connection, target, state.new.name, few + 1) > few
+            or old_snapshots(connection)  # for which the build would wait
         ):
             return
     try:

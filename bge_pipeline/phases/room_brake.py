@@ -16,7 +16,6 @@ logger = logging.getLogger(__name__)
 _ROWS_BETWEEN_LOOKS = 2_000
 _LEAST_SHARE = 0.5
 """Of updates that stay in their page. Of rows of 2 kB, the largest, three in four do."""
-_OLD_SECONDS = 5.0
 _LOOK_SECONDS = 1.0
 
 
@@ -93,7 +92,7 @@ class RoomBrake:
     def _holders(self) -> tuple[str, ...]:
         try:
             with self._database.autocommit() as connection:
-                return old_snapshots(connection, seconds=_OLD_SECONDS)
+                return old_snapshots(connection)
         except (BgePipelineError, SQLAlchemyError) as error:
             logger.debug("old snapshots could not be asked for: %s", error)
             return ()

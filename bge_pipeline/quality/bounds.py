@@ -38,7 +38,7 @@ class GateBounds:
     ann_recall: float = 0.95
     neighbour_agreement: float = 0.03
     known_item_success: float = 0.70
-    pooling_advantage: float = -0.04
+    pooling_advantage: float = -0.03
     stored_vectors_matching: float = 0.99
     unit_length: float = 1.0
     read_whole: float = 0.5

@@ -128,7 +128,7 @@ class TestTheNextMigration:
     def test_a_terminal_is_shown_what_would_happen_and_no_leaves_everything(self, run: Run, finished: Database) -> None:
         before = table(finished)
 
-        declined = run("migrate", answer="n", **NEXT_MODEL)
+        declined = run("migrate", answer="n", OLD_INDEX="drop", **NEXT_MODEL)
 
         assert declined.returncode == 1
         assert table(finished) == before

@@ -7,6 +7,7 @@ from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.indexes import (
     MEBIBYTE,
+    IndexShape,
     build_memory_bytes,
     create_index_statement,
     definition_name,
@@ -152,3 +153,22 @@ class TestOnAServer:
             connection.invalidate()
         definition = scalar(database, "SELECT pg_get_indexdef('\"the index\"'::regclass)")
         assert build_memory_bytes(definition, 1536, 300) == made.memory_bytes
+
+
+@pytest.mark.parametrize(
+    ("definition", "shape"),
+    [
+        ("CREATE INDEX i ON t USING hnsw (e vector_l2_ops) WITH (m='8')", IndexShape("hnsw", "vector", "l2", 8)),
+        (
+            "CREATE INDEX i ON t USING hnsw (((e)::halfvec(1536)) halfvec_cosine_ops) WITH (ef_construction='99')",
+            IndexShape("hnsw", "halfvec", "cosine", None, 99),
+        ),
+        ("CREATE INDEX i ON t USING ivfflat (e) WITH (lists='5')", IndexShape("ivfflat", "vector", "l2")),
+        ("CREATE INDEX i ON t USING ivfflat (e vector_ip_ops) WITH (lists='5')", IndexShape("ivfflat", "vector", "ip")),
+        ("CREATE INDEX i ON t USING hnsw (e vector_cosine_ops) WHERE (id > 10)", None),
+        ("CREATE INDEX i ON t USING hnsw (((binary_quantize(e))::bit(3)) bit_hamming_ops)", None),
+        ("CREATE INDEX i ON t USING btree (e)", None),
+    ],
+)
+def test_the_shape_of_an_index_follows_from_its_definition(definition, shape):
+    assert IndexShape.of(definition) == shape

@@ -63,9 +63,10 @@ class TestStrongLocks:
 
     def test_the_log_names_it_while_attempts_go_on(self, database, make_settings, holder, caplog):
         caplog.set_level(logging.INFO, "bge_pipeline")
-        timer = threading.Timer(0.5, holder.rollback)
+        timer = threading.Timer(1.5, holder.rollback)
         timer.start()
-        in_short_transaction(database, make_settings(lock_max_attempts=50), "add it", add_column)
+        settings = make_settings(lock_max_attempts=50, lock_timeout_ms=1_000)
+        in_short_transaction(database, settings, "add it", add_column)
         timer.join()
         assert any("the table is busy, attempt 1 of 50" in line and named(holder, line) for line in caplog.messages)
 

@@ -70,7 +70,7 @@ class TestTheNextMigration:
         assert (schema_of(finished), vectors(finished)) == (before, searched)
         assert refused.value.exit_code == 2
         assert refused.value.state == "nothing was changed"
-        for said in ("hashing (384 dimensions", "other (384 dimensions", "300 rows", "OLD_INDEX=drop"):
+        for said in ("hashing (384 dimensions", "other (384 dimensions", "300 rows", "fills a new column"):
             assert said in refused.value.message
         for said in (
             "--yes",

@@ -30,6 +30,12 @@ pytestmark = pytest.mark.pgvector
 INDEX = "segments_embedding_idx"
 
 
+@pytest.fixture
+def settings(make_settings):
+    """The old index goes, so that the way back has to build it again."""
+    return make_settings(old_index="drop")
+
+
 def index_exists(database, name=INDEX):
     return scalar(database, "SELECT to_regclass(:name) IS NOT NULL", name=name)
 

@@ -37,6 +37,12 @@ def index_definition(database, name=INDEX):
     return scalar(database, "SELECT pg_get_indexdef(to_regclass(:name))", name=name)
 
 
+@pytest.fixture
+def settings(make_settings):
+    """The old index goes, so that the way back has to build it again."""
+    return make_settings(old_index="drop")
+
+
 def test_search_reads_the_old_vectors_again_with_their_index(database, settings):
     old = execute(database, "SELECT id, embedding::text FROM segments ORDER BY id")
     definition = index_definition(database)
