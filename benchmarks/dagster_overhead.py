@@ -21,7 +21,7 @@ from benchmarks.harness import Measurement, Results
 from benchmarks.shapes import BGE_SMALL, bge_small
 from bge_pipeline.database.connection import Database
 from bge_pipeline.demo.table import create_demo_table
-from bge_pipeline.orchestration.instance import environment
+from bge_pipeline.orchestration.dagster_home import environment
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import open_service

@@ -30,7 +30,7 @@ from benchmarks.live_picture import draw
 from benchmarks.live_table import Clone, Sizes, make_template
 from benchmarks.live_tools import PhaseWatch, Tool, ours, vecshift
 from bge_pipeline.database.connection import normalise_url
-from bge_pipeline.database.embedded import start_embedded_postgres
+from bge_pipeline.database.local_server import start_embedded_postgres
 
 BEFORE_SECONDS = 10.0
 AFTER_SECONDS = 10.0

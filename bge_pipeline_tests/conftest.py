@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy.engine import URL
 
 from bge_pipeline.database.connection import Database, normalise_url
-from bge_pipeline.database.embedded import start_embedded_postgres
+from bge_pipeline.database.local_server import start_embedded_postgres
 from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.old_spellings import OLD_NAMES
 from bge_pipeline.settings import Settings, load_settings

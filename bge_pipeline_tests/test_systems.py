@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bge_pipeline.orchestration import instance
+from bge_pipeline.orchestration import dev_server
 from bge_pipeline.phases.memory import peak_memory_bytes
 from bge_pipeline_tests.roads import ROOT
 
@@ -80,6 +80,6 @@ def test_the_ui_is_served_where_the_system_knows_no_hangup(monkeypatch: pytest.M
 
     monkeypatch.delattr(signal, "SIGHUP")
     before = signal.getsignal(signal.SIGTERM)
-    with instance._passing_signals_on():
+    with dev_server._passing_signals_on():
         assert signal.getsignal(signal.SIGTERM) is not before
     assert signal.getsignal(signal.SIGTERM) is before

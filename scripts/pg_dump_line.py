@@ -6,7 +6,7 @@ import shlex
 import sys
 
 from bge_pipeline.database.connection import normalise_url
-from bge_pipeline.database.embedded import start_embedded_postgres
+from bge_pipeline.database.local_server import start_embedded_postgres
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.postgres_url import SECRET_PARAMETERS
 from bge_pipeline.settings import Settings, load_settings

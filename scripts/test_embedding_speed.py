@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bge_pipeline.database.connection import Database, embedded_folder
-from bge_pipeline.database.reader import sample_texts
+from bge_pipeline.database.sampling import sample_texts
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.demo.corpus import segments
 from bge_pipeline.embedding.service import EmbeddingsService

@@ -381,7 +381,7 @@ def dev_command(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Start the Dagster UI and daemon on the configured database."""
-    from bge_pipeline.orchestration.instance import run_dev
+    from bge_pipeline.orchestration.dev_server import run_dev
 
     with opened() as (_, settings):
         raise typer.Exit(run_dev(settings, port=port, host=host))

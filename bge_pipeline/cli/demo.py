@@ -74,7 +74,7 @@ def run_demo(settings: Settings, *, rows: int | None, reset: bool) -> DemoResult
         LockNotAcquired: another demo is at work there.
     """
     # Dagster's rooms are loaded here, so that the other commands start without them.
-    from bge_pipeline.orchestration.instance import migrate_through_dagster
+    from bge_pipeline.orchestration.in_process import migrate_through_dagster
 
     _announce(settings)
     with Database.from_settings(settings) as database, alone(database):

@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
-from bge_pipeline.database.embedded import start_embedded_postgres
+from bge_pipeline.database.local_server import start_embedded_postgres
 from bge_pipeline.database.login import refuses_login
 from bge_pipeline.database.session import Sessions
 from bge_pipeline.errors import DatabaseUnavailable, DiskFull, LoginRefused, MissingPrivilege

@@ -17,11 +17,8 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from bge_pipeline.database.ids import IdRange
-from bge_pipeline.database.pending import HAS_TEXT, has_pending_index, waits
+from bge_pipeline.database.pending import has_pending_index, waits
 from bge_pipeline.database.target import TargetTable
-
-SHUFFLED = "ORDER BY md5({id}::text || CAST(:seed AS text))"
-"""Sampled pages come in the order of the table; a limit would favour its beginning."""
 
 _WINDOW_ROWS = 16_384
 """Rows whose places are known at once: several times the pages of a commit, and little memory."""
@@ -203,23 +200,3 @@ def read_pending(
 
 def _plain(value: Any) -> Any:
     return value if isinstance(value, int) else str(value)
-
-
-def sample_texts(connection: Connection, target: TargetTable, rows: int, *, seed: int = 0) -> list[str]:
-    """About `rows` texts drawn from random pages of the table, the same ones for the same seed and table."""
-    statement = target.sql(
-        "SELECT {text} FROM {table} TABLESAMPLE SYSTEM (:percent) REPEATABLE (:seed) "
-        f"WHERE {HAS_TEXT} {SHUFFLED} LIMIT :rows"
-    )
-    percent = sample_percent(connection, target, rows)
-    return list(connection.execute(statement, {"percent": percent, "seed": seed, "rows": rows}).scalars())
-
-
-def sample_percent(connection: Connection, target: TargetTable, rows: int) -> float:
-    """Percentage of the table's pages for TABLESAMPLE that holds `rows` rows or more."""
-    estimate = connection.execute(
-        target.sql("SELECT GREATEST(reltuples, 0) FROM pg_class WHERE oid = CAST(:name AS regclass)"),
-        {"name": str(target)},
-    ).scalar_one()
-    # Twice what is wanted, since pages differ; a table never analysed is read whole, up to the limit.
-    return 100.0 if estimate < 4 * rows else min(100.0, 200.0 * rows / estimate)

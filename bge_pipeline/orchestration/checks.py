@@ -11,12 +11,12 @@ import dagster as dg
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.orchestration.books import others_are_to_come
 from bge_pipeline.orchestration.failures import explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata, gate_metadata
 from bge_pipeline.orchestration.names import BACKFILLED, SWAPPED
 from bge_pipeline.orchestration.partitions import targeted_range
 from bge_pipeline.orchestration.plan_check import plan_of_migration
+from bge_pipeline.orchestration.run_history import others_are_to_come
 from bge_pipeline.phases.application_vectors import compare_application_vectors
 from bge_pipeline.phases.verdict import judge_for_swap
 from bge_pipeline.phases.verify import (

@@ -12,7 +12,7 @@ import dagster as dg
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.errors import BgePipelineError
-from bge_pipeline.orchestration import books, partitions
+from bge_pipeline.orchestration import partitions, run_history
 from bge_pipeline.orchestration.checks import only_new_vectors
 from bge_pipeline.orchestration.jobs import backfill_job, compare_job, embed_pending_job, keep_old_current_job
 from bge_pipeline.orchestration.names import SWAPPED
@@ -46,8 +46,8 @@ def rerun_failed_partitions(context: dg.SensorEvaluationContext) -> dg.SensorRes
     for orphan in fail_runs_without_process(context.instance):
         context.log.warning("the process of run %s is gone; the run is marked as failed", orphan.run_id)
     policy = RerunPolicy(settings.max_partition_attempts, settings.retry_backoff_seconds)
-    attempts = books.unmaterialized_attempts(context.instance)
-    claimed = books.claimed_by_backfills(context.instance, attempts)
+    attempts = run_history.unmaterialized_attempts(context.instance)
+    claimed = run_history.claimed_by_backfills(context.instance, attempts)
     now = time.time()
     decisions = {key: policy.decide(key, runs, now, is_claimed=key in claimed) for key, runs in attempts.items()}
     requests = [
@@ -83,10 +83,12 @@ def rerun_failed_partitions(context: dg.SensorEvaluationContext) -> dg.SensorRes
 def embed_new_rows(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Request what the table's new rows need."""
     instance = context.instance
-    under_way = books.unfinished_runs(instance, [embed_pending_job.name, backfill_job.name, keep_old_current_job.name])
+    under_way = run_history.unfinished_runs(
+        instance, [embed_pending_job.name, backfill_job.name, keep_old_current_job.name]
+    )
     if under_way:
         return dg.SkipReason(f"{under_way[0].job_name} is queued or under way in run {under_way[0].run_id[:8]}")
-    if backfills := books.backfills_under_way(instance):
+    if backfills := run_history.backfills_under_way(instance):
         return dg.SkipReason(f"Dagster backfill {backfills[0].backfill_id} is under way")
     try:
         settings = load_settings()
@@ -106,7 +108,7 @@ def _requests_for_new_rows(
         return dg.SkipReason("the table is in phase legacy: materialize schema_with_384_column to begin a migration")
     beside = _pending_beside(instance, database, settings)
     if phase in ("expanded", "backfilled"):
-        keys, missing = partitions.known_keys(instance), books.never_materialized(instance)
+        keys, missing = partitions.known_keys(instance), run_history.never_materialized(instance)
         if missing or not keys:
             if beside:
                 return _request_embedding(instance, settings, keep_old_current_job.name, beside)
@@ -130,7 +132,7 @@ def _requests_for_new_rows(
 
 def _pending_beside(instance: dg.DagsterInstance, database: Database, settings: Settings) -> int:
     """Rows that wait for the old model's vector, where a run could give them one."""
-    if settings.keep_old_current == "off" or books.lately_without_old_model(instance):
+    if settings.keep_old_current == "off" or run_history.lately_without_old_model(instance):
         return 0
     return count_companion_pending(database, settings)
 
@@ -154,7 +156,7 @@ def notice_old_vectors(context: dg.SensorEvaluationContext) -> dg.SensorResult |
         return dg.SkipReason(str(error))
     if found is None:
         return dg.SkipReason("the dimensions of the column that search reads keep vectors of another model out")
-    alarm = books.failed_check(context.instance, SWAPPED, only_new_vectors.check_key.name)
+    alarm = run_history.failed_check(context.instance, SWAPPED, only_new_vectors.check_key.name)
     if alarm is not None:
         context.log.error(alarm)
     rows, now = found
@@ -167,7 +169,7 @@ def _request_embedding(
     instance: dg.DagsterInstance, settings: DagsterSettings, job_name: str, pending: int
 ) -> dg.SensorResult | dg.SkipReason:
     """New rows are never given up on; after failures the next try comes later."""
-    failed = books.consecutive_failures(instance, job_name)
+    failed = run_history.consecutive_failures(instance, job_name)
     if failed:
         policy = RerunPolicy(settings.max_partition_attempts, settings.retry_backoff_seconds)
         left = (failed[-1].failed_at or 0.0) + policy.pause_seconds(len(failed)) - time.time()

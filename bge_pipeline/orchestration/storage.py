@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
 from bge_pipeline.database.connection import Database, embedded_folder, normalise_url
-from bge_pipeline.database.embedded import start_embedded_postgres
+from bge_pipeline.database.local_server import start_embedded_postgres
 from bge_pipeline.errors import DatabaseUnavailable
 from bge_pipeline.settings import Settings, load_settings
 

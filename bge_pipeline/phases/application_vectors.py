@@ -27,7 +27,7 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.phases.companion import load_recorded
-from bge_pipeline.phases.row_encoding import RowEncoder
+from bge_pipeline.phases.row_encoding import BatchEncoder
 from bge_pipeline.phases.state import MigrationState, read_state
 from bge_pipeline.quality.bounds import SAME_VECTOR_COSINE
 from bge_pipeline.settings import DatabaseSettings, Settings
@@ -181,7 +181,7 @@ def _swap(connection: Connection, state: MigrationState) -> int | None:
 
 
 def _compared(rows: RecentRows, encoder: Encoder, model: str, mend: str) -> ApplicationVectors:
-    encoded = RowEncoder(encoder).encode(rows.batch, None)
+    encoded = BatchEncoder(encoder).encode(rows.batch, None)
     positions = {row_id: position for position, row_id in enumerate(rows.batch.ids)}
     stored = rows.vectors[[positions[row_id] for row_id in encoded.batch.ids]]
     lengths = np.linalg.norm(stored, axis=1)

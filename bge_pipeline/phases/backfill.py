@@ -31,7 +31,7 @@ from bge_pipeline.phases.filling import column_now, fill_column
 from bge_pipeline.phases.memory import peak_memory_bytes
 from bge_pipeline.phases.pace import Pace
 from bge_pipeline.phases.pending_index import index_when_few_are_left
-from bge_pipeline.phases.row_totals import PassTotals
+from bge_pipeline.phases.row_totals import BackfillTotals
 from bge_pipeline.phases.state import read_state, require_space
 from bge_pipeline.settings import DatabaseSettings, Settings
 
@@ -153,7 +153,7 @@ def backfill(
         _require_quarantine(connection, target)
 
     stop = stop if stop is not None else threading.Event()
-    totals = PassTotals()
+    totals = BackfillTotals()
     if keeps_companion:
         with CompanionKeeper(database, settings, stop=stop) as keeper:
             pace = make_pace(database, settings, stop, totals=totals, goal_rows=goal_rows)
@@ -182,7 +182,7 @@ def _fill(
     id_range: IdRange | None,
     on_progress: Callable[[BackfillProgress], None] | None,
     pace: Pace,
-    totals: PassTotals,
+    totals: BackfillTotals,
 ) -> BackfillResult:
     target = TargetTable.from_settings(settings)
     with database.autocommit() as connection:

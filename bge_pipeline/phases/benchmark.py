@@ -15,7 +15,7 @@ from bge_pipeline.database.catalog import pgvector_version
 from bge_pipeline.database.connection import Database, server_version
 from bge_pipeline.database.indexes import vector_indexes_on
 from bge_pipeline.database.journal import JournalEntry, read_journal
-from bge_pipeline.database.reader import sample_texts
+from bge_pipeline.database.sampling import sample_texts
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService

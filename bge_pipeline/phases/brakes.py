@@ -16,7 +16,7 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.phases.pace import PAUSED, Brake, Pace
 from bge_pipeline.phases.room_brake import RoomBrake
-from bge_pipeline.phases.row_totals import PassTotals
+from bge_pipeline.phases.row_totals import BackfillTotals
 from bge_pipeline.phases.search_brake import SearchBrake
 from bge_pipeline.settings import Settings
 
@@ -33,7 +33,7 @@ def make_pace(
     settings: Settings,
     stop: threading.Event,
     *,
-    totals: PassTotals | None = None,
+    totals: BackfillTotals | None = None,
     goal_rows: int | None = None,
     is_throttled: bool = True,
 ) -> Pace:

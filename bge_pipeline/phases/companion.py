@@ -22,7 +22,7 @@ from bge_pipeline.embedding.encoder import QueryEncoder
 from bge_pipeline.embedding.loading import is_at_hand, load_encoder_of
 from bge_pipeline.errors import BgePipelineError, ModelUnavailable
 from bge_pipeline.phases.filling import fill_column
-from bge_pipeline.phases.row_totals import PassTotals
+from bge_pipeline.phases.row_totals import BackfillTotals
 from bge_pipeline.phases.row_writing import first_line
 from bge_pipeline.phases.state import MigrationState, read_state, space_of
 from bge_pipeline.settings import BackfillSettings, DatabaseSettings, Settings
@@ -84,7 +84,7 @@ class CompanionKeeper:
         self._thread = threading.Thread(target=self._watch, name="companion-keeper")
         self._looked, self._ended, self._abandoned = threading.Event(), threading.Event(), threading.Event()
         self._failure: BaseException | None = None
-        self._totals = PassTotals()
+        self._totals = BackfillTotals()
         self._encoder: QueryEncoder | None = None
         self._idle_looks = 0
         self._missing: set[str] = set()

@@ -7,7 +7,7 @@ from dataclasses import replace
 from sqlalchemy import Connection, TextClause
 
 from bge_pipeline.database.catalog import Column
-from bge_pipeline.database.grants import copy_column_grants_statement
+from bge_pipeline.database.column_grants import copy_column_grants_statement
 from bge_pipeline.database.notes import ColumnNote, comment_statement, note_statement
 from bge_pipeline.database.quarantine import drop_quarantine_statement
 from bge_pipeline.database.target import TargetTable

@@ -18,7 +18,7 @@ from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.errors import ChangedMeanwhile, DatabaseUnavailable, LoginRefused, PhaseError
 from bge_pipeline.phases.pace import Pace
 from bge_pipeline.phases.row_path import RowPath
-from bge_pipeline.phases.row_totals import PassTotals
+from bge_pipeline.phases.row_totals import BackfillTotals
 from bge_pipeline.phases.row_writing import first_line
 from bge_pipeline.settings import BackfillSettings
 
@@ -33,7 +33,7 @@ def fill_column(
     encoder: Encoder,
     *,
     id_range: IdRange | None = None,
-    totals: PassTotals | None = None,
+    totals: BackfillTotals | None = None,
     report: Callable[[], None] = lambda: None,
     stop: threading.Event | None = None,
     pace: Pace | None = None,
@@ -60,7 +60,7 @@ def fill_column(
         EncodingError: the encoder fails on every text.
         DatabaseUnavailable: the database went away and did not come back.
     """
-    totals = totals if totals is not None else PassTotals()
+    totals = totals if totals is not None else BackfillTotals()
     pace = pace if pace is not None else Pace(stop if stop is not None else threading.Event())
     stalled_passes = 0
     before: int | None = None

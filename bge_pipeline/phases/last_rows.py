@@ -12,7 +12,7 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.writer import VectorWriter
 from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.errors import SwapRefused
-from bge_pipeline.phases.row_encoding import RowEncoder
+from bge_pipeline.phases.row_encoding import BatchEncoder
 
 _ROWS_AT_ONCE = 32
 """Between two looks at the clock."""
@@ -45,7 +45,7 @@ def embed_last_rows(
     """
     pending = count_pending(connection, target, column)
     began = time.monotonic()
-    rows = RowEncoder(encoder)
+    rows = BatchEncoder(encoder)
     written = done = 0
     for batch in read_pending(connection, target, column, _ROWS_AT_ONCE):
         encoded = rows.encode(batch, rows.tokenize(batch))

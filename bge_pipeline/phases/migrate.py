@@ -12,7 +12,7 @@ from typing import Any
 from bge_pipeline.database.build_progress import BuildProgress
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.operator import operating
-from bge_pipeline.database.reader import sample_texts
+from bge_pipeline.database.sampling import sample_texts
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.phases.backfill import BackfillProgress, BackfillResult, backfill, stopped

@@ -20,7 +20,7 @@ from bge_pipeline.database.pooler import session_obstacle
 from bge_pipeline.database.privileges import missing_privileges
 from bge_pipeline.database.publications import find_replication, updates_fault
 from bge_pipeline.database.read_only import read_only_fault
-from bge_pipeline.database.reader import sample_texts
+from bge_pipeline.database.sampling import sample_texts
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.user_triggers import find_user_triggers

@@ -37,7 +37,7 @@ class EncodedBatch:
     failures: tuple[tuple[PendingBatch, str], ...] = ()
 
 
-class RowEncoder:
+class BatchEncoder:
     """Tokenises and encodes batches of rows; as thread-safe as the encoder."""
 
     def __init__(self, encoder: Encoder) -> None:

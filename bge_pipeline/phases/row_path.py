@@ -21,9 +21,9 @@ from bge_pipeline.embedding.encoder import Encoder, TokenizedTexts
 from bge_pipeline.errors import DatabaseUnavailable
 from bge_pipeline.phases.channel import Abandoned, Channel
 from bge_pipeline.phases.pace import Pace
-from bge_pipeline.phases.row_encoding import EncodedBatch, RowEncoder
-from bge_pipeline.phases.row_totals import PassTotals
-from bge_pipeline.phases.row_writing import RowWriter, first_line, is_transient
+from bge_pipeline.phases.row_encoding import BatchEncoder, EncodedBatch
+from bge_pipeline.phases.row_totals import BackfillTotals
+from bge_pipeline.phases.row_writing import BatchWriter, first_line, is_transient
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class RowPath:
         self._column = column
         self._id_kind = id_kind
         self._encoder = encoder
-        self._rows = RowEncoder(encoder)
+        self._rows = BatchEncoder(encoder)
         self._batch_rows = batch_rows
         self._max_lock_ms = max_lock_ms
         self._max_attempts = max_attempts
@@ -66,7 +66,7 @@ class RowPath:
         """Wait, unless somebody asks for the end."""
         self._pace.sleep(seconds)
 
-    def run(self, id_range: IdRange | None, totals: PassTotals, report: Callable[[], None]) -> None:
+    def run(self, id_range: IdRange | None, totals: BackfillTotals, report: Callable[[], None]) -> None:
         """One pass over the pending rows of the range; returns when every vector of it is committed."""
         failures: list[BaseException] = []
         encoders = max(1, self._encoder.concurrent_calls)
@@ -112,7 +112,10 @@ class RowPath:
             raise failures[0]
 
     def _read(
-        self, id_range: IdRange | None, output: Channel[tuple[PendingBatch, TokenizedTexts | None]], totals: PassTotals
+        self,
+        id_range: IdRange | None,
+        output: Channel[tuple[PendingBatch, TokenizedTexts | None]],
+        totals: BackfillTotals,
     ) -> None:
         reader = PendingReader(self._target, self._column.name, self._batch_rows, id_range)
         attempts = 0
@@ -144,7 +147,7 @@ class RowPath:
         self,
         batches: Channel[tuple[PendingBatch, TokenizedTexts | None]],
         output: Channel[EncodedBatch],
-        totals: PassTotals,
+        totals: BackfillTotals,
     ) -> None:
         for batch, tokens in batches:
             if self.stopped:
@@ -155,7 +158,7 @@ class RowPath:
                 totals.encode_seconds += time.perf_counter() - started
             output.put(encoded)
 
-    def _write(self, encoded: Channel[EncodedBatch], totals: PassTotals, report: Callable[[], None]) -> None:
+    def _write(self, encoded: Channel[EncodedBatch], totals: BackfillTotals, report: Callable[[], None]) -> None:
         dimensions = self._encoder.space.dimensions
         column = self._column
         with VectorWriter(
@@ -169,7 +172,7 @@ class RowPath:
             max_rows=self._batch_rows,
             skip_triggers=self._skip_triggers,
         ) as vectors:
-            rows = RowWriter(self._database, self._target, vectors, max_attempts=self._max_attempts, pause=self.pause)
+            rows = BatchWriter(self._database, self._target, vectors, max_attempts=self._max_attempts, pause=self.pause)
             for item in encoded:
                 started, before = time.perf_counter(), totals.written
                 result = rows.write(item, totals.add)

@@ -9,7 +9,7 @@ from bge_pipeline.database.writer import Stored
 
 
 @dataclass
-class PassTotals:
+class BackfillTotals:
     """Sums over all passes; each field is written by one stage alone."""
 
     written: int = 0

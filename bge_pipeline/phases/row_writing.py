@@ -35,7 +35,7 @@ class Written:
     quarantined: int
 
 
-class RowWriter:
+class BatchWriter:
     """Writes encoded batches, and puts rows aside that cannot be embedded or that the database refuses."""
 
     def __init__(

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.vectors import sample_vectors
+from bge_pipeline.database.sampling import sample_vectors
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.search.column import SearchedColumn, configured_scan, read_column
 from bge_pipeline.search.statements import dense_statement

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.database.sampling import sample_vectors
 from bge_pipeline.database.sql import quote
-from bge_pipeline.database.vectors import sample_vectors
 from bge_pipeline.errors import TargetTableError
 from bge_pipeline.quality.exact import METRICS, Neighbours, nearest_rows
 from bge_pipeline.search.column import SearchedColumn, configured_scan, read_column

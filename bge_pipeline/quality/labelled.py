@@ -13,8 +13,8 @@ from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column
 from bge_pipeline.database.ids import Id
+from bge_pipeline.database.sampling import sample_vectors
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.database.vectors import sample_vectors
 from bge_pipeline.embedding.encoder import QueryEncoder
 from bge_pipeline.embedding.loading import load_encoder_named, load_encoder_of
 from bge_pipeline.embedding.service import EmbeddingsService

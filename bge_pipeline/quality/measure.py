@@ -10,7 +10,7 @@ from dataclasses import replace
 from sqlalchemy import Connection
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.vectors import SampledRows, sample_vectors
+from bge_pipeline.database.sampling import SampledRows, sample_vectors
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.embedding.transformer import TransformerEncoder
 from bge_pipeline.quality.bounds import MIN_ROWS_PER_NEIGHBOUR, GateBounds

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.database.sampling import SampledRows, sample_vectors
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.database.vectors import SampledRows, sample_vectors
 from bge_pipeline.embedding.loading import load_encoder_of
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.quality.index_recall import index_recall

@@ -10,8 +10,8 @@ from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column
 from bge_pipeline.database.ids import IdRange
+from bge_pipeline.database.sampling import sample_lengths, sample_vectors
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.database.vectors import sample_lengths, sample_vectors
 from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.quality.bounds import SAME_VECTOR_COSINE, UNIT_LENGTH_TOLERANCE, GateBounds
 from bge_pipeline.quality.label_free import StoredVectorAgreement, stored_vectors_match

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from bge_pipeline.cli import commands
 from bge_pipeline.database.connection import Database
 from bge_pipeline.errors import ConfigurationError
-from bge_pipeline.orchestration.instance import run_dev
+from bge_pipeline.orchestration.dev_server import run_dev
 from bge_pipeline.settings import Settings, load_settings
 from bge_pipeline_tests.roads import environment
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.embedded import start_embedded_postgres
+from bge_pipeline.database.local_server import start_embedded_postgres
 from bge_pipeline.demo.home import SCHEMA, demo_settings
 from bge_pipeline.demo.mark import claim_schema
 from bge_pipeline.demo.table import create_demo_table

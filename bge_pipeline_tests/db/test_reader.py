@@ -10,7 +10,8 @@ import pytest
 from bge_pipeline.database import reader
 from bge_pipeline.database.ids import INTEGERS, IdRange
 from bge_pipeline.database.pending import pending_index_statement
-from bge_pipeline.database.reader import PendingBatch, PendingReader, read_pending, sample_texts
+from bge_pipeline.database.reader import PendingBatch, PendingReader, read_pending
+from bge_pipeline.database.sampling import sample_texts
 from bge_pipeline_tests.support import SEGMENTS, application, execute, put_in_quarantine, scalar
 
 pytestmark = pytest.mark.pgvector

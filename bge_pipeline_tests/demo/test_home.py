@@ -8,7 +8,7 @@ import pytest
 
 from bge_pipeline.demo.home import SCHEMA, demo_is_there, demo_settings, left_alone, names_a_table, questions_file
 from bge_pipeline.errors import ConfigurationError
-from bge_pipeline.orchestration.instance import environment
+from bge_pipeline.orchestration.dagster_home import environment
 from bge_pipeline.settings import load_settings
 
 USERS = {

@@ -6,7 +6,7 @@ import pytest
 from bge_pipeline.database.connection import Database
 from bge_pipeline.definitions import defs
 from bge_pipeline.errors import BgePipelineError
-from bge_pipeline.orchestration.instance import migrate_through_dagster
+from bge_pipeline.orchestration.in_process import migrate_through_dagster
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings

@@ -5,7 +5,7 @@ import pytest
 from dagster._core.events import StepMaterializationData
 
 from bge_pipeline.definitions import defs
-from bge_pipeline.orchestration.books import others_are_to_come
+from bge_pipeline.orchestration.run_history import others_are_to_come
 from bge_pipeline.phases import verdict
 from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, checks_of, request_backfill
 

@@ -10,7 +10,7 @@ import yaml
 from dagster._core.storage.event_log.base import PoolLimit
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.orchestration.instance import prepare_dagster_home
+from bge_pipeline.orchestration.dagster_home import prepare_dagster_home
 from bge_pipeline.orchestration.pool import register_pool
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.orchestration.conftest import Runner

@@ -22,8 +22,8 @@ import psutil
 import pytest
 
 from bge_pipeline.database.connection import Database, normalise_url
-from bge_pipeline.orchestration.books import unmaterialized_attempts
 from bge_pipeline.orchestration.partitions import known_keys, recut, targeted_keys
+from bge_pipeline.orchestration.run_history import unmaterialized_attempts
 from bge_pipeline.orchestration.sensors import rerun_failed_partitions
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.status import read_status
@@ -257,7 +257,7 @@ def dagster_ui() -> Iterator[int]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     code = (
-        "import sys; from bge_pipeline.orchestration.instance import run_dev; "
+        "import sys; from bge_pipeline.orchestration.dev_server import run_dev; "
         "from bge_pipeline.settings import load_settings; "
         f"sys.exit(run_dev(load_settings(), port={port}))"
     )

@@ -8,8 +8,8 @@ import pytest
 from bge_pipeline.database.connection import Database
 from bge_pipeline.definitions import defs
 from bge_pipeline.errors import BgePipelineError
-from bge_pipeline.orchestration import books
-from bge_pipeline.orchestration.instance import migrate_through_dagster
+from bge_pipeline.orchestration import run_history
+from bge_pipeline.orchestration.in_process import migrate_through_dagster
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.progress import StepProgress
 from bge_pipeline.phases.status import read_status
@@ -145,7 +145,7 @@ def test_a_second_expand_keeps_the_partitions(instance: dg.DagsterInstance, run:
     assert run("expand_job").success
 
     assert known_keys(instance) == KEYS
-    assert books.never_materialized(instance) == []
+    assert run_history.never_materialized(instance) == []
 
 
 def test_a_second_migration_begins_with_fresh_partitions(
@@ -164,7 +164,7 @@ def test_a_second_migration_begins_with_fresh_partitions(
     assert run("expand_job", run_config=consenting(begin_next_migration="hashing")).success
 
     assert len(known_keys(instance)) == 2
-    assert books.never_materialized(instance) == known_keys(instance)
+    assert run_history.never_materialized(instance) == known_keys(instance)
 
 
 class TestTheSwapIsBlocked:

@@ -7,7 +7,7 @@ from alembic import command
 from pydantic import SecretStr
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.orchestration.instance import migrate_through_dagster
+from bge_pipeline.orchestration.in_process import migrate_through_dagster
 from bge_pipeline.phases.migrate import migrate, open_service
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.roads import alembic_config, schema, vectors

@@ -9,7 +9,7 @@ import pytest
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.definitions import defs
-from bge_pipeline.orchestration import books
+from bge_pipeline.orchestration import run_history
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.sensors import embed_new_rows, notice_old_vectors, rerun_failed_partitions
 from bge_pipeline.orchestration.workers import WORKER_TAG, this_worker
@@ -387,7 +387,7 @@ class TestNoticeOldVectors:
         assert run("compare_job").success
         assert requests(look(result.cursor)) == [(None, None)]
         with dg.build_sensor_context(instance=instance, definitions=defs) as context:
-            assert books.failed_check(context.instance, "swapped_index", "only_new_vectors") is None
+            assert run_history.failed_check(context.instance, "swapped_index", "only_new_vectors") is None
 
     def test_has_nothing_to_do_where_the_dimensions_differ(self, tick: Tick, run: Runner):
         assert "keep vectors of another model out" in tick(notice_old_vectors)

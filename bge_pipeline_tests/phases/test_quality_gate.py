@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.journal import read_journal
+from bge_pipeline.database.sampling import SampledRows, sample_vectors
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.database.vectors import SampledRows, sample_vectors
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.models import find_sentence_model
 from bge_pipeline.embedding.service import EmbeddingsService

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bge_pipeline.database.vectors import sample_vectors
+from bge_pipeline.database.sampling import sample_vectors
 from bge_pipeline.quality.exact import nearest_rows
 from bge_pipeline.search.column import read_column
 from bge_pipeline_tests.support import SEGMENTS, execute

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.vectors import sample_vectors
+from bge_pipeline.database.sampling import sample_vectors
 from bge_pipeline.errors import TargetTableError
 from bge_pipeline.quality.index_recall import exact_ranking, index_recall, recall_at_k, recommend_for_recall
 from bge_pipeline.settings import Settings

@@ -19,7 +19,7 @@ from urllib.request import urlopen
 
 from playwright.sync_api import Locator, Page, ViewportSize, expect, sync_playwright
 
-from bge_pipeline.orchestration.instance import environment
+from bge_pipeline.orchestration.dagster_home import environment
 from bge_pipeline.orchestration.names import GROUP
 from bge_pipeline.settings import Settings
 

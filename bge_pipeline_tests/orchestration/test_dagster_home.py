@@ -11,7 +11,7 @@ from dagster_postgres import PostgresEventLogStorage
 
 from bge_pipeline.database.connection import normalise_url
 from bge_pipeline.errors import DatabaseUnavailable
-from bge_pipeline.orchestration.instance import environment, prepare_dagster_home
+from bge_pipeline.orchestration.dagster_home import environment, prepare_dagster_home
 from bge_pipeline.orchestration.storage import dagster_database_url
 from bge_pipeline.settings import Settings, load_settings
 

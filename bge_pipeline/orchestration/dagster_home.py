@@ -1,0 +1,56 @@
+"""The Dagster home: its folder with dagster.yaml, and the environment in which Dagster's processes find it and the database."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.orchestration.storage import dagster_database_url
+from bge_pipeline.settings import HomeSettings, Settings
+
+
+def prepare_dagster_home(settings: HomeSettings) -> Path:
+    """The folder for DAGSTER_HOME, with this project's dagster.yaml in it; one that a person has edited is left alone."""
+    home = settings.home / "dagster"
+    home.mkdir(parents=True, exist_ok=True)
+    if not (home / "dagster.yaml").exists():
+        (home / "dagster.yaml").write_text(files("bge_pipeline.orchestration").joinpath("dagster.yaml").read_text())
+    return home
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables that give another process these settings and this Dagster home. Holds passwords: not for a log."""
+    variables = {"DAGSTER_HOME": str(prepare_dagster_home(settings)), "BGE_PIPELINE_HOME": str(settings.home)}
+    for name in settings.model_fields_set - {"bge_pipeline_home"}:
+        value = getattr(settings, name)
+        if value is not None:
+            variables[name.upper()] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    return variables
+
+
+def server_urls(settings: Settings) -> dict[str, str]:
+    """Where the target table and Dagster's records are, the embedded server's URLs included. Holds passwords."""
+    with Database.from_settings(settings) as database:
+        return {
+            "DATABASE_URL": database.url.render_as_string(hide_password=False),
+            "DAGSTER_DATABASE_URL": dagster_database_url(settings).render_as_string(hide_password=False),
+        }
+
+
+@contextmanager
+def in_environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """The variables are set for the length of the block, and put back as they were."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

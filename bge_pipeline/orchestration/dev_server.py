@@ -1,0 +1,91 @@
+"""`bge-pipeline dev`: the Dagster UI and daemon as one process that ends in order."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import dagster as dg
+
+from bge_pipeline.errors import ConfigurationError
+from bge_pipeline.orchestration.dagster_home import environment, in_environment, server_urls
+from bge_pipeline.orchestration.pool import register_pool
+from bge_pipeline.orchestration.storage import require_databases
+from bge_pipeline.settings import Settings
+
+DEFAULT_PORT = 3000
+DEFAULT_HOST = "127.0.0.1"
+
+_ASKS_TO_END = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+"""Names of signals; no system has all of them."""
+# Windows interrupts a process by a break of its console, and only one that leads a group. Dagster takes it for Ctrl-C.
+_INTERRUPT = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT)
+_APART = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+
+
+def run_dev(settings: Settings, port: int = DEFAULT_PORT, host: str = DEFAULT_HOST) -> int:
+    """Run `dagster dev` until it is interrupted; returns its exit status.
+
+    This process holds the embedded PostgreSQL, so that it lives as long as Dagster does and stops after it. Dagster's
+    processes get its URLs in their environment and need not start it themselves.
+
+    Raises:
+        ConfigurationError: something else listens on that port.
+        DatabaseUnavailable: the database of the table, or that of Dagster's records, cannot be reached.
+    """
+    _require_free(host, port)
+    require_databases(settings)
+    variables = environment(settings) | server_urls(settings)
+    with in_environment(variables), dg.DagsterInstance.get() as instance:
+        register_pool(instance)
+    command = ["-m", "dagster", "dev", "-m", "bge_pipeline.definitions", "-p", str(port), "-h", host]
+    print(f"Dagster UI: http://{host}:{port}  (Ctrl-C stops it)", flush=True)  # noqa: T201
+    with _passing_signals_on() as started:
+        # In a session of its own, Dagster hears of Ctrl-C once, from here, and can end its processes in order.
+        process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-W", "ignore:Function `dev_command` is superseded", *command],
+            env=os.environ | variables,
+            start_new_session=True,
+            creationflags=_APART,
+        )
+        started(process)
+        return process.wait()
+
+
+def _require_free(host: str, port: int) -> None:
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            return
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {host}:{port}: {error.strerror}", next_step="bge-pipeline dev --port with a free one"
+        ) from error
+
+
+@contextmanager
+def _passing_signals_on() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
+    """Turn the first signal that asks this process to end into an interrupt of the child that it is told of."""
+    children: list[subprocess.Popen[bytes]] = []
+    asked: list[int] = []
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        if not asked and children:
+            children[0].send_signal(_INTERRUPT)
+        asked.append(number)
+
+    def started(child: subprocess.Popen[bytes]) -> None:
+        children.append(child)
+        if asked:
+            child.send_signal(_INTERRUPT)
+
+    numbers = [getattr(signal, name) for name in _ASKS_TO_END if hasattr(signal, name)]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield started
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
