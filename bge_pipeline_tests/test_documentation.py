@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from bge_pipeline.cli.commands import app
+from bge_pipeline.cli import app
 from bge_pipeline.settings import Settings, load_settings
 
 ROOT = Path(__file__).parent.parent

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from bge_pipeline.cli.commands import main
+# Each registers its commands, in the order in which the help shows them.
+from bge_pipeline.cli import migrating, operating, tools  # noqa: F401
+from bge_pipeline.cli.invocation import app, main
 
-__all__ = ["main"]
+__all__ = ["app", "main"]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bge_pipeline.phases.migrate import MigrateResult
     from bge_pipeline.phases.pause import PauseResult
     from bge_pipeline.phases.plan import Plan
+    from bge_pipeline.phases.quarantined import Quarantined
     from bge_pipeline.phases.retire import RetireResult
     from bge_pipeline.phases.status import Status
     from bge_pipeline.report.benchmark import BenchmarkReport
@@ -192,6 +193,20 @@ def print_pause(result: PauseResult) -> None:
             else None,
         },
     )
+
+
+def print_quarantined(found: Quarantined) -> None:
+    """Rows that could not be embedded, by reason and the latest singly."""
+    facts: dict[str, str | None] = {"rows": f"{found.rows:,}"}
+    facts |= {f"{rows:,}": error for error, rows in found.reasons.items()}
+    print_facts(f"{found.table}: quarantine", facts)
+    for row in found.latest:
+        stdout.print(f"{row.row_id}  {row.quarantined_at}  {row.error}", markup=False, highlight=False)
+    if found.rows:
+        stdout.print(
+            "Next: bge-pipeline quarantine retry, or correct the texts, which are then tried by themselves",
+            markup=False,
+        )
 
 
 def held_back(seconds: Mapping[str, float]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,11 +116,30 @@ def forget_changed(connection: Connection, target: TargetTable) -> int:
     return connection.execute(target.sql(statement)).rowcount
 
 
+def count_by_error(connection: Connection, target: TargetTable) -> dict[str, int]:
+    """Rows whose text is still the one that failed, by the error, the most frequent first."""
+    if not quarantine_is_usable(connection, target):
+        return {}
+    statement = target.sql(
+        "SELECT q.error, count(*) AS rows FROM {quarantine} q "
+        f"WHERE EXISTS (SELECT FROM {{table}} t WHERE {IS_QUARANTINED_TEXT}) GROUP BY 1 ORDER BY 2 DESC, 1"
+    )
+    return {row.error: row.rows for row in connection.execute(statement)}
+
+
 def release_all(connection: Connection, target: TargetTable) -> int:
     """Make every quarantined row pending again; returns how many."""
+    return release(connection, target, None)
+
+
+def release(connection: Connection, target: TargetTable, ids: Sequence[str] | None) -> int:
+    """Make quarantined rows pending again: those of the ids, given as text, or without any all; returns how many."""
     if not quarantine_is_usable(connection, target):
         return 0
-    return connection.execute(target.sql("DELETE FROM {quarantine}")).rowcount
+    if not ids:
+        return connection.execute(target.sql("DELETE FROM {quarantine}")).rowcount
+    chosen = target.sql("DELETE FROM {quarantine} WHERE row_id::text = ANY(:ids)")
+    return connection.execute(chosen, {"ids": list(ids)}).rowcount
 
 
 def _earlier_key(target: TargetTable) -> tuple[str, str]:

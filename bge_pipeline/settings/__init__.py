@@ -6,6 +6,7 @@ from bge_pipeline.settings.configuration import (
     load_settings,
     misspelled_names,
     names_set,
+    nearest_setting,
     settings_from_env,
 )
 from bge_pipeline.settings.dagster import DagsterSettings
@@ -33,5 +34,6 @@ __all__ = [
     "load_settings",
     "misspelled_names",
     "names_set",
+    "nearest_setting",
     "settings_from_env",
 ]

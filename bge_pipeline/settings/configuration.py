@@ -119,6 +119,12 @@ def misspelled_names(env_file: Path = Path(".env")) -> dict[str, str]:
     return {name: meant for name in unknown for meant in get_close_matches(name, known, n=1, cutoff=_NEARLY)}
 
 
+def nearest_setting(name: str) -> str | None:
+    """The setting whose name is nearly this one, in capitals; None where none is."""
+    known = [known.upper() for known in Settings.model_fields]
+    return next(iter(get_close_matches(name.upper(), known, n=1, cutoff=0.6)), None)
+
+
 def names_set() -> frozenset[str]:
     """Names of the settings that the environment or `.env` sets, whether or not their values are valid."""
     return frozenset((*EnvSettingsSource(Settings)(), *DotEnvSettingsSource(Settings)()))

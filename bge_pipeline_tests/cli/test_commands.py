@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from bge_pipeline.cli import commands
+from bge_pipeline.cli import invocation
 from bge_pipeline.database.connection import Database
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.orchestration.dev_server import run_dev
@@ -223,11 +223,11 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
 
 def test_ctrl_c_says_that_nothing_is_lost(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted() -> None:
-        sys.exit(commands.INTERRUPTED)  # as typer does
+        sys.exit(invocation.INTERRUPTED)  # as typer does
 
-    monkeypatch.setattr(commands, "app", interrupted)
+    monkeypatch.setattr(invocation, "app", interrupted)
     with pytest.raises(SystemExit) as ended:
-        commands.main()
+        invocation.main()
     assert ended.value.code == 130
     assert "bge-pipeline migrate resumes" in " ".join(capsys.readouterr().err.split())
 

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from bge_pipeline.cli import commands
+from bge_pipeline.cli import operating
 from bge_pipeline.database.recent import sample_written_since
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
@@ -225,11 +225,11 @@ def test_status_compares_with_the_recorded_model(swapped, settings, monkeypatch,
     for name, value in (("DATABASE_URL", settings.database_url.get_secret_value()), ("EMBEDDING_MODEL", "hashing")):
         monkeypatch.setenv(name, value)
     row = write(swapped, OLD, "an old one")
-    commands.status_command(json=True)
+    operating.status_command(json=True)
     told = json.loads(capsys.readouterr().out)["application_vectors"]
     assert (told["compared"], told["strangers"], told["examples"]) == (1, 1, [str(row)])
     assert told["mend"].startswith('UPDATE "public"."segments" SET "embedding" = NULL')
-    commands.status_command()
+    operating.status_command()
     assert "1 of 1 rows written since the swap" in " ".join(capsys.readouterr().out.split())
 
 

@@ -1,0 +1,201 @@
+"""The command itself: its global options, the settings that they make, and how errors end it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Annotated
+
+import click
+import typer
+import typer.core
+from rich.logging import RichHandler
+from sqlalchemy.exc import SQLAlchemyError
+
+from bge_pipeline.cli.wording import demo_is_meant, mean_the_demo, worded
+from bge_pipeline.console import stderr
+from bge_pipeline.database.connection import Database, embedded_folder
+from bge_pipeline.demo.home import demo_is_there, demo_settings, names_a_table
+from bge_pipeline.errors import BgePipelineError, ConfigurationError, Stopped
+from bge_pipeline.settings import Settings, load_settings, misspelled_names, nearest_setting
+
+EPILOG = (
+    "Configuration comes from the environment and .env (see .env.example). Exit codes: 0 done, 1 failed or answered no, 2 wrong "
+    "usage or configuration, or nobody to ask and no --yes, 3 refused because a check did not hold, 4 database or model "
+    "unavailable, 5 table locked, 6 another operator at work on the table, 130 interrupted, 143 ended by SIGTERM, after the "
+    "batch in hand."
+)
+
+INTERRUPTED = 130
+"""What typer turns Ctrl-C into."""
+
+
+@dataclass
+class Invocation:
+    """One call of the command.
+
+    Attributes:
+        overrides: settings of `--set`, and those that options of a command stand for, by name.
+    """
+
+    overrides: dict[str, str] = field(default_factory=dict)
+
+    def assign(self, assignment: str) -> None:
+        """Take one NAME=VALUE of `--set`.
+
+        Raises:
+            ConfigurationError: it is none, or names no setting.
+        """
+        name, separator, value = assignment.partition("=")
+        if not separator or name.lower() not in Settings.model_fields:
+            meant = nearest_setting(name)
+            raise ConfigurationError(
+                f"--set: expected NAME=VALUE with the name of a setting, got {assignment!r}",
+                next_step=f"did you mean {meant}?" if separator and meant else None,
+            )
+        self.overrides[name.lower()] = value
+
+    def wait_for_others(self, wait: bool) -> None:
+        """What `--wait` stands for."""
+        if wait:
+            self.overrides["operator_wait_seconds"] = "inf"
+
+
+def invocation() -> Invocation:
+    """The call that is under way."""
+    context = click.get_current_context(silent=True)
+    found: Invocation = context.ensure_object(Invocation) if context is not None else Invocation()
+    return found
+
+
+class _SetAnywhere(typer.core.TyperGroup):
+    """A group that takes `--set NAME=VALUE` behind the command too, where people put it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments, `--set` first."""
+        end = args.index("--") if "--" in args else len(args)
+        first: list[str] = []
+        others: list[str] = []
+        words = iter(args[:end])
+        for word in words:
+            if word == "--set":
+                first += [word, *([value] if (value := next(words, None)) is not None else [])]
+            elif word.startswith("--set="):
+                first.append(word)
+            else:
+                others.append(word)
+        return super().parse_args(ctx, [*first, *others, *args[end:]])
+
+
+app = typer.Typer(
+    name="bge-pipeline",
+    cls=_SetAnywhere,
+    help="Change the embedding model behind a live pgvector table: plan, backfill, verify, swap, roll back.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Wait for another operator of the table to end, in place of giving up.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+RetryQuarantined = Annotated[bool, typer.Option(help="Try the quarantined rows again.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bge-pipeline {version('bge-pipeline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, e.g. INDEX_METHOD=hnsw."),
+    ] = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Work on the demo's table, whatever DATABASE_URL and TARGET_* name.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what happens in detail.")] = False,
+    show_version: Annotated[  # noqa: ARG001 - it has ended by then
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors only.")] = False,
+) -> None:
+    call = invocation()
+    for assignment in set_ or []:
+        call.assign(assignment)
+    mean_the_demo(demo, elsewhere="database_url" in call.overrides)
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    logger = logging.getLogger("bge_pipeline")
+    logger.setLevel(level)
+    logger.handlers = [RichHandler(console=stderr, show_path=False, show_time=False, markup=False)]
+    logger.propagate = False
+    for name, meant in misspelled_names().items():
+        logger.warning(".env: %s is no setting and has no effect; %s may be meant", name, meant)
+
+
+def settings_of_command() -> Settings:
+    """Settings with `--set` on top; those of the demo with `--demo`, and where its table is all that there is."""
+    overrides = invocation().overrides
+    if demo_is_meant():
+        _note("working on the demo's table")
+        others = {name: value for name, value in overrides.items() if name != "database_url"}
+        return demo_settings(others, database_url=overrides.get("database_url"))
+    settings = load_settings(**overrides)
+    if not names_a_table(settings) and not embedded_folder(settings).exists() and demo_is_there(settings):
+        _note("neither DATABASE_URL nor TARGET_* is set: working on the demo's table")
+        return demo_settings(overrides)
+    return settings
+
+
+@contextmanager
+def opened() -> Iterator[tuple[Database, Settings]]:
+    """The configured database, closed at the end."""
+    settings = settings_of_command()
+    if settings.database_url is None and not embedded_folder(settings).exists():
+        if demo_is_meant():
+            raise ConfigurationError(f"there is no demo in {settings.home}", next_step="bge-pipeline demo makes it")
+        raise ConfigurationError(
+            f"DATABASE_URL is not set, and there is no embedded PostgreSQL in {settings.home}",
+            state="nothing was made or changed",
+            next_step="set DATABASE_URL (the environment or .env), or bge-pipeline demo",
+        )
+    with Database.from_settings(settings) as database:
+        yield database, settings
+
+
+def main() -> None:
+    """Run the command; an error of this project is one message and an exit code, not a traceback."""
+    try:
+        app()
+    except Stopped as stopped:
+        stderr.print(worded(str(stopped)), markup=False, highlight=False)
+        sys.exit(stopped.exit_code)
+    except BgePipelineError as error:
+        stderr.print(f"error: {worded(str(error))}", style="red", markup=False, highlight=False)
+        sys.exit(error.exit_code)
+    except SQLAlchemyError as error:
+        stderr.print(f"error: {worded(_database_message(error))}", style="red", markup=False, highlight=False)
+        sys.exit(1)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            stderr.print(worded("interrupted; every committed batch is kept. Next: bge-pipeline migrate resumes"))
+        raise
+
+
+def _database_message(error: SQLAlchemyError) -> str:
+    reason = str(getattr(error, "orig", None) or error).strip()
+    return f"PostgreSQL refused a statement: {reason}\nNext: bge-pipeline status shows where the migration stands"
+
+
+def _note(line: str) -> None:
+    stderr.print(line, style="dim", highlight=False, markup=False)

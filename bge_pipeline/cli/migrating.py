@@ -1,0 +1,166 @@
+"""Commands that go forward: plan, migrate, its phases singly, and embed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from bge_pipeline.cli import render
+from bge_pipeline.cli.consent import ask_to_migrate, has_terminal
+from bge_pipeline.cli.invocation import Json, RetryQuarantined, Wait, Yes, app, invocation, opened
+from bge_pipeline.cli.stopping import stopping_on_sigterm
+from bge_pipeline.console import backfill_progress, index_progress
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.pooler import require_session
+from bge_pipeline.embedding.loading import configured_space
+from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.errors import PhaseError
+from bge_pipeline.phases.backfill import backfill, stopped
+from bge_pipeline.phases.consent import require_consent, with_consent
+from bge_pipeline.phases.embed import embed_pending
+from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migrate import migrate, open_service
+from bge_pipeline.phases.plan import plan
+from bge_pipeline.phases.quarantined import release_quarantined
+from bge_pipeline.phases.state import require_table
+from bge_pipeline.phases.status import read_status
+from bge_pipeline.phases.swap import swap
+from bge_pipeline.phases.until import Until, rows_until
+from bge_pipeline.settings import Settings
+
+Force = Annotated[bool, typer.Option(help="Swap even if the quality gate does not pass (recorded).")]
+UntilOption = Annotated[
+    str | None,
+    typer.Option(
+        "--until", metavar="SHARE|ROWS", help="End the backfill, before any swap, when so many rows have a vector."
+    ),
+]
+
+
+@app.command("plan")
+def plan_command(json: Json = False) -> None:
+    """Say what a migration would do: rows, time, disk, memory, obstacles. Changes nothing; exits 3 on obstacles."""
+    with opened() as (database, settings):
+        require_table(database, settings)
+        with open_service(database, settings) as service:
+            result = plan(database, settings, service)
+    render.print_json(result) if json else render.print_plan(result)
+    if result.obstacles:
+        raise typer.Exit(PhaseError.exit_code)
+
+
+@app.command("migrate")
+def migrate_command(
+    json: Json = False,
+    retry_quarantined: RetryQuarantined = False,
+    force: Force = False,
+    until: UntilOption = None,
+    dry_run: Annotated[bool, typer.Option(help="Say what it would do, as `plan` does, and do nothing.")] = False,
+    wait: Wait = False,
+    yes: Yes = False,
+) -> None:
+    """Expand, backfill, verify and swap; resumes from wherever an earlier run stopped.
+
+    --until 50% or --until 20000 goes so far and ends with 0; the same command without it goes on.
+
+    Asks before a migration begins. Without a terminal a first one just goes on; the next one on a table that is
+    finished, and going forward after a rollback, want --yes. From cron, run `embed`.
+    """
+    if dry_run:
+        plan_command(json=json)
+        return
+    goal = Until.parse(until) if until is not None else None
+    if force:
+        invocation().overrides["quality_gate"] = "warn"
+    invocation().wait_for_others(wait)
+    with stopping_on_sigterm("bge-pipeline migrate resumes") as stop, _agreed(yes=yes) as (database, settings, service):
+        if retry_quarantined:
+            release_quarantined(database, settings)
+        with backfill_progress() as on_backfill, index_progress() as on_index:
+            result = migrate(
+                database, settings, service, on_backfill=on_backfill, on_index=on_index, until=goal, stop=stop
+            )
+        status = read_status(database, settings)
+    render.print_json(result) if json else render.print_migration(result, status)
+
+
+@app.command("expand")
+def expand_command(json: Json = False, wait: Wait = False, yes: Yes = False) -> None:
+    """The first step of migrate alone: add the column and what keeps it true. Asks as migrate does."""
+    invocation().wait_for_others(wait)
+    with _agreed(yes=yes) as (database, settings, service):
+        result = expand(database, settings, service.space)
+        status = read_status(database, settings)
+    render.print_json(result) if json else render.print_status(status)
+
+
+@app.command("backfill")
+def backfill_command(
+    json: Json = False, retry_quarantined: RetryQuarantined = False, until: UntilOption = None
+) -> None:
+    """The second step of migrate alone: embed what is pending, without a swap. Resumes where it was stopped."""
+    goal = Until.parse(until) if until is not None else None
+    with stopping_on_sigterm("bge-pipeline backfill resumes") as stop, opened() as (database, settings):
+        _ = require_table(database, settings).filled  # says how to begin, before the model is loaded
+        if retry_quarantined:
+            release_quarantined(database, settings)
+        with open_service(database, settings) as service, backfill_progress() as on_progress:
+            rows = rows_until(database, settings, goal)
+            result = backfill(database, settings, service.encoder, on_progress=on_progress, stop=stop, goal_rows=rows)
+            if stop.is_set():
+                raise stopped(result, "bge-pipeline backfill resumes")
+        status = read_status(database, settings)
+    render.print_json(result) if json else render.print_status(status)
+
+
+@app.command("swap")
+def swap_command(json: Json = False, force: Force = False, wait: Wait = False) -> None:
+    """The last step of migrate alone: index the new column, ask the quality gate, exchange the columns."""
+    if force:
+        invocation().overrides["quality_gate"] = "warn"
+    invocation().wait_for_others(wait)
+    with opened() as (database, settings):
+        _ = require_table(database, settings).filled
+        with open_service(database, settings) as service, index_progress() as on_progress:
+            result = swap(database, settings, service, on_progress=on_progress)
+        status = read_status(database, settings)
+    render.print_json(result) if json else render.print_status(status)
+
+
+@app.command("embed")
+def embed_command(
+    json: Json = False,
+    retry_quarantined: RetryQuarantined = False,
+) -> None:
+    """Embed what is pending and nothing else, for cron: never begins a migration, swaps or changes the model."""
+    with (
+        stopping_on_sigterm("bge-pipeline embed goes on") as stop,
+        opened() as (database, settings),
+        backfill_progress() as on_backfill,
+    ):
+        result = embed_pending(
+            database, settings, retry_quarantined=retry_quarantined, on_progress=on_backfill, stop=stop
+        )
+    render.print_json(result) if json else render.print_embedding(result)
+
+
+@contextmanager
+def _agreed(*, yes: bool) -> Iterator[tuple[Database, Settings, EmbeddingsService]]:
+    """The table, settings that say yes to the step ahead, and the model; whoever has not agreed yet is asked.
+
+    Raises:
+        ConsentRequired: there is nobody to ask.
+    """
+    with opened() as (database, settings):
+        state = require_table(database, settings)
+        agreed = with_consent(settings, state) if yes else settings
+        if not has_terminal():
+            require_consent(state, agreed, configured_space(agreed))
+        require_session(database)
+        with open_service(database, settings) as service:
+            if has_terminal() and not yes:
+                agreed = ask_to_migrate(database, settings, service, state)
+            yield database, agreed, service

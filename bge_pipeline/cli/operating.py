@@ -1,0 +1,149 @@
+"""Commands about a migration under way: status, pause and resume, quarantine, the way back and the end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from bge_pipeline.cli import render
+from bge_pipeline.cli.consent import confirm, rollback_warning
+from bge_pipeline.cli.invocation import Json, Wait, Yes, app, invocation, opened
+from bge_pipeline.cli.stopping import stopping_on_sigterm
+from bge_pipeline.console import backfill_progress, stderr
+from bge_pipeline.phases.application_vectors import compare_with_recorded_model
+from bge_pipeline.phases.consent import rolled_back
+from bge_pipeline.phases.embed import embed_pending
+from bge_pipeline.phases.expand import collapse
+from bge_pipeline.phases.pause import pause, resume
+from bge_pipeline.phases.quarantined import Quarantined, read_quarantined, release_quarantined
+from bge_pipeline.phases.retire import retire
+from bge_pipeline.phases.rollback import rollback, rollback_cost
+from bge_pipeline.phases.state import require_table
+from bge_pipeline.phases.status import read_status
+
+quarantine = typer.Typer(
+    help="Rows that cannot be embedded: list them, try them again, or let the next run try them.", no_args_is_help=True
+)
+app.add_typer(quarantine, name="quarantine")
+
+Ids = Annotated[list[str] | None, typer.Argument(help="Ids of rows; all that are in quarantine when none is given.")]
+
+
+@app.command("pause")
+def pause_command(
+    json: Json = False,
+    reason: Annotated[str | None, typer.Option(help="Shown to whoever finds the pause.")] = None,
+) -> None:
+    """Hold every run on the table after the batch it has in hand, on whatever machine, until `resume`."""
+    with opened() as (database, settings):
+        result = pause(database, settings, reason=reason)
+    render.print_json(result) if json else render.print_pause(result)
+
+
+@app.command("resume")
+def resume_command(json: Json = False) -> None:
+    """Let the runs on the table go on, whoever paused them."""
+    with opened() as (database, settings):
+        result = resume(database, settings)
+    render.print_json(result) if json else render.print_pause(result)
+
+
+@app.command("status")
+def status_command(json: Json = False) -> None:
+    """Say where the migration stands."""
+    with opened() as (database, settings):
+        result = read_status(database, settings)
+        result = replace(result, application_vectors=compare_with_recorded_model(database, settings))
+    render.print_json(result) if json else render.print_status(result)
+
+
+@app.command("rollback")
+def rollback_command(
+    json: Json = False,
+    discard: Annotated[bool, typer.Option(help="Also drop the new column and everything that came with it.")] = False,
+    wait: Wait = False,
+    yes: Yes = False,
+) -> None:
+    """Exchange the columns back; before the first swap, or with --discard, drop the new column."""
+    invocation().wait_for_others(wait)
+    with opened() as (database, settings):
+        state = require_table(database, settings)
+        facts: dict[str, object] = {}
+        already = None if discard else rolled_back(state.new)
+        warning = rollback_warning(state, discard=discard)
+        if warning is not None:
+            confirm(" ".join(filter(None, (rollback_cost(database, settings), warning))), yes=yes)
+        elif already is not None:
+            stderr.print(f"rolled back at {already} already, nothing was changed; --discard drops the new column")
+        if state.phase in ("swapped", "retired"):
+            result = rollback(database, settings)
+            facts = result.as_metadata()
+            for notice in result.notices:
+                stderr.print(notice)
+        if discard or (state.new is not None and already is None):
+            facts["dropped_column"] = collapse(database, settings)
+        status = read_status(database, settings)
+    render.print_json(facts) if json else render.print_status(status)
+
+
+@app.command("retire")
+def retire_command(
+    json: Json = False,
+    reclaim: Annotated[
+        bool, typer.Option(help="Rewrite the table to give its space back at once; locks it meanwhile (VACUUM FULL).")
+    ] = False,
+    wait: Wait = False,
+    yes: Yes = False,
+) -> None:
+    """Drop the old column. There is no way back after it."""
+    invocation().wait_for_others(wait)
+    with opened() as (database, settings):
+        state = require_table(database, settings)
+        if state.previous is not None:
+            confirm(f"This drops {state.previous.name!r} with the old vectors; there is no way back.", yes=yes)
+        result = retire(database, settings, reclaim=reclaim)
+    render.print_json(result) if json else render.print_retirement(result)
+
+
+@quarantine.command("list")
+def quarantine_list(
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Latest rows to show.")] = 20, json: Json = False
+) -> None:
+    """Show the rows that could not be embedded, the latest first, and why."""
+    with opened() as (database, settings):
+        found = read_quarantined(database, settings, limit)
+    render.print_json(found) if json else render.print_quarantined(found)
+
+
+@quarantine.command("retry")
+def quarantine_retry(ids: Ids = None, json: Json = False) -> None:
+    """Embed them again now, with the model of the settings; those that fail again are put back."""
+    with (
+        stopping_on_sigterm("bge-pipeline quarantine retry") as stop,
+        opened() as (database, settings),
+        backfill_progress() as on_progress,
+    ):
+        released = release_quarantined(database, settings, ids)
+        result = embed_pending(database, settings, on_progress=on_progress, stop=stop) if released else None
+        found = read_quarantined(database, settings)
+    if json:
+        render.print_json(
+            {"released": released, "left": found.rows} | ({"embedded": result.as_metadata()} if result else {})
+        )
+    else:
+        stderr.print(f"{released:,} rows tried again")
+        render.print_quarantined(found)
+
+
+@quarantine.command("drop")
+def quarantine_drop(ids: Ids = None, json: Json = False, yes: Yes = False) -> None:
+    """Forget that they failed: they are pending again, and the next run tries them."""
+    with opened() as (database, settings):
+        found: Quarantined = read_quarantined(database, settings)
+        if found.rows:
+            confirm(f"{len(ids) if ids else found.rows:,} rows become pending again, which a swap waits for.", yes=yes)
+        released = release_quarantined(database, settings, ids)
+        found = read_quarantined(database, settings)
+    render.print_json({"released": released, "left": found.rows}) if json else render.print_quarantined(found)

@@ -1,0 +1,59 @@
+"""The phases as commands of their own, the quarantine as a tool, and options that stand where people put them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline_tests.cli.test_commands import Run, run  # noqa: F401 - a fixture
+from bge_pipeline_tests.support import execute, pending_ids, put_in_quarantine
+
+
+@pytest.mark.pgvector
+def test_expand_backfill_and_swap_are_what_migrate_does(run: Run, database: Database) -> None:  # noqa: F811
+    too_early = run("backfill")
+    assert (too_early.returncode, "bge-pipeline migrate" in too_early.stderr) == (1, True)
+
+    dry = run("migrate", "--dry-run", "--json")
+    assert json.loads(dry.stdout)["pending"] == 300
+    assert json.loads(run("status", "--json").stdout)["phase"] == "legacy", "nothing was done"
+
+    assert json.loads(run("expand", "--json").stdout)["added"]
+    assert json.loads(run("backfill", "--until", "100", "--json").stdout)["rows"] == 100
+    refused = run("swap")
+    assert (refused.returncode, "rows of" in refused.stderr) == (3, True)
+    assert json.loads(run("backfill", "--json").stdout)["rows"] == 200
+    assert pending_ids(database) == []
+    assert json.loads(run("swap", "--json").stdout)["exchanged"]
+    assert json.loads(run("status", "--json").stdout)["phase"] == "swapped"
+
+
+@pytest.mark.pgvector
+def test_quarantine_is_listed_let_go_and_tried_again(run: Run, database: Database) -> None:  # noqa: F811
+    assert json.loads(run("quarantine", "list", "--json").stdout)["rows"] == 0
+    assert run("expand").returncode == 0
+    put_in_quarantine(database, 3, 4, 5)
+    found = json.loads(run("quarantine", "list", "--json", "-n", "2").stdout)
+    assert (found["rows"], len(found["latest"]), sum(found["reasons"].values())) == (3, 2, 3)
+
+    asked = run("quarantine", "drop", "3")
+    assert (asked.returncode, "--yes" in asked.stderr) == (2, True)
+    assert json.loads(run("quarantine", "drop", "3", "--yes", "--json").stdout) == {"released": 1, "left": 2}
+
+    retried = json.loads(run("quarantine", "retry", "4", "--json").stdout)
+    assert (retried["released"], retried["left"]) == (1, 1)
+    assert execute(database, "SELECT embedding_384 IS NOT NULL FROM segments WHERE id = 4") == [(True,)]
+    assert "bge-pipeline quarantine retry" in run("quarantine", "list").stdout
+
+
+@pytest.mark.pgvector
+def test_set_may_stand_behind_the_command_and_a_near_name_is_told(run: Run) -> None:  # noqa: F811
+    assert run("status", "--json", "--set", "LOCK_TIMEOUT_MS=77").returncode == 0
+    wrong = run("status", "--set=LOCK_TIMEOUT=77")
+    assert (wrong.returncode, "did you mean LOCK_TIMEOUT_MS?" in wrong.stderr) == (2, True)
+
+
+def test_the_version_is_printed(run: Run) -> None:  # noqa: F811
+    assert run("--version").stdout.startswith("bge-pipeline ")
