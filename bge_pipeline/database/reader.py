@@ -41,7 +41,7 @@ _ROWS_BY_ID = (
 )
 _SIZE = """
 SELECT pg_relation_size(c.oid) / current_setting('block_size')::bigint AS pages,
-       GREATEST(c.reltuples, 0) / GREATEST(c.relpages, 1) AS rows_in_page
+       CASE WHEN c.reltuples > 0 AND c.relpages > 0 THEN c.reltuples / c.relpages ELSE 64 END AS rows_in_page
 FROM pg_class c WHERE c.oid = CAST(:name AS regclass)
 """
 

@@ -150,7 +150,9 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService | Un
         without_previous = count_lacking(connection, target, state.previous.name) if state.previous else 0
     tokens = _token_lengths(service, texts)
     speed = _texts_per_second(service, texts)
-    writing = measure_writing(database, settings, state.table, old_indexes, service.dimensions) if pending else None
+    writing = None
+    if pending and session_obstacle(database) is None:  # a temporary table would stay in the pooler's session
+        writing = measure_writing(database, settings, state.table, old_indexes, service.dimensions)
     bound = tuple(str(dependent) for dependent in dependents if dependent.bound)
     keeps_current = _keeps_search_current(settings, state, service.space)
     return Plan(

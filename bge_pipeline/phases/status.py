@@ -126,7 +126,7 @@ def read_status(database: Database, settings: DatabaseSettings) -> Status:
         )
         return Status(
             table=str(target),
-            phase=state.phase,
+            phase="backfilled" if state.phase == "expanded" and not counts.pending else state.phase,
             rows=counts.rows,
             embedded=counts.embedded,
             pending=counts.pending,

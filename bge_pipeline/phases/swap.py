@@ -233,7 +233,7 @@ def swap_script(target: TargetTable, settings: Settings, space: EmbeddingSpace) 
     index = target.vector_index(new_name, space.fingerprint, plan.method)
     pending = pending_index_name(target, space)
     return [
-        pending_index_statement(target, new_name, pending),
+        pending_index_statement(target, new_name, pending, may_be_there=True),
         create_index_statement(target, new_name, index, plan),
         target.sql("ANALYZE {table} ({column})", column=new_name),
         lock_timeout_statement(settings),

@@ -11,7 +11,7 @@ import pytest
 
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.pause import pause
-from bge_pipeline.phases.state import require_table
+from bge_pipeline.phases.status import read_status
 from bge_pipeline_tests.cli.test_commands import run  # noqa: F401 - a fixture
 from bge_pipeline_tests.roads import environment
 from bge_pipeline_tests.support import ENCODER, application, execute, scalar, wait_until, wrong_vectors
@@ -101,7 +101,7 @@ class TestSigterm:
             assert "stopped by SIGTERM State: every committed batch is kept, and no column is exchanged by half" in said
             assert "Next: bge-pipeline migrate resumes" in said
             assert scalar(slow, building) == 0
-        assert require_table(slow, settings).phase == "backfilled"
+        assert read_status(slow, settings).phase == "backfilled"
 
     def test_a_run_that_is_paused_ends_at_once(self, slow, settings, start):
         pause(slow, settings, by="anna@desk")

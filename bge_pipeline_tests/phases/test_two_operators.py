@@ -18,7 +18,7 @@ from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ChangedMeanwhile, OperatorBusy
 from bge_pipeline.phases import expand as expand_module
-from bge_pipeline.phases import quality as quality_module
+from bge_pipeline.phases import search_effort
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import migrate
@@ -180,15 +180,15 @@ class TestAnOperatorThatSlept:
     def test_in_the_recall_probe_does_not_label_the_old_vectors_as_new(self, same_dimensions, settings, monkeypatch):
         fill(same_dimensions, settings)
         measured = settings.model_copy(update={"quality_gate": "off", "search_probes": None})
-        original = quality_module.recommend_for_recall
+        original = search_effort.recommend_for_recall
 
         def sleep_meanwhile(*args, **keywords):
             execute(same_dimensions, END_OPERATORS)
-            monkeypatch.setattr(quality_module, "recommend_for_recall", original)
+            monkeypatch.setattr(search_effort, "recommend_for_recall", original)
             in_another_thread(lambda: swap(same_dimensions, settings))
             return original(*args, **keywords)
 
-        monkeypatch.setattr(quality_module, "recommend_for_recall", sleep_meanwhile)
+        monkeypatch.setattr(search_effort, "recommend_for_recall", sleep_meanwhile)
         with pytest.raises(ChangedMeanwhile) as refused:
             swap_with_service(same_dimensions, measured, EmbeddingsService(ENCODER, measured))
         assert refused.value.exit_code == 3
