@@ -23,7 +23,7 @@ from bge_pipeline.space import EmbeddingSpace
 
 logger = logging.getLogger(__name__)
 
-_FEW = 1_000
+_FEW = 100
 _FEW_SHARE = 0.01
 
 

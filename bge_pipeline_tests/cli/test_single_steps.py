@@ -14,7 +14,7 @@ from bge_pipeline_tests.support import execute, pending_ids, put_in_quarantine
 @pytest.mark.pgvector
 def test_expand_backfill_and_swap_are_what_migrate_does(run: Run, database: Database) -> None:  # noqa: F811
     too_early = run("backfill")
-    assert (too_early.returncode, "bge-pipeline migrate" in too_early.stderr) == (1, True)
+    assert (too_early.returncode, "bge-pipeline migrate" in too_early.stderr) == (3, True)
 
     dry = run("migrate", "--dry-run", "--json")
     assert json.loads(dry.stdout)["pending"] == 300
