@@ -3,7 +3,7 @@
 Run: EMBEDDING_MODEL=bundled python -m benchmarks.search_quality     (needs the extra `embedded` and Debian's apt-get)
 
 Every figure but those of the constants comes from `Retriever` on PostgreSQL: one hybrid search gives the order of the
-vectors, that of the words and the fused one, a second search that of feedback. The passages' vectors are kept in the cache.
+vectors and the fused one, others those by words and by feedback. The passages' vectors are kept in the cache.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class RememberedQueries:
 def measure(corpus: Corpus, plain: Retriever, moved: Retriever) -> Measured:
     """Search a corpus in every way; `moved` expands its queries by feedback.
 
-    A hybrid search of twice as many results returns both its lists whole.
+    A hybrid search of twice as many results returns the nearest rows whole, and drops those that stand low by words.
     """
     judged = judged_rows(corpus)
     ranked: dict[str, dict[str, list[str]]] = {way: {} for way in WAYS}
@@ -124,11 +124,11 @@ def measure(corpus: Corpus, plain: Retriever, moved: Retriever) -> Measured:
     for query_id, query in judged.queries.items():
         results = plain.search(query, mode="hybrid", rerank="never", top_k=2 * DEPTH).results
         nearest = sorted((r for r in results if r.dense_rank), key=lambda r: r.dense_rank or 0)[:DEPTH]
-        by_words = sorted((r for r in results if r.lexical_rank), key=lambda r: r.lexical_rank or 0)[:DEPTH]
+        by_words = plain.search(query, mode="lexical", rerank="never", top_k=DEPTH).results
         moved_to = moved.search(query, rerank="never", top_k=K).results
         for way, found in zip(WAYS, (nearest, by_words, results, moved_to), strict=True):
             ranked[way][query_id] = [str(result.id) for result in found[:K]]
-        scores = [result.lexical_score or 0.0 for result in by_words]
+        scores = [result.score for result in by_words]
         ids = ([str(result.id) for result in one] for one in (nearest, by_words))
         lists.append(RankedLists(*ids, scores, judged.qrels[query_id]))
     quality = {way: ranking_quality(judged.qrels, ranked[way], K) for way in WAYS}

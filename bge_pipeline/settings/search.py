@@ -33,7 +33,7 @@ class SearchSettings(Group):
     )
     query_expansion: Literal["off", "feedback", "chat"] = Field(
         "off",
-        description="feedback: move the query towards its first results, without a proven gain; "
+        description="feedback: move the query towards its first results (no gain where it was measured); "
         "chat: ask an OpenAI-compatible endpoint",
     )
     query_expansion_url: str = Field("https://api.openai.com/v1", description="base URL for QUERY_EXPANSION=chat")
