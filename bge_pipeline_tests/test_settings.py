@@ -57,7 +57,7 @@ def test_every_setting_says_what_it_is(name):
     [
         ("EMBEDDING_DIMENSIONS", "many", "EMBEDDING_DIMENSIONS: Input should be a valid integer"),
         ("EMBEDDING_DIMENSIONS", "0", "greater than or equal to 1"),
-        ("EMBEDDING_DIMENSIONS", "2001", "INDEX_ELEMENT=halfvec"),
+        ("EMBEDDING_DIMENSIONS", "4001", "at most 4,000 dimensions"),
         ("EMBEDDING_DEVICE", "gpu", "EMBEDDING_DEVICE: "),
         ("OLD_INDEX", "maybe", "'drop' or 'keep'"),
         ("OLD_EMBEDDING", "yes", "'keep' or 'drop'"),

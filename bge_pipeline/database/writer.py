@@ -71,6 +71,16 @@ RETURNING t.{{column}} IS NOT NULL AS kept, (t.ctid::text::point)[0] = (s.place:
 """
 
 
+# PostgreSQL looks again for row versions that can be cleared away when the oldest transaction of the server, be it in another
+# database, is another one; a VACUUM, of nothing here, makes it look at once.
+_LOOK_ANEW = (
+    "CREATE TEMPORARY TABLE IF NOT EXISTS bge_pipeline_nothing ()",
+    "VACUUM pg_temp.bge_pipeline_nothing",
+)
+_MOST = 0.95
+"""Share of a commit's rows that stayed in their page with which all is well."""
+
+
 @dataclass(frozen=True)
 class Stored:
     """Vectors that were committed, and how many of their rows stayed in their page, so that no index heard of them."""
@@ -172,6 +182,8 @@ class VectorWriter:
             stored = self._store(connection, batch, vectors)
             transaction.commit()
         self._commit_size.held(len(batch), time.perf_counter() - locked_at)
+        if stored.in_page < _MOST * stored.rows:
+            _look_anew(connection)
         return stored
 
     def _store(self, connection: Connection, batch: PendingBatch, vectors: NDArray[np.float32]) -> Stored:
@@ -213,3 +225,17 @@ class VectorWriter:
             f"CREATE TEMPORARY TABLE IF NOT EXISTS {_STAGING} (id {self._id_kind.sql_type}, version xid, digest uuid, "
             f"vector vector({self._dimensions}){storage}) ON COMMIT DELETE ROWS"
         )
+
+
+def _look_anew(connection: Connection) -> None:
+    """Let the session see which row versions can be cleared away by now; VACUUM stands in no transaction."""
+    raw = connection.connection.dbapi_connection
+    assert raw is not None
+    raw.autocommit = True
+    try:
+        cursor = raw.cursor()
+        for statement in _LOOK_ANEW:
+            cursor.execute(statement)
+        cursor.close()
+    finally:
+        raw.autocommit = False

@@ -20,4 +20,4 @@ class DagsterSettings(Group):
         60, ge=0, description="wait before the first rerun of a failed partition; doubles"
     )
 
-    _is_postgres_url = field_validator("dagster_database_url")(must_be_postgres_url)
+    _is_dagsters_url = field_validator("dagster_database_url")(must_be_postgres_url)

@@ -6,6 +6,8 @@ import logging
 import time
 
 import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
 
 from bge_pipeline.database import snapshots
 from bge_pipeline.database.pending import has_pending_index
@@ -65,6 +67,16 @@ def test_nine_updates_in_ten_stay_in_their_page_and_the_table_does_not_grow(larg
     while scalar(large, hot) < result.in_page and time.monotonic() < deadline:
         time.sleep(0.2)
     assert scalar(large, hot) == result.in_page, "what is measured is what PostgreSQL counts"
+
+
+def test_a_long_transaction_in_another_database_of_the_server_is_no_hindrance(large, settings, server_url):
+    """PostgreSQL looks anew for what can be cleared away only when the oldest transaction of the whole server changes."""
+    expand(large, settings, ENCODER.space)
+    elsewhere = create_engine(server_url, poolclass=NullPool)
+    with elsewhere.connect() as other:
+        other.exec_driver_sql("SELECT txid_current()")
+        result = backfill(large, settings, ENCODER)
+    assert result.in_page > 0.8 * ROWS
 
 
 def test_the_index_of_pending_rows_comes_when_the_bulk_is_done(large, make_settings):
