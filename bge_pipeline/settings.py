@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     )
     target_schema: PlainName = Field("public", description="schema of the target table")
     target_table: PlainName = Field("segments", description="the table whose embedding column changes")
-    target_id_column: PlainName = Field("id", description="integer or UUID column with a unique index")
+    target_id_column: PlainName = Field("id", description="NOT NULL column of any type with a unique index of its own")
     target_text_column: PlainName = Field("text", description="the column whose text is embedded")
     target_embedding_column: PlainName = Field("embedding", description="the pgvector column that search reads")
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
+_FOUR_FIELDS = (4).to_bytes(2, "big")
 
 
 def run_copy(connection: Connection, statement: str, stream: Any) -> None:
@@ -54,6 +55,8 @@ def staged_vectors(
 ) -> io.BytesIO:
     """Rows `(id, version xid, digest uuid, vector vector)` as a binary COPY stream.
 
+    With ids of one length the whole stream is one array; otherwise each id is put in front of its row of an array.
+
     Args:
         kind: of the ids.
         ids: n ids.
@@ -63,12 +66,13 @@ def staged_vectors(
     """
     n, dimensions = vectors.shape
     binary_ids = kind.binary(ids)
+    identifier: list[Any] = []
+    if not isinstance(binary_ids, list):
+        identifier = [("fields", ">i2"), ("id_length", ">i4"), ("id", binary_ids.dtype)]
     rows = np.zeros(
         n,
         dtype=[
-            ("fields", ">i2"),
-            ("id_length", ">i4"),
-            ("id", binary_ids.dtype),
+            *identifier,
             ("version_length", ">i4"),
             ("version", ">u4"),
             ("digest_length", ">i4"),
@@ -79,9 +83,6 @@ def staged_vectors(
             ("values", ">f4", (dimensions,)),
         ],
     )
-    rows["fields"] = 4
-    rows["id_length"] = rows["id"].itemsize
-    rows["id"] = binary_ids
     rows["version_length"] = 4
     rows["version"] = versions
     rows["digest_length"] = 16
@@ -89,6 +90,16 @@ def staged_vectors(
     rows["vector_length"] = 4 + 4 * dimensions
     rows["dimensions"] = dimensions
     rows["values"] = vectors
+    if isinstance(binary_ids, list):
+        size, rest = rows.itemsize, memoryview(rows.tobytes())
+        parts: list[bytes | memoryview] = [HEADER]
+        for position, identity in enumerate(binary_ids):
+            parts += (_FOUR_FIELDS, len(identity).to_bytes(4, "big"), identity)
+            parts.append(rest[position * size : (position + 1) * size])
+        return io.BytesIO(b"".join([*parts, TRAILER]))
+    rows["fields"] = 4
+    rows["id_length"] = rows["id"].itemsize
+    rows["id"] = binary_ids
     return io.BytesIO(HEADER + rows.tobytes() + TRAILER)
 
 

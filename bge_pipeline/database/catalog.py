@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from bge_pipeline.database.ids import ID_KINDS, IdKind
+from bge_pipeline.database.ids import IdKind, kind_of
+from bge_pipeline.database.keys import require_key
 from bge_pipeline.database.notes import ColumnNote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import TargetTableError
@@ -21,6 +22,10 @@ SELECT c.oid, c.relkind, c.relispartition AS is_partition, GREATEST(c.reltuples,
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = :schema AND c.relname = :table
 """
+_ID_TYPE = """
+SELECT format_type(atttypid, atttypmod) FROM pg_attribute
+WHERE attrelid = CAST(:table AS regclass) AND attname = :column AND NOT attisdropped
+"""
 _COLUMNS = """
 SELECT a.attname AS name, a.attnum AS number, t.typname AS type_name,
        format_type(a.atttypid, a.atttypmod) AS full_type, a.attnotnull AS not_null,
@@ -28,12 +33,6 @@ SELECT a.attname AS name, a.attnum AS number, t.typname AS type_name,
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 WHERE a.attrelid = :oid AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
-"""
-_IS_UNIQUE = """
-SELECT EXISTS (
-  SELECT FROM pg_index
-  WHERE indrelid = :oid AND indisunique AND indisvalid AND indnkeyatts = 1 AND indkey[0] = :number
-    AND indpred IS NULL AND indexprs IS NULL)
 """
 
 
@@ -128,13 +127,14 @@ def describe_table(connection: Connection, target: TargetTable) -> TableDescript
     columns = {r.name: Column(**r._mapping) for r in connection.execute(text(_COLUMNS), {"oid": row.oid})}  # noqa: SLF001
     _check_columns(target, columns)
     identifier = columns[target.id_column]
-    if not connection.execute(text(_IS_UNIQUE), {"oid": row.oid, "number": identifier.number}).scalar_one():
-        raise TargetTableError(
-            f"TARGET_ID_COLUMN {target.id_column!r} of {target} has no unique index of its own: expected a primary key "
-            "or a unique index on that column alone",
-            state="nothing was changed",
-        )
-    return TableDescription(target, row.oid, row.estimated_rows, columns, ID_KINDS[identifier.full_type])
+    require_key(connection, target, row.oid, is_not_null=identifier.not_null)
+    return TableDescription(target, row.oid, row.estimated_rows, columns, kind_of(identifier.full_type))
+
+
+def id_kind(connection: Connection, target: TargetTable) -> IdKind:
+    """The kind of the table's ids, and nothing else about it."""
+    values = {"table": str(target), "column": target.id_column}
+    return kind_of(connection.execute(text(_ID_TYPE), values).scalar_one())
 
 
 def _check_extension(connection: Connection) -> None:
@@ -158,13 +158,9 @@ def _check_columns(target: TargetTable, columns: dict[str, Column]) -> None:
             f"{target} has no {', no '.join(missing)}; its columns are {', '.join(columns)}",
             state="nothing was changed",
         )
-    identifier, source, embedding = (columns[name] for name in wanted.values())
+    source, embedding = columns[target.text_column], columns[target.embedding_column]
     problem = None
-    if identifier.full_type not in ID_KINDS:
-        problem = f"{identifier.name!r} is {identifier.full_type}: expected {', '.join(ID_KINDS)} as id"
-    elif not identifier.not_null:
-        problem = f"{identifier.name!r} may be NULL, and a row without an id cannot be found again: expected NOT NULL"
-    elif source.type_name not in _TEXT_TYPES:
+    if source.type_name not in _TEXT_TYPES:
         problem = f"{source.name!r} is {source.full_type}: expected text, character varying or citext to embed"
     elif source.generated:
         problem = (

@@ -13,29 +13,44 @@ from bge_pipeline.database.target import TargetTable
 def cut_ranges(
     connection: Connection, target: TargetTable, kind: IdKind, rows: int, *, above: Id | None = None
 ) -> list[IdRange]:
-    """Cut the table, or what lies at and above the id `above`, into ranges of `rows` rows; one index-only scan.
+    """Cut the table, or what lies from the id `above` on, into ranges of `rows` rows; one index-only scan.
 
-    The last range may hold fewer rows and ends just above the greatest id, so that later rows begin a range of
-    their own.
+    The last range may hold fewer rows and ends with the greatest id, so that later rows begin a range of their own.
     """
-    starts = [
-        kind.plain(value)
-        for value in connection.execute(
-            target.sql(
-                "SELECT {id} FROM (SELECT {id}, row_number() OVER (ORDER BY {id}) AS n FROM {table} "
-                + ("WHERE {id} >= :above" if above is not None else "")
-                + ") numbered WHERE (n - 1) % :rows = 0 ORDER BY {id}"
-            ),
-            {"rows": rows} | ({"above": above} if above is not None else {}),
-        ).scalars()
-    ]
-    if not starts:
+    if kind.includes_upper:
+        ends = _every(connection, target, kind, rows, 0, above, ">")
+        last = _greatest(connection, target, kind, ends[-1] if ends else above)
+        uppers = [*ends, *([] if last is None else [last])]
+        return [IdRange(lower, upper, kind) for lower, upper in zip([above, *uppers], uppers, strict=False)]
+    starts = _every(connection, target, kind, rows, 1, above, ">=")
+    greatest = _greatest(connection, target, kind, None)
+    if not starts or greatest is None:
         return []
-    greatest = connection.execute(target.sql("SELECT {id} FROM {table} ORDER BY {id} DESC LIMIT 1")).scalar_one()
-    end = kind.successor(kind.plain(greatest))
+    end = kind.successor(greatest)
     bounds = [starts[0], *(start for start in starts[1:] if start != end), end]
     if above is not None:
         bounds[0] = above
     elif kind.least is not None:
         bounds[0] = kind.least
     return [IdRange(lower, upper, kind) for lower, upper in pairwise(bounds)]
+
+
+def _every(
+    connection: Connection, target: TargetTable, kind: IdKind, rows: int, offset: int, above: Id | None, order: str
+) -> list[Id]:
+    """Every id of that many, counted from 1, whose number leaves `offset`; of those `order` (> or >=) `above`."""
+    where = "" if above is None else f"WHERE {{id}} {order} :above"
+    statement = target.sql(
+        f"SELECT {kind.as_it_travels} FROM (SELECT {{id}}, row_number() OVER (ORDER BY {{id}}) AS n FROM {{table}} {where}"
+        ") numbered WHERE (n - :offset) % :rows = 0 ORDER BY numbered.{id}"
+    )
+    values = {"rows": rows, "offset": offset} | ({} if above is None else {"above": above})
+    return [kind.plain(value) for value in connection.execute(statement, values).scalars()]
+
+
+def _greatest(connection: Connection, target: TargetTable, kind: IdKind, above: Id | None) -> Id | None:
+    """The greatest id of the table; None where none is above `above`."""
+    where = "" if above is None else "WHERE {id} > :above"
+    statement = target.sql(f"SELECT {kind.as_it_travels} FROM {{table}} {where} ORDER BY {{table}}.{{id}} DESC LIMIT 1")
+    value = connection.execute(statement, {} if above is None else {"above": above}).scalar_one_or_none()
+    return None if value is None else kind.plain(value)

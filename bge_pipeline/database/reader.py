@@ -16,7 +16,8 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from bge_pipeline.database.ids import IdRange
+from bge_pipeline.database.catalog import id_kind
+from bge_pipeline.database.ids import IdKind, IdRange
 from bge_pipeline.database.pending import HAS_TEXT, has_pending_index, waits
 from bge_pipeline.database.target import TargetTable
 
@@ -35,12 +36,12 @@ SELECT place::text AS place, block, {last} AS last FROM (
 ) pending ORDER BY row_number() OVER (PARTITION BY block ORDER BY least(bytes, 2000) DESC, place), place
 """
 _ROWS_AT = (
-    "SELECT ctid::text AS place, {{id}} AS id, xmin::text::bigint AS version, {{text}} AS text "
+    "SELECT ctid::text AS place, {identity} AS identity, xmin::text::bigint AS version, {{text}} AS text "
     "FROM {{table}} t WHERE ctid = ANY(CAST(:places AS tid[])) AND {where}"
 )
 _ROWS_BY_ID = (
-    "SELECT {{id}} AS id, xmin::text::bigint AS version, {{text}} AS text "
-    "FROM {{table}} t WHERE {where} ORDER BY {{id}} LIMIT :rows"
+    "SELECT {identity} AS identity, xmin::text::bigint AS version, {{text}} AS text "
+    "FROM {{table}} t WHERE {where} ORDER BY t.{{id}} LIMIT :rows"
 )
 _SIZE = """
 SELECT pg_relation_size(c.oid) / current_setting('block_size')::bigint AS pages,
@@ -54,7 +55,7 @@ class PendingBatch:
     """Rows as they stood when they were read.
 
     Attributes:
-        ids: integers or UUID strings.
+        ids: integers or strings, as `IdKind` has them travel.
         versions: the rows' `xmin`: any later update of a row has another.
         texts: what to embed.
         blocks: the page that each row was in; empty where the order of pages does not count.
@@ -113,6 +114,7 @@ class PendingReader:
         self._column = column
         self._rows = rows
         self._id_range = id_range
+        self._kind: IdKind | None = None
         self._by_id: bool | None = None
         self._places: list[tuple[str, int]] = []
         self._after: Any = None
@@ -121,37 +123,41 @@ class PendingReader:
 
     def read(self, connection: Connection) -> PendingBatch | None:
         """The next batch of at most `rows` rows; None at the end."""
+        if self._kind is None:
+            self._kind = id_kind(connection, self._target)
         if self._by_id is None:
             self._by_id = has_pending_index(connection, self._target, self._column)
         if self._by_id:
-            return self._read_by_id(connection)
+            return self._read_by_id(connection, self._kind)
         while True:
             if not self._places:
                 if self._is_at_end:
                     return None
                 self._places = list(self._next_window(connection))
                 continue
-            batch = self._rows_at(connection, self._places[: self._rows])
+            batch = self._rows_at(connection, self._kind, self._places[: self._rows])
             self._places = self._places[self._rows :]
             if len(batch):
                 return batch
 
-    def _read_by_id(self, connection: Connection) -> PendingBatch | None:
+    def _read_by_id(self, connection: Connection, kind: IdKind) -> PendingBatch | None:
         where, values = self._where(connection)
-        statement = self._target.sql(_ROWS_BY_ID.format(where=where), column=self._column)
+        statement = self._target.sql(_ROWS_BY_ID.format(where=where, identity=kind.as_it_travels), column=self._column)
         found = connection.execute(statement, values | {"rows": self._rows}).all()
         if not found:
             return None
-        self._after = found[-1].id
-        return PendingBatch([_plain(r.id) for r in found], [r.version for r in found], [r.text for r in found])
+        ids = [kind.plain(row.identity) for row in found]
+        self._after = ids[-1]
+        return PendingBatch(ids, [r.version for r in found], [r.text for r in found])
 
-    def _rows_at(self, connection: Connection, places: Sequence[tuple[str, int]]) -> PendingBatch:
-        statement = self._target.sql(_ROWS_AT.format(where=waits(connection, self._target)), column=self._column)
+    def _rows_at(self, connection: Connection, kind: IdKind, places: Sequence[tuple[str, int]]) -> PendingBatch:
+        condition = waits(connection, self._target)
+        statement = self._target.sql(_ROWS_AT.format(where=condition, identity=kind.as_it_travels), column=self._column)
         wanted = "{" + ",".join(f'"{place}"' for place, _ in places) + "}"
         found = {row.place: row for row in connection.execute(statement, {"places": wanted})}
         rows = [(found[place], block) for place, block in places if place in found]
         return PendingBatch(
-            [_plain(row.id) for row, _ in rows],
+            [kind.plain(row.identity) for row, _ in rows],
             [row.version for row, _ in rows],
             [row.text for row, _ in rows],
             [block for _, block in rows],
@@ -161,9 +167,9 @@ class PendingReader:
         where, values = self._where(connection)
         last = "NULL"
         if self._id_range is not None:
-            where += " ORDER BY {id} LIMIT :window"
+            where += " ORDER BY t.{id} LIMIT :window"
             values["window"] = _WINDOW_ROWS
-            last = "last_value(id) OVER (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)"
+            last = "(last_value(id) OVER (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING))::text"
         else:
             size = connection.execute(text(_SIZE), {"name": str(self._target)}).one()
             pages = max(_FEWEST_PAGES, int(_WINDOW_ROWS / max(size.rows_in_page, 1)))
@@ -199,10 +205,6 @@ def read_pending(
     reader = PendingReader(target, column, rows, id_range)
     while (batch := reader.read(connection)) is not None:
         yield batch
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, int) else str(value)
 
 
 def sample_texts(connection: Connection, target: TargetTable, rows: int, *, seed: int = 0) -> list[str]:

@@ -85,7 +85,7 @@ def sample_written_since(
     found: dict[Any, Any] = {}
     for part in _PARTS:
         statement = target.sql(
-            f"SELECT {{id}}, version::text::bigint, {{text}}, CAST({{column}}::vector AS real[]) FROM ({part}) part "
+            f"SELECT {{id}}::text, version::text::bigint, {{text}}, CAST({{column}}::vector AS real[]) FROM ({part}) part "
             f"WHERE {{column}} IS NOT NULL AND {HAS_TEXT} AND {_SINCE} LIMIT :rows",
             column=column,
         )
@@ -93,7 +93,7 @@ def sample_written_since(
         found |= {row[0]: row for row in connection.execute(statement, used)}
     ids, versions, texts, vectors = zip(*found.values(), strict=True) if found else ((), (), (), ())
     return RecentRows(
-        PendingBatch([value if isinstance(value, int) else str(value) for value in ids], versions, texts),
+        PendingBatch(ids, versions, texts),
         np.array(vectors, np.float32),
     )
 

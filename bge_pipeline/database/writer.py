@@ -50,12 +50,18 @@ _IS_THE_COLUMN = (
 # Every transaction that writes tells our own trigger so, and leaves the application's out where that is asked for.
 _WRITING = f"SET LOCAL {WRITING} = 'on'; "
 _SKIP_TRIGGERS = "SET LOCAL session_replication_role = 'replica'; "
+_POSTGRES_16 = 160_000
+"""STORAGE became part of CREATE TABLE with PostgreSQL 16."""
+
 
 # The subquery locks the rows that nobody else has locked and whose text is as it was read; they cannot change after that.
 # A row whose version has changed may still have its text: one that the application touches all the time must not wait for ever.
-_UPDATE = f"""
+def _update(staged_id: str) -> str:
+    """The UPDATE, where `staged_id` is SQL for a staged id as the id column's type compares it."""
+    return f"""
 UPDATE {{table}} t SET {{column}} = s.vector FROM (
-  SELECT s.id, s.vector, l.ctid AS place FROM pg_temp.{_STAGING} s JOIN {{table}} l ON l.{{id}} = s.id
+  SELECT l.{{id}} AS id, s.vector, l.ctid AS place FROM pg_temp.{_STAGING} s
+  JOIN {{table}} l ON l.{{id}} = {staged_id}
   WHERE l.{{column}} IS NULL AND {_IS_THE_COLUMN}
     AND (l.xmin = s.version
       OR pg_catalog.md5(pg_catalog.convert_to(l.{{text}}::text, 'UTF8'))::uuid = s.digest)
@@ -63,8 +69,6 @@ UPDATE {{table}} t SET {{column}} = s.vector FROM (
 ) s WHERE t.{{id}} = s.id
 RETURNING t.{{column}} IS NOT NULL AS kept, (t.ctid::text::point)[0] = (s.place::text::point)[0] AS in_page
 """
-_POSTGRES_16 = 160_000
-"""STORAGE became part of CREATE TABLE with PostgreSQL 16."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ class VectorWriter:
         self._name = column
         self._column = {"table": str(target), "column": column, "number": number}
         self._commit_size = CommitSize(max_lock_ms, max_rows)
+        self._update = _update(id_kind.of_column("s.id"))
         self._settings = _FOR_THE_BATCH + _WRITING + (_SKIP_TRIGGERS if skip_triggers else "")
 
     def pieces(self, batch: PendingBatch) -> Iterator[slice]:
@@ -173,7 +178,7 @@ class VectorWriter:
         run_copy(connection, _COPY, staged_vectors(self._id_kind, batch.ids, batch.versions, batch.digests, vectors))
         # It runs the application's triggers, and so with the role's own settings; one message, one round trip.
         settings = self._settings + self._database.sessions.roles_own_settings()
-        updated = connection.execute(self._target.sql(settings + _UPDATE, column=self._name), self._column).all()
+        updated = connection.execute(self._target.sql(settings + self._update, column=self._name), self._column).all()
         if not updated:
             self._require_column(connection)
         return Stored(sum(row.kept for row in updated), sum(row.in_page for row in updated))

@@ -5,7 +5,6 @@ from typing import Any
 import dagster as dg
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.ids import IdRange
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.orchestration import partitions
@@ -83,7 +82,7 @@ def backfilled_embeddings(
                 database,
                 settings,
                 embeddings.encoder,
-                IdRange.from_key(key),
+                partitions.range_of(context.instance, key),
                 on_progress=log_backfill(context.log, BACKFILLED),
             )
         context.add_asset_metadata(as_dagster_metadata(result.as_metadata()), partition_key=key)

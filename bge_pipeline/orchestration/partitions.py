@@ -1,11 +1,12 @@
 """Partitions of the backfill: id ranges of about PARTITION_ROWS rows, kept in Dagster's instance. No SQL."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.ids import Id, IdRange
+from bge_pipeline.database.ids import OTHERS, Id, IdRange
 from bge_pipeline.database.ranges import cut_ranges
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import BgePipelineError
@@ -18,6 +19,11 @@ PARTITION_TAG = "dagster/partition"
 RANGE_START_TAG = "dagster/asset_partition_range_start"
 RANGE_END_TAG = "dagster/asset_partition_range_end"
 
+_LONGEST_KEY = 100
+"""Characters. A longer key is cut, and what it stands for kept in the instance: Dagster indexes keys, and PostgreSQL indexes
+nothing above 2,704 bytes, which two ids of a few hundred letters exceed."""
+_SHOWN_OF_A_BOUND = 30
+
 
 def known_keys(instance: dg.DagsterInstance) -> Sequence[str]:
     """The keys of every partition, in the order of their ids."""
@@ -26,7 +32,7 @@ def known_keys(instance: dg.DagsterInstance) -> Sequence[str]:
 
 def recut(instance: dg.DagsterInstance, database: Database, settings: Settings) -> list[str]:
     """Replace the partitions by those of the table as it is now; returns their keys."""
-    keys = [id_range.key for id_range in _cut(database, settings)]
+    keys = _named(instance, _cut(database, settings), 1)
     for key in known_keys(instance):
         instance.delete_dynamic_partition(str(id_ranges.name), key)
     instance.add_dynamic_partitions(str(id_ranges.name), keys)
@@ -41,13 +47,25 @@ def new_full_ranges(instance: dg.DagsterInstance, database: Database, settings: 
     keys = known_keys(instance)
     if not keys:
         return []
-    above = IdRange.from_key(keys[-1]).upper
-    return [id_range.key for id_range in _cut(database, settings, above=above)[:-1]]
+    above = range_of(instance, keys[-1]).upper
+    return _named(instance, _cut(database, settings, above=above)[:-1], len(keys) + 1)
 
 
 def add(instance: dg.DagsterInstance, keys: Sequence[str]) -> None:
     """Add partitions behind those that are there."""
     instance.add_dynamic_partitions(str(id_ranges.name), keys)
+
+
+def range_of(instance: dg.DagsterInstance, key: str) -> IdRange:
+    """The ids that a partition stands for.
+
+    Raises:
+        BgePipelineError: the key is not one of ours.
+    """
+    if key.count("~") == _SEPARATORS_OF_A_CUT_KEY:
+        kept = _kept_as(key)
+        key = instance.daemon_cursor_storage.get_cursor_values({kept}).get(kept, key)
+    return IdRange.from_key(key)
 
 
 def targeted_keys(tags: Mapping[str, str], instance: dg.DagsterInstance) -> list[str]:
@@ -72,8 +90,39 @@ def targeted_range(tags: Mapping[str, str], instance: dg.DagsterInstance) -> IdR
     keys = targeted_keys(tags, instance)
     if not keys:
         return None
-    first, last = IdRange.from_key(keys[0]), IdRange.from_key(keys[-1])
+    first, last = range_of(instance, keys[0]), range_of(instance, keys[-1])
     return IdRange(first.lower, last.upper, first.kind)
+
+
+_SEPARATORS_OF_A_CUT_KEY = 3
+
+
+def _named(instance: dg.DagsterInstance, ranges: Sequence[IdRange], first: int) -> list[str]:
+    """Keys of the ranges, numbered from `first`."""
+    keys, whole = [], {}
+    for number, id_range in enumerate(ranges, start=first):
+        key = id_range.key(number)
+        if len(key) > _LONGEST_KEY and id_range.kind.includes_upper:
+            whole_key, key = key, _cut_key(number, id_range, key)
+            whole[_kept_as(key)] = whole_key
+        keys.append(key)
+    if whole:
+        instance.daemon_cursor_storage.set_cursor_values(whole)
+    return keys
+
+
+def _cut_key(number: int, id_range: IdRange, key: str) -> str:
+    """The number, the beginnings of the bounds, and a digest: another cut of the table has another."""
+    lower, upper = (
+        "" if bound is None else OTHERS.readable(str(bound)[:_SHOWN_OF_A_BOUND])
+        for bound in (id_range.lower, id_range.upper)
+    )
+    digest = hashlib.sha256(key.encode()).hexdigest()[:8]
+    return f"{number:05d}~{lower[:_SHOWN_OF_A_BOUND]}~{upper[:_SHOWN_OF_A_BOUND]}~{digest}"
+
+
+def _kept_as(key: str) -> str:
+    return f"bge_pipeline/id_range/{key}"
 
 
 def _cut(database: Database, settings: Settings, *, above: Id | None = None) -> list[IdRange]:

@@ -20,6 +20,8 @@ from bge_pipeline.search.column import SearchedColumn
 METRICS = ("cosine", "l2", "ip")
 """Metrics that a matrix product gives."""
 _BLOCK_BYTES = 4 * 2**20
+_BEFORE_ID = 2 + 4
+"""Bytes of a row's field count and of its first field's length."""
 
 
 @dataclass(frozen=True)
@@ -139,17 +141,10 @@ class _RowStream:
         self._kind = kind
         self._take = take
         self._on_rows = on_rows
-        self._row = np.dtype(
-            [
-                ("fields", ">i2"),
-                ("id_length", ">i4"),
-                ("id", kind.binary_type),
-                ("vector_length", ">i4"),
-                ("dimensions", ">i2"),
-                ("unused", ">i2"),
-                ("values", ">f4", (dimensions,)),
-            ]
-        )
+        vector = [("vector_length", ">i4"), ("dimensions", ">i2"), ("unused", ">i2"), ("values", ">f4", (dimensions,))]
+        # Ids of no fixed length are taken out of the rows one by one, the vectors behind them together.
+        first: list[Any] = [] if kind.binary_type is None else [("id", kind.binary_type)]
+        self._row = np.dtype(([("fields", ">i2"), ("id_length", ">i4"), *first] if first else []) + vector)
         self._buffer = bytearray()
         self._has_header = False
         self._rows = 0
@@ -171,13 +166,36 @@ class _RowStream:
             raise BgePipelineError(f"expected the end of a binary COPY, got {len(self._buffer)} bytes")
 
     def _hand_on(self) -> None:
-        count = len(self._buffer) // self._row.itemsize
-        if not count:
+        taken = self._taken() if self._kind.binary_type is not None else self._taken_one_by_one()
+        if taken is None:
             return
-        size = count * self._row.itemsize
-        rows = np.frombuffer(bytes(self._buffer[:size]), self._row)
-        del self._buffer[:size]
-        self._take(self._kind.from_binary(rows["id"]), rows["values"].astype(np.float32))
-        self._rows += count
+        ids, rows = taken
+        self._take(ids, rows["values"].astype(np.float32))
+        self._rows += len(ids)
         if self._on_rows is not None:
             self._on_rows(self._rows)
+
+    def _taken(self) -> tuple[list[Id], NDArray[Any]] | None:
+        """The whole rows that are there, ids and vectors; None where there is none."""
+        size = len(self._buffer) // self._row.itemsize * self._row.itemsize
+        if not size:
+            return None
+        rows = np.frombuffer(bytes(self._buffer[:size]), self._row)
+        del self._buffer[:size]
+        return self._kind.from_binary(rows["id"]), rows
+
+    def _taken_one_by_one(self) -> tuple[list[Id], NDArray[Any]] | None:
+        """The same where ids differ in length: field count, length and id stand in front of each vector."""
+        data, place = bytes(self._buffer), 0
+        ids, vectors = [], []
+        while len(data) >= (start := place + _BEFORE_ID) and data[place : place + len(TRAILER)] != TRAILER:
+            vector = start + int.from_bytes(data[place + 2 : start], "big")
+            if len(data) < vector + self._row.itemsize:
+                break
+            ids.append(data[start:vector])
+            place = vector + self._row.itemsize
+            vectors.append(data[vector:place])
+        if not ids:
+            return None
+        del self._buffer[:place]
+        return self._kind.from_binary(ids), np.frombuffer(b"".join(vectors), self._row)

@@ -155,9 +155,9 @@ def _sampled(judged: JudgedQueries, most: int) -> JudgedQueries:
 def _reranked(
     connection: Connection, target: TargetTable, service: EmbeddingsService, query: str, ids: list[Id]
 ) -> list[Id]:
-    statement = target.sql("SELECT {id} AS id, {text} AS text FROM {table} WHERE {id}::text = ANY (:ids)")
+    statement = target.sql("SELECT {id}::text AS id, {text} AS text FROM {table} WHERE {id}::text = ANY (:ids)")
     rows = connection.execute(statement, {"ids": [str(i) for i in ids]})
-    texts = {str(row.id): row.text or "" for row in rows}
+    texts = {row.id: row.text or "" for row in rows}
     there = [i for i in ids if str(i) in texts]
     order = service.rerank(query, [texts[str(i)] for i in there], top_k=_RANKS)
     return [there[position] for position in order]

@@ -8,20 +8,21 @@ import numpy as np
 import pytest
 
 from bge_pipeline.database.binary_copy import copy_stream, staged_vectors, vector_fields
-from bge_pipeline.database.ids import INTEGERS, UUIDS
+from bge_pipeline.database.ids import INTEGERS, UUIDS, OtherIds
 from bge_pipeline_tests.support import parsed
 
 pytestmark = pytest.mark.pgvector
 
 
 def copied(database, id_type, ids, versions, vectors):
+    kind = {"uuid": UUIDS, "bigint": INTEGERS, "text": OtherIds("text")}[id_type]
     with database.transaction() as connection:
         connection.exec_driver_sql(
             f"CREATE TEMP TABLE s (id {id_type}, version xid, digest uuid, v vector({vectors.shape[1]}))"
         )
         raw = connection.connection.dbapi_connection.cursor()
         digests = [bytes(15) + bytes([n]) for n in range(len(ids))]
-        stream = staged_vectors(UUIDS if id_type == "uuid" else INTEGERS, ids, versions, digests, vectors)
+        stream = staged_vectors(kind, ids, versions, digests, vectors)
         raw.copy_expert("COPY s FROM STDIN (FORMAT binary)", stream)
         raw.execute("SELECT array_agg(digest::text ORDER BY digest) FROM s")
         assert (raw.fetchone()[0] or []) == [str(uuid.UUID(bytes=digest)) for digest in digests]
@@ -49,8 +50,17 @@ def test_uuids_come_out_as_they_went_in(database):
     assert [row[2] for row in rows] == ["[1,0,0,0]", "[0,1,0,0]", "[0,0,1,0]", "[0,0,0,1]"]
 
 
-def test_no_rows_are_a_stream_too(database):
-    assert copied(database, "bigint", [], [], np.empty((0, 3), np.float32)) == []
+def test_texts_of_any_length_come_out_as_they_went_in(database):
+    ids = ["", "a", "naïve 'quotes' \\ and\nlines", "本" * 300]
+    rows = copied(database, "text", ids, [1, 2, 3, 4], np.eye(4, dtype=np.float32))
+    assert [row[0] for row in rows] == ids
+    assert [row[1] for row in rows] == ["1", "2", "3", "4"]
+    assert [row[2] for row in rows] == ["[1,0,0,0]", "[0,1,0,0]", "[0,0,1,0]", "[0,0,0,1]"]
+
+
+@pytest.mark.parametrize("id_type", ["bigint", "text"])
+def test_no_rows_are_a_stream_too(database, id_type):
+    assert copied(database, id_type, [], [], np.empty((0, 3), np.float32)) == []
 
 
 def test_rows_of_several_fields_are_written_in_order(database):

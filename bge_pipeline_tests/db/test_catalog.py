@@ -68,10 +68,6 @@ def test_both_ends_of_inheritance_are_refused(database, name):
     [
         ("id int PRIMARY KEY, body text, embedding vector(3)", "no TARGET_TEXT_COLUMN 'text'"),
         ("id int PRIMARY KEY, body text", "no TARGET_TEXT_COLUMN 'text', no TARGET_EMBEDDING_COLUMN 'embedding'"),
-        (
-            "id text PRIMARY KEY, text text, embedding vector(3)",
-            "'id' is text: expected smallint, integer, bigint, uuid",
-        ),
         ("id int UNIQUE, text text, embedding vector(3)", "'id' may be NULL"),
         ("id int NOT NULL, text text, embedding vector(3)", "no unique index of its own"),
         ("id int, shard int, text text, embedding vector(3), PRIMARY KEY (id, shard)", "no unique index of its own"),

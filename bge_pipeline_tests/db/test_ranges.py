@@ -6,11 +6,12 @@ import uuid
 from dataclasses import replace
 from itertools import pairwise
 
+import dagster as dg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bge_pipeline.database.ids import INTEGERS, UUIDS, IdRange
+from bge_pipeline.database.ids import INTEGERS, OTHERS, UUIDS, IdRange
 from bge_pipeline.database.pending import count_pending
 from bge_pipeline.database.ranges import cut_ranges
 from bge_pipeline.database.reader import read_pending
@@ -37,29 +38,54 @@ def ids_in(database, id_range):
         return [i for batch in read_pending(connection, ODD, "embedding", 7, id_range) for i in batch.ids]
 
 
-@given(st.integers(0, 2**63 - 2), st.integers(0, 2**63 - 1))
+INTEGER_IDS = st.integers(-(2**63), 2**63 - 1)
+# Neither has a place in PostgreSQL's text.
+TEXT_IDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=300)
+
+
+@given(INTEGER_IDS, INTEGER_IDS)
 def test_a_key_names_its_range(lower, upper):
-    assert IdRange.from_key(IdRange(lower, upper, INTEGERS).key) == IdRange(lower, upper, INTEGERS)
+    assert IdRange.from_key(IdRange(lower, upper, INTEGERS).key(7)) == IdRange(lower, upper, INTEGERS)
 
 
 @given(st.uuids(), st.uuids())
 def test_a_key_of_uuids_names_its_range(lower, upper):
     id_range = IdRange(str(lower), str(upper), UUIDS)
-    assert IdRange.from_key(id_range.key) == id_range
+    assert IdRange.from_key(id_range.key(7)) == id_range
 
 
-@given(st.integers(-(2**63), -1))
-def test_a_negative_id_comes_back_from_a_key(lower):
-    assert IdRange.from_key(IdRange(lower, 5, INTEGERS).key) == IdRange(lower, 5, INTEGERS)
+@given(st.none() | TEXT_IDS, TEXT_IDS)
+def test_a_key_of_texts_names_its_range_and_is_safe(lower, upper):
+    id_range = IdRange(lower, upper, OTHERS)
+    key = id_range.key(7)
+    assert IdRange.from_key(key) == id_range
+    dg.StaticPartitionsDefinition([key])
+    assert not set(key) & set(" '\"/\\?&#[],;$`<>()|*!")
+    assert not key.endswith(".")
 
 
-@given(st.lists(st.integers(0, 2**63 - 1), min_size=2, unique=True))
+def test_a_key_can_be_read():
+    assert IdRange(1, 25001, INTEGERS).key(1) == "00001_1_25001"
+    assert IdRange(-5, 7, INTEGERS).key(2) == "00002_-5_7"
+    assert IdRange(None, "notes/été 1", OTHERS).key(1) == "00001~~notes%2Fété%201"
+    assert IdRange("", "a...b.", OTHERS).key(3) == "00003~%00~a%2E%2E.b%2E"
+
+
+def test_a_key_of_an_earlier_version_names_its_range():
+    key = "0000000000000000001_0000000000000025001"
+    assert IdRange.from_key(key) == IdRange(1, 25001, INTEGERS)
+    uuids = [str(uuid.UUID(int=n)) for n in (0, 5)]
+    assert IdRange.from_key("_".join(uuids)) == IdRange(*uuids, UUIDS)
+
+
+@given(st.lists(INTEGER_IDS, min_size=2, unique=True))
 def test_keys_sort_as_their_ranges_do(starts):
-    ranges = [IdRange(start, start + 1, INTEGERS) for start in starts]
-    assert sorted(ranges, key=lambda r: r.key) == sorted(ranges, key=lambda r: int(r.lower))
+    ranges = [IdRange(start, start + 1, INTEGERS) for start in sorted(starts)]
+    keys = [id_range.key(number) for number, id_range in enumerate(ranges, start=1)]
+    assert sorted(keys) == keys
 
 
-@pytest.mark.parametrize("key", ["", "1", "1_2_3", "a_b", "2024-01-01"])
+@pytest.mark.parametrize("key", ["", "1", "1_2_3_4", "a_b", "2024-01-01", "~a~b", "1~a", "1~a~"])
 def test_a_key_of_somebody_else_is_refused(key):
     with pytest.raises(BgePipelineError, match="expected a partition key"):
         IdRange.from_key(key)

@@ -1,0 +1,262 @@
+"""Ids of every type and collation: read, cut into ranges and written by the order that their index has, or refused."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from sqlalchemy import text
+
+from bge_pipeline.database.catalog import describe_table
+from bge_pipeline.database.quarantine import list_quarantined, quarantine_row, quarantine_statements
+from bge_pipeline.database.ranges import cut_ranges
+from bge_pipeline.database.reader import read_pending
+from bge_pipeline.database.writer import VectorWriter
+from bge_pipeline.errors import TargetTableError
+from bge_pipeline_tests.support import SEGMENTS, execute, scalar
+
+pytestmark = pytest.mark.pgvector
+
+NOTES = replace(SEGMENTS, table="notes", embedding_column="v")
+COLLATIONS = """
+CREATE COLLATION blind (provider = icu, locale = 'und-u-ks-level1', deterministic = false);
+CREATE COLLATION numeric_order (provider = icu, locale = 'en-u-kn-true');
+CREATE DOMAIN code AS text CHECK (value <> 'forbidden');
+CREATE TYPE size AS ENUM ('small', 'Large', 'it''s {odd}:name', 'a', 'b', 'c', 'd', 'e');
+CREATE EXTENSION IF NOT EXISTS citext;
+"""
+NASTY = [
+    "",
+    " ",
+    "a",
+    "B",
+    "doc_1",
+    "doc_10",
+    "doc_9",
+    "it's",
+    '"quoted"',
+    r"back\slash",
+    "a/b/c",
+    "..",
+    "100%",
+    "%s :x {id}",
+    "ñandú",
+    "本文",
+    "🙂",
+    "x" * 300,
+    "'); DROP TABLE notes; --",
+    "01ARZ3NDEKTSV4RRFFQ69G5FAV",
+]
+VALUES = {
+    "text": NASTY,
+    'text COLLATE "C"': NASTY,
+    "text COLLATE numeric_order": NASTY,
+    "text COLLATE blind": NASTY,
+    "varchar(300)": NASTY,
+    "char(300)": [value for value in NASTY if value != " "],
+    "citext": NASTY,
+    "code": NASTY,
+    "size": ["small", "Large", "it's {odd}:name", "a", "b", "c", "d", "e"],
+    "numeric(30, 2)": ["-1e25", "-1.50", "0", "0.01", "3", "1e25", "NaN"],
+    "numeric": ["-1e100", "0.000000000000000000001", "7", "1e100", "Infinity"],
+    "bytea": [r"\x", r"\x00", r"\x00ff", r"\x27", r"\x5c", r"\xdeadbeef"],
+    "date": ["4713-01-01 BC", "0044-03-15 BC", "1969-12-31", "2026-11-28", "infinity", "-infinity"],
+    "timestamp": ["1969-12-31 23:59:59.5", "2026-11-28 01:02:03.000001", "2026-11-28 01:02:03.000002", "infinity"],
+    "timestamptz": ["1800-01-01 00:00+0", "2026-10-25 00:30+0", "2026-10-25 01:30+0", "2026-10-25 01:30:00.1+0"],
+    "float8": ["-1e300", "0", "0.1", "0.30000000000000004", "0.3", "NaN"],
+    "inet": ["10.0.0.1", "10.0.0.0/8", "::1"],
+    "boolean": ["t", "f"],
+    "bigint": ["-9223372036854775808", "-5", "0", "9223372036854775807"],
+    "text[]": ["{}", '{a,"b c"}', "{NULL}"],
+}
+
+
+@pytest.fixture(params=VALUES)
+def notes(request, database):
+    """A table with ids of that type, and what they are as text, in the order of the index."""
+    for statement in COLLATIONS.strip().splitlines():
+        execute(database, statement.replace(":", r"\:"))
+    execute(database, f"CREATE TABLE notes (id {request.param} PRIMARY KEY, text text, v vector(2))")
+    kind = request.param.partition(" COLLATE")[0]
+    with database.transaction() as connection:
+        for value in VALUES[request.param]:
+            connection.execute(
+                text(f"INSERT INTO notes VALUES (CAST(:id AS {kind}), :text)"), {"id": value, "text": value or "-"}
+            )
+        connection.execute(text("UPDATE notes SET text = 'note ' || text"))
+        for statement in quarantine_statements(NOTES):
+            connection.execute(statement)
+    return [row[0] for row in execute(database, "SELECT id::text FROM notes ORDER BY notes.id")]
+
+
+def described(database):
+    with database.autocommit() as connection:
+        return describe_table(connection, NOTES)
+
+
+def read(database, id_range=None, rows=3):
+    with database.autocommit() as connection:
+        return [str(i) for batch in read_pending(connection, NOTES, "v", rows, id_range) for i in batch.ids]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 100])
+def test_ranges_cover_every_row_once_in_the_order_of_the_index(database, notes, rows):
+    kind = described(database).id_kind
+    with database.autocommit() as connection:
+        ranges = cut_ranges(connection, NOTES, kind, rows)
+    found = [read(database, id_range) for id_range in ranges]
+    assert sorted(i for ids in found for i in ids) == sorted(notes)
+    assert [set(ids) for ids in found] == [set(notes[at : at + rows]) for at in range(0, len(notes), rows)]
+    assert all(left.upper == right.lower for left, right in pairwise(ranges))
+
+
+def test_what_comes_above_begins_a_range_of_its_own(database, notes):
+    table = described(database)
+    last = notes[-1]
+    with database.transaction() as connection:
+        (kept,) = connection.execute(text("DELETE FROM notes WHERE id::text = :id RETURNING text"), {"id": last})
+        ranges = cut_ranges(connection, NOTES, table.id_kind, 100)
+        statement = f"INSERT INTO notes VALUES ({table.id_kind.of_column(':id')}, :text)".replace("{{", "{")
+        connection.execute(text(statement.replace("}}", "}")), {"id": last, "text": kept.text})
+        (later,) = cut_ranges(connection, NOTES, table.id_kind, 100, above=ranges[-1].upper)
+    assert read(database, later) == [last]
+    with database.autocommit() as connection:
+        assert cut_ranges(connection, NOTES, table.id_kind, 100, above=later.upper) == []
+
+
+@pytest.mark.parametrize("has_index", [False, True])
+def test_every_row_is_read_and_written_once(database, notes, has_index):
+    if has_index:
+        execute(
+            database,
+            r"CREATE INDEX ON notes (id) WHERE v IS NULL AND (text\:\:text COLLATE \"C\") ~ '\\S'".replace(
+                r"\"", '"'
+            ).replace(r"\\S", r"\S"),
+        )
+    table = described(database)
+    writer = VectorWriter(
+        database, NOTES, "v", table.columns["v"].number, table.id_kind, 2, max_lock_ms=1_000, max_rows=3
+    )
+    stored = 0
+    with writer, database.autocommit() as connection:
+        for batch in read_pending(connection, NOTES, "v", 3):
+            vectors = np.array([[len(t), len(t.encode())] for t in batch.texts], np.float32)
+            stored += writer.write(batch, vectors).rows
+    assert stored == len(notes)
+    assert read(database) == []
+    wrong = "SELECT count(*) FROM notes WHERE v <> ('[' || length(text) || ',' || octet_length(text) || ']')::vector"
+    assert scalar(database, wrong.replace("::", r"\:\:")) == 0
+
+
+def test_rows_are_found_by_the_index_however_small_the_staging_table(database, notes):
+    """The plan of the writer's join: one index lookup a row, by the column's own collation and type."""
+    from bge_pipeline.database.writer import _update
+
+    kind = described(database).id_kind
+    with database.transaction() as connection:
+        connection.execute(text("SET LOCAL enable_seqscan = off"))
+        connection.execute(text("SET LOCAL enable_hashjoin = off"))
+        connection.execute(text("SET LOCAL enable_mergejoin = off"))
+        connection.execute(
+            text(
+                f"CREATE TEMP TABLE bge_pipeline_staging (id {kind.sql_type}, version xid, digest uuid, vector vector(2))"
+            )
+        )
+        statement = NOTES.sql("EXPLAIN " + _update(kind.of_column("s.id")), column="v")
+        values = {"table": str(NOTES), "column": "v", "number": 3}
+        plan = "\n".join(connection.execute(statement, values).scalars())
+    assert len(re.findall(r"Index Cond: \(.*id", plan)) == 2, plan
+
+
+def test_a_row_is_put_in_quarantine_and_left_alone(database, notes):
+    with database.transaction() as connection:
+        for batch in read_pending(connection, NOTES, "v", 100):
+            for position in range(len(batch)):
+                assert quarantine_row(connection, NOTES, batch, position, "no words")
+    assert read(database) == []
+    with database.autocommit() as connection:
+        assert sorted(row.row_id for row in list_quarantined(connection, NOTES, 100)) == sorted(notes)
+
+
+def refused(database, columns, *statements, target=NOTES):
+    execute(database, f"CREATE TABLE notes ({columns})")
+    for statement in statements:
+        execute(database, statement)
+    with database.autocommit() as connection, pytest.raises(TargetTableError) as error:
+        describe_table(connection, target)
+    assert error.value.state == "nothing was changed"
+    return error.value.message, error.value.next_step
+
+
+def run_proposed(database, next_step, beginning, column="id"):
+    """Run the statements of a proposal as a person would, one by one; the table is then taken."""
+    proposal = next(way for way in next_step.split("; or ") if beginning in way)
+    for statement in re.findall(r"(?:ALTER TABLE|CREATE UNIQUE INDEX)[^;]+;", proposal):
+        with database.autocommit() as connection:
+            connection.exec_driver_sql(statement)
+    with database.autocommit() as connection:
+        return describe_table(connection, replace(NOTES, id_column=column))
+
+
+@pytest.mark.parametrize(
+    ("columns", "statement", "complaint"),
+    [
+        ("id text NOT NULL, shard int", "SELECT 1", "no unique index of its own:"),
+        ("id text, shard int, PRIMARY KEY (id, shard)", "SELECT 1", "notes_pkey is on 2 columns together (id, shard)"),
+        (
+            "id text NOT NULL, shard int",
+            "CREATE UNIQUE INDEX some ON notes (id) WHERE shard > 0",
+            "some holds only rows with (shard > 0)",
+        ),
+        ("id text NOT NULL, shard int", "CREATE UNIQUE INDEX low ON notes (lower(id))", "low is on an expression"),
+        (
+            "id text NOT NULL, shard int",
+            'CREATE UNIQUE INDEX other ON notes (id COLLATE "POSIX")',
+            "other has another collation than the column",
+        ),
+        (
+            "id text NOT NULL, shard int",
+            "CREATE UNIQUE INDEX pattern ON notes (id text_pattern_ops)",
+            "pattern has an operator class of another order",
+        ),
+    ],
+)
+def test_an_index_that_does_not_find_every_row_is_named(database, columns, statement, complaint):
+    message, next_step = refused(database, f"{columns}, text text, v vector(2)", statement)
+    assert complaint in message
+    execute(database, "INSERT INTO notes (id, shard, text) VALUES ('a', 1, 'one'), ('b', 1, 'two')")
+    table = run_proposed(database, next_step, "different in every row")
+    assert table.columns["id"].not_null
+
+
+def test_a_unique_id_that_may_be_null_is_refused_with_the_statements_that_mend_it(database):
+    message, next_step = refused(database, "id text UNIQUE, text text, v vector(2)")
+    assert "'id' may be NULL" in message
+    assert run_proposed(database, next_step, "NOT NULL").columns["id"].not_null
+    assert (
+        scalar(
+            database, "SELECT count(*) FROM pg_constraint WHERE conrelid = CAST('notes' AS regclass) AND contype = 'c'"
+        )
+        == 0
+    )
+
+
+def test_another_column_with_such_an_index_is_proposed(database):
+    _, next_step = refused(database, "id text NOT NULL, code text NOT NULL UNIQUE, text text, v vector(2)")
+    assert "set TARGET_ID_COLUMN=code" in next_step
+
+
+def test_a_table_without_a_usable_key_gets_row_numbers_at_the_cost_that_is_told(database):
+    _, next_step = refused(database, "id int, shard int, text text, v vector(2), PRIMARY KEY (shard, id)")
+    execute(database, "INSERT INTO notes SELECT n, 1, 'a note' FROM generate_series(1, 5) n")
+    file = "SELECT pg_relation_filenode('notes')"
+    before = scalar(database, file)
+    table = run_proposed(database, next_step, "without touching the application", "row_number")
+    assert table.id_kind.sql_type == "bigint"
+    assert "writes the whole table anew" in next_step
+    assert scalar(database, file) != before
+    execute(database, "INSERT INTO notes VALUES (6, 1, 'as the application writes')")
+    assert scalar(database, "SELECT max(row_number) FROM notes") == 6
