@@ -115,6 +115,47 @@ def agreed(database: Database, settings: Settings) -> Settings:
     return with_consent(settings, require_table(database, settings))
 
 
+NASTY_IDS = [
+    "",
+    " ",
+    "a",
+    "B",
+    "doc_1",
+    "doc_10",
+    "doc_9",
+    "it's",
+    '"quoted"',
+    r"back\slash",
+    "a/b/c",
+    "..",
+    "100%",
+    "%s :x {id}",
+    "ñandú",
+    "本文",
+    "🙂",
+    "x" * 300,
+    "'); DROP TABLE segments; --",
+    "01ARZ3NDEKTSV4RRFFQ69G5FAV",
+]
+"""Texts that an application may have as ids."""
+
+
+def as_it_stands(database: Database, statement: str) -> list[Any]:
+    """Run a statement that has colons and percent signs of its own; its rows, if it has any."""
+    with database.transaction() as connection:
+        result = connection.exec_driver_sql(statement.replace("%", "%%"))
+        return list(result.all()) if result.returns_rows else []
+
+
+def give_text_ids(database: Database, id_type: str) -> None:
+    """Make the ids of the demo table nasty texts, the rest `doc_21` and so on, in a column of that type."""
+    as_it_stands(database, "ALTER TABLE segments ALTER COLUMN id DROP IDENTITY")
+    as_it_stands(database, f"ALTER TABLE segments ALTER COLUMN id TYPE {id_type} USING 'doc_' || id * 7")
+    for number, nasty in enumerate(NASTY_IDS, start=1):
+        execute(database, "UPDATE segments SET id = :nasty WHERE id = :id", nasty=nasty, id=f"doc_{number * 7}")
+    as_it_stands(database, "ANALYZE segments")
+
+
 def put_in_quarantine(
     database: Database, *ids: int, table: str = "segments", quarantine: str = "segments_embedding_quarantine"
 ) -> None:

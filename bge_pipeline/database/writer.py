@@ -56,12 +56,12 @@ _POSTGRES_16 = 160_000
 
 # The subquery locks the rows that nobody else has locked and whose text is as it was read; they cannot change after that.
 # A row whose version has changed may still have its text: one that the application touches all the time must not wait for ever.
-def _update(staged_id: str) -> str:
-    """The UPDATE, where `staged_id` is SQL for a staged id as the id column's type compares it."""
+def update_template(kind: IdKind) -> str:
+    """The UPDATE for `TargetTable.sql`, with the values of a column's table, name and number."""
     return f"""
 UPDATE {{table}} t SET {{column}} = s.vector FROM (
   SELECT l.{{id}} AS id, s.vector, l.ctid AS place FROM pg_temp.{_STAGING} s
-  JOIN {{table}} l ON l.{{id}} = {staged_id}
+  JOIN {{table}} l ON l.{{id}} = {kind.of_column("s.id")}
   WHERE l.{{column}} IS NULL AND {_IS_THE_COLUMN}
     AND (l.xmin = s.version
       OR pg_catalog.md5(pg_catalog.convert_to(l.{{text}}::text, 'UTF8'))::uuid = s.digest)
@@ -118,7 +118,7 @@ class VectorWriter:
         self._name = column
         self._column = {"table": str(target), "column": column, "number": number}
         self._commit_size = CommitSize(max_lock_ms, max_rows)
-        self._update = _update(id_kind.of_column("s.id"))
+        self._update = update_template(id_kind)
         self._settings = _FOR_THE_BATCH + _WRITING + (_SKIP_TRIGGERS if skip_triggers else "")
 
     def pieces(self, batch: PendingBatch) -> Iterator[slice]:

@@ -9,56 +9,40 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.catalog import describe_table
+from bge_pipeline.database.ids import IdRange
+from bge_pipeline.database.pending import pending_index_statement
 from bge_pipeline.database.quarantine import list_quarantined, quarantine_row, quarantine_statements
 from bge_pipeline.database.ranges import cut_ranges
 from bge_pipeline.database.reader import read_pending
-from bge_pipeline.database.writer import VectorWriter
+from bge_pipeline.database.writer import VectorWriter, update_template
 from bge_pipeline.errors import TargetTableError
-from bge_pipeline_tests.support import SEGMENTS, execute, scalar
+from bge_pipeline_tests.support import NASTY_IDS, SEGMENTS, as_it_stands, execute, scalar
 
 pytestmark = pytest.mark.pgvector
 
 NOTES = replace(SEGMENTS, table="notes", embedding_column="v")
-COLLATIONS = """
-CREATE COLLATION blind (provider = icu, locale = 'und-u-ks-level1', deterministic = false);
-CREATE COLLATION numeric_order (provider = icu, locale = 'en-u-kn-true');
-CREATE DOMAIN code AS text CHECK (value <> 'forbidden');
-CREATE TYPE size AS ENUM ('small', 'Large', 'it''s {odd}:name', 'a', 'b', 'c', 'd', 'e');
-CREATE EXTENSION IF NOT EXISTS citext;
-"""
-NASTY = [
-    "",
-    " ",
-    "a",
-    "B",
-    "doc_1",
-    "doc_10",
-    "doc_9",
-    "it's",
-    '"quoted"',
-    r"back\slash",
-    "a/b/c",
-    "..",
-    "100%",
-    "%s :x {id}",
-    "ñandú",
-    "本文",
-    "🙂",
-    "x" * 300,
-    "'); DROP TABLE notes; --",
-    "01ARZ3NDEKTSV4RRFFQ69G5FAV",
-]
+MADE_FOR = {
+    "blind": "CREATE COLLATION blind (provider = icu, locale = 'und-u-ks-level1', deterministic = false)",
+    "numeric_order": "CREATE COLLATION numeric_order (provider = icu, locale = 'en-u-kn-true')",
+    "fast": "CREATE COLLATION fast (provider = builtin, locale = 'PG_UNICODE_FAST')",
+    "citext": "CREATE EXTENSION citext",
+    "code": "CREATE DOMAIN code AS text CHECK (value <> 'forbidden')",
+    "size": "CREATE TYPE size AS ENUM ('small', 'Large', 'it''s {odd}:name', 'a', 'b', 'c', 'd', 'e')",
+}
+"""What a type needs; skipped on servers that have no ICU, no such provider or no such extension."""
 VALUES = {
-    "text": NASTY,
-    'text COLLATE "C"': NASTY,
-    "text COLLATE numeric_order": NASTY,
-    "text COLLATE blind": NASTY,
-    "varchar(300)": NASTY,
-    "char(300)": [value for value in NASTY if value != " "],
-    "citext": NASTY,
-    "code": NASTY,
+    "text": NASTY_IDS,
+    'text COLLATE "C"': NASTY_IDS,
+    "text COLLATE fast": NASTY_IDS,
+    "text COLLATE numeric_order": NASTY_IDS,
+    "text COLLATE blind": NASTY_IDS,
+    "varchar(300)": NASTY_IDS,
+    "char(300)": [value for value in NASTY_IDS if value != " "],
+    "citext": NASTY_IDS,
+    "code": NASTY_IDS,
     "size": ["small", "Large", "it's {odd}:name", "a", "b", "c", "d", "e"],
     "numeric(30, 2)": ["-1e25", "-1.50", "0", "0.01", "3", "1e25", "NaN"],
     "numeric": ["-1e100", "0.000000000000000000001", "7", "1e100", "Infinity"],
@@ -76,20 +60,22 @@ VALUES = {
 
 @pytest.fixture(params=VALUES)
 def notes(request, database):
-    """A table with ids of that type, and what they are as text, in the order of the index."""
-    for statement in COLLATIONS.strip().splitlines():
-        execute(database, statement.replace(":", r"\:"))
-    execute(database, f"CREATE TABLE notes (id {request.param} PRIMARY KEY, text text, v vector(2))")
+    """A table with ids of that type; the ids as text, in the order of the index."""
+    for name, statement in MADE_FOR.items():
+        if name in request.param.split():
+            try:
+                as_it_stands(database, statement)
+            except DBAPIError as error:
+                pytest.skip(str(error.orig))
+    as_it_stands(database, f"CREATE TABLE notes (id {request.param} PRIMARY KEY, text text, v vector(2))")
     kind = request.param.partition(" COLLATE")[0]
     with database.transaction() as connection:
         for value in VALUES[request.param]:
-            connection.execute(
-                text(f"INSERT INTO notes VALUES (CAST(:id AS {kind}), :text)"), {"id": value, "text": value or "-"}
-            )
-        connection.execute(text("UPDATE notes SET text = 'note ' || text"))
+            statement = f"INSERT INTO notes VALUES (CAST(:id AS {kind}), 'note ' || :text)"
+            connection.execute(text(statement), {"id": value, "text": value})
         for statement in quarantine_statements(NOTES):
             connection.execute(statement)
-    return [row[0] for row in execute(database, "SELECT id::text FROM notes ORDER BY notes.id")]
+    return [row[0] for row in as_it_stands(database, "SELECT id::text FROM notes ORDER BY notes.id")]
 
 
 def described(database):
@@ -97,78 +83,73 @@ def described(database):
         return describe_table(connection, NOTES)
 
 
-def read(database, id_range=None, rows=3):
+def read(database, id_range=None):
     with database.autocommit() as connection:
-        return [str(i) for batch in read_pending(connection, NOTES, "v", rows, id_range) for i in batch.ids]
+        return [str(i) for batch in read_pending(connection, NOTES, "v", 3, id_range) for i in batch.ids]
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 7, 100])
-def test_ranges_cover_every_row_once_in_the_order_of_the_index(database, notes, rows):
-    kind = described(database).id_kind
-    with database.autocommit() as connection:
-        ranges = cut_ranges(connection, NOTES, kind, rows)
-    found = [read(database, id_range) for id_range in ranges]
-    assert sorted(i for ids in found for i in ids) == sorted(notes)
-    assert [set(ids) for ids in found] == [set(notes[at : at + rows]) for at in range(0, len(notes), rows)]
-    assert all(left.upper == right.lower for left, right in pairwise(ranges))
-
-
-def test_what_comes_above_begins_a_range_of_its_own(database, notes):
-    table = described(database)
-    last = notes[-1]
-    with database.transaction() as connection:
-        (kept,) = connection.execute(text("DELETE FROM notes WHERE id::text = :id RETURNING text"), {"id": last})
-        ranges = cut_ranges(connection, NOTES, table.id_kind, 100)
-        statement = f"INSERT INTO notes VALUES ({table.id_kind.of_column(':id')}, :text)".replace("{{", "{")
-        connection.execute(text(statement.replace("}}", "}")), {"id": last, "text": kept.text})
-        (later,) = cut_ranges(connection, NOTES, table.id_kind, 100, above=ranges[-1].upper)
-    assert read(database, later) == [last]
-    with database.autocommit() as connection:
-        assert cut_ranges(connection, NOTES, table.id_kind, 100, above=later.upper) == []
-
-
-@pytest.mark.parametrize("has_index", [False, True])
-def test_every_row_is_read_and_written_once(database, notes, has_index):
-    if has_index:
-        execute(
-            database,
-            r"CREATE INDEX ON notes (id) WHERE v IS NULL AND (text\:\:text COLLATE \"C\") ~ '\\S'".replace(
-                r"\"", '"'
-            ).replace(r"\\S", r"\S"),
-        )
-    table = described(database)
+def write_all(database, table):
+    """Give every pending row a vector that is made of its text; returns how many rows took it."""
     writer = VectorWriter(
         database, NOTES, "v", table.columns["v"].number, table.id_kind, 2, max_lock_ms=1_000, max_rows=3
     )
     stored = 0
     with writer, database.autocommit() as connection:
         for batch in read_pending(connection, NOTES, "v", 3):
-            vectors = np.array([[len(t), len(t.encode())] for t in batch.texts], np.float32)
+            vectors = np.array([[len(words), len(words.encode())] for words in batch.texts], np.float32)
             stored += writer.write(batch, vectors).rows
-    assert stored == len(notes)
-    assert read(database) == []
-    wrong = "SELECT count(*) FROM notes WHERE v <> ('[' || length(text) || ',' || octet_length(text) || ']')::vector"
-    assert scalar(database, wrong.replace("::", r"\:\:")) == 0
+    return stored
 
 
-def test_rows_are_found_by_the_index_however_small_the_staging_table(database, notes):
-    """The plan of the writer's join: one index lookup a row, by the column's own collation and type."""
-    from bge_pipeline.database.writer import _update
-
+def test_ranges_cover_every_row_once_in_the_order_of_the_index(database, notes):
     kind = described(database).id_kind
+    for rows in (1, 3, 100):
+        with database.autocommit() as connection:
+            ranges = cut_ranges(connection, NOTES, kind, rows)
+        found = [sorted(read(database, id_range)) for id_range in ranges]
+        assert found == [sorted(notes[at : at + rows]) for at in range(0, len(notes), rows)]
+        assert all(left.upper == right.lower for left, right in pairwise(ranges))
+        assert [IdRange.from_key(r.key(1)).condition for r in ranges] == [r.condition for r in ranges]
+    # What comes above the last range begins one of its own.
     with database.transaction() as connection:
-        connection.execute(text("SET LOCAL enable_seqscan = off"))
-        connection.execute(text("SET LOCAL enable_hashjoin = off"))
-        connection.execute(text("SET LOCAL enable_mergejoin = off"))
-        connection.execute(
-            text(
-                f"CREATE TEMP TABLE bge_pipeline_staging (id {kind.sql_type}, version xid, digest uuid, vector vector(2))"
-            )
+        kept = connection.execute(text("DELETE FROM notes WHERE id::text = :id RETURNING text"), {"id": notes[-1]})
+        words = kept.scalar_one()
+        shorter = cut_ranges(connection, NOTES, kind, 100)
+        insert = NOTES.sql(f"INSERT INTO {{table}} VALUES ({kind.of_column(':id')}, :words)")
+        connection.execute(insert, {"id": notes[-1], "words": words})
+        (later,) = cut_ranges(connection, NOTES, kind, 100, above=shorter[-1].upper)
+        assert cut_ranges(connection, NOTES, kind, 100, above=later.upper) == []
+    assert read(database, later) == [notes[-1]]
+
+
+def test_every_row_is_read_and_written_once(database, notes):
+    table = described(database)
+    wrong = "SELECT count(*) FROM notes WHERE v <> ('[' || length(text) || ',' || octet_length(text) || ']')::vector"
+    assert write_all(database, table) == len(notes)
+    assert read(database) == []
+    assert as_it_stands(database, wrong) == [(0,)]
+    # Once the index of pending rows is there they come through it, by id.
+    as_it_stands(database, "UPDATE notes SET v = NULL")
+    with database.autocommit() as connection:
+        connection.execute(pending_index_statement(NOTES, "v", "pending"))
+    assert read(database) == notes
+    assert write_all(database, table) == len(notes)
+    assert as_it_stands(database, wrong) == [(0,)]
+
+
+def test_rows_are_found_by_the_index_however_little_is_known_of_the_staging_table(database, notes):
+    kind = described(database).id_kind
+    staging = f"id {kind.sql_type}, version xid, digest uuid, vector vector(2)"
+    with database.transaction() as connection:
+        connection.exec_driver_sql(
+            "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; "
+            f"CREATE TEMP TABLE bge_pipeline_staging ({staging})"
         )
-        statement = NOTES.sql("EXPLAIN " + _update(kind.of_column("s.id")), column="v")
+        statement = NOTES.sql("EXPLAIN " + update_template(kind), column="v")
         values = {"table": str(NOTES), "column": "v", "number": 3}
         plan = "\n".join(connection.execute(statement, values).scalars())
-    assert len(re.findall(r"Index Cond: \(.*id", plan)) == 2, plan
+    assert plan.count("Index Cond: (") >= 2, plan
+    assert plan.count("using notes_pkey") == 2, plan
 
 
 def test_a_row_is_put_in_quarantine_and_left_alone(database, notes):
@@ -208,8 +189,8 @@ def run_proposed(database, next_step, beginning, column="id"):
         ("id text, shard int, PRIMARY KEY (id, shard)", "SELECT 1", "notes_pkey is on 2 columns together (id, shard)"),
         (
             "id text NOT NULL, shard int",
-            "CREATE UNIQUE INDEX some ON notes (id) WHERE shard > 0",
-            "some holds only rows with (shard > 0)",
+            "CREATE UNIQUE INDEX part ON notes (id) WHERE shard > 0",
+            "part holds only rows with (shard > 0)",
         ),
         ("id text NOT NULL, shard int", "CREATE UNIQUE INDEX low ON notes (lower(id))", "low is on an expression"),
         (

@@ -79,3 +79,13 @@ def test_dimensions_that_are_not_the_queries_are_left_out(database, settings, qu
     execute(database, "ALTER TABLE segments ALTER COLUMN embedding TYPE vector")
     execute(database, "UPDATE segments SET embedding = '[1,2,3]' WHERE id > 4")
     assert all(sorted(ids) == [1, 2, 3, 4] for ids in found(database, settings, queries, 10).ids)
+
+
+def test_ids_that_differ_in_length_come_with_their_own_distances(database, settings, queries, monkeypatch):
+    monkeypatch.setattr("bge_pipeline.quality.exact._BLOCK_BYTES", 100_000)  # rows that end in the next block
+    by_integer = found(database, settings, queries, 7)
+    execute(database, "ALTER TABLE segments ALTER COLUMN id DROP IDENTITY")
+    execute(database, "ALTER TABLE segments ALTER COLUMN id TYPE text USING repeat('ü', CAST(id % 50 AS int)) || id")
+    by_text = found(database, settings, queries, 7)
+    assert by_text.ids == [[f"{'ü' * (i % 50)}{i}" for i in ids] for ids in by_integer.ids]
+    assert [d.tolist() for d in by_text.distances] == [d.tolist() for d in by_integer.distances]
