@@ -19,6 +19,7 @@ from bge_pipeline.database.ranges import cut_ranges
 from bge_pipeline.database.reader import read_pending
 from bge_pipeline.database.writer import VectorWriter, update_template
 from bge_pipeline.errors import TargetTableError
+from bge_pipeline_tests.roads import ROOT
 from bge_pipeline_tests.support import NASTY_IDS, SEGMENTS, as_it_stands, execute, scalar
 
 pytestmark = pytest.mark.pgvector
@@ -241,3 +242,32 @@ def test_a_table_without_a_usable_key_gets_row_numbers_at_the_cost_that_is_told(
     assert scalar(database, file) != before
     execute(database, "INSERT INTO notes VALUES (6, 1, 'as the application writes')")
     assert scalar(database, "SELECT max(row_number) FROM notes") == 6
+
+
+def statements_of_the_guide(beginning):
+    """The statements of the guide's block that begins so, without comments."""
+    guide = (ROOT / "docs" / "migration-guide.md").read_text()
+    (block,) = re.findall(rf"```sql\n({re.escape(beginning)}.*?)```", guide, re.DOTALL)
+    return [statement for part in re.sub("--.*", "", block).split(";") if (statement := part.strip())]
+
+
+def test_the_long_way_of_the_guide_writes_no_table_anew(database):
+    refused(database, "id int, shard int, text text, v vector(2), PRIMARY KEY (shard, id)")
+    execute(database, "INSERT INTO notes SELECT n, 1, 'a note' FROM generate_series(1, 5) n")
+    before = scalar(database, "SELECT pg_relation_filenode('notes')")
+    statements = statements_of_the_guide("CREATE SEQUENCE")
+    assert len(statements) == 11
+    for statement in statements:
+        with database.autocommit() as connection:
+            connection.exec_driver_sql(statement)
+    assert scalar(database, "SELECT pg_relation_filenode('notes')") == before
+    execute(database, "INSERT INTO notes VALUES (6, 1, 'as the application writes')")
+    assert scalar(database, "SELECT count(DISTINCT row_number) FROM notes") == 6
+    with database.autocommit() as connection:
+        assert describe_table(connection, replace(NOTES, id_column="row_number")).id_kind.sql_type == "bigint"
+
+
+def test_the_short_way_of_the_guide_is_what_the_refusal_says(database):
+    _, next_step = refused(database, "id int, shard int, text text, v vector(2), PRIMARY KEY (shard, id)")
+    for statement in statements_of_the_guide("ALTER TABLE notes ADD COLUMN row_number bigint GENERATED"):
+        assert statement.replace("notes", '"public"."notes"') in next_step
