@@ -31,6 +31,7 @@ MADE_FOR = {
     "fast": "CREATE COLLATION fast (provider = builtin, locale = 'PG_UNICODE_FAST')",
     "citext": "CREATE EXTENSION citext",
     "code": "CREATE DOMAIN code AS text CHECK (value <> 'forbidden')",
+    '"we{i}rd:type%s"': 'CREATE DOMAIN "we{i}rd:type%s" AS varchar(300)',
     "size": "CREATE TYPE size AS ENUM ('small', 'Large', 'it''s {odd}:name', 'a', 'b', 'c', 'd', 'e')",
 }
 """What a type needs; skipped on servers that have no ICU, no such provider or no such extension."""
@@ -44,6 +45,7 @@ VALUES = {
     "char(300)": [value for value in NASTY_IDS if value != " "],
     "citext": NASTY_IDS,
     "code": NASTY_IDS,
+    '"we{i}rd:type%s"': NASTY_IDS,
     "size": ["small", "Large", "it's {odd}:name", "a", "b", "c", "d", "e"],
     "numeric(30, 2)": ["-1e25", "-1.50", "0", "0.01", "3", "1e25", "NaN"],
     "numeric": ["-1e100", "0.000000000000000000001", "7", "1e100", "Infinity"],
@@ -69,7 +71,7 @@ def notes(request, database):
             except DBAPIError as error:
                 pytest.skip(str(error.orig))
     as_it_stands(database, f"CREATE TABLE notes (id {request.param} PRIMARY KEY, text text, v vector(2))")
-    kind = request.param.partition(" COLLATE")[0]
+    kind = request.param.partition(" COLLATE")[0].replace(":", r"\:")
     with database.transaction() as connection:
         for value in VALUES[request.param]:
             statement = f"INSERT INTO notes VALUES (CAST(:id AS {kind}), 'note ' || :text)"

@@ -69,7 +69,9 @@ def test_text_ids_go_through_all_phases(text_ids, make_settings):
     database = text_ids
     settings = make_settings(benchmark_texts=50)
     service = EmbeddingsService(ENCODER, settings)
-    assert plan(database, settings, service).obstacles == ()
+    planned = plan(database, settings, service)
+    assert planned.obstacles == ()
+    assert planned.writing is not None
 
     expand(database, settings, ENCODER.space)
     with database.autocommit() as connection:
@@ -97,6 +99,31 @@ def test_text_ids_go_through_all_phases(text_ids, make_settings):
     retire(database, settings)
     assert read_status(database, settings).phase == "retired"
     assert wrong_vectors(database, ENCODER, "embedding") == []
+
+
+@pytest.mark.parametrize(
+    ("id_type", "expression"),
+    [
+        ("timestamptz", "to_timestamp(id * 1.5)"),
+        ("bytea", "decode(lpad(to_hex(id), 4, '0'), 'hex')"),
+        ("numeric(20, 3)", "id / 8.0"),
+        ("char(40)", "'note ' || id"),
+    ],
+)
+def test_ids_that_a_driver_has_types_of_its_own_for_pass_the_gate_too(database, make_settings, id_type, expression):
+    settings = make_settings(benchmark_texts=50)
+    service = EmbeddingsService(ENCODER, settings)
+    as_it_stands(database, "ALTER TABLE segments ALTER COLUMN id DROP IDENTITY")
+    as_it_stands(database, f"ALTER TABLE segments ALTER COLUMN id TYPE {id_type} USING {expression}")
+    assert plan(database, settings, service).writing is not None
+    expand(database, settings, ENCODER.space)
+    backfill(database, settings, ENCODER)
+    result = swap(database, settings, service)
+    assert result.gate is not None
+    assert result.gate.passed
+    assert wrong_vectors(database, ENCODER, "embedding") == []
+    (row,) = as_it_stands(database, "SELECT id, text FROM segments ORDER BY id LIMIT 1")
+    assert row.id in [hit.id for hit in Retriever(database, settings, service).search(row.text).results]
 
 
 def test_text_ids_in_quarantine_are_named_and_released(text_ids, settings):
