@@ -1,6 +1,7 @@
 """Partitions of the backfill: id ranges of about PARTITION_ROWS rows, kept in Dagster's instance. No SQL."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 
 import dagster as dg
@@ -23,6 +24,8 @@ _LONGEST_KEY = 100
 """Characters. A longer key is cut, and what it stands for kept in the instance: Dagster indexes keys, and PostgreSQL indexes
 nothing above 2,704 bytes, which two ids of a few hundred letters exceed."""
 _SHOWN_OF_A_BOUND = 30
+_SEPARATORS_OF_A_CUT_KEY = 3
+_HALF_AN_ESCAPE = re.compile("%.?$")
 
 
 def known_keys(instance: dg.DagsterInstance) -> Sequence[str]:
@@ -94,9 +97,6 @@ def targeted_range(tags: Mapping[str, str], instance: dg.DagsterInstance) -> IdR
     return IdRange(first.lower, last.upper, first.kind)
 
 
-_SEPARATORS_OF_A_CUT_KEY = 3
-
-
 def _named(instance: dg.DagsterInstance, ranges: Sequence[IdRange], first: int) -> list[str]:
     """Keys of the ranges, numbered from `first`."""
     keys, whole = [], {}
@@ -113,12 +113,11 @@ def _named(instance: dg.DagsterInstance, ranges: Sequence[IdRange], first: int) 
 
 def _cut_key(number: int, id_range: IdRange, key: str) -> str:
     """The number, the beginnings of the bounds, and a digest: another cut of the table has another."""
-    lower, upper = (
-        "" if bound is None else OTHERS.readable(str(bound)[:_SHOWN_OF_A_BOUND])
+    shown = [
+        "" if bound is None else _HALF_AN_ESCAPE.sub("", OTHERS.readable(str(bound))[:_SHOWN_OF_A_BOUND])
         for bound in (id_range.lower, id_range.upper)
-    )
-    digest = hashlib.sha256(key.encode()).hexdigest()[:8]
-    return f"{number:05d}~{lower[:_SHOWN_OF_A_BOUND]}~{upper[:_SHOWN_OF_A_BOUND]}~{digest}"
+    ]
+    return "~".join([f"{number:05d}", *shown, hashlib.sha256(key.encode()).hexdigest()[:8]])
 
 
 def _kept_as(key: str) -> str:
