@@ -177,7 +177,7 @@ def refused(database, columns, *statements, target=NOTES):
 
 def run_proposed(database, next_step, beginning, column="id"):
     """Run the statements of a proposal as a person would, one by one; the table is then taken."""
-    proposal = next(way for way in next_step.split("; or ") if beginning in way)
+    proposal = next(way for way in next_step.splitlines() if beginning in way)
     for statement in re.findall(r"(?:ALTER TABLE|CREATE UNIQUE INDEX)[^;]+;", proposal):
         with database.autocommit() as connection:
             connection.exec_driver_sql(statement)
