@@ -7,6 +7,8 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
 from typing import Any, ClassVar
 from urllib.parse import quote, unquote
 
@@ -202,6 +204,20 @@ _FIXED_LENGTH: dict[str, IdKind] = {"smallint": INTEGERS, "integer": INTEGERS, "
 def kind_of(column_type: str) -> IdKind:
     """The kind of an id column by its type, as `format_type` writes it."""
     return _FIXED_LENGTH.get(column_type) or OtherIds(column_type)
+
+
+def id_as_text(value: Any) -> str:
+    """An id as PostgreSQL writes it, from what the driver made of it: judgements name rows by `id::text`."""
+    if isinstance(value, (bytes, memoryview)):
+        return "\\x" + bytes(value).hex()
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, datetime):
+        moment = value.isoformat(" ")
+        whole, point, rest = moment.partition(".")
+        shortened = f"{whole}.{rest[:6].rstrip('0')}{rest[6:]}" if point else whole
+        return shortened.removesuffix(":00") if value.tzinfo is not None else shortened
+    return str(value)
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def require_key(connection: Connection, target: TargetTable, oid: int, *, is_not
         raise TargetTableError(
             f"{target}: {name!r} may be NULL, and a row without an id cannot be found again: expected NOT NULL",
             state="nothing was changed",
-            next_step="(none of these holds the table for longer than an instant) " + _set_not_null(target, name),
+            next_step=f"{_set_not_null(target, name)} (none of these holds the table for longer than an instant)",
         )
     other = next((i.columns[0] for i in indexes if i.fault() is None and i.columns), None)
     near = [f"{i.name} {i.fault()}" for i in indexes if i.fault() is not None]
@@ -88,18 +88,15 @@ def require_key(connection: Connection, target: TargetTable, oid: int, *, is_not
 
 
 def _ways_out(target: TargetTable, name: str, other: str | None, *, is_not_null: bool) -> str:
-    ways = []
-    if other is not None:
-        ways.append(f"set TARGET_ID_COLUMN={other}, which has such an index")
     own = f"CREATE UNIQUE INDEX CONCURRENTLY ON {target} ({quote(name)});"
     if not is_not_null:
         own += " " + _set_not_null(target, name)
-    ways.append(f"where {name!r} is different in every row: {own}")
-    ways.append(
-        f"otherwise, without touching the application: {_add_row_numbers(target)} (the first statement writes the whole "
-        "table anew under ACCESS EXCLUSIVE; docs/migration-guide.md has a longer way that does not)"
-    )
-    return "; or ".join(ways)
+    ways = [
+        *([f"set TARGET_ID_COLUMN={other}, which has such an index"] if other is not None else []),
+        f"where {name!r} is different in every row: {own}",
+        f"without touching the application: {_add_row_numbers(target)}",
+    ]
+    return "one of\n" + "\n".join(f"  - {way}" for way in ways)
 
 
 def _set_not_null(target: TargetTable, name: str) -> str:
@@ -116,5 +113,7 @@ def _set_not_null(target: TargetTable, name: str) -> str:
 def _add_row_numbers(target: TargetTable) -> str:
     return (
         f"ALTER TABLE {target} ADD COLUMN {ROW_NUMBER} bigint GENERATED ALWAYS AS IDENTITY; "
-        f"CREATE UNIQUE INDEX CONCURRENTLY ON {target} ({ROW_NUMBER}); then TARGET_ID_COLUMN={ROW_NUMBER}"
+        f"CREATE UNIQUE INDEX CONCURRENTLY ON {target} ({ROW_NUMBER}); then TARGET_ID_COLUMN={ROW_NUMBER} "
+        "(the first statement writes the whole table anew under ACCESS EXCLUSIVE; docs/migration-guide.md has a longer way "
+        "that does not)"
     )

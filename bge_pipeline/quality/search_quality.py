@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bge_pipeline.database.ids import id_as_text
 from bge_pipeline.quality.judgements import JudgedQueries
 from bge_pipeline.quality.metrics import Difference, RankingQuality, paired_difference, ranking_quality
 from bge_pipeline.search.results import RerankMode, SearchMode, SearchResponse
@@ -90,7 +91,7 @@ def measure_search(
         ask_each(retriever, list(judged.queries.values()), mode=mode, rerank=rerank, k=k, on_progress=on_progress)
     )
     rankings = {
-        query_id: [str(result.id) for result in response.results]
+        query_id: [id_as_text(result.id) for result in response.results]
         for query_id, response in zip(judged.queries, responses, strict=True)
     }
     p50, p95 = p50_and_p95(responses)

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.catalog import describe_table
-from bge_pipeline.database.ids import IdRange
+from bge_pipeline.database.ids import IdRange, id_as_text
 from bge_pipeline.database.pending import pending_index_statement
 from bge_pipeline.database.quarantine import list_quarantined, quarantine_row, quarantine_statements
 from bge_pipeline.database.ranges import cut_ranges
@@ -165,6 +165,31 @@ def test_a_row_is_put_in_quarantine_and_left_alone(database, notes):
         assert sorted(row.row_id for row in list_quarantined(connection, NOTES, 100)) == sorted(notes)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        r"'\x00ff'::bytea",
+        "1.50::numeric(20, 2)",
+        "1e30::numeric",
+        "0.0000000000::numeric",
+        "'2026-11-28 01:02:03'::timestamp",
+        "'2026-11-28 01:02:03.120'::timestamp",
+        "'2026-11-28 01:02:03.12+00'::timestamptz",
+        "'2026-11-28 01:02:03+00'::timestamptz",
+        "'2026-11-28'::date",
+        "'6ba7b810-9dad-11d1-80b4-00c04fd430c8'::uuid",
+        "'it''s'::varchar",
+        "-5::bigint",
+    ],
+)
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata"])
+def test_an_id_of_the_driver_is_written_as_postgres_writes_it(database, value, zone):
+    with database.autocommit() as connection:
+        connection.exec_driver_sql(f"SET TimeZone = '{zone}'")
+        row = connection.exec_driver_sql(f"SELECT {value}, ({value})::text").one()
+    assert id_as_text(row[0]) == row[1]
+
+
 def refused(database, columns, *statements, target=NOTES):
     execute(database, f"CREATE TABLE notes ({columns})")
     for statement in statements:
@@ -177,7 +202,7 @@ def refused(database, columns, *statements, target=NOTES):
 
 def run_proposed(database, next_step, beginning, column="id"):
     """Run the statements of a proposal as a person would, one by one; the table is then taken."""
-    proposal = next(way for way in next_step.split("; or ") if beginning in way)
+    proposal = next(way for way in next_step.splitlines() if beginning in way)
     for statement in re.findall(r"(?:ALTER TABLE|CREATE UNIQUE INDEX)[^;]+;", proposal):
         with database.autocommit() as connection:
             connection.exec_driver_sql(statement)
