@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from psycopg2 import Error as DriverError
 from psycopg2.errors import LockNotAvailable
 from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.exc import DBAPIError
@@ -40,6 +42,9 @@ SET LOCAL enable_mergejoin = off;
 SET LOCAL lock_timeout = '300ms';
 """
 
+
+# What the caller's transaction does else is to last.
+_FOR_THE_REST = "SET LOCAL synchronous_commit TO DEFAULT; SET LOCAL session_replication_role TO DEFAULT"
 
 # By number, since names go round: in a backfill that slept through somebody's swap, this one may be another column's now.
 # Read by the snapshot of the UPDATE, which by then has locked the table against the next exchange.
@@ -173,7 +178,9 @@ class VectorWriter:
     def write_within(self, connection: Connection, batch: PendingBatch, vectors: NDArray[np.float32]) -> Stored:
         """The same in a transaction of the caller's, which is to begin, and to commit, on that connection."""
         connection.execute(self._staging(server_version(connection)))
-        return self._store(connection, batch, vectors)
+        stored = self._store(connection, batch, vectors)
+        connection.execute(text(_FOR_THE_REST))
+        return stored
 
     def _write(self, batch: PendingBatch, vectors: NDArray[np.float32]) -> Stored:
         connection = self._open()
@@ -237,5 +244,8 @@ def _look_anew(connection: Connection) -> None:
         for statement in _LOOK_ANEW:
             cursor.execute(statement)
         cursor.close()
+    except DriverError as error:  # a broken connection shows at the next batch, which is tried again
+        logger.debug("the session could not look anew: %s", error)
     finally:
-        raw.autocommit = False
+        with suppress(DriverError):
+            raw.autocommit = False
