@@ -44,7 +44,7 @@ SET LOCAL lock_timeout = '300ms';
 
 
 # What the caller's transaction does else is to last.
-_FOR_THE_REST = "SET LOCAL synchronous_commit TO DEFAULT; SET LOCAL session_replication_role TO DEFAULT"
+_FOR_THE_REST = ("SET LOCAL synchronous_commit TO DEFAULT", "SET LOCAL session_replication_role TO DEFAULT")
 
 # By number, since names go round: in a backfill that slept through somebody's swap, this one may be another column's now.
 # Read by the snapshot of the UPDATE, which by then has locked the table against the next exchange.
@@ -133,6 +133,7 @@ class VectorWriter:
         self._name = column
         self._column = {"table": str(target), "column": column, "number": number}
         self._commit_size = CommitSize(max_lock_ms, max_rows)
+        self._skip_triggers = skip_triggers
         self._update = update_template(id_kind)
         self._settings = _FOR_THE_BATCH + _WRITING + (_SKIP_TRIGGERS if skip_triggers else "")
 
@@ -179,7 +180,7 @@ class VectorWriter:
         """The same in a transaction of the caller's, which is to begin, and to commit, on that connection."""
         connection.execute(self._staging(server_version(connection)))
         stored = self._store(connection, batch, vectors)
-        connection.execute(text(_FOR_THE_REST))
+        connection.execute(text("; ".join(_FOR_THE_REST[: 2 if self._skip_triggers else 1])))
         return stored
 
     def _write(self, batch: PendingBatch, vectors: NDArray[np.float32]) -> Stored:
