@@ -399,3 +399,16 @@ class TestBesideALiveApplication:
             thread.join()
         assert errors == []
         assert seen == {1536, 384}
+
+
+def test_the_exchange_is_as_durable_as_any_commit_though_the_last_rows_were_not(database, settings, monkeypatch):
+    fill(database, settings)
+    before_writers_are_locked_out(monkeypatch, lambda: execute(database, LATE))
+    original = swap_module.exchange_statements
+    look = "BEGIN IF current_setting('synchronous_commit') <> 'on' THEN RAISE EXCEPTION 'not durable'; END IF; END"
+
+    def statements(*arguments, **named):
+        return [text(f"DO $$ {look} $$"), *original(*arguments, **named)]
+
+    monkeypatch.setattr(swap_module, "exchange_statements", statements)
+    assert swap(database, settings).last_rows == 40
