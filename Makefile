@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format dev benchmark clean
+.PHONY: help install demo test test-all lint format dev benchmark clean
 
 help:  ## Show this list.
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 install: $(INSTALLED)  ## Make .venv with everything that demo, test and lint use.
 
@@ -21,7 +21,10 @@ $(INSTALLED): pyproject.toml constraints.txt setup.py
 demo: $(INSTALLED)  ## Migrate a table of Python documentation from 1536 to 384 dimensions, and search it before and after.
 	$(BIN)/bge-pipeline demo --reset
 
-test: $(INSTALLED)  ## Run the tests; those that need what is missing here are skipped and say so.
+test: $(INSTALLED)  ## Run the tests but for those marked slow; those that need what is missing here are skipped and say so.
+	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+
+test-all: $(INSTALLED)  ## Run every test, the slow ones too: every pooled command, daemons that are killed, the browser's walk.
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(INSTALLED)  ## Check style, types, the direction of imports, and that what is imported is declared.
@@ -52,6 +55,8 @@ benchmark: $(INSTALLED)  ## Measure this machine and write docs/benchmarks.md; t
 	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.backfill --rows 100000 1000000
 	$(BIN)/python -m benchmarks.dagster_overhead
+	$(BIN)/python -m benchmarks.search_quality
+	$(BIN)/python -m benchmarks.live --rows 20000
 	$(BIN)/python -m benchmarks.document
 
 clean:  ## Remove .venv, the embedded database and caches.
