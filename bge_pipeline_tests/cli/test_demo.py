@@ -83,6 +83,7 @@ def demo(home: Path) -> Iterator[Database]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_a_reset_demo_leaves_everything_of_the_users_as_it_was(
     run: Run,
     users_database: Database,

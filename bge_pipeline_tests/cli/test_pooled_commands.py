@@ -42,6 +42,7 @@ def find_behind(url: str) -> list[tuple[object, ...]]:
 
 @pytest.mark.parametrize("arguments", [["status"], ["plan"], ["search", "how are generators closed"]], ids=str)
 @pytest.mark.parametrize("mode", ["transaction", "session"])
+@pytest.mark.slow
 def test_commands_that_change_nothing_go_on(run: Run, pooled: Pooled, mode: str, arguments: list[str]) -> None:  # noqa: F811
     url = pooled(mode, server_reset_query="")
     if arguments[0] == "search":

@@ -92,7 +92,10 @@ class TestSigterm:
         process = start("migrate")
         wait_until(lambda: embedded(slow) > 0, 60)
         with application(slow) as other:
-            other.exec_driver_sql("UPDATE segments SET speaker_label = 'x' WHERE id = 1")  # which has its vector
+            other.exec_driver_sql(
+                "UPDATE segments SET speaker_label = 'x' "
+                "WHERE id = (SELECT min(id) FROM segments WHERE embedding_384 IS NOT NULL)"
+            )
             building = "SELECT count(*) FROM pg_stat_progress_create_index WHERE datname = current_database()"
             wait_until(lambda: scalar(slow, building) == 1, 90)
             process.send_signal(signal.SIGTERM)

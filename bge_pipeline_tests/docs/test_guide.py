@@ -107,4 +107,4 @@ def test_every_block_is_run_or_says_why_not() -> None:
     assert (strangers, homeless) == ([], [])
     assert all(scenario.ends for scenario in SCENARIOS)
     print("\nnot run:", *left_out, sep="\n  ")  # noqa: T201 - shown by `pytest -rP`
-    assert len(left_out) == 6
+    assert len(left_out) == 8

@@ -2,9 +2,9 @@
 
 import dagster as dg
 import pytest
-from bge_pipeline.orchestration.instance import migrate_through_dagster
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.orchestration.in_process import migrate_through_dagster
 from bge_pipeline.orchestration.partitions import known_keys, range_of, recut, targeted_range
 from bge_pipeline.orchestration.sensors import embed_new_rows
 from bge_pipeline.phases.status import read_status

@@ -18,6 +18,7 @@ from bge_pipeline.database.journal import read_journal
 from bge_pipeline.database.pause import PauseReader, read_pause
 from bge_pipeline.database.privileges import missing_privileges
 from bge_pipeline.errors import PhaseError, ReadOnlyDatabase
+from bge_pipeline.phases import brakes
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.companion import CompanionKeeper
 from bge_pipeline.phases.embed import embed_pending
@@ -59,7 +60,8 @@ def embedded(database):
 
 
 class TestRuns:
-    def test_a_run_waits_while_it_is_paused_and_goes_on_after_resume(self, expanded, make_settings, log):
+    def test_a_run_waits_while_it_is_paused_and_goes_on_after_resume(self, expanded, make_settings, log, monkeypatch):
+        monkeypatch.setattr(brakes, "_PAUSE_LOOK_SECONDS", 0.0)
         settings, counts = make_settings(backfill_batch_rows=10), []
 
         def progress(state):
