@@ -61,7 +61,7 @@ def embedded(database):
 
 class TestRuns:
     def test_a_run_waits_while_it_is_paused_and_goes_on_after_resume(self, expanded, make_settings, log, monkeypatch):
-        monkeypatch.setattr(brakes, "_PAUSE_LOOK_SECONDS", 0.0)
+        monkeypatch.setattr(brakes, "_PAUSE_LOOK_SECONDS", 0.01)
         settings, counts = make_settings(backfill_batch_rows=10), []
 
         def progress(state):
