@@ -21,10 +21,10 @@ $(INSTALLED): pyproject.toml constraints.txt setup.py
 demo: $(INSTALLED)  ## Migrate a table of Python documentation from 1536 to 384 dimensions, and search it before and after.
 	$(BIN)/bge-pipeline demo --reset
 
-test: $(INSTALLED)  ## Run the tests but for those marked slow; those that need what is missing here are skipped and say so.
-	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+test: $(INSTALLED)  ## Run the tests but for those marked thorough; those that need what is missing here are skipped and say so.
+	$(BIN)/python -m pytest -n 2 -m "not thorough" $(ARGS)
 
-test-all: $(INSTALLED)  ## Run every test, the slow ones too: every pooled command, daemons that are killed, the browser's walk.
+test-all: $(INSTALLED)  ## Run every test, those marked thorough too.
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(INSTALLED)  ## Check style, types, the direction of imports, and that what is imported is declared.

@@ -83,7 +83,7 @@ def demo(home: Path) -> Iterator[Database]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_reset_demo_leaves_everything_of_the_users_as_it_was(
     run: Run,
     users_database: Database,
@@ -114,6 +114,7 @@ def test_a_reset_demo_leaves_everything_of_the_users_as_it_was(
 
 @pytest.mark.timeout(600)
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_database_that_is_named_is_worked_in_only_when_the_user_agrees_and_only_in_the_demos_schema(
     run: Run, users_database: Database, home: Path, database_url: str
 ) -> None:

@@ -42,7 +42,7 @@ def find_behind(url: str) -> list[tuple[object, ...]]:
 
 @pytest.mark.parametrize("arguments", [["status"], ["plan"], ["search", "how are generators closed"]], ids=str)
 @pytest.mark.parametrize("mode", ["transaction", "session"])
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_commands_that_change_nothing_go_on(run: Run, pooled: Pooled, mode: str, arguments: list[str]) -> None:  # noqa: F811
     url = pooled(mode, server_reset_query="")
     if arguments[0] == "search":
@@ -112,6 +112,7 @@ def test_alembic_is_refused_before_it_makes_its_version_table(
     assert find_behind(url) == []
 
 
+@pytest.mark.thorough
 def test_a_whole_migration_goes_through_a_pool_of_sessions(run: Run, pooled: Pooled) -> None:  # noqa: F811
     """One that clears nothing itself, so that what is clean afterwards is clean by us."""
     url = pooled("session", server_reset_query="", max_client_conn="100", default_pool_size="8")

@@ -140,6 +140,7 @@ def test_every_row_is_read_and_written_once(database, notes):
     assert as_it_stands(database, wrong) == [(0,)]
 
 
+@pytest.mark.thorough
 def test_rows_are_found_by_the_index_however_little_is_known_of_the_staging_table(database, notes):
     kind = described(database).id_kind
     staging = f"id {kind.sql_type}, version xid, digest uuid, vector vector(2)"
@@ -155,6 +156,7 @@ def test_rows_are_found_by_the_index_however_little_is_known_of_the_staging_tabl
     assert plan.count("using notes_pkey") == 2, plan
 
 
+@pytest.mark.thorough
 def test_a_row_is_put_in_quarantine_and_left_alone(database, notes):
     with database.transaction() as connection:
         for batch in read_pending(connection, NOTES, "v", 100):

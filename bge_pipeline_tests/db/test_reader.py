@@ -147,7 +147,7 @@ def test_uuids_are_read_as_strings(database):
     assert all(isinstance(i, str) for i in found)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_memory_does_not_grow_with_the_table(database, column):
     execute(database, "INSERT INTO notes SELECT n, repeat('word ', 40) FROM generate_series(1, 60000) n")
     # The rows of a window are those of so many pages, and autovacuum would say in between how many are in a page.

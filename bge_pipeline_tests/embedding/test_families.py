@@ -101,7 +101,7 @@ def test_bert(tiny_models, every_way):
 
 
 @pytest.mark.parametrize("network", ["roberta", "xlm-roberta"])
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_roberta_and_xlm_roberta(tiny_models, every_way, network):
     files = tiny_models[network]
     assert family_of(files.config) is ROBERTA

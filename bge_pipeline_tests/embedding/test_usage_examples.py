@@ -191,7 +191,7 @@ service.encode_queries(3)  # refused
 
 
 @pytest.mark.slow
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_type_checker_sees_the_same_signatures_on_the_class_and_on_an_instance(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     (tmp_path / "typed.py").write_text(TYPED)

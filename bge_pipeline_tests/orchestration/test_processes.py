@@ -110,6 +110,7 @@ CREATE TRIGGER dawdle BEFORE UPDATE ON segments FOR EACH ROW EXECUTE FUNCTION da
 """
 
 
+@pytest.mark.thorough
 def test_a_run_that_a_person_terminates_is_cancelled_keeps_its_batches_and_is_not_rerun(
     database: Database, settings: Settings, instance: dg.DagsterInstance, run: Runner, monkeypatch: pytest.MonkeyPatch
 ):
@@ -164,7 +165,7 @@ def test_the_first_backfill_that_a_person_launches_loads_one_model_at_a_time_and
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_first_backfill_of_a_deployment_loads_one_model_at_a_time(
     cut: dg.DagsterInstance, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -247,7 +247,7 @@ def test_a_partition_is_checked_by_itself_and_not_against_the_whole_table(run: R
     }
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_an_interrupt_is_not_retried_and_the_next_call_resumes(
     database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ):

@@ -15,7 +15,7 @@ from bge_pipeline_tests.roads import alembic_config, schema, vectors
 pytestmark = pytest.mark.pgvector
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_three_roads_end_in_the_same_table(
     settings: Settings, database: Database, new_database_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

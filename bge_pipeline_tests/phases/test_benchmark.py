@@ -78,7 +78,7 @@ def test_judged_queries_are_all_asked_and_judged(
     assert report.as_metadata()["new_dense_ndcg"] == runs["new dense"].ndcg
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_phases_are_those_of_the_latest_migration(database: Database, settings: Settings) -> None:
     fill(database, settings)
     collapse(database, settings)

@@ -304,7 +304,7 @@ def pair(logical_server, make_settings):
 
 
 @pytest.mark.parametrize("kind", ["all tables", "a schema", "the table"])
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_subscriber_that_does_what_plan_says_follows_a_migration(pair, kind):
     publisher, settings = pair.publisher, pair.settings
     pair.subscribe(KINDS[kind])
