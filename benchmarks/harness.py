@@ -59,10 +59,15 @@ class Measurement:
         path = RESULTS / f"{self.name}.json"
         module = Path(sys.argv[0]).stem
         facts = {
-            "command": " ".join([f"python -m benchmarks.{module}", *sys.argv[1:]]),
+            "command": " ".join([f"python -m benchmarks.{module}", *map(_without_folders, sys.argv[1:])]),
             "hardware": hardware(),
             "python": platform.python_version(),
             "measured_at": datetime.now(timezone.utc).date().isoformat(),
         }
         path.write_text(json.dumps(asdict(self) | facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return path
+
+
+def _without_folders(word: str) -> str:
+    """An argument as it may stand in the results, which say nothing of the folders of a machine."""
+    return "PATH" if Path(word).expanduser().is_absolute() else word
