@@ -113,6 +113,7 @@ class PendingReader:
         self._id_range = id_range
         self._kind: IdKind | None = None
         self._by_id: bool | None = None
+        self._waits = ""
         self._places: list[tuple[str, int]] = []
         self._after: Any = None
         self._next_page = 0
@@ -123,6 +124,7 @@ class PendingReader:
         if self._kind is None:
             self._kind = id_kind(connection, self._target)
         if self._by_id is None:
+            self._waits = waits(connection, self._target)
             self._by_id = has_pending_index(connection, self._target, self._column)
         if self._by_id:
             return self._read_by_id(connection, self._kind)
@@ -138,7 +140,7 @@ class PendingReader:
                 return batch
 
     def _read_by_id(self, connection: Connection, kind: IdKind) -> PendingBatch | None:
-        where, values = self._where(connection)
+        where, values = self._where()
         statement = self._target.sql(_ROWS_BY_ID.format(where=where, identity=kind.as_it_travels), column=self._column)
         found = connection.execute(statement, values | {"rows": self._rows}).all()
         if not found:
@@ -148,8 +150,9 @@ class PendingReader:
         return PendingBatch(ids, [r.version for r in found], [r.text for r in found])
 
     def _rows_at(self, connection: Connection, kind: IdKind, places: Sequence[tuple[str, int]]) -> PendingBatch:
-        condition = waits(connection, self._target)
-        statement = self._target.sql(_ROWS_AT.format(where=condition, identity=kind.as_it_travels), column=self._column)
+        statement = self._target.sql(
+            _ROWS_AT.format(where=self._waits, identity=kind.as_it_travels), column=self._column
+        )
         wanted = "{" + ",".join(f'"{place}"' for place, _ in places) + "}"
         found = {row.place: row for row in connection.execute(statement, {"places": wanted})}
         rows = [(found[place], block) for place, block in places if place in found]
@@ -161,7 +164,7 @@ class PendingReader:
         )
 
     def _next_window(self, connection: Connection) -> Iterator[tuple[str, int]]:
-        where, values = self._where(connection)
+        where, values = self._where()
         last = "NULL"
         if self._id_range is not None:
             where += " ORDER BY t.{id} LIMIT :window"
@@ -182,9 +185,9 @@ class PendingReader:
             self._after = found[0].last if found else None
         return ((row.place, row.block) for row in found)
 
-    def _where(self, connection: Connection) -> tuple[str, dict[str, Any]]:
+    def _where(self) -> tuple[str, dict[str, Any]]:
         """What makes a row pending, in the range and behind the last id."""
-        where = waits(connection, self._target)
+        where = self._waits
         values: dict[str, Any] = {}
         if self._id_range is not None:
             where += f" AND {self._id_range.condition}"

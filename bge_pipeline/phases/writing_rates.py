@@ -73,8 +73,10 @@ def measure_writing(
                 without = _fill(connection, database, settings, table, dimensions)
                 if not without.rows:
                     return None
-                _empty_and_index(connection, table, old_indexes)
-                kept = _fill(connection, database, settings, table, dimensions) if old_indexes else without
+                kept = without
+                if old_indexes:
+                    _empty_and_index(connection, table, old_indexes)
+                    kept = _fill(connection, database, settings, table, dimensions)
                 return WritingRates(without.rows, without.rate, kept.rate, kept.in_page / kept.rows)
             finally:
                 connection.invalidate()
