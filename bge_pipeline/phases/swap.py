@@ -179,6 +179,8 @@ def _exchange_when_caught_up(
         lock_out_writers(connection, target)
         done.writers_locked_at = time.monotonic()
         deadline = done.writers_locked_at + settings.swap_max_writer_pause_ms / 1_000
+        require_same_parts(connection, state)
+        _verify_new_column(connection, settings, state, service.space, index)
         _use_pending_index(connection)
         if has_more_pending_than(connection, target, new.name, settings.swap_max_pending_rows):
             done.last_rows = embed_last_rows(connection, target, new.name, writer, encoder, deadline)
@@ -186,7 +188,8 @@ def _exchange_when_caught_up(
         connection.execute(text(f"SET LOCAL lock_timeout = '{left}ms'"))
         lock_for_exchange(connection, state)
         done.locked_at = time.monotonic()
-        _verify_under_lock(connection, settings, state, service.space, index)
+        _check_pending(connection, settings, target, new.name)
+        _check_dependents(connection, settings, state)  # a view can be created beside the writers' lock
         for statement in exchange_statements(target, new, old, drop_old=settings.old_embedding == "drop"):
             connection.execute(statement)
 
@@ -286,9 +289,10 @@ def _use_pending_index(connection: Connection) -> None:
     connection.execute(text("SET LOCAL enable_seqscan = off"))
 
 
-def _verify_under_lock(
+def _verify_new_column(
     connection: Connection, settings: SwapSettings, state: MigrationState, space: EmbeddingSpace, index: str
 ) -> None:
+    """See that the new column and its index are still what they were; the lock of `lock_out_writers` keeps them so."""
     target = state.table.target
     new = describe_table(connection, target).with_role("new")
     if new is None or new.dimensions != space.dimensions:
@@ -297,9 +301,6 @@ def _verify_under_lock(
         )
     require_space(new, space, target)
     require_forward(new, settings, target)  # another process may have swapped and gone back meanwhile
-    _use_pending_index(connection)
-    _check_pending(connection, settings, target, new.name)
-    _check_dependents(connection, settings, state)
     if not any(i.name == index and i.valid for i in indexes_on(connection, state.table.oid, new.number)):
         raise SwapRefused(
             f"index {index} on column {new.name!r} is not valid",

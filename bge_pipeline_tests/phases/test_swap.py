@@ -57,6 +57,17 @@ def before_the_lock(monkeypatch, act):
     monkeypatch.setattr(swap_module, "compact_pending_index", compact)
 
 
+def before_the_last_lock(monkeypatch, act):
+    """Run `act` after the last catch-up, just before writers are locked out."""
+    original = swap_module.lock_out_writers
+
+    def lock_out(*arguments):
+        act()
+        original(*arguments)
+
+    monkeypatch.setattr(swap_module, "lock_out_writers", lock_out)
+
+
 LATE = "UPDATE segments SET text = text || ' late' WHERE id <= 40"
 
 
@@ -197,15 +208,9 @@ class TestWhatIsVerified:
         assert swap(filled, settings).index_built, "the next run builds it again"
 
     def test_a_column_of_other_dimensions(self, filled, settings, monkeypatch):
-        original = swap_module.lock_for_exchange
-
-        def lock(*arguments):
-            execute(filled, "ALTER TABLE segments ALTER COLUMN embedding_384 TYPE vector(3) USING NULL::vector(3)")
-            original(*arguments)
-
-        monkeypatch.setattr(swap_module, "lock_for_exchange", lock)
-        refuses_with = pytest.raises(SwapRefused, match="does not hold 384 dimensions")
-        with refuses_with:
+        alter = "ALTER TABLE segments ALTER COLUMN embedding_384 TYPE vector(3) USING NULL::vector(3)"
+        before_the_last_lock(monkeypatch, lambda: execute(filled, alter))
+        with pytest.raises(SwapRefused, match="does not hold 384 dimensions"):
             swap(filled, settings)
         assert columns_of(filled)["embedding"] == "vector(1536)"
 
