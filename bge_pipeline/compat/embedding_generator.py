@@ -18,6 +18,9 @@ from bge_pipeline.settings import ModelSettings, Settings, load_settings, settin
 
 logger = logging.getLogger(__name__)
 
+_BATCH_SIZE = 32
+"""Texts that sentence-transformers pads to one length, where EMBEDDING_BATCH_SIZE is not set; its own default."""
+
 _loading = threading.Lock()
 
 
@@ -108,7 +111,7 @@ def _own_service(settings: Settings) -> EmbeddingsService:
 def _by_sentence_transformers(settings: ModelSettings, texts: Sequence[str]) -> list[list[float]]:
     with _loading:
         model = _reference(settings)
-    vectors = model.encode(texts, batch_size=settings.embedding_batch_size)
+    vectors = model.encode(texts, batch_size=settings.embedding_batch_size or _BATCH_SIZE)
     if vectors.shape[1] != settings.embedding_dimensions:
         raise ConfigurationError(
             f"EMBEDDING_DIMENSIONS={settings.embedding_dimensions}, but {settings.embedding_model} makes vectors of "

@@ -27,6 +27,7 @@ from bge_pipeline.settings import Settings
 logger = logging.getLogger(__name__)
 
 OPENAI_HOST = "api.openai.com"
+_USUAL_TEXTS = 256
 _MOST_TEXTS = 2_048
 """Texts that OpenAI takes in one request."""
 _TIMEOUT_SECONDS = 60
@@ -107,7 +108,7 @@ class EmbeddingsEndpoint:
             model=settings.embedding_model,
             key=key,
             dimensions=settings.embedding_dimensions,
-            batch_size=min(settings.embedding_batch_size, _MOST_TEXTS),
+            batch_size=min(settings.embedding_batch_size or _USUAL_TEXTS, _MOST_TEXTS),
         )
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,10 +26,19 @@ def packed_attention(device: str, precision: str) -> PackedAttention | None:
         from transformers import AttentionInterface  # noqa: F401
     except ImportError:
         return None
+    return _calling(varlen_attn)
+
+
+def _calling(varlen_attn: Callable[..., Any]) -> PackedAttention:
+    """PyTorch's function behind our signature; torch 2.10 knows no `scale` and divides by the root of the head's size."""
+    takes_scale = "scale" in signature(varlen_attn).parameters
 
     def attend(query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, longest: int, scale: float) -> Tensor:
-        output = varlen_attn(query, key, value, boundaries, boundaries, longest, longest, scale=scale)
-        assert isinstance(output, torch.Tensor)
+        options = {"scale": scale} if takes_scale else {}
+        own = query.shape[-1] ** -0.5
+        if not takes_scale and scale != own:
+            query = query * (scale / own)
+        output: Tensor = varlen_attn(query, key, value, boundaries, boundaries, longest, longest, **options)
         return output
 
     return attend

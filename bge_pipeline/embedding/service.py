@@ -137,8 +137,8 @@ class EmbeddingsService:
         """Vectors float32 (n, dimensions) of passages, in order, of unit length; (0, dimensions) for no texts.
 
         Args:
-            batch_size: most texts in one forward pass; EMBEDDING_BATCH_SIZE when not given. Fewer go together where
-                texts are long.
+            batch_size: most texts in one forward pass; EMBEDDING_BATCH_SIZE when not given, and without that as many as
+                the device has memory for. Fewer go together where texts are long.
 
         Raises:
             EncodingError: the model failed on these texts.
@@ -191,7 +191,7 @@ class EmbeddingsService:
             self._reranker, self._reranker_was_tried = None, False
 
     def _encode_concurrently(
-        self, windows: Iterator[tuple[int, TokenizedTexts]], batch_size: int
+        self, windows: Iterator[tuple[int, TokenizedTexts]], batch_size: int | None
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Encode windows on as many threads as the device wants, while the next one is being tokenised here."""
         with ThreadPoolExecutor(self.encoder.concurrent_calls) as pool:

@@ -17,6 +17,10 @@ from bge_pipeline.embedding.tokenizer import Tokenizer
 from bge_pipeline.embedding.tokens import RaggedTokens
 from bge_pipeline.space import EmbeddingSpace
 
+_MOST_TEXTS = 4_096
+"""In one forward pass, where nobody asks for fewer. What bounds a pass is the memory's budget of tokens; on a GPU, 256 short
+texts would leave most of it idle."""
+
 
 @dataclass(frozen=True)
 class _DistinctTexts:
@@ -27,13 +31,19 @@ class _DistinctTexts:
 
 
 class TransformerEncoder:
-    """Embeds texts with a transformer. Thread-safe."""
+    """Embeds texts with a transformer. Thread-safe.
 
-    def __init__(self, model: SentenceModel, tokenizer: Tokenizer, backend: Backend, *, batch_size: int) -> None:
+    Args:
+        batch_size: most texts in one forward pass; as many as the backend has memory for when not given.
+    """
+
+    def __init__(
+        self, model: SentenceModel, tokenizer: Tokenizer, backend: Backend, *, batch_size: int | None = None
+    ) -> None:
         self.backend = backend
         self.space: EmbeddingSpace = model.space(backend.precision)
         self._tokenizer = tokenizer
-        self._batch_size = batch_size
+        self._batch_size = batch_size or _MOST_TEXTS
 
     @property
     def device(self) -> str:

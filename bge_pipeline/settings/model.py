@@ -32,7 +32,9 @@ class ModelSettings(HomeSettings):
         description="arithmetic of the model; auto: fp16 on CUDA, bf16 there for models outside BERT's family and on CPUs "
         "that have it, else fp32",
     )
-    embedding_batch_size: int = Field(256, ge=1, description="most texts in one forward pass")
+    embedding_batch_size: int | None = Field(
+        None, ge=1, description="most texts in one forward pass; as many as the device's memory allows when not set"
+    )
     embedding_api_url: str = Field("https://api.openai.com/v1", description="base URL for EMBEDDING_PROVIDER=openai")
     embedding_api_key: SecretStr | None = Field(None, description="key for EMBEDDING_PROVIDER=openai")
     legacy_model: str = Field(

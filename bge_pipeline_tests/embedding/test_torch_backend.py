@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from bge_pipeline.embedding.layouts.end_to_end import EndToEnd
 from bge_pipeline.embedding.models import find_sentence_model
 from bge_pipeline.embedding.tasks import EmbedTexts
 from bge_pipeline.embedding.tokenizer import Tokenizer
@@ -106,6 +107,11 @@ class TestOnCuda:
     def test_fp16_agrees_with_sentence_transformers(self, backend, tokens, reference):
         vectors = backend(device="cuda:0", precision="fp16").run(tokens, max_texts=64)
         assert (vectors * reference).sum(axis=1).min() > LEAST_COSINE["fp16"]
+
+    def test_texts_end_to_end_agree_with_sentence_transformers(self, backend, tokens, reference):
+        ours = backend(device="cuda:0", precision="bf16")
+        assert isinstance(ours._layout, EndToEnd)
+        assert (ours.run(tokens, max_texts=64) * reference).sum(axis=1).min() > LEAST_COSINE["bf16"]
 
     def test_shutdown_gives_the_memory_back(self, backend, tokens):
         before = torch.cuda.memory_reserved()
