@@ -144,7 +144,9 @@ def _index_findings(
     for index in indexes:
         if not index.valid:
             drop = f"DROP INDEX CONCURRENTLY {quote(target.schema)}.{quote(index.name)};"
-            yield Finding("invalid index", "error", f"{index.name} is not valid: writes keep it, no search uses it", drop)
+            yield Finding(
+                "invalid index", "error", f"{index.name} is not valid: writes keep it, no search uses it", drop
+            )
     valid = [index for index in indexes if index.valid]
     if not valid:
         grade: Grade = "warning" if content.is_sample or content.rows > _FEW_ROWS else "note"
