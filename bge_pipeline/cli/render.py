@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bge_pipeline.phases.retire import RetireResult
     from bge_pipeline.phases.status import Status
     from bge_pipeline.report.benchmark import BenchmarkReport
+    from bge_pipeline.report.comparison import ModelComparison
     from bge_pipeline.report.diagnosis import Diagnosis
     from bge_pipeline.report.pages import WrittenReport
     from bge_pipeline.search import SearchResponse
@@ -232,6 +233,21 @@ def print_diagnosis(found: Diagnosis) -> None:
         told = finding.told + (f"\nNext: {finding.next_step}" if finding.next_step else "")
         table.add_row(Text(finding.grade, style=_GRADE_STYLES[finding.grade]), finding.name, Text(worded(told)))
     stdout.print(table)
+
+
+def print_comparison(found: ModelComparison) -> None:
+    """The leaderboard, best quality first."""
+    head, *rows = found.rows()
+    table = Table(
+        title=f"{found.table}: {found.queries:,} queries over {found.texts:,} texts", title_justify="left", box=None
+    )
+    for number, name in enumerate(head):
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    stdout.print(table)
+    for name, why in found.failed.items():
+        stdout.print(Text(f"{name}: not measured: {why}"))
 
 
 def print_retirement(result: RetireResult) -> None:
