@@ -92,7 +92,9 @@ def scatter(title: str, across: str, points: Sequence[tuple[str, float, float, b
             told.set_in_layout(False)
         axes.set_xscale("log")
         axes.set_xlabel(across)
-        axes.margins(x=0.35, y=0.2)
+        places = [x for _, x, _, _ in points]
+        axes.set_xlim(min(places) / 2, max(places) * 30)  # a name stands to the right of its point
+        axes.margins(y=0.2)
         axes.spines[["top", "right"]].set_visible(False)
 
     return _figure(title, draw)
