@@ -11,7 +11,7 @@ import typer
 from bge_pipeline.cli import render
 from bge_pipeline.cli.invocation import Json, app, opened
 from bge_pipeline.console import stderr
-from bge_pipeline.phases.compare import TEXTS, compare_models
+from bge_pipeline.phases.compare_models import TEXTS, compare_models
 from bge_pipeline.phases.doctor import SAMPLE_ROWS, examine
 from bge_pipeline.quality.judgements import load_judged_queries
 from bge_pipeline.report import comparison, diagnosis

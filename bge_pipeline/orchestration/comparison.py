@@ -7,7 +7,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
 from bge_pipeline.orchestration.names import OWNERS, POOL
-from bge_pipeline.phases.compare import TEXTS, compare_models
+from bge_pipeline.phases.compare_models import TEXTS, compare_models
 from bge_pipeline.quality.judgements import load_judged_queries
 from bge_pipeline.report.comparison import as_html, as_markdown
 from bge_pipeline.settings import Settings

@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from bge_pipeline.errors import ConfigurationError
-from bge_pipeline.phases import compare
-from bge_pipeline.phases.compare import compare_models
+from bge_pipeline.phases import compare_models as compare
+from bge_pipeline.phases.compare_models import compare_models
 from bge_pipeline.quality.judgements import JudgedQueries
 from bge_pipeline.report.comparison import as_html, as_markdown
 from bge_pipeline_tests.support import execute, schema_of
