@@ -10,10 +10,10 @@ from typing import Any
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.pause import PauseEntry, read_pause
 from bge_pipeline.database.pending import has_more_pending_than
-from bge_pipeline.database.quarantine import release_all
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.phases.backfill import BackfillProgress, BackfillResult, backfill, stopped
 from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.phases.quarantined import release_quarantined
 from bge_pipeline.phases.state import require_space, require_table
 from bge_pipeline.settings import Settings
 
@@ -81,8 +81,7 @@ def embed_pending(
     target, column, space = state.table.target, state.filled, configured_space(settings)
     require_space(column, space, target)
     if retry_quarantined:
-        with database.transaction() as connection:
-            release_all(connection, target)
+        release_quarantined(database, settings)
     with database.autocommit() as connection:
         is_pending = has_more_pending_than(connection, target, column.name, 0)
         paused = read_pause(connection, target)
