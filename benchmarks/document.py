@@ -20,7 +20,19 @@ measured it and the machine, two virtual cores without an accelerator. Read the 
 absolute figures. Not measured, for want of the hardware or the weights: any GPU, and the own weights of GTE-Qwen2-1.5B and
 BGE-small (their shapes with random weights are, which is right for speed and says nothing of quality).
 """
-ORDER = ("model", "encode", "lengths", "precision", "overlap", "write", "backfill", "index", "dagster", "search")
+ORDER = (
+    "model",
+    "encode",
+    "lengths",
+    "precision",
+    "overlap",
+    "write",
+    "backfill",
+    "log_volume",
+    "index",
+    "dagster",
+    "search",
+)
 
 
 def main() -> None:

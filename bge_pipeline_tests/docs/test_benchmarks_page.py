@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import scaling
 from benchmarks.document import DOCUMENT, document
 from benchmarks.harness import RESULTS
 
@@ -36,3 +37,7 @@ def test_what_falls_short_has_its_figures_from_the_runs() -> None:
     """Figures by hand are those that nobody corrects: what was asked for may be named, nothing that was measured."""
     written = re.sub(r"\{\w+\}", "", (RESULTS / "limits.md").read_text(encoding="utf-8"))
     assert re.findall(r"\d+(?:\.\d+)?(?:%| times)", written) == ["70%", "99%"]
+
+
+def test_the_page_of_large_tables_is_reckoned_from_the_results() -> None:
+    assert scaling.DOCUMENT.read_text(encoding="utf-8") == scaling.document(), "run: python -m benchmarks.scaling"
