@@ -104,6 +104,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory, bundled: SentenceModel
         "roberta-prelayernorm": transformers.RobertaPreLayerNormModel(
             transformers.RobertaPreLayerNormConfig(**size, max_position_embeddings=300)
         ),
+        "mpnet": transformers.MPNetModel(transformers.MPNetConfig(**size, max_position_embeddings=300)),
         "electra": transformers.ElectraModel(transformers.ElectraConfig(**size, embedding_size=32)),
         "qwen2": transformers.Qwen2Model(transformers.Qwen2Config(**size, num_key_value_heads=1)),
     }

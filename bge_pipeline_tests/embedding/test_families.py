@@ -12,9 +12,11 @@ from bge_pipeline.embedding.families import (
     BERT,
     FAMILIES,
     GTE_QWEN2,
+    MPNET,
     OTHER,
     ROBERTA,
     ROBERTA_VARIANTS,
+    T5,
     family_of,
     published_as,
 )
@@ -159,6 +161,21 @@ def attention_without_a_mask(files, pooling):
             states = model(torch.from_numpy(tokens.ids[first:last].astype(np.int64))[None]).last_hidden_state[0]
             vectors.append(torch.nn.functional.normalize(states[0 if pooling == "cls" else -1], dim=0).numpy())
     return np.stack(vectors)
+
+
+def test_mpnet(tiny_models):
+    files = tiny_models["mpnet"]
+    assert family_of(files.config) is MPNET
+    assert MPNET.first_position({"pad_token_id": 1}) == 2
+    assert not MPNET.layouts
+    assert MPNET.mask is None
+    np.testing.assert_allclose(by_pytorch(files, "mean"), by_sentence_transformers(files, "mean"), atol=1e-5)
+
+
+def test_t5():
+    for network in ("t5", "mt5", "umt5"):
+        assert family_of({"model_type": network}) is T5
+    assert "encoder-decoder" in T5.obstacle
 
 
 @pytest.mark.parametrize(("network", "pooling"), [("electra", "mean"), ("qwen2", "lasttoken"), ("qwen2", "cls")])
