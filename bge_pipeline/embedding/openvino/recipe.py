@@ -38,7 +38,6 @@ def recipe(kind: Kind) -> str:
     return digest_of_source_and_libraries(SOURCES, (*_LIBRARIES, "nncf") if kind == "int8" else _LIBRARIES)
 
 
-@cache
 def digest_of_source_and_libraries(sources: tuple[str, ...], libraries: tuple[str, ...]) -> str:
     """Eight hexadecimal digits of the source of modules and the versions of libraries, none of which is loaded."""
     whole = hashlib.sha256()
