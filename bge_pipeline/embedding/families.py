@@ -174,6 +174,9 @@ GTE_QWEN2 = Family(
 """Qwen2, but every token sees all others, those after it included, and the states of the ending are pooled. Leaves the range
 of fp16."""
 
+DISTILBERT = Family(name="DistilBERT", holds=_of_type("distilbert"), mask=_ready_made, half_on_cuda="fp16")
+"""BERT without types and without positions that could be given, so that no texts share a row."""
+
 MPNET = Family(name="MPNet", holds=_of_type("mpnet"), first_position=_after_padding)
 """Attention of its own, with relative positions, which takes no mask of another's making."""
 
@@ -188,4 +191,4 @@ OTHER = Family(
 )
 """All that have no entry of their own."""
 
-FAMILIES = (BERT, ROBERTA, ROBERTA_VARIANTS, GTE_QWEN2, MPNET, T5)
+FAMILIES = (BERT, ROBERTA, ROBERTA_VARIANTS, GTE_QWEN2, DISTILBERT, MPNET, T5)

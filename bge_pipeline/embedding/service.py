@@ -226,5 +226,6 @@ def _model_settings(settings: Settings) -> dict[str, object]:
     return {
         name: value
         for name, value in settings.model_dump().items()
-        if name.startswith(("embedding_", "reranker_")) or name in ("enable_reranker", "rerank_batch_size")
+        if name.startswith(("embedding_", "reranker_"))
+        or name in ("enable_reranker", "rerank_batch_size", "trust_remote_code")
     }

@@ -10,6 +10,7 @@ import pytest
 from bge_pipeline.embedding.loading import configured_space, load_encoder
 from bge_pipeline.embedding.models import find_sentence_model
 from bge_pipeline.embedding.proof import PROOF_BOUNDS, odd_texts
+from bge_pipeline.errors import ModelUnavailable
 from bge_pipeline_tests.embedding.built import NAMES, WIDTH, build
 from bge_pipeline_tests.embedding.conftest import TEXTS
 
@@ -82,6 +83,14 @@ def test_what_openvino_runs_gives_them_too_and_what_it_cannot_goes_to_pytorch(se
     assert encoder.road.library in ("OpenVINO", "PyTorch")
     agree_with_library(encoder, settings.embedding_model, SAMPLE)
     encoder.close()
+
+
+@pytest.mark.skipif(not find_spec("openvino"), reason="the extra `openvino` is not installed")
+def test_openvino_that_was_asked_for_and_cannot_says_why_in_one_line(settings_of):
+    with pytest.raises(ModelUnavailable, match=r"cannot convert the model for OpenVINO: \w+: .") as caught:
+        load_encoder(settings_of("modernbert", embedding_backend="openvino"))
+    assert "\n" not in caught.value.message
+    assert "raph" not in caught.value.message
 
 
 @pytest.mark.parametrize("name", ["bert", "dense"])

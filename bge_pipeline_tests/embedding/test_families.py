@@ -10,6 +10,7 @@ import pytest
 from bge_pipeline.embedding.calibration import vector_guard
 from bge_pipeline.embedding.families import (
     BERT,
+    DISTILBERT,
     FAMILIES,
     GTE_QWEN2,
     MPNET,
@@ -41,7 +42,7 @@ def by_sentence_transformers(files, pooling):
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
     transformer = Transformer(str(files.folder), max_seq_length=files.max_tokens)
-    width = files.config["hidden_size"]
+    width = transformer.get_embedding_dimension()
     modules = [transformer, Pooling(width, pooling_mode=pooling), Normalize()]
     return SentenceTransformer(modules=modules, device="cpu").encode(SHORT_TEXTS)
 
@@ -161,6 +162,16 @@ def attention_without_a_mask(files, pooling):
             states = model(torch.from_numpy(tokens.ids[first:last].astype(np.int64))[None]).last_hidden_state[0]
             vectors.append(torch.nn.functional.normalize(states[0 if pooling == "cls" else -1], dim=0).numpy())
     return np.stack(vectors)
+
+
+def test_distilbert(tiny_models, every_way):
+    files = tiny_models["distilbert"]
+    assert family_of(files.config) is DISTILBERT
+    assert DISTILBERT.half_on_cuda == "fp16"
+    assert not DISTILBERT.layouts
+    expected = by_sentence_transformers(files, "mean")
+    for vectors in every_way(files, "mean"):
+        np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
 def test_mpnet(tiny_models):

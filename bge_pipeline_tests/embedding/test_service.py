@@ -102,6 +102,8 @@ def test_other_settings_while_a_service_is_in_use_are_refused(hashing):
     EmbeddingsService.init_from_env(hashing)
     with pytest.raises(ConfigurationError, match="expected the settings that the process-wide EmbeddingsService"):
         EmbeddingsService.init_from_env(load_settings(embedding_model="hashing", embedding_dimensions=64))
+    with pytest.raises(ConfigurationError, match="expected the settings"):
+        EmbeddingsService.init_from_env(load_settings(embedding_model="hashing", trust_remote_code="0" * 40))
     others = {"target_table": "other", "rerank": "auto", "rerank_top_k": 50}
     assert EmbeddingsService.init_from_env(load_settings(embedding_model="hashing", **others)).dimensions == 384
 
