@@ -80,6 +80,10 @@ class ModelUnavailable(BgePipelineError):
     exit_code = 4
 
 
+class RandomWeights(ModelUnavailable):
+    """Part of the model's weights is not in its files and would be random."""
+
+
 class EncodingError(BgePipelineError):
     """The encoder failed on texts that it should be able to embed."""
 

@@ -70,6 +70,7 @@ def print_status(status: Status) -> None:
             "without text": f"{status.without_text:,}" if status.without_text else None,
             "search reads": f"{status.dimensions} dimensions, {status.model or 'model not recorded'}",
             "being filled": f"{status.new_dimensions} dimensions, {status.new_model}" if status.new_model else None,
+            "run by": status.run_by,
             "kept": f"{status.previous_column!r}, for the way back" if status.previous_column else None,
             "at work": "\n".join(map(str, status.workers)) or None,
             "done in": duration(status.eta_seconds) if status.eta_seconds is not None else None,
@@ -113,6 +114,7 @@ def print_plan(plan: Plan) -> None:
             f"(of {tokens.sampled_rows:,} sampled texts)",
             "truncated": f"{tokens.share_truncated:.1%} of texts are longer than the model's {tokens.limit} tokens",
             "speed": f"{plan.texts_per_second:,.0f} texts/s measured here ({plan.device}, {plan.precision})",
+            "run by": plan.run_by,
             "backfill": f"about {duration(plan.backfill_seconds)}",
             "disk": f"{megabytes(plan.disk_bytes)} more until retired (table now {megabytes(plan.table_bytes)})",
             "index": f"{index.method}{f', {index.lists} lists' if index.lists else f', m {index.m}'} on {index.element}; "

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
 
 from bge_pipeline.compat.embeddings_endpoint import EmbeddingsEndpoint
-from bge_pipeline.embedding.device import resolve_device
-from bge_pipeline.embedding.loading import HASHING
-from bge_pipeline.embedding.models import find_sentence_model
-from bge_pipeline.embedding.reference import Reference
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.errors import ConfigurationError
-from bge_pipeline.settings import ModelSettings, Settings, load_settings, settings_from_env
-
-logger = logging.getLogger(__name__)
-
-_BATCH_SIZE = 32
-"""Texts that sentence-transformers pads to one length, where EMBEDDING_BATCH_SIZE is not set; its own default."""
+from bge_pipeline.settings import Settings, load_settings, settings_from_env
 
 _loading = threading.Lock()
 
@@ -27,8 +16,7 @@ _loading = threading.Lock()
 class EmbeddingGenerator:
     """Embeds texts as passages. Thread-safe; loads no model before the first text.
 
-    A local model runs in EmbeddingsService; one that the service does not serve (a module after the pooling, another
-    pooling) runs in sentence-transformers. EMBEDDING_PROVIDER=openai asks the endpoint of EMBEDDING_API_URL.
+    A local model runs in EmbeddingsService. EMBEDDING_PROVIDER=openai asks the endpoint of EMBEDDING_API_URL.
     For search queries use `EmbeddingsService.encode_queries`, which knows the model's prompt for them.
 
     Args:
@@ -73,10 +61,8 @@ class EmbeddingGenerator:
             return []
         if self._endpoint is not None:
             return self._endpoint.embed(texts)
-        if _is_served(self.model_name):
-            vectors: list[list[float]] = self._service().encode_texts(texts).tolist()
-            return vectors
-        return _by_sentence_transformers(self._settings, texts)
+        vectors: list[list[float]] = self._service().encode_texts(texts).tolist()
+        return vectors
 
     def generate_single_embedding(self, text: str) -> list[float]:
         """The vector of one text."""
@@ -89,39 +75,7 @@ class EmbeddingGenerator:
             return _own_service(self._settings)
 
 
-@lru_cache(maxsize=8)
-def _is_served(model_name: str) -> bool:
-    """Whether EmbeddingsService runs models of this kind."""
-    if model_name == HASHING:
-        return True
-    try:
-        find_sentence_model(model_name)
-    except ConfigurationError as error:
-        logger.info("%s; running it in sentence-transformers", error.message)
-        return False
-    return True
-
-
 @lru_cache(maxsize=2)
 def _own_service(settings: Settings) -> EmbeddingsService:
     """The service of a model that is not the configured one, kept for the next generator that names it."""
     return EmbeddingsService.from_settings(settings)
-
-
-def _by_sentence_transformers(settings: ModelSettings, texts: Sequence[str]) -> list[list[float]]:
-    with _loading:
-        model = _reference(settings)
-    vectors = model.encode(texts, batch_size=settings.embedding_batch_size or _BATCH_SIZE)
-    if vectors.shape[1] != settings.embedding_dimensions:
-        raise ConfigurationError(
-            f"EMBEDDING_DIMENSIONS={settings.embedding_dimensions}, but {settings.embedding_model} makes vectors of "
-            f"{vectors.shape[1]} dimensions",
-            next_step=f"set EMBEDDING_DIMENSIONS={vectors.shape[1]} or choose another EMBEDDING_MODEL",
-        )
-    result: list[list[float]] = vectors.tolist()
-    return result
-
-
-@lru_cache(maxsize=1)
-def _reference(settings: ModelSettings) -> Reference:
-    return Reference(settings.embedding_model, device=resolve_device(settings.embedding_device))

@@ -16,6 +16,11 @@ class Backend(Protocol):
     """Runs one network over token ids. Implementations are thread-safe."""
 
     @property
+    def library(self) -> str:
+        """What runs the network, by the name that people give it."""
+        ...
+
+    @property
     def device(self) -> str:
         """Where the arithmetic happens."""
         ...

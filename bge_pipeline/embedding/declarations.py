@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ _POOLING_OF_MODULE_PATH = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+
+_MATRYOSHKA_OF_CARD = re.compile(r'"matryoshka_dims": \[([^\]]*)\]')
 
 
 def declared_modules(folder: Path) -> list[tuple[str, str]]:
@@ -57,3 +60,23 @@ def declared_reading(folder: Path, transformer_folder: Path, positions: int) -> 
     tokenizer = read_json_if_there(transformer_folder / "tokenizer_config.json")
     longest = declared.get("max_seq_length") or min(positions, tokenizer.get("model_max_length") or positions)
     return int(longest), bool(declared.get("do_lower_case", False))
+
+
+def declared_matryoshka(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
+    """Dimensions to which vectors were trained to be cut, ascending; none where no file names any.
+
+    Asked are the model's `config.json`, its sentence-transformers file, and the card that the library's trainer writes.
+
+    Args:
+        config: the transformer's.
+    """
+    own = read_json_if_there(folder / "config_sentence_transformers.json")
+    named = [own.get("truncate_dim")]
+    for declared in (config, own):
+        for key in ("matryoshka_dimensions", "matryoshka_dims"):
+            named += declared.get(key) or []
+    card = folder / "README.md"
+    if card.is_file():
+        lists = _MATRYOSHKA_OF_CARD.findall(card.read_text(encoding="utf-8", errors="replace"))
+        named += [int(number) for numbers in lists for number in re.findall(r"\d+", numbers)]
+    return tuple(sorted({int(number) for number in named if number}))

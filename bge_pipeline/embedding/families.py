@@ -62,6 +62,7 @@ class Family:
         half_on_cuda: the half precision on CUDA. fp16 has more digits than bf16 and less range.
         own_code: code that comes in the models' folders and is not run, since this entry does what it does.
         configuration: what transformers must be told for the network to be run as it was trained.
+        obstacle: what only sentence-transformers runs of it, in words; None where our own ways may run it.
         ending: the token that a text ends with, from the tokenizer's settings, where `tokenizer.json` adds none.
         published: its well-known models, the first that matches counts.
     """
@@ -74,6 +75,7 @@ class Family:
     half_on_cuda: Literal["fp16", "bf16"] = "bf16"
     own_code: str | None = None
     configuration: Mapping[str, Any] = field(default_factory=dict)
+    obstacle: str | None = None
     ending: Callable[[Mapping[str, Any]], str | None] = declared_ending
     published: tuple[Published, ...] = ()
 
@@ -172,6 +174,16 @@ GTE_QWEN2 = Family(
 """Qwen2, but every token sees all others, those after it included, and the states of the ending are pooled. Leaves the range
 of fp16."""
 
+DISTILBERT = Family(name="DistilBERT", holds=_of_type("distilbert"), mask=_ready_made, half_on_cuda="fp16")
+"""BERT without types and without positions that could be given, so that no texts share a row."""
+
+MPNET = Family(name="MPNet", holds=_of_type("mpnet"), first_position=_after_padding)
+"""Attention of its own, with relative positions, which takes no mask of another's making."""
+
+T5 = Family(
+    name="T5", holds=_of_type("t5", "mt5", "umt5", "longt5"), obstacle="its encoder, one half of an encoder-decoder"
+)
+
 OTHER = Family(
     name="other",
     holds=lambda _config: True,
@@ -179,4 +191,4 @@ OTHER = Family(
 )
 """All that have no entry of their own."""
 
-FAMILIES = (BERT, ROBERTA, ROBERTA_VARIANTS, GTE_QWEN2)
+FAMILIES = (BERT, ROBERTA, ROBERTA_VARIANTS, GTE_QWEN2, DISTILBERT, MPNET, T5)

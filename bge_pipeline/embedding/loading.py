@@ -7,11 +7,15 @@ from importlib.util import find_spec
 
 from bge_pipeline.embedding.backend import Backend
 from bge_pipeline.embedding.calibration import CalibrationTexts, Guard, vector_guard
+from bge_pipeline.embedding.choosing import load_proved
+from bge_pipeline.embedding.configured import as_recorded, configured_model, warn_of_missing_prompts
 from bge_pipeline.embedding.device import check_device, resolve_device
-from bge_pipeline.embedding.encoder import QueryEncoder
+from bge_pipeline.embedding.encoder import Encoder, QueryEncoder
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.model_folder import BUNDLED, BUNDLED_NAME
 from bge_pipeline.embedding.models import ModelFiles, find_sentence_model
+from bge_pipeline.embedding.reference import ReferenceEncoder
+from bge_pipeline.embedding.road import Road
 from bge_pipeline.embedding.tasks import Task
 from bge_pipeline.embedding.tokenizer import Tokenizer
 from bge_pipeline.embedding.transformer import TransformerEncoder
@@ -39,16 +43,21 @@ def load_encoder(settings: ModelSettings, calibration_texts: CalibrationTexts | 
         )
     if settings.embedding_model == HASHING:
         return HashingEncoder(settings.embedding_dimensions)
-    model = find_sentence_model(settings.embedding_model)
-    if model.dimensions != settings.embedding_dimensions:
-        raise ConfigurationError(
-            f"EMBEDDING_DIMENSIONS={settings.embedding_dimensions}, but {model.files.name} makes vectors of "
-            f"{model.dimensions} dimensions",
-            next_step=f"set EMBEDDING_DIMENSIONS={model.dimensions} or choose another EMBEDDING_MODEL",
-        )
-    guard = vector_guard(calibration_texts, model.passage_prompt)
-    tokenizer, backend = load_backend(model.files, model.task, model.space("fp32").fingerprint, settings, guard)
-    return TransformerEncoder(model, tokenizer, backend, batch_size=settings.embedding_batch_size)
+    model = configured_model(settings)
+    warn_of_missing_prompts(model)
+
+    def accelerated(precision: str) -> TransformerEncoder:
+        guard = vector_guard(calibration_texts, model.passage_prompt)
+        wish = settings.model_copy(update={"embedding_precision": precision})
+        tokenizer, backend = load_backend(model.files, model.task, model.space("fp32").fingerprint, wish, guard)
+        return TransformerEncoder(model, tokenizer, backend, batch_size=settings.embedding_batch_size)
+
+    return load_proved(model, settings, accelerated, calibration_texts)
+
+
+def road_of(encoder: Encoder) -> Road | None:
+    """How an encoder's model is run and why so; None of an encoder without a model on this machine."""
+    return encoder.road if isinstance(encoder, (TransformerEncoder, ReferenceEncoder)) else None
 
 
 def configured_space(settings: ModelSettings) -> EmbeddingSpace:
@@ -59,7 +68,7 @@ def configured_space(settings: ModelSettings) -> EmbeddingSpace:
     """
     if settings.embedding_model == HASHING:
         return HashingEncoder(settings.embedding_dimensions).space
-    return find_sentence_model(settings.embedding_model).space(settings.embedding_precision)
+    return configured_model(settings).space(settings.embedding_precision)
 
 
 def is_at_hand(space: EmbeddingSpace) -> bool:
@@ -75,7 +84,8 @@ def load_encoder_of(space: EmbeddingSpace, settings: Settings) -> QueryEncoder |
     if name == HASHING:
         return HashingEncoder.of_space(space)
     try:
-        return load_encoder_named(name, space.dimensions, settings)
+        prompts = {"embedding_query_prompt": space.query_prompt, "embedding_passage_prompt": space.passage_prompt}
+        return _load_named(name, space.dimensions, settings, prompts | {"embedding_truncate": True})
     except ModelUnavailable as error:
         _log.info("the model of the old vectors cannot be loaded: %s", error.message)
         return None
@@ -88,13 +98,22 @@ def load_encoder_named(name: str, dimensions: int, settings: Settings) -> QueryE
         ConfigurationError: the model does not have so many dimensions.
         ModelUnavailable: the model or the library that runs it cannot be loaded.
     """
-    chosen = {
+    return _load_named(name, dimensions, settings, {})
+
+
+def _load_named(name: str, dimensions: int, settings: Settings, chosen: dict[str, object]) -> QueryEncoder:
+    """Another model, of which nothing is set but what is `chosen` here; what is set is meant for the configured one."""
+    unset = {
         "embedding_provider": "local",
         "embedding_model": name,
         "embedding_dimensions": dimensions,
         "embedding_precision": "auto",
+        "embedding_query_prompt": None,
+        "embedding_passage_prompt": None,
+        "embedding_truncate": False,
+        "trust_remote_code": None,
     }
-    return load_encoder(settings.model_copy(update=chosen))
+    return load_encoder(settings.model_copy(update=unset | chosen))
 
 
 def _setting_for(space: EmbeddingSpace) -> str | None:
@@ -104,7 +123,7 @@ def _setting_for(space: EmbeddingSpace) -> str | None:
     # The bundled model is recorded under its own name, under which the hub has it, too.
     for name in (BUNDLED, space.model) if space.model == BUNDLED_NAME else (space.model,):
         try:
-            if find_sentence_model(name).space("fp32").is_same_as(space):
+            if as_recorded(find_sentence_model(name), space).space("fp32").is_same_as(space):
                 return name
         except (ModelUnavailable, ConfigurationError) as error:
             _log.info("the model of the old vectors cannot be found: %s", error.message)

@@ -31,8 +31,10 @@ def tokens_that_fit(device: str, config: Any) -> int:
     if not device.startswith("cuda"):
         return _ACCELERATOR_TOKENS // 4
     free, _ = torch.cuda.mem_get_info(device)
-    # Live at the peak of a layer: the feed-forward's two intermediates and about eight hidden states.
-    bytes_per_token = 2 * (2 * config.intermediate_size + 8 * config.hidden_size)
+    # Live at the peak of a layer: the feed-forward's two intermediates and about eight hidden states. Some families have
+    # another name for the intermediates, which are four times the hidden states as a rule.
+    intermediate = getattr(config, "intermediate_size", 4 * config.hidden_size)
+    bytes_per_token = 2 * (2 * intermediate + 8 * config.hidden_size)
     budget = int(free * _SHARE_OF_FREE_MEMORY / bytes_per_token)
     return max(_FEWEST_TOKENS, min(budget, _ACCELERATOR_TOKENS))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ from bge_pipeline.errors import ModelUnavailable
 BUNDLED = "bundled"
 BUNDLED_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 
-_HUB_FILES = ("*.json", "*.txt", "*.model", "model*.safetensors", "*_*/*.safetensors")
-_HUB_FILES_OLD_FORMAT = (*_HUB_FILES[:3], "pytorch_model*.bin")
+_HUB_TEXT_FILES = ("*.json", "*.txt", "*.model", "README.md")
+_SMALL_MODULES_OLD_FORMAT = "[1-9]*_*/pytorch_model.bin"
+"""Of the modules after the transformer, some of which never got the newer format."""
+
+_HUB_FILES = (*_HUB_TEXT_FILES, "model*.safetensors", "*_*/*.safetensors", _SMALL_MODULES_OLD_FORMAT)
+_HUB_FILES_OLD_FORMAT = (*_HUB_TEXT_FILES, "pytorch_model*.bin", _SMALL_MODULES_OLD_FORMAT)
 _OTHER_RUNTIMES = ("onnx/*", "openvino/*", "coreml/*", "*.onnx", "imgs/*")
 _HUB_TIMEOUT_SECONDS = 5
 
@@ -94,6 +99,29 @@ def _hub_folder(name: str, setting: str) -> Path:
     raise ModelUnavailable(f"{setting}={name}: the model hub has no weights of it that can be read", next_step=ways_out)
 
 
+def snapshot_with_code(name: str, folder: Path, commit: str, setting: str) -> Path:
+    """The hub's snapshot of that commit with the Python files in it; a folder that is no snapshot, as it stands.
+
+    Raises:
+        ModelUnavailable: the hub has no such commit or cannot be reached.
+    """
+    if folder.parent.name != "snapshots":
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = [*_HUB_FILES, "*.py"]
+    try:
+        return Path(
+            snapshot_download(name, revision=commit, allow_patterns=patterns, etag_timeout=_HUB_TIMEOUT_SECONDS)
+        )
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ModelUnavailable(
+            f"{setting}={name}: commit {commit} of TRUST_REMOTE_CODE is not in the local cache, and the model hub has no such "
+            "commit or cannot be reached"
+        ) from error
+
+
 def weights(folder: Path) -> list[Path]:
     """The weight files that are read, of the transformer wherever it lies in the folder."""
     for pattern in ("model*.safetensors", "pytorch_model*.bin"):
@@ -115,6 +143,37 @@ def digest(folder: Path) -> str:
                 part.update(block)
         whole.update(part.digest())
     return f"sha256:{whole.hexdigest()[:16]}"
+
+
+def digest_of_modules(first: str, others: Sequence[tuple[str, Path]], code: str | None = None) -> str:
+    """The identity of a model: its first module's, and where others transform what that makes, of all together.
+
+    Args:
+        first: as `digest` gives it.
+        others: kind and folder of each.
+        code: the version of code of the model's own, where that runs.
+    """
+    if not others and code is None:
+        return first
+    whole = hashlib.sha256(f"{first} {code}".encode() if code else first.encode())
+    for kind, folder in others:
+        config = folder / "config.json"
+        whole.update(f"{kind} {digest(folder)} ".encode() + (config.read_bytes() if config.is_file() else b""))
+    return f"sha256:{whole.hexdigest()[:16]}"
+
+
+def static_width(folder: Path) -> int | None:
+    """Dimensions of the vectors in a folder of static embeddings, read off the header; None where it does not say."""
+    from safetensors import safe_open
+
+    for path in weights(folder):
+        if path.suffix != ".safetensors":
+            continue
+        with safe_open(str(path), framework="numpy") as tensors:
+            for name in ("embedding.weight", "embeddings"):
+                if name in tensors.keys():  # noqa: SIM118 - it is no mapping
+                    return int(tensors.get_slice(name).get_shape()[1])
+    return None
 
 
 def read_json(path: Path) -> Any:

@@ -27,6 +27,11 @@ def pool(states: Any, starts: Any, lengths: Any, pooling: str) -> Any:
     vectors = _POOLINGS[pooling](states, starts, lengths)
     if not isinstance(vectors, np.ndarray):
         vectors = vectors.float()
+    return of_unit_length(vectors)
+
+
+def of_unit_length(vectors: Any) -> Any:
+    """Vectors (b, width) divided by their lengths, those of NumPy as those of PyTorch; zeros stay zeros."""
     norms = (vectors * vectors).sum(-1, keepdims=True) ** 0.5
     return vectors / norms.clip(np.finfo(np.float32).tiny)
 

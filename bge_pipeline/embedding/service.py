@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from bge_pipeline.embedding.agreement import Agreement
 from bge_pipeline.embedding.calibration import CalibrationTexts
 from bge_pipeline.embedding.encoder import QueryEncoder, TokenizedTexts
-from bge_pipeline.embedding.loading import load_encoder
+from bge_pipeline.embedding.loading import load_encoder, road_of
 from bge_pipeline.embedding.reranker import Reranker, best_first, load_reranker, try_to_score
+from bge_pipeline.embedding.road import Road
 from bge_pipeline.embedding.shared import shared_end, shared_method, shared_property
 from bge_pipeline.embedding.transformer import TransformerEncoder
 from bge_pipeline.errors import ConfigurationError
@@ -109,6 +110,11 @@ class EmbeddingsService:
     def quantization(self) -> Agreement | None:
         """How well int8 agrees with fp32 where EMBEDDING_PRECISION=int8; it is in use only if that is enough."""
         return self.encoder.backend.quantization if isinstance(self.encoder, TransformerEncoder) else None
+
+    @shared_property
+    def road(self) -> Road | None:
+        """What runs the model, how that was proved, and what kept it off a faster way; None where there is no model to run."""
+        return road_of(self.encoder)
 
     @shared_property
     def reranker(self) -> Reranker | None:
@@ -220,5 +226,6 @@ def _model_settings(settings: Settings) -> dict[str, object]:
     return {
         name: value
         for name, value in settings.model_dump().items()
-        if name.startswith(("embedding_", "reranker_")) or name in ("enable_reranker", "rerank_batch_size")
+        if name.startswith(("embedding_", "reranker_"))
+        or name in ("enable_reranker", "rerank_batch_size", "trust_remote_code")
     }

@@ -41,7 +41,7 @@ class Tokenizer:
                 raise ModelUnavailable(f"{files.name}: expected a fast tokenizer in {files.folder}: {error}") from error
             self._tokenizer = tokenizers.Tokenizer.from_str(slow_to_load.backend_tokenizer.to_str())
             pad_token = slow_to_load.pad_token_id
-            _end_texts_with(self._tokenizer, family_of(files.config).ending(files.tokenizer_config))
+            end_texts_with(self._tokenizer, family_of(files.config).ending(files.tokenizer_config))
         else:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(definition))
             pad_token = files.config.get("pad_token_id")
@@ -58,6 +58,15 @@ class Tokenizer:
 
     def texts(self, texts: Sequence[str]) -> tuple[RaggedTokens, NDArray[np.bool_]]:
         """Token ids of texts, and bool (n,) whether each was cut off."""
+        encodings = self._encodings(texts)
+        return self._ragged(encodings), self._truncated(encodings)
+
+    def counts(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Tokens of texts, int32 (n,), 0 for a text that becomes none at all; and bool (n,) whether each was cut off."""
+        encodings = self._encodings(texts)
+        return np.fromiter(map(len, encodings), np.int32, len(encodings)), self._truncated(encodings)
+
+    def _encodings(self, texts: Sequence[str]) -> list[Any]:
         if self._lower_case:
             texts = [text.lower() for text in texts]
         longest = self._max_tokens * _CHARACTERS_PER_TOKEN
@@ -65,7 +74,7 @@ class Tokenizer:
         for position, text in enumerate(texts):
             if len(text) > longest and len(encodings[position].ids) < self._max_tokens:
                 encodings[position] = self._tokenizer.encode(text)
-        return self._ragged(encodings), self._truncated(encodings)
+        return list(encodings)
 
     def pairs(self, firsts: Sequence[str], seconds: Sequence[str]) -> tuple[RaggedTokens, NDArray[np.bool_]]:
         """Token ids of pairs of texts, and bool (n,) whether each was cut off."""
@@ -91,7 +100,7 @@ class Tokenizer:
         return np.fromiter(was_cut, np.bool_, len(encodings))
 
 
-def _end_texts_with(tokenizer: Any, end: str | None) -> None:
+def end_texts_with(tokenizer: Any, end: str | None) -> None:
     """Let a text end with that token, if `tokenizer.json` adds nothing to a text of itself."""
     number = tokenizer.token_to_id(end) if end is not None else None
     if number is None or tokenizer.num_special_tokens_to_add(is_pair=False):

@@ -77,6 +77,8 @@ class TorchBackend:
         OutOfMemory: the network does not fit on the device.
     """
 
+    library = "PyTorch"
+
     def __init__(
         self,
         network: Network,

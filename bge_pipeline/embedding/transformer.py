@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_pipeline.embedding.backend import Backend
+from bge_pipeline.embedding.distinct import distinct_texts
 from bge_pipeline.embedding.encoder import TokenizedTexts
 from bge_pipeline.embedding.models import SentenceModel
-from bge_pipeline.embedding.pooling import POOLINGS
+from bge_pipeline.embedding.pooling import POOLINGS, of_unit_length
+from bge_pipeline.embedding.road import Road
 from bge_pipeline.embedding.tasks import EmbedEveryWay
 from bge_pipeline.embedding.tokenizer import Tokenizer
 from bge_pipeline.embedding.tokens import RaggedTokens
@@ -35,12 +37,16 @@ class TransformerEncoder:
 
     Args:
         batch_size: most texts in one forward pass; as many as the backend has memory for when not given.
+
+    Attributes:
+        road: why the model runs here; None where nobody chose.
     """
 
     def __init__(
         self, model: SentenceModel, tokenizer: Tokenizer, backend: Backend, *, batch_size: int | None = None
     ) -> None:
         self.backend = backend
+        self.road: Road | None = None
         self.space: EmbeddingSpace = model.space(backend.precision)
         self._tokenizer = tokenizer
         self._batch_size = batch_size or _MOST_TEXTS
@@ -49,6 +55,11 @@ class TransformerEncoder:
     def device(self) -> str:
         """Where the arithmetic happens, for example `cpu` or `cuda:0`."""
         return self.backend.device
+
+    @property
+    def library(self) -> str:
+        """What runs the network: `OpenVINO` or `PyTorch`."""
+        return self.backend.library
 
     @property
     def concurrent_calls(self) -> int:
@@ -72,7 +83,7 @@ class TransformerEncoder:
         if not len(tokens):
             return np.empty((0, self.space.dimensions), np.float32)
         distinct: _DistinctTexts = tokens.payload
-        return self.backend.run(distinct.tokens, max_texts=batch_size or self._batch_size)[distinct.which]
+        return self._cut(self.backend.run(distinct.tokens, max_texts=batch_size or self._batch_size))[distinct.which]
 
     def encode_every_way(self, tokens: TokenizedTexts) -> dict[str, NDArray[np.float32]]:
         """What the network's states become by each pooling, by its name: float32 (n, dimensions), of unit length.
@@ -84,16 +95,23 @@ class TransformerEncoder:
         """
         distinct: _DistinctTexts = tokens.payload
         together = self.backend.run(distinct.tokens, max_texts=self._batch_size, task=EmbedEveryWay())[distinct.which]
-        return dict(zip(POOLINGS, np.split(together, len(POOLINGS), axis=1), strict=True))
+        ways = [self._cut(vectors) for vectors in np.split(together, len(POOLINGS), axis=1)]
+        return dict(zip(POOLINGS, ways, strict=True))
 
     def close(self) -> None:
         """Release the model and the device's memory."""
         self.backend.close()
 
+    def _cut(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """To the dimensions that are stored, and of unit length again."""
+        if vectors.shape[1] == self.space.dimensions:
+            return vectors
+        cut: NDArray[np.float32] = of_unit_length(vectors[:, : self.space.dimensions])
+        return cut
+
     def _tokenize(self, texts: Sequence[str], prompt: str) -> TokenizedTexts:
-        position = {text: index for index, text in enumerate(dict.fromkeys(texts))}
-        which = np.fromiter((position[text] for text in texts), np.intp, len(texts))
-        tokens, truncated = self._tokenizer.texts([prompt + text for text in position])
+        distinct, which = distinct_texts(texts)
+        tokens, truncated = self._tokenizer.texts([prompt + text for text in distinct])
         return TokenizedTexts(
             payload=_DistinctTexts(tokens, which), token_counts=tokens.lengths[which], truncated=truncated[which]
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from bge_pipeline.embedding.families import family_of, own_code
 from bge_pipeline.embedding.memory import short_of_memory
 from bge_pipeline.embedding.models import ModelFiles
 from bge_pipeline.embedding.tasks import TaskName
-from bge_pipeline.errors import ModelUnavailable
+from bge_pipeline.errors import ModelUnavailable, RandomWeights
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def load_transformer(files: ModelFiles, task: TaskName) -> Any:
     embeds = task == "embed texts"
     kind = AutoModel if embeds else AutoModelForSequenceClassification
     try:
-        with _quiet_transformers(), short_of_memory(f"no memory for the weights of {files.name}"):
+        with quiet_transformers(), short_of_memory(f"no memory for the weights of {files.name}"):
             # Code that comes with weights is never run: it could do anything.
             config = AutoConfig.from_pretrained(str(files.folder), trust_remote_code=False)
             _configure(config, files)
@@ -37,21 +37,31 @@ def load_transformer(files: ModelFiles, task: TaskName) -> Any:
                 str(files.folder),
                 config=config,
                 dtype=torch.float32,
-                attn_implementation="sdpa",
                 output_loading_info=True,
                 trust_remote_code=False,
             )
     except (OSError, ValueError, KeyError) as error:
         raise ModelUnavailable(f"{files.name}: transformers cannot load {files.folder}: {error}") from error
-    # A sentence model pools for itself and never looks at the pooler, which many leave out.
-    missing = sorted(key for key in report["missing_keys"] if not embeds or "pooler" not in key)
-    if missing:
-        raise ModelUnavailable(
-            f"{files.name}: its weights lack {len(missing)} of the tensors of {type(loaded).__name__}, {missing[0]} for one, "
-            "which would be random",
-            next_step="copy the model again; one that brings its own network (auto_map in config.json) cannot be run here",
-        )
+    require_whole(files.name, type(loaded).__name__, report["missing_keys"], embeds=embeds)
     return loaded.eval().requires_grad_(False)
+
+
+def require_whole(name: str, network: str, missing_keys: Iterable[str], *, embeds: bool) -> None:
+    """Raise RandomWeights where part of a network's weights was not in the files.
+
+    Args:
+        name: the model's.
+        network: name of the class.
+        missing_keys: as transformers reports them.
+        embeds: a sentence model pools for itself and never looks at the pooler, which many leave out.
+    """
+    missing = sorted(key for key in missing_keys if not embeds or "pooler" not in key)
+    if missing:
+        raise RandomWeights(
+            f"{name}: its weights lack {len(missing)} of the tensors of {network}, {missing[0]} for one, which would be random",
+            next_step="copy the model again; for one that brings its own network (auto_map in config.json), read its code and "
+            "set TRUST_REMOTE_CODE",
+        )
 
 
 def _configure(config: Any, files: ModelFiles) -> None:
@@ -72,7 +82,7 @@ def _configure(config: Any, files: ModelFiles) -> None:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No progress bar and no report about unused weights on the terminal while a model loads."""
     from transformers.utils import logging as transformers_logging
 

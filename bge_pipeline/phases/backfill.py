@@ -24,6 +24,7 @@ from bge_pipeline.database.publications import require_updates
 from bge_pipeline.database.quarantine import forget_changed
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import Encoder
+from bge_pipeline.embedding.loading import road_of
 from bge_pipeline.errors import PhaseError, Stopped
 from bge_pipeline.phases.application_vectors import compare_application_vectors
 from bge_pipeline.phases.brakes import make_pace
@@ -71,6 +72,8 @@ class BackfillResult:
             overlap, so that they add up to more than `seconds`.
         peak_memory_bytes: largest resident size of the process.
         held_seconds: time that it was held back, by reason: `paused`, `rate`, `replication`, `search`.
+        run_by: what ran the model, how that was proved, and what kept it off a faster way; None without a model on this
+            machine.
         companion_rows, companion_pending, companion_is_kept: what became of the companion column, see `CompanionResult`.
     """
 
@@ -96,6 +99,7 @@ class BackfillResult:
     companion_rows: int = 0
     companion_pending: int = 0
     companion_is_kept: bool | None = None
+    run_by: str | None = None
 
     @property
     def texts_per_second(self) -> float:
@@ -236,6 +240,7 @@ def _fill(
         model=encoder.space.model,
         device=encoder.device,
         precision=encoder.space.precision,
+        run_by=str(road) if (road := road_of(encoder)) is not None else None,
         rows=totals.written,
         in_page=totals.in_page,
         left_changed=totals.left_changed,

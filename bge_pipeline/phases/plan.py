@@ -64,6 +64,8 @@ class Plan:
         step: what a person is asked to agree to before `migrate` does it; None where nothing new begins.
         old_model: the model of the column that search reads, None where nobody recorded it.
         rows, pending: rows of the table, and those that would be embedded.
+        run_by: what runs the model, how that was proved, and what kept it off a faster way; None where it is not loaded or
+            there is no model.
         tokens: of a sample of the table; of no rows where the model is not loaded.
         texts_per_second: measured on a sample of the table on this machine; 0 where it is not known.
         writing: rates of writing, measured on a temporary copy of some rows; None where that could not be.
@@ -97,6 +99,7 @@ class Plan:
     model: str
     device: str
     precision: str
+    run_by: str | None
     tokens: TokenLengths
     texts_per_second: float
     writing: WritingRates | None
@@ -167,6 +170,7 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService | Un
         model=service.space.model,
         device=service.device,
         precision=service.space.precision,
+        run_by=_run_by(service),
         tokens=tokens,
         texts_per_second=speed,
         writing=writing,
@@ -233,6 +237,11 @@ def _begins_anew(state: MigrationState, space: EmbeddingSpace) -> bool:
         return True
     current = state.current_space
     return state.phase == "retired" and (current is None or not current.is_same_as(space))
+
+
+def _run_by(service: EmbeddingsService | UnloadedModel) -> str | None:
+    road = service.road if isinstance(service, EmbeddingsService) else None
+    return str(road) if road is not None else None
 
 
 def _token_lengths(service: EmbeddingsService | UnloadedModel, texts: list[str]) -> TokenLengths:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.heartbeat import Worker, read_workers
 from bge_pipeline.database.indexes import vector_indexes_on
+from bge_pipeline.database.journal import read_journal
 from bge_pipeline.database.pause import PauseEntry, read_pause
 from bge_pipeline.database.pending import count_lacking, count_pending, count_rows
 from bge_pipeline.database.quarantine import QuarantinedRow, list_quarantined
@@ -47,6 +48,7 @@ class Status:
         model: name of the model behind the column that search reads, None if nobody recorded it.
         index: vector index on `column`, None if there is none.
         new_model, new_dimensions: of the column being filled, None outside a migration.
+        run_by: what ran the model in the last backfill, how that was proved, and what kept it off a faster way.
         previous_column: the old column, kept for the way back.
         rolled_back: when the columns were exchanged back, while nobody has agreed to go forward again.
         searched_column: the column that search reads.
@@ -91,6 +93,7 @@ class Status:
     workers: tuple[Worker, ...] = ()
     eta_seconds: float | None = None
     paused: PauseEntry | None = None
+    run_by: str | None = None
     application_vectors: ApplicationVectors | None = None
 
     def as_metadata(self) -> dict[str, Any]:
@@ -157,12 +160,19 @@ def read_status(database: Database, settings: DatabaseSettings) -> Status:
             workers=(workers := tuple(read_workers(connection, target))),
             eta_seconds=_eta(workers, counts.pending),
             paused=read_pause(connection, target),
+            run_by=_run_by(connection, target),
         )
 
 
 def _eta(workers: Sequence[Worker], pending: int) -> float | None:
     rate = sum(worker.rows_per_second for worker in workers if not worker.is_silent)
     return pending / rate if pending and rate else None
+
+
+def _run_by(connection: Connection, target: TargetTable) -> str | None:
+    """As the last backfill that wrote a row has noted it; earlier versions noted nothing."""
+    wrote = [entry.facts for entry in read_journal(connection, target, "backfill") if entry.facts["rows"]]
+    return wrote[-1].get("run_by") if wrote else None
 
 
 def _searched_pending(connection: Connection, state: MigrationState, pending: int) -> int | None:

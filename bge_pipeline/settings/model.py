@@ -23,6 +23,21 @@ class ModelSettings(HomeSettings):
         "`hashing` (deterministic lexical vectors, for rehearsals)",
     )
     embedding_dimensions: int = Field(384, ge=1, le=16_000, description="dimensions the new column holds")
+    embedding_truncate: bool = Field(
+        False,
+        description="cut vectors to EMBEDDING_DIMENSIONS though the model's files do not say that they are made for it",
+    )
+    embedding_query_prompt: str | None = Field(
+        None, description="text put before a search query; what the model's files say when not set"
+    )
+    embedding_passage_prompt: str | None = Field(
+        None, description="text put before a passage; what the model's files say when not set"
+    )
+    trust_remote_code: str | None = Field(
+        None,
+        description="run code that comes with EMBEDDING_MODEL, of this commit and of no other; in a folder that is no "
+        "snapshot of the hub, `sha256:` and the digest that the refusal names",
+    )
     embedding_device: str = Field(
         "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda, cuda:1 ..."
     )

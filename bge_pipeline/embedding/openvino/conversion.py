@@ -136,6 +136,15 @@ def _quantize(source: Path, layout_name: str, target: Path) -> None:
 
 def _main() -> None:
     job = json.load(sys.stdin)
+    try:
+        _do(job)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent is told in one line
+        # PyTorch's tracer says what is wrong first, and then shows pages of graphs.
+        reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+        sys.exit(f"{type(error).__name__}: {reason.strip()}")
+
+
+def _do(job: dict[str, Any]) -> None:
     target = Path(job["target"])
     if job["act"] == "convert":
         files = ModelFiles(**{**job["files"], "folder": Path(job["files"]["folder"])})

@@ -35,9 +35,13 @@ def recipe(kind: Kind) -> str:
     Args:
         kind: what the network is converted to; int8 is made of fp32, by one library more.
     """
-    libraries = (*_LIBRARIES, "nncf") if kind == "int8" else _LIBRARIES
+    return digest_of_source_and_libraries(SOURCES, (*_LIBRARIES, "nncf") if kind == "int8" else _LIBRARIES)
+
+
+def digest_of_source_and_libraries(sources: tuple[str, ...], libraries: tuple[str, ...]) -> str:
+    """Eight hexadecimal digits of the source of modules and the versions of libraries, none of which is loaded."""
     whole = hashlib.sha256()
-    for line in (*(_version(name) for name in libraries), *(_source(name) for name in SOURCES)):
+    for line in (*(_version(name) for name in libraries), *(_source(name) for name in sources)):
         whole.update(hashlib.sha256(line.encode()).digest())
     return whole.hexdigest()[:8]
 

@@ -22,8 +22,8 @@ ov = pytest.importorskip("openvino")
 LEAST_COSINE = 0.999
 
 
-def test_a_second_start_converts_nothing_and_imports_neither_torch_nor_transformers(load, home):
-    load(embedding_precision="fp32")
+def test_a_second_start_converts_and_proves_nothing_and_imports_neither_torch_nor_transformers(load, home):
+    load()
     script = (
         "import sys; from bge_pipeline.embedding.service import EmbeddingsService;"
         "texts = ['word ' * number for number in range(64)];"

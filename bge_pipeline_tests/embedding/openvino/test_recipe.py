@@ -14,6 +14,7 @@ MAKE_NOTHING = {
     "bge_pipeline.embedding.layouts.end_to_end",
     "bge_pipeline.embedding.layouts.packed_rows",
     "bge_pipeline.embedding.layouts.padded",
+    "bge_pipeline.embedding.library",
     "bge_pipeline.embedding.memory",
     "bge_pipeline.embedding.model_folder",
     "bge_pipeline.embedding.models",
@@ -22,6 +23,7 @@ MAKE_NOTHING = {
     "bge_pipeline.space",
     "bge_pipeline.embedding.tasks",
     "bge_pipeline.embedding.tokens",
+    "bge_pipeline.embedding.trusted_code",
 }
 """What the child of a conversion imports of this room without a trace of it in the network or its tokenizer."""
 
