@@ -14,6 +14,8 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import TargetTableError
 
 _TEXT_TYPES = ("text", "varchar", "bpchar", "citext")
+MOST_DIMENSIONS = 16_000
+"""That a value of type `vector` can have."""
 VECTOR_TYPES = ("vector", "halfvec", "sparsevec", "bit")
 
 _TABLE = """
@@ -58,6 +60,13 @@ class Column:
         """The length in `vector(1536)`."""
         match = re.search(r"\((\d+)\)$", self.full_type)
         return int(match.group(1)) if match and self.type_name in VECTOR_TYPES else None
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether its vectors can be read as numbers, as pgvector casts them to `vector`: no bits, and nothing longer."""
+        if self.type_name == "sparsevec":
+            return self.dimensions is not None and self.dimensions <= MOST_DIMENSIONS
+        return self.type_name in ("vector", "halfvec")
 
 
 @dataclass(frozen=True)

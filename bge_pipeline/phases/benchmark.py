@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from bge_pipeline.database.catalog import pgvector_version
+from bge_pipeline.database.catalog import Column, pgvector_version
 from bge_pipeline.database.connection import Database, server_version
 from bge_pipeline.database.indexes import vector_indexes_on
 from bge_pipeline.database.journal import JournalEntry, read_journal
@@ -26,6 +26,7 @@ from bge_pipeline.quality.columns import ComparedColumns
 from bge_pipeline.quality.search_runs import SearchedColumns, search_runs
 from bge_pipeline.quality.speed import PASSAGES, QUERIES, RerankRun, measure_encoding, measure_reranking
 from bge_pipeline.report.benchmark import BenchmarkReport, PhaseTime, Storage
+from bge_pipeline.search.column import SEARCHABLE_TYPES
 from bge_pipeline.settings import SearchSettings, Settings
 
 BATCH_SIZES = (32, 128, 256)
@@ -144,15 +145,19 @@ def _rerank(
 def _searched(state: MigrationState, verdict: Verdict | None) -> SearchedColumns:
     if state.phase == "legacy":
         old = state.table.embedding
-        return SearchedColumns(state.table.target, old.name, None, space_of(old), None)
+        return SearchedColumns(state.table.target, _searchable(old), None, space_of(old), None)
     columns = compared_columns(state)
     return SearchedColumns(
         state.table.target,
-        columns.old.name if columns.old is not None else None,
+        _searchable(columns.old),
         columns.new.name,
         columns.old_space,
         verdict.measured.ann_recall if verdict is not None else None,
     )
+
+
+def _searchable(column: Column | None) -> str | None:
+    return column.name if column is not None and column.type_name in SEARCHABLE_TYPES else None
 
 
 def _storage(connection: Connection, state: MigrationState, journal: Sequence[JournalEntry]) -> Storage:

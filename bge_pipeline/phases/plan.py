@@ -27,9 +27,10 @@ from bge_pipeline.database.user_triggers import find_user_triggers
 from bge_pipeline.duration import duration
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import BgePipelineError
-from bge_pipeline.phases.application_vectors import accepts_old_vectors, same_dimensions
+from bge_pipeline.phases.application_vectors import same_dimensions
 from bge_pipeline.phases.companion import can_be_kept, missing_model
 from bge_pipeline.phases.consent import Step, step_ahead
+from bge_pipeline.phases.old_vectors import OldVectors
 from bge_pipeline.phases.safeguards import taken_names
 from bge_pipeline.phases.state import MigrationState, Phase, read_state
 from bge_pipeline.phases.surroundings import hidden_changes, told_replication, told_triggers, warnings_of
@@ -147,6 +148,7 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService | Un
         disk = _disk_bytes(connection, target, pending, index)
         postgres = server_version(connection)
         unfit = [session_obstacle(database), version_obstacle(connection, settings)]
+        old = OldVectors.of(connection, target, state.previous or state.table.embedding)
         without_previous = count_lacking(connection, target, state.previous.name) if state.previous else 0
     tokens = _token_lengths(service, texts)
     speed = _texts_per_second(service, texts)
@@ -187,7 +189,7 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService | Un
         postgres_version=postgres,
         pgvector_version=version,
         keeps_search_current=keeps_current,
-        notices=_notices(settings, state, service.space, without_previous, keeps_current=keeps_current),
+        notices=_notices(settings, state, service.space, old, without_previous, keeps_current=keeps_current),
         obstacles=_obstacles(settings, service, state, bound, around, unfit),
     )
 
@@ -322,18 +324,20 @@ def _notices(
     settings: SwapSettings,
     state: MigrationState,
     space: EmbeddingSpace,
+    old: OldVectors,
     without_previous: int,
     *,
     keeps_current: bool | None,
 ) -> tuple[str, ...]:
     found = []
     if state.phase == "swapped":
-        if accepts_old_vectors(state):
+        if old.has(space.dimensions):
             found.append(same_dimensions(space.dimensions, is_watched=True))
         if without_previous:
             found.append(f"a rollback would leave {without_previous:,} rows without a vector")
     elif state.new is not None or _begins_anew(state, space):
-        if state.table.embedding.dimensions in (None, space.dimensions):
+        found.extend(filter(None, [old.told()]))
+        if old.has(space.dimensions):
             found.append(same_dimensions(space.dimensions, is_watched=settings.old_embedding == "keep"))
         if keeps_current:
             found.append("new rows are embedded by both models until retire, so that search finds them: two in memory")

@@ -34,6 +34,7 @@ from bge_pipeline.phases.companion import CompanionKeeper
 from bge_pipeline.phases.consent import require_forward
 from bge_pipeline.phases.exchange import exchange_statements, lock_for_exchange
 from bge_pipeline.phases.last_rows import StillPending, embed_last_rows, lock_out_writers
+from bge_pipeline.phases.old_vectors import OldVectors
 from bge_pipeline.phases.pause import wait_while_paused
 from bge_pipeline.phases.pending_index import compact_pending_index, pending_index_name, rows_that_are_few
 from bge_pipeline.phases.search_effort import note_search_effort
@@ -135,6 +136,7 @@ def _swap(
             require_forward(state.new, settings, target)
             _check_dependents(connection, settings, state)
             _check_bulk_is_done(connection, settings, state)
+        old = OldVectors.of(connection, target, state.table.embedding)
     gate = None
     with CompanionKeeper(database, settings):  # the application writes on for as long as index and gate take
         index, plan = build_index(database, settings, on_progress=on_progress)
@@ -149,10 +151,11 @@ def _swap(
             warm(database, target, state.new.name, index.name, plan)
     if state.new is None:
         previous = state.previous.name if state.previous else None
-        return _result(settings, state, index, plan, previous, None, None)
+        return _result(state, index, plan, previous, None, None)
     exchange = _exchange_when_caught_up(operator, settings, service, state, index.name)
     kept = target.column_for(state.table.embedding.dimensions) if settings.old_embedding == "keep" else None
-    result = _result(settings, state, index, plan, kept, gate, exchange)
+    notices = _notices(settings, old, space)
+    result = _result(state, index, plan, kept, gate, exchange, notices)
     record(database, target, "swap", result.as_metadata())
     for notice in result.notices:
         logger.warning("%s", notice)
@@ -310,13 +313,13 @@ def _verify_new_column(
 
 
 def _result(
-    settings: SwapSettings,
     state: MigrationState,
     index: BuildResult,
     plan: IndexPlan,
     previous_column: str | None,
     gate: GateResult | None,
     exchange: _Exchange | None,
+    notices: tuple[str, ...] = (),
 ) -> SwapResult:
     exchanged = exchange is not None
     exchange = exchange or _Exchange()
@@ -336,12 +339,11 @@ def _result(
         last_rows=exchange.last_rows,
         not_null_dropped=exchanged and state.table.embedding.not_null,
         gate=gate,
-        notices=_notices(settings, state) if exchanged else (),
+        notices=notices,
     )
 
 
-def _notices(settings: SwapSettings, state: MigrationState) -> tuple[str, ...]:
-    old, new = state.table.embedding.dimensions, state.filled.dimensions
-    if new is None or old not in (None, new):
+def _notices(settings: SwapSettings, old: OldVectors, space: EmbeddingSpace) -> tuple[str, ...]:
+    if not old.has(space.dimensions):
         return ()
-    return (same_dimensions(new, is_watched=settings.old_embedding == "keep"),)
+    return (same_dimensions(space.dimensions, is_watched=settings.old_embedding == "keep"),)

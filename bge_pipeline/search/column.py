@@ -91,6 +91,11 @@ class SearchedColumn:
         """What is compared with the query's vector, as SQL: what the index holds, or the column."""
         return self.index.expression if self.index is not None else quote(self.column.name)
 
+    def expression_for(self, dimensions: int) -> str:
+        """The same for a query of so many dimensions: an index of a column without fixed dimensions may hold others."""
+        held = re.search(r"::(?:vector|halfvec)\((\d+)\)\)?$", self.expression)
+        return self.expression if held is None or int(held[1]) == dimensions else quote(self.column.name)
+
     @property
     def element(self) -> str:
         """The type of `expression`: `vector` or `halfvec`."""

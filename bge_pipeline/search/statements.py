@@ -146,11 +146,15 @@ def _dense(
 ) -> CTE:
     """(id, distance, rank) of the nearest rows. MATERIALIZED and `+ 0`, since a relaxed iterative scan is not in order."""
     vector_type = (HALFVEC if searched.element == "halfvec" else VECTOR)(len(vector))
-    stored: ColumnElement[Any] = literal_column(f"({searched.expression})")
+    stored: ColumnElement[Any] = literal_column(f"({searched.expression_for(len(vector))})")
     compare: Any = stored.op(_OPERATORS[searched.metric], return_type=Double())
     distance: Label[float] = compare(cast(vector, vector_type)).label("distance")
     identifier = searched.table.c[searched.target.id_column].label("id")
-    nearest = select(identifier, distance).where(stored.is_not(None)).order_by(distance).limit(limit)
+    present: ColumnElement[bool] = stored.is_not(None)
+    if searched.column.dimensions is None:  # rows of other dimensions cannot be compared, nor cast
+        dimensions = func.vector_dims(searched.table.c[searched.column.name])
+        present = dimensions == literal_column(str(len(vector)))
+    nearest = select(identifier, distance).where(present).order_by(distance).limit(limit)
     if where is not None:
         nearest = nearest.where(on_target(searched, where))
     candidates = materialized(nearest, "nearest")
