@@ -10,7 +10,9 @@ from sqlalchemy import Connection, text
 from bge_pipeline.database.ids import IdKind, kind_of
 from bge_pipeline.database.keys import require_key
 from bge_pipeline.database.notes import ColumnNote
+from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.text_columns import require_expression
 from bge_pipeline.errors import TargetTableError
 
 _TEXT_TYPES = ("text", "varchar", "bpchar", "citext")
@@ -84,6 +86,11 @@ class TableDescription:
         """The column that search reads."""
         return self.columns[self.target.embedding_column]
 
+    @property
+    def text_is_plain_column(self) -> bool:
+        """Whether the text is a column that the application writes itself; a generated one is made of others."""
+        return self.target.row_text.is_column and not self.columns[self.target.text_column].generated
+
     def with_number(self, number: int) -> Column | None:
         """The column of that number, whatever its name is now; None where it was dropped."""
         return next((column for column in self.columns.values() if column.number == number), None)
@@ -135,6 +142,7 @@ def describe_table(connection: Connection, target: TargetTable) -> TableDescript
         )
     columns = {r.name: Column(**r._mapping) for r in connection.execute(text(_COLUMNS), {"oid": row.oid})}  # noqa: SLF001
     _check_columns(target, columns)
+    require_expression(connection, target)
     identifier = columns[target.id_column]
     require_key(connection, target, row.oid, is_not_null=identifier.not_null)
     return TableDescription(target, row.oid, row.estimated_rows, columns, kind_of(identifier.full_type))
@@ -158,7 +166,7 @@ def _check_extension(connection: Connection) -> None:
 def _check_columns(target: TargetTable, columns: dict[str, Column]) -> None:
     wanted = {
         "TARGET_ID_COLUMN": target.id_column,
-        "TARGET_TEXT_COLUMN": target.text_column,
+        **({"TARGET_TEXT_COLUMN": target.text_column} if target.row_text.is_column else {}),
         "TARGET_EMBEDDING_COLUMN": target.embedding_column,
     }
     missing = [f"{variable} {name!r}" for variable, name in wanted.items() if name not in columns]
@@ -167,13 +175,13 @@ def _check_columns(target: TargetTable, columns: dict[str, Column]) -> None:
             f"{target} has no {', no '.join(missing)}; its columns are {', '.join(columns)}",
             state="nothing was changed",
         )
-    source, embedding = columns[target.text_column], columns[target.embedding_column]
+    source = columns[target.text_column] if target.row_text.is_column else None
+    embedding = columns[target.embedding_column]
     problem = None
-    if source.type_name not in _TEXT_TYPES:
-        problem = f"{source.name!r} is {source.full_type}: expected text, character varying or citext to embed"
-    elif source.generated:
+    if source is not None and source.type_name not in _TEXT_TYPES:
         problem = (
-            f"{source.name!r} is a generated column: a trigger cannot see it change; embed the column it is made of"
+            f"{source.name!r} is {source.full_type}: expected text, character varying or citext to embed; TARGET_TEXT takes "
+            f"an SQL expression instead, such as {quote(source.name)}->>'text'"
         )
     elif embedding.type_name not in VECTOR_TYPES:
         problem = f"{embedding.name!r} is {embedding.full_type}: expected a pgvector column"

@@ -110,6 +110,8 @@ class IndexShape:
         found = _SHAPE.search(definition)
         if found is None:
             return cls("ivfflat", "vector", "l2") if _DEFAULT_SHAPE.search(definition) else None
+        if found["element"] == "bit" and "((" in definition:  # bits made of the vectors, for a search in two steps
+            return None
         options = {name: _option(definition, name, default=0) or None for name in ("m", "ef_construction")}
         element = "halfvec" if found["element"] == "halfvec" else "vector"
         metric = "cosine" if found["metric"] in ("hamming", "jaccard") else found["metric"]

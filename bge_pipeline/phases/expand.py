@@ -33,6 +33,7 @@ from bge_pipeline.database.quarantine import copy_quarantine_statement, drop_qua
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.storage import lowered_target, tuple_target_for, tuple_target_statement
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.text_columns import find_text_columns
 from bge_pipeline.database.trigger import WatchedColumns, drop_trigger_statements, trigger_function_statement
 from bge_pipeline.database.user_triggers import find_user_triggers
 from bge_pipeline.errors import ConfigurationError, PhaseError
@@ -106,6 +107,9 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
         return ExpandResult(str(target), target.embedding_column, space.dimensions, False, (), (), size)
 
     require_consent(state, settings, space, given=begin_next)
+    if not state.table.text_is_plain_column:
+        with database.transaction() as connection:
+            find_text_columns(connection, target)
     column = target.column_for(space.dimensions)
     with database.autocommit() as connection:
         _check_names_are_free(connection, state, column)
@@ -171,6 +175,12 @@ def column_statements(target: TargetTable, space: EmbeddingSpace, note: ColumnNo
 def expand_script(target: TargetTable, settings: Settings, space: EmbeddingSpace) -> list[TextClause]:
     """All of expand as statements for a reviewer; the old ANN index, whose name only the database knows, is left out."""
     _check_dimensions(settings, space)
+    if not target.row_text.is_column:
+        raise ConfigurationError(
+            "TARGET_TEXT: which columns the trigger watches is found by the database, which a script does not ask",
+            state="no script was printed",
+            next_step="run it without --sql",
+        )
     column = target.column_for(space.dimensions)
     note = ColumnNote("new", space, embedding_column=target.embedding_column, tuple_target_before=0)
     return [
@@ -310,6 +320,7 @@ def _note(
         dropped_indexes=tuple(definitions),
         embedding_column=state.table.target.embedding_column,
         tuple_target_before=earlier.tuple_target_before if earlier is not None else tuple_target_before,
+        text=state.table.target.text_expression,
     )
 
 

@@ -34,6 +34,7 @@ from bge_pipeline.phases.old_vectors import OldVectors
 from bge_pipeline.phases.safeguards import taken_names
 from bge_pipeline.phases.state import MigrationState, Phase, read_state
 from bge_pipeline.phases.surroundings import hidden_changes, told_replication, told_triggers, warnings_of
+from bge_pipeline.phases.text_source import text_obstacle
 from bge_pipeline.phases.unloaded_model import UnloadedModel
 from bge_pipeline.phases.vector_index import index_to_resemble, plan_vector_index
 from bge_pipeline.phases.writing_rates import WritingRates, measure_writing
@@ -147,7 +148,11 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService | Un
         size = table_bytes(connection, target)
         disk = _disk_bytes(connection, target, pending, index)
         postgres = server_version(connection)
-        unfit = [session_obstacle(database), version_obstacle(connection, settings)]
+        unfit = [
+            session_obstacle(database),
+            version_obstacle(connection, settings),
+            text_obstacle(database, state.table),
+        ]
         old = OldVectors.of(connection, target, state.previous or state.table.embedding)
         without_previous = count_lacking(connection, target, state.previous.name) if state.previous else 0
     tokens = _token_lengths(service, texts)

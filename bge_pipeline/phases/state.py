@@ -128,11 +128,12 @@ def _parts(table: TableDescription) -> tuple[object, ...]:
 
 
 def require_space(column: Column, space: EmbeddingSpace, target: TargetTable) -> None:
-    """Refuse vectors of another embedding space than the column's.
+    """Refuse vectors of another embedding space than the column's, or of another text of the rows.
 
     Raises:
         EmbeddingSpaceMismatch: names what differs.
     """
+    _require_text(column, target)
     recorded = space_of(column)
     if recorded is not None and recorded.is_same_as(space):
         return
@@ -143,4 +144,17 @@ def require_space(column: Column, space: EmbeddingSpace, target: TargetTable) ->
         state="nothing was written",
         next_step="set EMBEDDING_MODEL and EMBEDDING_DIMENSIONS to the column's model, or begin a migration to the other "
         "one: finish this one with `bge-pipeline retire`, or undo it with `bge-pipeline rollback`",
+    )
+
+
+def _require_text(column: Column, target: TargetTable) -> None:
+    made_of = column.note.text if column.note is not None else None
+    if made_of == target.text_expression:
+        return
+    was, now = ("TARGET_TEXT_COLUMN" if text is None else text for text in (made_of, target.text_expression))
+    raise EmbeddingSpaceMismatch(
+        f"the vectors in column {column.name!r} of {target} are those of {was}, and the settings name {now}",
+        state="nothing was written",
+        next_step="set TARGET_TEXT as it was; or, to embed another text, undo the migration with `bge-pipeline rollback "
+        "--discard`, or finish it with `bge-pipeline retire`, and begin one with another EMBEDDING_MODEL",
     )

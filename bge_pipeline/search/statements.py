@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 
 from bge_pipeline.search.column import SearchedColumn, signature_statement
-from bge_pipeline.search.expressions import column_of, document, materialized, on_target, text_config
+from bge_pipeline.search.expressions import column_of, materialized, on_target, text_config, text_of
 from bge_pipeline.search.query import ParsedQuery
 from bge_pipeline.search.words import lexical_list
 
@@ -162,10 +162,9 @@ def _dense(
     ranked = select(candidates.c.id, candidates.c.distance, rank.label("rank"))
     if must:
         phrases = func.websearch_to_tsquery(text_config(searched), must)
-        row = searched.table
-        ranked = ranked.join(row, row.c[searched.target.id_column] == candidates.c.id).where(
-            document(searched).op("@@")(phrases)
-        )
+        row = searched.table.alias("row")
+        words = func.to_tsvector(text_config(searched), text_of(searched, row))
+        ranked = ranked.join(row, row.c[searched.target.id_column] == candidates.c.id).where(words.op("@@")(phrases))
     return ranked.cte("dense")
 
 
@@ -178,7 +177,7 @@ def _with_rows(searched: SearchedColumn, found: CTE, columns: Sequence[str]) -> 
         select(
             guard.c.signature,
             found.c.id,
-            cast(row.c[searched.target.text_column], String),
+            cast(text_of(searched, row), String),
             found.c.score,
             found.c.distance,
             found.c.dense_rank,
