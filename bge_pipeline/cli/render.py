@@ -145,9 +145,8 @@ def print_migration(result: MigrateResult, status: Status) -> None:
     filled, swapped = result.backfill, result.swap
     if swapped is not None:
         built = f"built in {duration(swapped.index_seconds)}" if swapped.index_built else "was there"
-        exchanged = (
-            f"held its lock for {swapped.lock_milliseconds:.0f} ms" if swapped.exchanged else "had been done before"
-        )
+        not_now = "none: the part has a column of its own" if swapped.notices else "had been done before"
+        exchanged = f"held its lock for {swapped.lock_milliseconds:.0f} ms" if swapped.exchanged else not_now
     print_facts(
         "migration",
         {

@@ -166,7 +166,7 @@ def _check_extension(connection: Connection) -> None:
 def _check_columns(target: TargetTable, columns: dict[str, Column]) -> None:
     wanted = {
         "TARGET_ID_COLUMN": target.id_column,
-        **({"TARGET_TEXT_COLUMN": target.text_column} if target.row_text.is_column else {}),
+        **({"TARGET_TEXT_COLUMN": target.text_column} if target.text_expression is None else {}),
         "TARGET_EMBEDDING_COLUMN": target.embedding_column,
     }
     missing = [f"{variable} {name!r}" for variable, name in wanted.items() if name not in columns]
@@ -175,7 +175,7 @@ def _check_columns(target: TargetTable, columns: dict[str, Column]) -> None:
             f"{target} has no {', no '.join(missing)}; its columns are {', '.join(columns)}",
             state="nothing was changed",
         )
-    source = columns[target.text_column] if target.row_text.is_column else None
+    source = columns[target.text_column] if target.text_expression is None else None
     embedding = columns[target.embedding_column]
     problem = None
     if source is not None and source.type_name not in _TEXT_TYPES:

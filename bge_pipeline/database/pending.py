@@ -14,7 +14,7 @@ from bge_pipeline.database.target import TargetTable
 # The collation makes the match cheap, and possible where the column's own collation is nondeterministic.
 IS_TEXT = "(text::text COLLATE \"C\") ~ '\\S'"
 HAS_TEXT = "({text}::text COLLATE \"C\") ~ '\\S'"
-LACKS_VECTOR = f"{{column}} IS NULL AND {HAS_TEXT}"
+LACKS_VECTOR = f"{{column}} IS NULL AND {{only_part}}{HAS_TEXT}"
 TEXT_DIGEST = "md5(convert_to({t_text}::text, 'UTF8'))::uuid"
 # A quarantined row is one whose text is still the one that failed. The digest is made for rows in quarantine alone:
 # `IS DISTINCT FROM` cannot become a join's key, for which that of every row would be made.
@@ -78,7 +78,7 @@ def pending_index_statement(target: TargetTable, column: str, index: str, *, may
     An expression stays out of it: where it failed for a row, the application could not write that row.
     """
     condition = "IF NOT EXISTS " if may_be_there else ""
-    predicate = LACKS_VECTOR if target.row_text.is_column else "{column} IS NULL"
+    predicate = LACKS_VECTOR if target.row_text.is_column else "{only_part}{column} IS NULL"
     return target.sql(
         f"CREATE INDEX CONCURRENTLY {condition}{{index}} ON {{table}} ({{id}}) WHERE {predicate}",
         index=index,
@@ -133,12 +133,13 @@ def pending_share(connection: Connection, target: TargetTable, column: str) -> f
 
 
 def count_rows(connection: Connection, target: TargetTable, column: str) -> Counts:
-    """Every row of the table, counted in one statement, so that the numbers fit each other; reads the whole table once."""
+    """Every row, of the part if there is one, counted in one statement, so that the numbers fit each other; reads all once."""
     in_quarantine = IN_QUARANTINE if quarantine_is_usable(connection, target) else "false"
     statement = target.sql(
         "SELECT count(*) AS rows, count({column}) AS embedded, "
         f"count(*) FILTER (WHERE {LACKS_VECTOR}) AS lacking, "
-        f"count(*) FILTER (WHERE {{column}} IS NULL AND {in_quarantine} AND {HAS_TEXT}) AS quarantined FROM {{table}} t",
+        f"count(*) FILTER (WHERE {{column}} IS NULL AND {in_quarantine} AND {HAS_TEXT}) AS quarantined "
+        "FROM {table} t WHERE {in_part}",
         column=column,
     )
     row = connection.execute(statement).one()

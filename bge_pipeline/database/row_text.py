@@ -16,20 +16,34 @@ class RowText:
     Attributes:
         column: TARGET_TEXT_COLUMN; of no meaning where there is an expression.
         expression: SQL over the row's columns, each by its name alone; None: the column.
+        condition: SQL of the same kind, of the rows that are embedded; the others have no text. None: all rows.
     """
 
     column: str
     expression: str | None = None
+    condition: str | None = None
 
     @property
     def is_column(self) -> bool:
-        """Whether it is a column as it stands."""
-        return self.expression is None
+        """Whether it is a column as it stands, in every row."""
+        return self.expression is None and self.condition is None
+
+    @property
+    def recorded(self) -> str | None:
+        """What a filled column remembers of it; None of a plain column."""
+        parts = [self.expression, f"WHERE {self.condition}" if self.condition else None]
+        return " ".join(part for part in parts if part is not None) or None
 
     @property
     def sql(self) -> str:
-        """The text in a statement that reads the target table alone. An expression ends with its line: it may hold a comment."""
-        return quote(self.column) if self.expression is None else f"(({self.expression}\n)::text)"
+        """The text in a statement that reads the target table alone. The user's SQL ends with its line: it may hold a comment."""
+        source = quote(self.column) if self.expression is None else f"(({self.expression}\n)::text)"
+        return source if self.condition is None else f"(CASE WHEN {self.in_part} THEN {source}::text END)"
+
+    @property
+    def in_part(self) -> str:
+        """The condition in such a statement."""
+        return "true" if self.condition is None else f"({self.condition}\n)"
 
     def of(self, row: str) -> str:
         """The same where other tables are read too; `row` is the table's alias."""
@@ -40,4 +54,4 @@ class RowText:
         return f"(SELECT {self.sql} FROM ({columns}) {_ROW})"
 
     def __str__(self) -> str:
-        return repr(self.column) if self.expression is None else self.expression.strip()
+        return self.recorded or repr(self.column)

@@ -45,18 +45,22 @@ def sample_texts(connection: Connection, target: TargetTable, rows: int, *, seed
     """About `rows` texts drawn from random pages of the table, the same ones for the same seed and table."""
     statement = target.sql(
         "SELECT {text} FROM {table} TABLESAMPLE SYSTEM (:percent) REPEATABLE (:seed) "
-        f"WHERE {HAS_TEXT} {SHUFFLED} LIMIT :rows"
+        f"WHERE {{only_part}}{HAS_TEXT} {SHUFFLED} LIMIT :rows"
     )
     percent = sample_percent(connection, target, rows)
     return list(connection.execute(statement, {"percent": percent, "seed": seed, "rows": rows}).scalars())
 
 
 def sample_percent(connection: Connection, target: TargetTable, rows: int) -> float:
-    """Percentage of the table's pages for TABLESAMPLE that holds `rows` rows or more."""
-    estimate = connection.execute(
-        target.sql("SELECT GREATEST(reltuples, 0) FROM pg_class WHERE oid = CAST(:name AS regclass)"),
-        {"name": str(target)},
-    ).scalar_one()
+    """Percentage of the table's pages for TABLESAMPLE that holds `rows` rows or more of those that are embedded."""
+    if target.condition is not None:
+        planned = connection.execute(target.sql("EXPLAIN (FORMAT JSON) SELECT FROM {table} WHERE {in_part}"))
+        estimate = planned.scalar_one()[0]["Plan"]["Plan Rows"]
+    else:
+        estimate = connection.execute(
+            target.sql("SELECT GREATEST(reltuples, 0) FROM pg_class WHERE oid = CAST(:name AS regclass)"),
+            {"name": str(target)},
+        ).scalar_one()
     # Twice what is wanted, since pages differ; a table never analysed is read whole, up to the limit.
     return 100.0 if estimate < 4 * rows else min(100.0, 200.0 * rows / estimate)
 
@@ -127,4 +131,4 @@ def _source(
     if id_range is not None:
         return f"FROM {{table}} WHERE {id_range.condition}", {"rows": rows, **id_range.values}
     values = {"percent": sample_percent(connection, target, rows), "seed": seed, "rows": rows}
-    return "FROM {table} TABLESAMPLE SYSTEM (:percent) REPEATABLE (:seed) WHERE true", values
+    return "FROM {table} TABLESAMPLE SYSTEM (:percent) REPEATABLE (:seed) WHERE {in_part}", values

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class TargetTable:
     """Names as they stand in the catalog, without quotes; `is_companion` chooses the quarantine of the companion column.
 
-    `text_expression` is SQL over the row that takes the place of the text column.
+    `text_expression` is SQL over the row that takes the place of the text column, `condition` that of the rows to embed.
     """
 
     schema: str
@@ -28,6 +28,7 @@ class TargetTable:
     embedding_column: str
     is_companion: bool = False
     text_expression: str | None = None
+    condition: str | None = None
 
     @classmethod
     def from_settings(cls, settings: DatabaseSettings) -> TargetTable:
@@ -39,12 +40,13 @@ class TargetTable:
             text_column=settings.target_text_column,
             embedding_column=settings.target_embedding_column,
             text_expression=settings.text_expression,
+            condition=settings.target_where,
         )
 
     @property
     def row_text(self) -> RowText:
         """What is embedded of a row."""
-        return RowText(self.text_column, self.text_expression)
+        return RowText(self.text_column, self.text_expression, self.condition)
 
     def column_for(self, dimensions: int | None) -> str:
         """Name of the column beside the embedding column that holds vectors of `dimensions`."""
@@ -115,7 +117,8 @@ class TargetTable:
     def sql(self, template: str, /, **identifiers: str | tuple[str, ...] | int) -> TextClause:
         """`sql` with the table, its columns, and the objects beside it known by the names below.
 
-        `text` is the row's text where the statement reads this table alone, `t_text` and `l_text` where the table is `t` or `l`.
+        `text` is the row's text where the statement reads this table alone, `t_text` and `l_text` where the table is `t` or `l`;
+        `in_part` is the condition of the rows that are embedded, and `only_part` the same with an AND behind, or nothing.
         """
         row_text = self.row_text
         return sql(
@@ -125,6 +128,8 @@ class TargetTable:
             text=Written(row_text.sql),
             t_text=Written(row_text.of("t")),
             l_text=Written(row_text.of("l")),
+            in_part=Written(row_text.in_part),
+            only_part=Written("" if self.condition is None else f"{row_text.in_part} AND "),
             embedding=self.embedding_column,
             quarantine=(self.schema, self.quarantine_table),
             journal=(self.schema, self.journal_table),

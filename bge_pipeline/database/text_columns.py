@@ -6,12 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from psycopg2.errors import InsufficientPrivilege, InvalidObjectDefinition, UndefinedColumn, UndefinedFunction
+from psycopg2.errors import (
+    FeatureNotSupported,
+    InsufficientPrivilege,
+    InvalidObjectDefinition,
+    UndefinedColumn,
+    UndefinedFunction,
+)
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.row_text import RowText
-from bge_pipeline.database.sql import quote
+from bge_pipeline.database.sql import Written, quote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import MissingPrivilege, TargetTableError
 
@@ -20,8 +26,8 @@ _PROBE = "bge_pipeline_text_probe"
 # Two places that are closed in different ways: what leaves the parentheses of one is an error in the other. The server reads
 # a message to its end before it does anything, so that nothing behind a semicolon is ever run.
 _PLACES = (
-    "SELECT CASE WHEN {text} IS NULL THEN 1 END FROM {table} LIMIT 0",
-    "SELECT 1 FROM {table} WHERE ({text} IS NULL) LIMIT 0",
+    "SELECT CASE WHEN ({one}\n) {fits} THEN 1 END FROM {table} LIMIT 0",
+    "SELECT 1 FROM {table} WHERE (({one}\n) {fits}) LIMIT 0",
 )
 _COLUMNS_OF_INDEX = """
 SELECT a.attname::text FROM pg_depend d JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
@@ -88,18 +94,22 @@ class TextColumns:
 
 
 def require_expression(connection: Connection, target: TargetTable) -> None:
-    """Refuse what the server does not take for one expression over one row of the table; asks nothing of a plain column.
+    """Refuse a text or a condition that the server does not take for one expression over one row; asks nothing of a plain column.
 
     Raises:
         TargetTableError: with what the server said.
     """
-    if target.row_text.is_column:
-        return
-    try:
-        for place in _PLACES:
-            connection.execute(target.sql(place))
-    except DBAPIError as error:
-        raise _refusal(target, error) from error
+    for variable, one, fits in (
+        ("TARGET_TEXT", target.text_expression, "IS NULL"),
+        ("TARGET_WHERE", target.condition, "IS TRUE"),
+    ):
+        if one is None:
+            continue
+        try:
+            for place in _PLACES:
+                connection.execute(target.sql(place, one=Written(one), fits=Written(fits)))
+        except DBAPIError as error:
+            raise _refusal(target, variable, one, error) from error
 
 
 def find_text_columns(connection: Connection, target: TargetTable) -> TextColumns:
@@ -133,11 +143,11 @@ def find_text_columns(connection: Connection, target: TargetTable) -> TextColumn
                 state="nothing was changed",
                 next_step="GRANT TEMPORARY ON DATABASE ... TO ..., which the backfill needs too",
             ) from error
-        raise _refusal(target, error) from error
+        raise _refusal(target, _variables(target), str(target.row_text), error) from error
     savepoint.rollback()
     if not names:
         raise TargetTableError(
-            f"{_variable(target)} {target.row_text} reads no column of {target}: every row would have the same text",
+            f"{_variables(target)} {target.row_text} reads no column of {target}: every row would have the same text",
             state="nothing was changed",
             next_step="name the columns that the text is made of",
         )
@@ -151,16 +161,18 @@ def generated_columns(connection: Connection, target: TargetTable) -> dict[str, 
     return {row.name: Generated(row.expression, tuple(row.bases)) for row in rows if row.name is not None}
 
 
-def _variable(target: TargetTable) -> str:
-    return "TARGET_TEXT_COLUMN" if target.row_text.is_column else "TARGET_TEXT"
+def _variables(target: TargetTable) -> str:
+    names = {"TARGET_TEXT": target.text_expression, "TARGET_WHERE": target.condition}
+    return " and ".join(name for name, value in names.items() if value is not None) or "TARGET_TEXT_COLUMN"
 
 
 def _said(error: DBAPIError) -> str:
     return str(error.orig).strip().splitlines()[0]
 
 
-def _refusal(target: TargetTable, error: DBAPIError) -> TargetTableError:
+def _refusal(target: TargetTable, variables: str, held: str, error: DBAPIError) -> TargetTableError:
     ways: dict[Any, str] = {
+        FeatureNotSupported: "of a column that is generated and not stored, TARGET_TEXT takes the expression",
         InvalidObjectDefinition: "write it with operators and functions that are IMMUTABLE: coalesce(title, '') || E'\\n' || "
         "coalesce(body, '') where concat_ws() or format() would be, to_char() nowhere; or keep the text in a column of its own",
         UndefinedFunction: "write a function of your own with its schema: public.my_text(title)",
@@ -168,8 +180,8 @@ def _refusal(target: TargetTable, error: DBAPIError) -> TargetTableError:
     }
     hint = next((way for kind, way in ways.items() if isinstance(error.orig, kind)), None)
     return TargetTableError(
-        f"{_variable(target)} {target.row_text}: expected one SQL expression over the columns of {target}, of immutable "
+        f"{variables} {held.strip()}: expected one SQL expression over the columns of {target}, of immutable "
         f"functions, without subqueries and aggregates; PostgreSQL says: {_said(error)}",
         state="nothing was changed",
-        next_step=hint or "try it as it stands: SELECT (<the expression>)::text FROM " + f"{target} LIMIT 1;",
+        next_step=hint or f"try it as it stands: SELECT (<the expression>) FROM {target} LIMIT 1;",
     )

@@ -20,6 +20,7 @@ _TARGET: dict[str, Any] = {
     "target_text_column": "text",
     "target_text": None,
     "target_text_template": None,
+    "target_where": None,
     "target_embedding_column": "embedding",
 }
 _NEVER_TAKEN = frozenset({"database_url", *_TARGET})

@@ -40,6 +40,7 @@ from bge_pipeline.errors import ConfigurationError, PhaseError
 from bge_pipeline.phases.companion import can_be_kept, missing_model
 from bge_pipeline.phases.consent import require_consent
 from bge_pipeline.phases.exchange import lock_for_exchange
+from bge_pipeline.phases.part import told_part
 from bge_pipeline.phases.pending_index import build_pending_index
 from bge_pipeline.phases.safeguards import (
     maintains_old,
@@ -48,7 +49,7 @@ from bge_pipeline.phases.safeguards import (
     safeguard_statements,
     taken_names,
 )
-from bge_pipeline.phases.state import MigrationState, read_state, require_space
+from bge_pipeline.phases.state import MigrationState, read_state, require_space, require_text
 from bge_pipeline.phases.surroundings import hidden_changes, told_replication
 from bge_pipeline.settings import BackfillSettings, DatabaseSettings, ModelSettings, Settings
 from bge_pipeline.space import EmbeddingSpace
@@ -117,6 +118,7 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
         dependents = find_dependents(connection, state.table, target.embedding_column)
         require_privileges(connection, state.table, skips_triggers=settings.skips_triggers)
         require_updates(connection, state.table)
+        part = told_part(connection, target, column)
         lowers_target = lowered_target(connection, target, space.dimensions)
         around = (
             *told_replication(find_replication(connection, state.table), state, column, space.dimensions),
@@ -124,7 +126,7 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
         )
     doomed = [index for index in old_indexes if settings.old_index == "drop"]
     note = _note(state, space, doomed, lowers_target)
-    _tell(target, dependents, around)
+    _tell(target, dependents, [*around, *filter(None, [part])])
 
     def add_column(connection: Connection) -> None:
         lock_for_exchange(connection, state)
@@ -177,7 +179,7 @@ def expand_script(target: TargetTable, settings: Settings, space: EmbeddingSpace
     _check_dimensions(settings, space)
     if not target.row_text.is_column:
         raise ConfigurationError(
-            "TARGET_TEXT: which columns the trigger watches is found by the database, which a script does not ask",
+            "TARGET_TEXT and TARGET_WHERE: the columns that the trigger watches are found by asking the database",
             state="no script was printed",
             next_step="run it without --sql",
         )
@@ -296,6 +298,8 @@ def _is_done_already(state: MigrationState, space: EmbeddingSpace) -> bool:
     if state.new is not None:
         require_space(state.new, space, target)
         return False
+    if maintains_old(state):
+        require_text(state.table.embedding, target)
     if state.current_space is not None and state.current_space.is_same_as(space):
         return True
     if state.phase == "swapped":
@@ -320,7 +324,7 @@ def _note(
         dropped_indexes=tuple(definitions),
         embedding_column=state.table.target.embedding_column,
         tuple_target_before=earlier.tuple_target_before if earlier is not None else tuple_target_before,
-        text=state.table.target.text_expression,
+        text=state.table.target.row_text.recorded,
     )
 
 

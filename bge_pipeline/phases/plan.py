@@ -31,6 +31,7 @@ from bge_pipeline.phases.application_vectors import same_dimensions
 from bge_pipeline.phases.companion import can_be_kept, missing_model
 from bge_pipeline.phases.consent import Step, step_ahead
 from bge_pipeline.phases.old_vectors import OldVectors
+from bge_pipeline.phases.part import told_part
 from bge_pipeline.phases.safeguards import taken_names
 from bge_pipeline.phases.state import MigrationState, Phase, read_state
 from bge_pipeline.phases.surroundings import hidden_changes, told_replication, told_triggers, warnings_of
@@ -154,6 +155,7 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService | Un
             text_obstacle(database, state.table),
         ]
         old = OldVectors.of(connection, target, state.previous or state.table.embedding)
+        part = told_part(connection, target, target.column_for(service.dimensions))
         without_previous = count_lacking(connection, target, state.previous.name) if state.previous else 0
     tokens = _token_lengths(service, texts)
     speed = _texts_per_second(service, texts)
@@ -194,7 +196,10 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService | Un
         postgres_version=postgres,
         pgvector_version=version,
         keeps_search_current=keeps_current,
-        notices=_notices(settings, state, service.space, old, without_previous, keeps_current=keeps_current),
+        notices=(
+            *filter(None, [part]),
+            *_notices(settings, state, service.space, old, without_previous, keeps_current=keeps_current),
+        ),
         obstacles=_obstacles(settings, service, state, bound, around, unfit),
     )
 

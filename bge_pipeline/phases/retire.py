@@ -73,7 +73,9 @@ def _retire(operator: Operator, settings: Settings, *, reclaim: bool) -> RetireR
         raise PhaseError(
             f"{target} is in phase {state.phase}: search still reads the old column",
             state="nothing was changed",
-            next_step="bge-pipeline migrate",
+            next_step="bge-pipeline migrate"
+            if target.condition is None
+            else "nothing: the old column of a part of a table (TARGET_WHERE) is that of the other rows, too",
         )
     if bound:
         raise PhaseError(

@@ -35,6 +35,7 @@ from bge_pipeline.phases.consent import require_forward
 from bge_pipeline.phases.exchange import exchange_statements, lock_for_exchange
 from bge_pipeline.phases.last_rows import StillPending, embed_last_rows, lock_out_writers
 from bge_pipeline.phases.old_vectors import OldVectors
+from bge_pipeline.phases.part import reading
 from bge_pipeline.phases.pause import wait_while_paused
 from bge_pipeline.phases.pending_index import compact_pending_index, pending_index_name, rows_that_are_few
 from bge_pipeline.phases.search_effort import note_search_effort
@@ -56,7 +57,7 @@ class SwapResult:
     """What the swap did.
 
     Attributes:
-        exchanged: False when the columns had been exchanged before.
+        exchanged: False when the columns had been exchanged before, and for a part of a table.
         previous_column: where the old vectors are, None when they were dropped.
         lock_milliseconds: how long the exclusive lock on the table was held, and readers waited.
         writer_pause_milliseconds: how long writers waited.
@@ -96,6 +97,8 @@ def swap(
     on_progress: Callable[[BuildProgress], None] | None = None,
 ) -> SwapResult:
     """Index the new column, ask the quality gate, and make the column the one that search reads.
+
+    Of a part of the table (TARGET_WHERE) the column is indexed and judged and stays one of its own: nothing is exchanged.
 
     Rows that the application writes meanwhile are embedded at the last moment.
 
@@ -149,6 +152,11 @@ def _swap(
             assert state.new is not None
             compact_pending_index(database, target, state.new.name, space)
             warm(database, target, state.new.name, index.name, plan)
+    if target.condition is not None and state.new is not None:
+        backfill(database, settings, service.encoder)  # what came while index and gate took their time
+        result = _result(state, index, plan, None, gate, None, (reading(target, state.new.name),))
+        record(database, target, "index", result.as_metadata())
+        return result
     if state.new is None:
         previous = state.previous.name if state.previous else None
         return _result(state, index, plan, previous, None, None)
@@ -325,7 +333,7 @@ def _result(
     exchange = exchange or _Exchange()
     return SwapResult(
         table=str(state.table.target),
-        column=state.table.target.embedding_column,
+        column=state.filled.name if state.table.target.condition is not None else state.table.target.embedding_column,
         exchanged=exchanged,
         previous_column=previous_column,
         index_name=index.name,

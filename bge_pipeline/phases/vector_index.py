@@ -36,7 +36,7 @@ def build_index(
     with database.autocommit() as connection:
         state = read_state(connection, target)
         column, space = filled_column(state)
-        rows = int(connection.execute(target.sql("SELECT count(*) FROM {table}")).scalar_one())
+        rows = int(connection.execute(target.sql("SELECT count(*) FROM {table} WHERE {in_part}")).scalar_one())
         plan = plan_vector_index(settings, space, rows, index_to_resemble(connection, state))
         there = [
             index

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pgvector.sqlalchemy import HALFVEC, VECTOR
 from sqlalchemy import (
     CTE,
+    Boolean,
     ColumnElement,
     Double,
     Integer,
@@ -155,6 +156,8 @@ def _dense(
         dimensions = func.vector_dims(searched.table.c[searched.column.name])
         present = dimensions == literal_column(str(len(vector)))
     nearest = select(identifier, distance).where(present).order_by(distance).limit(limit)
+    if searched.target.condition is not None:
+        nearest = nearest.where(literal_column(searched.target.row_text.in_part, Boolean))
     if where is not None:
         nearest = nearest.where(on_target(searched, where))
     candidates = materialized(nearest, "nearest")

@@ -46,6 +46,6 @@ def create_text_index(
 def text_index_name(target: TargetTable, language: str) -> str:
     """Name of the index; the digest keeps apart what the underscores might run together, and languages."""
     source = target.text_column if target.row_text.is_column else "text"
-    exactly = f"{target.table}.{target.text_expression or target.text_column}.{language}"
+    exactly = f"{target.table}.{target.row_text.recorded or target.text_column}.{language}"
     digest = hashlib.sha256(exactly.encode()).hexdigest()[:8]
     return shortened(f"ix_{target.table}_{source}_words_{digest}")

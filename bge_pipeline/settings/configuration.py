@@ -65,6 +65,10 @@ class Settings(
                 "expected three different columns in TARGET_ID_COLUMN, TARGET_TEXT_COLUMN and TARGET_EMBEDDING_COLUMN, "
                 f"got {', '.join(columns)}"
             )
+        if self.target_where is not None and "drop" in (self.old_index, self.old_embedding):
+            raise ValueError(
+                "TARGET_WHERE: expected OLD_INDEX=keep and OLD_EMBEDDING=keep, since the other rows are searched with both"
+            )
         if self.index_element == "vector" and self.embedding_dimensions > 2_000:
             raise ValueError(
                 f"EMBEDDING_DIMENSIONS: pgvector indexes at most 2,000 dimensions as vector, got {self.embedding_dimensions}; "

@@ -27,6 +27,11 @@ class DatabaseSettings(HomeSettings):
     target_text_template: str | None = Field(
         None, description="the same as a template of columns, e.g. $title: $chunk; NULL counts as nothing"
     )
+    target_where: str | None = Field(
+        None,
+        min_length=1,
+        description="SQL condition of the rows that are embedded, e.g. tenant_id = 7; unset: all rows",
+    )
     target_embedding_column: PlainName = Field("embedding", description="the pgvector column that search reads")
 
     @field_validator(

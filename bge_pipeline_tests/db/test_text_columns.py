@@ -105,6 +105,18 @@ def test_a_generated_column_is_traced_to_what_it_is_made_of(database):
     assert set(found.generated) == {"both_of"}
 
 
+def test_a_generated_column_that_is_not_stored_is_refused_with_what_to_set_instead(database):
+    if scalar(database, "SELECT current_setting('server_version_num')::int") < 180_000:
+        pytest.skip("PostgreSQL has generated columns that are not stored since 18")
+    as_it_stands(database, "ALTER TABLE segments ADD COLUMN shown text GENERATED ALWAYS AS (upper(text)) VIRTUAL")
+    with (
+        database.transaction() as connection,
+        pytest.raises(TargetTableError, match="TARGET_TEXT_COLUMN 'shown'") as refused,
+    ):
+        find_text_columns(connection, replace(SEGMENTS, text_column="shown"))
+    assert "TARGET_TEXT takes the expression" in refused.value.next_step
+
+
 def test_a_template_names_columns_and_takes_null_for_nothing(database):
     def text_of(template):
         sql = template_expression(template)
