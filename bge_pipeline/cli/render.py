@@ -223,6 +223,7 @@ def print_retirement(result: RetireResult) -> None:
             "space": None
             if result.rewritten
             else "comes back as rows are rewritten; --reclaim does it at once, under a lock",
+            "NOTE": "; ".join(result.notices) or None,
         },
     )
 

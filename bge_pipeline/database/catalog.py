@@ -33,7 +33,10 @@ WHERE attrelid = CAST(:table AS regclass) AND attname = :column AND NOT attisdro
 _COLUMNS = """
 SELECT a.attname AS name, a.attnum AS number, t.typname AS type_name,
        format_type(a.atttypid, a.atttypmod) AS full_type, a.attnotnull AS not_null,
-       a.attgenerated <> '' AS generated, col_description(a.attrelid, a.attnum) AS comment
+       a.attgenerated <> '' AS generated, col_description(a.attrelid, a.attnum) AS comment,
+       CASE WHEN a.attgenerated = '' THEN (
+         SELECT pg_get_expr(f.adbin, f.adrelid) FROM pg_attrdef f WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum
+       ) END AS "default"
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 WHERE a.attrelid = :oid AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
@@ -42,7 +45,10 @@ ORDER BY a.attnum
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the target table; `dimensions` is None for a column that is not a vector of fixed length."""
+    """One column of the target table; `dimensions` is None for a column that is not a vector of fixed length.
+
+    `default` is SQL; None where there is none, and of a generated column.
+    """
 
     name: str
     number: int
@@ -51,6 +57,7 @@ class Column:
     not_null: bool
     generated: bool
     comment: str | None
+    default: str | None = None
 
     @property
     def note(self) -> ColumnNote | None:

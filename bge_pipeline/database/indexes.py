@@ -72,6 +72,7 @@ class IndexPlan:
         memory_bytes: what the build needs in maintenance_work_mem, estimated.
         dimensions: of the column.
         metric: `cosine`, `l2`, `ip` or `l1`: the operator by which searches find the index.
+        column_type: `vector` or `halfvec`: where it is the element's too, the column is indexed as it is.
     """
 
     method: str
@@ -82,6 +83,7 @@ class IndexPlan:
     ef_construction: int
     memory_bytes: int
     metric: str = "cosine"
+    column_type: str = "vector"
 
     def as_metadata(self) -> dict[str, Any]:
         """Plain values."""
@@ -224,7 +226,7 @@ def vector_indexes_on(connection: Connection, oid: int, column_number: int) -> l
 
 def create_index_statement(target: TargetTable, column: str, name: str, plan: IndexPlan) -> TextClause:
     """The statement that builds the index of `plan`, without blocking writers."""
-    key = "{column}" if plan.element == "vector" else "({column}::halfvec({dimensions}))"
+    key = "{column}" if plan.element == plan.column_type else "({column}::halfvec({dimensions}))"
     options = (
         f"lists = {plan.lists}"
         if plan.method == "ivfflat"

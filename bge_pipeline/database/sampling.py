@@ -119,7 +119,7 @@ def sample_lengths(
     """Lengths of about `rows` vectors, measured by the server: (n,)."""
     source, values = _source(connection, target, rows, id_range, 0)
     statement = target.sql(
-        f"SELECT vector_norm({{column}}) {source} AND {{column}} IS NOT NULL LIMIT :rows", column=column
+        f"SELECT vector_norm({{column}}::vector) {source} AND {{column}} IS NOT NULL LIMIT :rows", column=column
     )
     return np.array(connection.execute(statement, values).scalars().all(), np.float64)
 

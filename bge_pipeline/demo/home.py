@@ -21,6 +21,7 @@ _TARGET: dict[str, Any] = {
     "target_text": None,
     "target_text_template": None,
     "target_where": None,
+    "target_vector_type": "vector",
     "target_embedding_column": "embedding",
 }
 _NEVER_TAKEN = frozenset({"database_url", *_TARGET})

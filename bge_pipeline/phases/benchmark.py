@@ -18,6 +18,7 @@ from bge_pipeline.database.journal import JournalEntry, read_journal
 from bge_pipeline.database.sampling import sample_texts
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import EncodingError
 from bge_pipeline.phases.state import MigrationState, read_state, space_of
@@ -167,19 +168,20 @@ def _storage(connection: Connection, state: MigrationState, journal: Sequence[Jo
     )
     expanded = next((entry.facts for entry in journal if entry.act == "expand"), None)
     indexes = vector_indexes_on(connection, state.table.oid, columns.new.number)
-    old_dimensions = columns.old.dimensions if columns.old is not None else None
     return Storage(
-        old_vector_bytes=_vector_bytes(old_dimensions) if old_dimensions else None,
-        new_vector_bytes=_vector_bytes(columns.new.dimensions or 0),
+        old_vector_bytes=_vector_bytes(columns.old),
+        new_vector_bytes=_vector_bytes(columns.new) or 0,
         table_bytes_before=int(expanded["table_bytes_before"]) if expanded else None,
         table_bytes_now=table_bytes(connection, target),
         index_bytes=indexes[0].bytes if indexes else None,
     )
 
 
-def _vector_bytes(dimensions: int) -> int:
-    """Bytes of one pgvector `vector`: https://github.com/pgvector/pgvector#vector-type."""
-    return 4 * dimensions + 8
+def _vector_bytes(column: Column | None) -> int | None:
+    """Bytes of one vector, where the column's type says how many."""
+    if column is None or column.dimensions is None or column.type_name not in SEARCHABLE_TYPES:
+        return None
+    return VectorType("vector" if column.type_name == "vector" else "halfvec", column.dimensions).bytes
 
 
 def _phase_time(entry: JournalEntry) -> PhaseTime:

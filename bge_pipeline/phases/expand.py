@@ -36,6 +36,7 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.text_columns import find_text_columns
 from bge_pipeline.database.trigger import WatchedColumns, drop_trigger_statements, trigger_function_statement
 from bge_pipeline.database.user_triggers import find_user_triggers
+from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.errors import ConfigurationError, PhaseError
 from bge_pipeline.phases.companion import can_be_kept, missing_model
 from bge_pipeline.phases.consent import require_consent
@@ -111,7 +112,8 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
     if not state.table.text_is_plain_column:
         with database.transaction() as connection:
             find_text_columns(connection, target)
-    column = target.column_for(space.dimensions)
+    column, vector = target.column_for(space.dimensions), VectorType(settings.target_vector_type, space.dimensions)
+    _check_type(state, vector)
     with database.autocommit() as connection:
         _check_names_are_free(connection, state, column)
         old_indexes = vector_indexes_on(connection, state.table.oid, state.table.embedding.number)
@@ -119,9 +121,9 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
         require_privileges(connection, state.table, skips_triggers=settings.skips_triggers)
         require_updates(connection, state.table)
         part = told_part(connection, target, column)
-        lowers_target = lowered_target(connection, target, space.dimensions)
+        lowers_target = lowered_target(connection, target, vector)
         around = (
-            *told_replication(find_replication(connection, state.table), state, column, space.dimensions),
+            *told_replication(find_replication(connection, state.table), state, column, vector),
             *hidden_changes(target, find_user_triggers(connection, state.table)),
         )
     doomed = [index for index in old_indexes if settings.old_index == "drop"]
@@ -131,10 +133,10 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
     def add_column(connection: Connection) -> None:
         lock_for_exchange(connection, state)
         watched = WatchedColumns(column, target.embedding_column if maintains_old(state) else None)
-        for statement in (*column_statements(target, space, note), *safeguard_statements(connection, state, watched)):
+        for statement in (*column_statements(target, vector, note), *safeguard_statements(connection, state, watched)):
             connection.execute(statement)
         if lowers_target is not None:
-            connection.execute(tuple_target_statement(target, tuple_target_for(space.dimensions)))
+            connection.execute(tuple_target_statement(target, tuple_target_for(vector)))
         if state.new is None:  # what another model could not embed
             if maintains_old(state):
                 connection.execute(copy_quarantine_statement(target, target.companion))
@@ -161,15 +163,11 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
     return result
 
 
-def column_statements(target: TargetTable, space: EmbeddingSpace, note: ColumnNote) -> list[TextClause]:
+def column_statements(target: TargetTable, vector: VectorType, note: ColumnNote) -> list[TextClause]:
     """The statements that add the column and say whose vectors it holds; each may be repeated."""
-    column = target.column_for(space.dimensions)
+    column = target.column_for(vector.dimensions)
     return [
-        target.sql(
-            "ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column} vector({dimensions})",
-            column=column,
-            dimensions=space.dimensions,
-        ),
+        target.sql(f"ALTER TABLE {{table}} ADD COLUMN IF NOT EXISTS {{column}} {vector}", column=column),
         note_statement(target, column, note),
     ]
 
@@ -183,12 +181,12 @@ def expand_script(target: TargetTable, settings: Settings, space: EmbeddingSpace
             state="no script was printed",
             next_step="run it without --sql",
         )
-    column = target.column_for(space.dimensions)
+    column, vector = target.column_for(space.dimensions), VectorType(settings.target_vector_type, space.dimensions)
     note = ColumnNote("new", space, embedding_column=target.embedding_column, tuple_target_before=0)
     return [
         lock_timeout_statement(settings),
-        *column_statements(target, space, note),
-        tuple_target_statement(target, tuple_target_for(space.dimensions)),
+        *column_statements(target, vector, note),
+        tuple_target_statement(target, tuple_target_for(vector)),
         *safeguard_script(target, WatchedColumns(column)),
     ]
 
@@ -280,6 +278,15 @@ def _check_dimensions(settings: ModelSettings, space: EmbeddingSpace) -> None:
             f"EMBEDDING_DIMENSIONS is {settings.embedding_dimensions}, and {space.model} makes {space.dimensions} dimensions",
             state="nothing was changed",
             next_step=f"set EMBEDDING_DIMENSIONS={space.dimensions}, or another EMBEDDING_MODEL",
+        )
+
+
+def _check_type(state: MigrationState, vector: VectorType) -> None:
+    if state.new is not None and state.new.type_name != vector.element:
+        raise PhaseError(
+            f"column {state.new.name!r} of {state.table.target} is {state.new.full_type}, and the settings ask for {vector}",
+            state="nothing was changed",
+            next_step=f"TARGET_VECTOR_TYPE={state.new.type_name}; or bge-pipeline rollback --discard, then begin anew",
         )
 
 

@@ -50,3 +50,11 @@ class OldVectors:
         most = next(iter(self.by_dimensions))
         compared = f"; old and new vectors are compared on rows of {most:,}" if len(parts) > 1 else ""
         return f"the old column {name!r} is of no fixed dimensions: of its sampled rows {' and '.join(parts)}{compared}"
+
+
+def no_longer_not_null(column: str) -> str:
+    """What whoever relied on NOT NULL of the column has to know from the swap on."""
+    return (
+        f"{column!r} was NOT NULL and no longer is: a new row has NULL until it is embedded, and a text that changes empties its "
+        "vector. Code that reads the column must expect NULL; were NOT NULL put back, PostgreSQL would refuse those statements"
+    )

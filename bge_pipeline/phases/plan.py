@@ -24,6 +24,7 @@ from bge_pipeline.database.sampling import sample_texts
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.user_triggers import find_user_triggers
+from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.duration import duration
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import BgePipelineError
@@ -140,14 +141,18 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService | Un
         counts = count_rows(connection, target, column)
         pending = counts.rows - counts.without_text if _begins_anew(state, service.space) else counts.pending
         texts = sample_texts(connection, target, _TOKEN_SAMPLE_ROWS)
-        index = plan_vector_index(settings, service.space, counts.rows, index_to_resemble(connection, state))
+        vector = VectorType(settings.target_vector_type, service.dimensions)
+        is_made_anew = state.new is None and _begins_anew(state, service.space)
+        filled_type = vector.element if is_made_anew else state.filled.type_name
+        resembled = index_to_resemble(connection, state)
+        index = plan_vector_index(settings, service.space, counts.rows, resembled, filled_type)
         old_indexes = vector_indexes_on(connection, state.table.oid, state.table.embedding.number)
         dependents = find_dependents(connection, state.table, target.embedding_column)
         around = _look_around(connection, settings, state, service.space, pending)
         version = pgvector_version(connection)
         memory = _setting_bytes(connection, "maintenance_work_mem")
         size = table_bytes(connection, target)
-        disk = _disk_bytes(connection, target, pending, index)
+        disk = _disk_bytes(connection, target, pending, index, vector)
         postgres = server_version(connection)
         unfit = [
             session_obstacle(database),
@@ -216,11 +221,12 @@ class _Around:
 
 
 def _look_around(
-    connection: Connection, settings: BackfillSettings, state: MigrationState, space: EmbeddingSpace, pending: int
+    connection: Connection, settings: Settings, state: MigrationState, space: EmbeddingSpace, pending: int
 ) -> _Around:
     target = state.table.target
     begins = state.new is not None or _begins_anew(state, space)
     column = target.column_for(space.dimensions) if begins else target.embedding_column
+    vector = VectorType(settings.target_vector_type, space.dimensions)
     skips = settings.skips_triggers
     triggers = find_user_triggers(connection, state.table)
     replication = find_replication(connection, state.table)
@@ -231,7 +237,7 @@ def _look_around(
         obstacles += [f"{target} already has {name}, whose name a migration needs: rename or drop it" for name in taken]
     warnings = warnings_of(connection, state)
     return _Around(
-        publications=told_replication(replication, state, column, space.dimensions) if begins else (),
+        publications=told_replication(replication, state, column, vector) if begins else (),
         triggers=told_triggers(triggers, column, pending, settings.backfill_batch_rows, skipping=skips),
         warnings=warnings if state.phase != "legacy" else hidden_changes(target, triggers),
         lacking=tuple(str(p) for p in missing_privileges(connection, state.table, skips_triggers=skips)),
@@ -281,12 +287,12 @@ def _setting_bytes(connection: Connection, name: str) -> int:
     return int(connection.exec_driver_sql(f"SELECT pg_size_bytes(current_setting('{name}'))").scalar_one())
 
 
-def _disk_bytes(connection: Connection, target: TargetTable, pending: int, index: IndexPlan) -> int:
+def _disk_bytes(connection: Connection, target: TargetTable, pending: int, index: IndexPlan, vector: VectorType) -> int:
     """New row versions (values out of line stay where they are), new vectors, and the new index with its lists."""
     statement = target.sql("SELECT pg_relation_size(CAST(:name AS regclass))")
     heap = int(connection.execute(statement, {"name": str(target)}).scalar_one())
     element = 2 if index.element == "halfvec" else 4
-    return int(heap + pending * (4 * index.dimensions + 16) * 1.05 + pending * (element * index.dimensions + 32) * 1.1)
+    return int(heap + pending * (vector.bytes + 8) * 1.05 + pending * (element * index.dimensions + 32) * 1.1)
 
 
 def _backfill_seconds(pending: int, speed: float, writing: WritingRates | None, *, keeps_index: bool) -> float:

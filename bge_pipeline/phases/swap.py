@@ -34,7 +34,7 @@ from bge_pipeline.phases.companion import CompanionKeeper
 from bge_pipeline.phases.consent import require_forward
 from bge_pipeline.phases.exchange import exchange_statements, lock_for_exchange
 from bge_pipeline.phases.last_rows import StillPending, embed_last_rows, lock_out_writers
-from bge_pipeline.phases.old_vectors import OldVectors
+from bge_pipeline.phases.old_vectors import OldVectors, no_longer_not_null
 from bge_pipeline.phases.part import reading
 from bge_pipeline.phases.pause import wait_while_paused
 from bge_pipeline.phases.pending_index import compact_pending_index, pending_index_name, rows_that_are_few
@@ -236,14 +236,14 @@ def swap_script(target: TargetTable, settings: Settings, space: EmbeddingSpace) 
     new = Column(
         new_name,
         0,
-        "vector",
-        f"vector({space.dimensions})",
+        settings.target_vector_type,
+        f"{settings.target_vector_type}({space.dimensions})",
         False,
         False,
         ColumnNote("new", space).as_comment(),
     )
     old = Column(target.embedding_column, 0, "vector", f"vector({settings.legacy_dimensions})", False, False, None)
-    plan = plan_vector_index(settings, space, 1_000_000, None)
+    plan = plan_vector_index(settings, space, 1_000_000, None, new.type_name)
     index = target.vector_index(new_name, space.fingerprint, plan.method)
     pending = pending_index_name(target, space)
     return [
@@ -352,6 +352,15 @@ def _result(
 
 
 def _notices(settings: SwapSettings, old: OldVectors, space: EmbeddingSpace) -> tuple[str, ...]:
-    if not old.has(space.dimensions):
-        return ()
-    return (same_dimensions(space.dimensions, is_watched=settings.old_embedding == "keep"),)
+    found = []
+    if old.has(space.dimensions):
+        found.append(same_dimensions(space.dimensions, is_watched=settings.old_embedding == "keep"))
+    if old.column.not_null:
+        found.append(no_longer_not_null(old.column.name))
+    if old.column.default is not None:
+        stays = "stays with the old vectors" if settings.old_embedding == "keep" else "went with the old vectors"
+        found.append(
+            f"{old.column.name!r} had DEFAULT {old.column.default}, which {stays}: a row that is inserted without a vector has "
+            "NULL, and is embedded"
+        )
+    return tuple(found)

@@ -69,6 +69,8 @@ class Settings(
             raise ValueError(
                 "TARGET_WHERE: expected OLD_INDEX=keep and OLD_EMBEDDING=keep, since the other rows are searched with both"
             )
+        if self.index_element == "vector" and self.target_vector_type == "halfvec":
+            raise ValueError("INDEX_ELEMENT: expected auto or halfvec with TARGET_VECTOR_TYPE=halfvec, got vector")
         if self.index_element == "vector" and self.embedding_dimensions > 2_000:
             raise ValueError(
                 f"EMBEDDING_DIMENSIONS: pgvector indexes at most 2,000 dimensions as vector, got {self.embedding_dimensions}; "

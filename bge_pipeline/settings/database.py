@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, SecretStr, field_validator
 
 from bge_pipeline.settings.group import PlainName, must_be_postgres_url
@@ -33,6 +35,10 @@ class DatabaseSettings(HomeSettings):
         description="SQL condition of the rows that are embedded, e.g. tenant_id = 7; unset: all rows",
     )
     target_embedding_column: PlainName = Field("embedding", description="the pgvector column that search reads")
+
+    target_vector_type: Literal["vector", "halfvec"] = Field(
+        "vector", description="type of the new column: float32, or float16 in half the space"
+    )
 
     @field_validator(
         "target_schema", "target_table", "target_id_column", "target_text_column", "target_embedding_column"
