@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from bge_pipeline.phases.retire import RetireResult
     from bge_pipeline.phases.status import Status
     from bge_pipeline.report.benchmark import BenchmarkReport
+    from bge_pipeline.report.comparison import ModelComparison
+    from bge_pipeline.report.diagnosis import Diagnosis
     from bge_pipeline.report.pages import WrittenReport
     from bge_pipeline.search import SearchResponse
 
@@ -211,6 +213,40 @@ def print_quarantined(found: Quarantined) -> None:
 def held_back(seconds: Mapping[str, float]) -> str | None:
     """Seconds that a backfill was held back, by reason."""
     return ", ".join(f"{reason} {duration(time)}" for reason, time in seconds.items()) or None
+
+
+_GRADE_STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
+
+
+def print_diagnosis(found: Diagnosis) -> None:
+    """Each finding with its grade, and what mends it."""
+    sampled = ", on random pages; --all reads every row" if found.content.is_sample else ""
+    model = found.model or "a model that nobody recorded"
+    stdout.print(Text(f"{found.table}: {found.column} {found.column_type}, by {model}", style="bold"))
+    stdout.print(Text(f"{found.content.rows:,} rows looked at{sampled}"))
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for finding in found.findings:
+        told = finding.told + (f"\nNext: {finding.next_step}" if finding.next_step else "")
+        table.add_row(Text(finding.grade, style=_GRADE_STYLES[finding.grade]), finding.name, Text(worded(told)))
+    stdout.print(table)
+
+
+def print_comparison(found: ModelComparison) -> None:
+    """The leaderboard, best quality first."""
+    head, *rows = found.rows()
+    table = Table(
+        title=f"{found.table}: {found.queries:,} queries over {found.texts:,} texts", title_justify="left", box=None
+    )
+    for number, name in enumerate(head):
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    stdout.print(table)
+    for name, why in found.failed.items():
+        stdout.print(Text(f"{name}: not measured: {why}"))
 
 
 def print_retirement(result: RetireResult) -> None:

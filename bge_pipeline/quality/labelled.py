@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,7 +20,7 @@ from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConfigurationError, ModelUnavailable
 from bge_pipeline.quality.columns import ComparedColumns
 from bge_pipeline.quality.index_recall import exact_ranking
-from bge_pipeline.quality.judgements import JudgedQueries, load_judged_queries
+from bge_pipeline.quality.judgements import load_judged_queries
 from bge_pipeline.quality.label_free import stored_vectors_match
 from bge_pipeline.quality.metrics import ranking_quality
 from bge_pipeline.search.column import SEARCHABLE_TYPES
@@ -82,7 +81,7 @@ def measure_labelled(
     judged = load_judged_queries(settings.eval_queries)
     reranked = settings.enable_reranker
     most = min(settings.quality_max_queries, _RERANKED_QUERIES) if reranked else settings.quality_max_queries
-    asked = _sampled(judged, most)
+    asked = judged.sampled(most)
     texts = list(asked.queries.values())
 
     def ndcg(column: str, queries: NDArray[np.float32]) -> float:
@@ -143,14 +142,6 @@ def _declared_encoder(
         )
         return None
     return encoder
-
-
-def _sampled(judged: JudgedQueries, most: int) -> JudgedQueries:
-    """At most so many of the queries, the same ones every time."""
-    if len(judged) <= most:
-        return judged
-    chosen = sorted(random.Random(0).sample(sorted(judged.queries), most), key=list(judged.queries).index)  # noqa: S311
-    return JudgedQueries({i: judged.queries[i] for i in chosen}, {i: judged.qrels[i] for i in chosen})
 
 
 def _reranked(
