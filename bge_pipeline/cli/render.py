@@ -68,7 +68,7 @@ def print_status(status: Status) -> None:
             "search misses": _search_misses(status),
             "quarantined": f"{status.quarantined:,}" if status.quarantined else None,
             "without text": f"{status.without_text:,}" if status.without_text else None,
-            "search reads": f"{status.dimensions} dimensions, {status.model or 'model not recorded'}",
+            "search reads": f"{status.dimensions or 'no fixed'} dimensions, {status.model or 'model not recorded'}",
             "being filled": f"{status.new_dimensions} dimensions, {status.new_model}" if status.new_model else None,
             "kept": f"{status.previous_column!r}, for the way back" if status.previous_column else None,
             "paused": str(status.paused).removeprefix("paused ") if status.paused else None,
@@ -104,7 +104,7 @@ def print_plan(plan: Plan) -> None:
     print_facts(
         f"{plan.table}: {plan.phase}",
         {
-            "vectors": f"{plan.old_dimensions} dimensions by {plan.old_model or 'a model not recorded'} -> "
+            "vectors": f"{plan.old_dimensions or 'no fixed'} dimensions by {plan.old_model or 'a model not recorded'} -> "
             f"{plan.new_dimensions} by {plan.model}",
             "rows": f"{plan.rows:,}, of which {plan.pending:,} are to be embedded",
             "tokens": f"mean {tokens.mean:.0f}, median {tokens.median}, 95% up to {tokens.p95}, longest {tokens.longest} "

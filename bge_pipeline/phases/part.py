@@ -25,5 +25,5 @@ def reading(target: TargetTable, column: str) -> str:
     """How the application reads the part's own column."""
     return (
         f"The part is searched in a column of its own, with queries of the new model: SELECT ... FROM {target} WHERE "
-        f"({(target.condition or 'true').strip()}) ORDER BY {quote(column)} <=> <vector> LIMIT ...;"
+        f"({(target.condition or 'true').strip()}) ORDER BY {quote(column)} <=> <vector> LIMIT ..."
     )

@@ -148,19 +148,27 @@ def require_space(column: Column, space: EmbeddingSpace, target: TargetTable) ->
     )
 
 
+def other_text(column: Column, target: TargetTable) -> str | None:
+    """In words, that the column's vectors were made of another text of the rows, or of other rows, than the settings name."""
+    made_of = column.note.text if column.note is not None else None
+    wanted = target.row_text.recorded
+    if made_of == wanted:
+        return None
+    was, now = ("a plain text column (TARGET_TEXT_COLUMN)" if text is None else text for text in (made_of, wanted))
+    return f"the vectors in column {column.name!r} of {target} are those of {was}, and the settings name {now}"
+
+
 def require_text(column: Column, target: TargetTable) -> None:
     """Refuse to go on with vectors of another text of the rows, or of other rows, than the settings name.
 
     Raises:
         EmbeddingSpaceMismatch: names both.
     """
-    made_of = column.note.text if column.note is not None else None
-    wanted = target.row_text.recorded
-    if made_of == wanted:
+    found = other_text(column, target)
+    if found is None:
         return
-    was, now = ("a plain text column (TARGET_TEXT_COLUMN)" if text is None else text for text in (made_of, wanted))
     raise EmbeddingSpaceMismatch(
-        f"the vectors in column {column.name!r} of {target} are those of {was}, and the settings name {now}",
+        found,
         state="nothing was written",
         next_step="set TARGET_TEXT and TARGET_WHERE as they were; or begin anew: while the column is being filled with "
         "`bge-pipeline rollback --discard`, and where search reads it by taking its note away, COMMENT ON COLUMN "

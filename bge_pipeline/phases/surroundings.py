@@ -12,7 +12,7 @@ from bge_pipeline.database.user_triggers import UserTrigger, find_user_triggers
 from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.phases.exchange import rename_statements
 from bge_pipeline.phases.safeguards import watched_columns
-from bge_pipeline.phases.state import MigrationState
+from bge_pipeline.phases.state import MigrationState, other_text
 
 
 def told_replication(
@@ -68,6 +68,9 @@ def warnings_of(connection: Connection, state: MigrationState) -> tuple[str, ...
     watched = watched_columns(state)
     if watched is None:
         return ()
+    mismatch = other_text(state.filled, state.table.target)
+    if mismatch is not None:
+        return (f"{mismatch}: nothing is embedded before TARGET_TEXT and TARGET_WHERE are as they were",)
     found = []
     fault = trigger_fault(connection, state.table, watched)
     if fault is not None:

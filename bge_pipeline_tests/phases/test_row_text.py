@@ -204,6 +204,8 @@ def test_another_text_for_a_column_that_is_being_filled_is_refused_everywhere(da
         with pytest.raises(EmbeddingSpaceMismatch, match="payload"):
             act()
     swap(database, settings, EmbeddingsService(ENCODER, settings))
+    (warning,) = read_status(database, other).warnings
+    assert "are those of payload->>'data', and the settings name coalesce(title" in warning
     with pytest.raises(BgePipelineError, match="payload"):
         embed_pending(database, make_settings(**names, target_text_column="digest"))
 
