@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from psycopg2 import DataError
 from psycopg2.errors import (
     FeatureNotSupported,
     InsufficientPrivilege,
@@ -152,6 +154,25 @@ def find_text_columns(connection: Connection, target: TargetTable) -> TextColumn
             next_step="name the columns that the text is made of",
         )
     return TextColumns.of(names, generated)
+
+
+@contextmanager
+def explaining_text(target: TargetTable) -> Iterator[None]:
+    """Say of what fails inside whether it is the text or the condition of the settings that fails for a row.
+
+    Raises:
+        TargetTableError: it is.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        if target.row_text.is_column or not isinstance(error.orig, DataError):
+            raise
+        raise TargetTableError(
+            f"{_variables(target)} {target.row_text} fails for a row of {target}: {_said(error)}",
+            state="every committed batch is kept; the application's statements are not stopped by it",
+            next_step="write it so that it gives NULL for such a row, as in CASE WHEN n <> 0 THEN 1 / n END, or mend the row",
+        ) from error
 
 
 def generated_columns(connection: Connection, target: TargetTable) -> dict[str, Generated]:

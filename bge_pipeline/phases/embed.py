@@ -11,6 +11,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.pause import PauseEntry, read_pause
 from bge_pipeline.database.pending import has_more_pending_than
 from bge_pipeline.database.quarantine import release_all
+from bge_pipeline.database.text_columns import explaining_text
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.phases.backfill import BackfillProgress, BackfillResult, backfill, stopped
 from bge_pipeline.phases.migrate import open_service
@@ -83,7 +84,7 @@ def embed_pending(
     if retry_quarantined:
         with database.transaction() as connection:
             release_all(connection, target)
-    with database.autocommit() as connection:
+    with explaining_text(target), database.autocommit() as connection:
         is_pending = has_more_pending_than(connection, target, column.name, 0)
         paused = read_pause(connection, target)
     if paused is not None:

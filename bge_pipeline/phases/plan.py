@@ -23,6 +23,7 @@ from bge_pipeline.database.read_only import read_only_fault
 from bge_pipeline.database.sampling import sample_texts
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.text_columns import explaining_text
 from bge_pipeline.database.user_triggers import find_user_triggers
 from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.duration import duration
@@ -135,7 +136,7 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService | Un
     Of a model that is not loaded, the speed is what is known of it, and no text is counted in tokens.
     """
     target = TargetTable.from_settings(settings)
-    with database.autocommit() as connection:
+    with explaining_text(target), database.autocommit() as connection:
         state = read_state(connection, target)
         column = (state.new or state.table.embedding).name
         counts = count_rows(connection, target, column)

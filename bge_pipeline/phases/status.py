@@ -14,6 +14,7 @@ from bge_pipeline.database.pending import count_lacking, count_pending, count_ro
 from bge_pipeline.database.quarantine import QuarantinedRow, list_quarantined
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.text_columns import explaining_text
 from bge_pipeline.phases.application_vectors import ApplicationVectors
 from bge_pipeline.phases.consent import rolled_back
 from bge_pipeline.phases.state import MigrationState, Phase, read_state, space_of
@@ -116,7 +117,7 @@ class Status:
 def read_status(database: Database, settings: DatabaseSettings) -> Status:
     """The status of the target table; counts every row once."""
     target = TargetTable.from_settings(settings)
-    with database.autocommit() as connection:
+    with explaining_text(target), database.autocommit() as connection:
         state = read_state(connection, target)
         column = state.new or state.table.embedding
         counts = count_rows(connection, target, column.name)

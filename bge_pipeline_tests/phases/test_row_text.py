@@ -10,6 +10,7 @@ import pytest
 from bge_pipeline.database.pending import count_rows
 from bge_pipeline.database.quarantine import list_quarantined
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import BgePipelineError, ConfigurationError, EmbeddingSpaceMismatch, TargetTableError
 from bge_pipeline.phases.backfill import backfill
@@ -22,7 +23,18 @@ from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.phases.swap import swap
 from bge_pipeline.search import Retriever, create_text_index
-from bge_pipeline_tests.support import ENCODER, Wrapped, agreed, as_it_stands, execute, parsed, scalar
+from bge_pipeline_tests.support import (
+    ENCODER,
+    Wrapped,
+    agreed,
+    as_it_stands,
+    execute,
+    fill,
+    fill_and_swap,
+    parsed,
+    scalar,
+)
+from bge_pipeline_tests.support import swap as swap_quietly
 
 pytestmark = pytest.mark.pgvector
 
@@ -208,6 +220,51 @@ def test_another_text_for_a_column_that_is_being_filled_is_refused_everywhere(da
     assert "are those of payload->>'data', and the settings name coalesce(title" in warning
     with pytest.raises(BgePipelineError, match="payload"):
         embed_pending(database, make_settings(**names, target_text_column="digest"))
+
+
+def test_the_next_migration_keeps_both_models_vectors_current_with_the_same_text(database, make_settings):
+    make_notes(database)
+    names = {"target_table": "notes", "target_embedding_column": "vector", **TEXTS["of a template"]}
+    settings = make_settings(**names)
+    fill_and_swap(database, settings)
+    retire(database, settings)
+    small = HashingEncoder(dimensions=64)
+    following = make_settings(**names, embedding_dimensions=64)
+    fill(database, following, small)
+    execute(database, "UPDATE notes SET title = 'oryx' WHERE id = 5")
+    execute(database, "UPDATE notes SET version = 0 WHERE id = 6")
+    assert (pending(database, "vector"), pending(database, "vector_64")) == ([5], [5])
+    backfill(database, following, small)
+    assert (pending(database, "vector"), pending(database, "vector_64")) == ([], [])
+    assert stale(database, settings, "vector") == []
+    assert read_status(database, following).warnings == ()
+    assert swap_quietly(database, following, small).exchanged
+    rollback(database, following)
+    assert stale(database, settings, "vector") == []
+    swap_quietly(database, following, small)
+    retire(database, following)
+    assert read_status(database, following).warnings == ()
+
+
+def test_a_text_that_fails_for_a_row_is_explained_by_every_command_that_reads_it(database, make_settings):
+    make_notes(database)
+    settings = make_settings(
+        target_table="notes", target_embedding_column="vector", target_text="title || 1000 / version"
+    )
+    expand(database, settings, ENCODER.space)
+    execute(database, "UPDATE notes SET version = 0 WHERE id = 200")
+    for act in (
+        lambda: plan(database, settings, EmbeddingsService(ENCODER, settings)),
+        lambda: backfill(database, settings, ENCODER),
+        lambda: read_status(database, settings),
+        lambda: embed_pending(database, settings),
+    ):
+        with pytest.raises(TargetTableError, match=r"TARGET_TEXT title .* division by zero") as refused:
+            act()
+        assert "CASE WHEN" in refused.value.next_step
+    execute(database, "UPDATE notes SET version = 1 WHERE id = 200")
+    backfill(database, settings, ENCODER)
+    assert pending(database) == []
 
 
 def test_a_text_that_no_index_can_hold_is_an_obstacle_and_expand_refuses_before_it_changes_anything(
