@@ -13,7 +13,7 @@ from bge_pipeline.database.target import TargetTable
 def cut_ranges(
     connection: Connection, target: TargetTable, kind: IdKind, rows: int, *, above: Id | None = None
 ) -> list[IdRange]:
-    """Cut the table, or what lies from the id `above` on, into ranges of `rows` rows; one index-only scan.
+    """Cut the rows that are embedded, or those from the id `above` on, into ranges of `rows` rows; one index scan.
 
     The last range may hold fewer rows and ends with the greatest id, so that later rows begin a range of their own.
     """
@@ -32,6 +32,8 @@ def cut_ranges(
         bounds[0] = above
     elif kind.least is not None:
         bounds[0] = kind.least
+    elif target.condition is not None:  # a row below may come into the part
+        bounds[0] = _least(connection, target, kind)
     return [IdRange(lower, upper, kind) for lower, upper in pairwise(bounds)]
 
 
@@ -46,6 +48,12 @@ def _every(
     )
     values = {"rows": rows, "offset": offset} | ({} if above is None else {"above": above})
     return [kind.plain(value) for value in connection.execute(statement, values).scalars()]
+
+
+def _least(connection: Connection, target: TargetTable, kind: IdKind) -> Id:
+    """The least id of the table, in the part or not."""
+    statement = target.sql(f"SELECT {kind.as_it_travels} FROM {{table}} ORDER BY {{table}}.{{id}} LIMIT 1")
+    return kind.plain(connection.execute(statement).scalar_one())
 
 
 def _greatest(connection: Connection, target: TargetTable, kind: IdKind, above: Id | None) -> Id | None:

@@ -123,6 +123,31 @@ def test_counts_ranges_and_samples_are_those_of_the_part(database, odd):
         assert set(sample_vectors(connection, target, ["embedding"], 500).ids) == set(IDS)
 
 
+@pytest.mark.parametrize("id_type", ["bigint", "uuid", "text"])
+def test_the_ranges_of_a_part_hold_rows_that_come_into_it_later(database, make_settings, id_type):
+    if id_type != "bigint":
+        made = "lpad(to_hex(id), 32, '0')::uuid" if id_type == "uuid" else "lpad(id::text, 5, '0')"
+        as_it_stands(database, "ALTER TABLE segments ALTER COLUMN id DROP IDENTITY")
+        as_it_stands(database, f"ALTER TABLE segments ALTER COLUMN id TYPE {id_type} USING {made}")
+    as_it_stands(database, "ALTER TABLE segments ADD COLUMN tenant int, ADD COLUMN nr int")
+    as_it_stands(
+        database,
+        "UPDATE segments s SET nr = n, tenant = CASE WHEN n BETWEEN 100 AND 199 THEN 7 END "
+        "FROM (SELECT id, row_number() OVER (ORDER BY id) AS n FROM segments) o WHERE o.id = s.id",
+    )
+    settings = make_settings(target_where="tenant = 7")
+    target = TargetTable.from_settings(settings)
+    expand(database, settings, ENCODER.space)
+    with database.autocommit() as connection:
+        kind = describe_table(connection, target).id_kind
+        ranges = cut_ranges(connection, target, kind, 40)
+        assert len(ranges) == 3
+    execute(database, "UPDATE segments SET tenant = 7 WHERE nr IN (1, 250)")
+    with database.autocommit() as connection:
+        ranges += cut_ranges(connection, target, kind, 40, above=ranges[-1].upper)
+    assert [backfill(database, settings, ENCODER, id_range).rows for id_range in ranges] == [41, 40, 20, 1]
+
+
 def test_a_small_part_of_a_large_table_is_sampled_in_as_many_pages_as_it_takes(database, make_settings):
     as_it_stands(
         database,
