@@ -71,6 +71,8 @@ def print_status(status: Status) -> None:
             "search reads": f"{status.dimensions or 'no fixed'} dimensions, {status.model or 'model not recorded'}",
             "being filled": f"{status.new_dimensions} dimensions, {status.new_model}" if status.new_model else None,
             "kept": f"{status.previous_column!r}, for the way back" if status.previous_column else None,
+            "at work": "\n".join(map(str, status.workers)) or None,
+            "done in": duration(status.eta_seconds) if status.eta_seconds is not None else None,
             "paused": str(status.paused).removeprefix("paused ") if status.paused else None,
             "rolled back": f"{status.rolled_back}, and nobody has gone forward since" if status.rolled_back else None,
             "a rollback": f"would leave {status.without_previous:,} rows without a vector"

@@ -1,4 +1,5 @@
-"""The journal: what each phase did and when, whichever road ran it, and who paused and resumed (`pause.py` reads those).
+"""The journal: what each phase did and when, whichever road ran it; who paused and resumed, and who works on the table
+(`pause.py` and `heartbeat.py` read those).
 
 For reports; no phase resumes from it.
 """
@@ -18,7 +19,7 @@ from bge_pipeline.database.target import TargetTable
 
 JOURNAL_COLUMNS = frozenset({"number", "at", "act", "facts"})
 """What every version of the table has."""
-PAUSE, RESUME = "pause", "resume"
+PAUSE, RESUME, WORKER = "pause", "resume", "worker"
 """Acts that are no phase's."""
 
 
@@ -71,9 +72,9 @@ def read_journal(connection: Connection, target: TargetTable, act: str | None = 
         return []
     statement = target.sql(
         "SELECT act, at::text, facts FROM {journal} "
-        "WHERE act = :act OR (:act IS NULL AND act NOT IN (:pause, :resume)) ORDER BY number"
+        "WHERE act = :act OR (:act IS NULL AND act NOT IN (:pause, :resume, :worker)) ORDER BY number"
     )
-    values = {"act": act, "pause": PAUSE, "resume": RESUME}
+    values = {"act": act, "pause": PAUSE, "resume": RESUME, "worker": WORKER}
     return [JournalEntry(row.act, row.at, row.facts) for row in connection.execute(statement, values)]
 
 

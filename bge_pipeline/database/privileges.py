@@ -122,7 +122,7 @@ def missing_privileges(
         (
             row.keeps_journal,
             f"every phase is recorded in {target.journal}",
-            f"GRANT SELECT, INSERT ON {target.journal} TO {role};",
+            f"GRANT SELECT, INSERT, UPDATE ON {target.journal} TO {role};",
         ),
         (
             not row.rows_hidden,

@@ -10,8 +10,9 @@ from pydantic import Field
 from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.orchestration.failures import launch_again
-from bge_pipeline.orchestration.workers import WORKER_TAG, this_worker
+from bge_pipeline.orchestration.workers import WORKER_TAG
 from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.process import this_process
 from bge_pipeline.settings import Settings, load_settings
 
 
@@ -56,7 +57,7 @@ class DatabaseResource(dg.ConfigurableResource[Database]):
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Database]:
         """The database, connected to when it is first used. Every job asks for it, so it notes the run's process."""
         if context.instance is not None and context.run is not None:
-            context.instance.add_run_tags(context.run.run_id, {WORKER_TAG: this_worker()})
+            context.instance.add_run_tags(context.run.run_id, {WORKER_TAG: this_process()})
         with Database.from_settings(self.settings) as database:
             yield database
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 import dagster as dg
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.database.heartbeat import read_workers
+from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.orchestration import partitions, run_history
 from bge_pipeline.orchestration.checks import only_new_vectors
@@ -43,7 +45,7 @@ def rerun_failed_partitions(context: dg.SensorEvaluationContext) -> dg.SensorRes
         settings = load_settings()
     except BgePipelineError as error:
         return dg.SkipReason(str(error))
-    for orphan in fail_runs_without_process(context.instance):
+    for orphan in fail_runs_without_process(context.instance, lambda: _silent(settings)):
         context.log.warning("the process of run %s is gone; the run is marked as failed", orphan.run_id)
     policy = RerunPolicy(settings.max_partition_attempts, settings.retry_backoff_seconds)
     attempts = run_history.unmaterialized_attempts(context.instance)
@@ -68,6 +70,16 @@ def rerun_failed_partitions(context: dg.SensorEvaluationContext) -> dg.SensorRes
         if isinstance(choice, GiveUp):
             context.log.warning("gave up on partition %s: %s", key, choice.reason)
     return dg.SensorResult(run_requests=requests)
+
+
+def _silent(settings: Settings) -> set[str]:
+    """Processes whose heartbeat stopped long ago; none where the database cannot be asked."""
+    try:
+        with Database.from_settings(settings) as database, database.autocommit() as connection:
+            workers = read_workers(connection, TargetTable.from_settings(settings))
+    except BgePipelineError:
+        return set()
+    return {worker.process for worker in workers if worker.is_gone}
 
 
 @dg.sensor(

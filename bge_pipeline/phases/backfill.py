@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column, describe_table
 from bge_pipeline.database.connection import Database
+from bge_pipeline.database.heartbeat import Heartbeat
 from bge_pipeline.database.ids import IdRange
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.lock_holders import find_holders, shown_holders
@@ -158,8 +159,12 @@ def backfill(
     totals = BackfillTotals()
     if keeps_companion:
         with CompanionKeeper(database, settings, stop=stop) as keeper:
-            pace = make_pace(database, settings, stop, totals=totals, goal_rows=goal_rows)
-            result = _fill(database, settings, encoder, column, id_range, on_progress, pace, totals)
+            name, words = encoder.space.model, str(id_range) if id_range is not None else "all"
+            with Heartbeat(database, target, words, name, lambda: totals.written) as heartbeat:
+                pace = make_pace(
+                    database, settings, stop, totals=totals, goal_rows=goal_rows, workers=lambda: heartbeat.workers
+                )
+                result = _fill(database, settings, encoder, column, id_range, on_progress, pace, totals)
         kept = keeper.result()
         if id_range is None:
             _warn_of_strangers(database, settings, encoder)

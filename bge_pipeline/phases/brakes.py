@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -36,6 +36,7 @@ def make_pace(
     totals: BackfillTotals | None = None,
     goal_rows: int | None = None,
     is_throttled: bool = True,
+    workers: Callable[[], int] = lambda: 1,
 ) -> Pace:
     """The pace that the settings ask for.
 
@@ -46,10 +47,11 @@ def make_pace(
         totals: of the backfill, by which the room in the table's pages is watched; None: it is not.
         goal_rows: rows to write before it is enough.
         is_throttled: False where the moment counts; a pause holds all the same.
+        workers: gives how many processes fill the table now and share MAX_ROWS_PER_SECOND.
     """
     brakes: list[Brake] = [PauseBrake(database, TargetTable.from_settings(settings))]
     if is_throttled:
-        brakes += throttles(database, settings)
+        brakes += throttles(database, settings, workers)
         if totals is not None:
             brakes.append(
                 RoomBrake(database, settings.backfill_wait_for_snapshots, lambda: (totals.written, totals.in_page))
@@ -58,7 +60,7 @@ def make_pace(
     return Pace(stop, brakes, goal_rows=goal_rows, max_batch_rows=most)
 
 
-def throttles(database: Database, settings: Settings) -> Sequence[Brake]:
+def throttles(database: Database, settings: Settings, workers: Callable[[], int] = lambda: 1) -> Sequence[Brake]:
     """The brakes that the settings ask for."""
     brakes: list[Brake] = []
     if settings.max_replication_lag_mb is not None:
@@ -66,7 +68,7 @@ def throttles(database: Database, settings: Settings) -> Sequence[Brake]:
     if settings.max_search_slowdown is not None:
         brakes.append(SearchBrake(database, settings, settings.max_search_slowdown))
     if settings.max_rows_per_second is not None:
-        brakes.append(RateBrake(settings.max_rows_per_second))
+        brakes.append(RateBrake(settings.max_rows_per_second, workers))
     return brakes
 
 
@@ -152,12 +154,18 @@ class LagBrake:
 
 
 class RateBrake:
-    """Holds after each batch until its rows have taken the time that MAX_ROWS_PER_SECOND gives them."""
+    """Holds after each batch until its rows have taken the time that MAX_ROWS_PER_SECOND gives them.
+
+    Args:
+        max_rows_per_second: of all processes that fill the table.
+        workers: gives how many they are; each takes an equal share.
+    """
 
     reason = "rate"
 
-    def __init__(self, max_rows_per_second: int) -> None:
+    def __init__(self, max_rows_per_second: int, workers: Callable[[], int] = lambda: 1) -> None:
         self.words: str | None = None
+        self._workers = workers
         self._max_rows_per_second = max_rows_per_second
         self._due = float("-inf")
 
@@ -173,8 +181,9 @@ class RateBrake:
         now = time.monotonic()
         if rows:
             # From when the batch before was due, as this one took time itself; never more than a second is made up for.
-            self._due = max(self._due, now - 1.0) + rows / self._max_rows_per_second
+            self._due = max(self._due, now - 1.0) + rows * self._workers() / self._max_rows_per_second
         left = self._due - now
         if left > 0:
-            self.words = f"at most {self._max_rows_per_second:,} rows/s (MAX_ROWS_PER_SECOND)"
+            shared = f" among {count} processes" if (count := self._workers()) > 1 else ""
+            self.words = f"at most {self._max_rows_per_second:,} rows/s{shared} (MAX_ROWS_PER_SECOND)"
         return left

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.database.heartbeat import Worker, read_workers
 from bge_pipeline.database.indexes import vector_indexes_on
 from bge_pipeline.database.pause import PauseEntry, read_pause
 from bge_pipeline.database.pending import count_lacking, count_pending, count_rows
@@ -60,6 +62,8 @@ class Status:
         paused: who paused the table, when and why; None where runs may write.
         warnings: what makes vectors unreliable or the application's statements fail, with what mends it.
         part: the condition of the rows that all of this is about; None: every row of the table.
+        workers: processes that fill the table now, on whatever machine.
+        eta_seconds: until nothing is pending, at the rate of those that are heard of; None where none is at work.
         bytes: size of the table with indexes and out-of-line values.
     """
 
@@ -86,6 +90,8 @@ class Status:
     companion_quarantine: tuple[QuarantinedRow, ...]
     warnings: tuple[str, ...]
     bytes: int
+    workers: tuple[Worker, ...] = ()
+    eta_seconds: float | None = None
     paused: PauseEntry | None = None
     part: str | None = None
     application_vectors: ApplicationVectors | None = None
@@ -153,9 +159,16 @@ def read_status(database: Database, settings: DatabaseSettings) -> Status:
             companion_quarantine=tuple(list_quarantined(connection, target.companion)) if state.companion else (),
             warnings=warnings_of(connection, state),
             bytes=table_bytes(connection, target),
+            workers=(workers := tuple(read_workers(connection, target))),
+            eta_seconds=_eta(workers, counts.pending),
             paused=read_pause(connection, target),
             part=target.condition,
         )
+
+
+def _eta(workers: Sequence[Worker], pending: int) -> float | None:
+    rate = sum(worker.rows_per_second for worker in workers if not worker.is_silent)
+    return pending / rate if pending and rate else None
 
 
 def _searched_pending(connection: Connection, state: MigrationState, pending: int) -> int | None:

@@ -1,5 +1,6 @@
 """What the sensors request, and what they say when they request nothing. Evaluated in this process."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,11 +13,12 @@ from bge_pipeline.definitions import defs
 from bge_pipeline.orchestration import run_history
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.sensors import embed_new_rows, notice_old_vectors, rerun_failed_partitions
-from bge_pipeline.orchestration.workers import WORKER_TAG, this_worker
+from bge_pipeline.orchestration.workers import WORKER_TAG
 from bge_pipeline.phases.status import read_status
+from bge_pipeline.process import this_process
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, consenting, insert_segment, request_backfill
-from bge_pipeline_tests.support import execute, forget_old_model
+from bge_pipeline_tests.support import SEGMENTS, execute, forget_old_model
 
 pytestmark = pytest.mark.pgvector
 
@@ -138,7 +140,7 @@ class TestRerunFailedPartitions:
         assert instance.get_run_by_id(killed.run_id).status == dg.DagsterRunStatus.FAILURE
 
     @pytest.mark.usefixtures("expanded")
-    @pytest.mark.parametrize("worker", [this_worker(), "another-host/4026531836/1/1.00"], ids=["lives", "unseen"])
+    @pytest.mark.parametrize("worker", [this_process(), "another-host/4026531836/1/1.00"], ids=["lives", "unseen"])
     def test_a_run_whose_process_lives_or_cannot_be_seen_is_under_way(
         self, tick: Tick, instance: dg.DagsterInstance, worker: str
     ):
@@ -149,6 +151,31 @@ class TestRerunFailedPartitions:
         )
 
         assert "is queued or under way" in tick(rerun_failed_partitions)
+
+    @pytest.mark.usefixtures("expanded")
+    @pytest.mark.parametrize(("minutes", "is_gone"), [(1, False), (10, True)])
+    def test_a_run_on_another_machine_is_failed_when_its_heartbeat_stopped_long_ago(
+        self, tick: Tick, instance: dg.DagsterInstance, database: Database, minutes: int, is_gone: bool
+    ):
+        worker = "another-host/4026531836/1/1.00"
+        facts = {"process": worker, "id_range": "all", "model": "m", "rows": 0, "rows_per_second": 0}
+        execute(
+            database,
+            f"INSERT INTO {SEGMENTS.journal} (act, at, facts) VALUES ('worker', now() - :ago * interval '1 minute', "
+            "CAST(:facts AS jsonb))",
+            ago=minutes,
+            facts=json.dumps(facts),
+        )
+        far = instance.create_run_for_job(
+            defs.resolve_job_def("backfill_job"),
+            status=dg.DagsterRunStatus.STARTED,
+            tags={"dagster/partition": KEYS[0], WORKER_TAG: worker},
+        )
+
+        tick(rerun_failed_partitions)
+
+        status = instance.get_run_by_id(far.run_id).status
+        assert status == (dg.DagsterRunStatus.FAILURE if is_gone else dg.DagsterRunStatus.STARTED)
 
     @pytest.mark.usefixtures("broken")
     def test_leaves_a_run_to_dagsters_own_retries(self, tick: Tick, run: Runner, instance: dg.DagsterInstance):
@@ -396,5 +423,5 @@ class TestNoticeOldVectors:
 
 
 def worker_that_has_ended() -> str:
-    code = "from bge_pipeline.orchestration.workers import this_worker; print(this_worker())"
+    code = "from bge_pipeline.process import this_process; print(this_process())"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()

@@ -1,0 +1,190 @@
+"""Heartbeats: which processes fill the table now, on whatever machine. Each keeps an entry of the journal fresh.
+
+What cannot be written (a role without UPDATE on the journal, a database that is away) is left: a heartbeat never stops the
+work that it tells of.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from bge_pipeline.database.beside import find_beside
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.journal import WORKER
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.errors import BgePipelineError
+from bge_pipeline.process import in_words, this_process
+
+logger = logging.getLogger(__name__)
+
+BEAT_SECONDS = 10.0
+SILENT_SECONDS = 60.0
+"""A worker of which nothing was heard for so long is not counted on; one that was only slow is counted again."""
+GONE_SECONDS = 180.0
+"""And after so long its work is given to another, which does no harm should it come back: rows are written once."""
+
+_RENEW = (
+    "UPDATE {journal} SET at = clock_timestamp(), facts = CAST(:facts AS jsonb) WHERE number = :number AND act = :act"
+)
+_BEGIN = "INSERT INTO {journal} (act, facts) VALUES (:act, CAST(:facts AS jsonb)) RETURNING number"
+_MAY_RENEW = "SELECT has_table_privilege(CAST(:journal AS regclass), 'UPDATE')"
+_READ = """
+SELECT facts, extract(epoch FROM clock_timestamp() - at)::float AS silent FROM {journal}
+WHERE act = :act AND NOT coalesce((facts->>'ended')::boolean, false) AND at > clock_timestamp() - interval '1 day'
+ORDER BY number
+"""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A process that fills the table.
+
+    Attributes:
+        process: host, number and start, as `this_process` gives them.
+        id_range: of the rows that it fills; `all` for the table.
+        model: whose vectors it makes.
+        rows: written so far.
+        rows_per_second: since it began.
+        silent_seconds: since its last heartbeat, by the server's clock.
+    """
+
+    process: str
+    id_range: str
+    model: str
+    rows: int
+    rows_per_second: float
+    silent_seconds: float
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it is not to be counted on: killed, cut off, or its machine asleep."""
+        return self.silent_seconds > SILENT_SECONDS
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is taken for dead."""
+        return self.silent_seconds > GONE_SECONDS
+
+    def as_metadata(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self) | {"is_silent": self.is_silent}
+
+    def __str__(self) -> str:
+        silent = f", silent for {self.silent_seconds:,.0f} s" if self.is_silent else ""
+        return f"{in_words(self.process)}: ids {self.id_range}, {self.rows:,} rows, {self.rows_per_second:,.0f} rows/s{silent}"
+
+
+class Heartbeat:
+    """Tells of this process for as long as its block runs.
+
+    Args:
+        database: where the journal is.
+        target: the table that is filled.
+        id_range: in words.
+        model: name of the model.
+        rows: gives the rows written so far.
+    """
+
+    def __init__(
+        self, database: Database, target: TargetTable, id_range: str, model: str, rows: Callable[[], int]
+    ) -> None:
+        self._database = database
+        self._target = target
+        self._facts = {"process": this_process(), "id_range": id_range, "model": model}
+        self._rows = rows
+        self._began = time.monotonic()
+        self._number: int | None = None
+        self._is_told = True
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._go_on, name="heartbeat", daemon=True)
+        self._workers = 1
+
+    @property
+    def workers(self) -> int:
+        """How many processes fill the table now, this one included, as of the last heartbeat."""
+        return self._workers
+
+    def __enter__(self) -> Heartbeat:
+        self._beat()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+        self._beat(ended=True)
+
+    def _go_on(self) -> None:
+        while not self._over.wait(BEAT_SECONDS):
+            self._beat()
+
+    def _beat(self, *, ended: bool = False) -> None:
+        if not self._is_told:
+            return
+        seconds = time.monotonic() - self._began
+        rows = self._rows()
+        facts = self._facts | {"rows": rows, "rows_per_second": rows / seconds if seconds else 0.0, "ended": ended}
+        try:
+            with self._database.transaction() as connection:
+                self._write(connection, {"act": WORKER, "facts": json.dumps(facts)})
+                if not ended:
+                    self._workers = max(1, sum(not worker.is_silent for worker in _read(connection, self._target)))
+        except (BgePipelineError, SQLAlchemyError) as error:
+            logger.debug("no heartbeat could be written: %s", error)
+
+    def _write(self, connection: Connection, values: dict[str, Any]) -> None:
+        # A journal that a crash emptied, or that was made anew, gets a new entry.
+        if self._number is None and not self._may_renew(connection):
+            self._is_told = False
+            logger.info(
+                "this process is not seen by status and by other machines: GRANT UPDATE ON %s to its role lets it tell",
+                self._target.journal,
+            )
+            return
+        if self._number is not None:
+            renewed = connection.execute(self._target.sql(_RENEW), values | {"number": self._number})
+            if renewed.rowcount:
+                return
+        self._number = connection.execute(self._target.sql(_BEGIN), values).scalar_one()
+
+    def _may_renew(self, connection: Connection) -> bool:
+        """An entry that cannot be renewed would soon look like one of a dead process."""
+        return bool(connection.execute(text(_MAY_RENEW), {"journal": self._target.journal}).scalar_one())
+
+
+def read_workers(connection: Connection, target: TargetTable) -> list[Worker]:
+    """Who fills the table now, or did when last heard of within a day and never said that it had ended."""
+    journal = find_beside(connection, target.schema, target.journal_table)
+    if journal is None or not journal.is_table:
+        return []
+    try:
+        return _read(connection, target)
+    except SQLAlchemyError as error:  # a role that may not read it; an unlogged one on a standby
+        logger.debug("the journal could not be read: %s", error)
+        return []
+
+
+def _read(connection: Connection, target: TargetTable) -> list[Worker]:
+    return [
+        Worker(
+            row.facts["process"],
+            row.facts["id_range"],
+            row.facts["model"],
+            int(row.facts["rows"]),
+            float(row.facts["rows_per_second"]),
+            float(row.silent),
+        )
+        for row in connection.execute(target.sql(_READ), {"act": WORKER})
+    ]
