@@ -68,7 +68,7 @@ def print_status(status: Status) -> None:
             "search misses": _search_misses(status),
             "quarantined": f"{status.quarantined:,}" if status.quarantined else None,
             "without text": f"{status.without_text:,}" if status.without_text else None,
-            "search reads": f"{status.dimensions} dimensions, {status.model or 'model not recorded'}",
+            "search reads": f"{status.dimensions or 'no fixed'} dimensions, {status.model or 'model not recorded'}",
             "being filled": f"{status.new_dimensions} dimensions, {status.new_model}" if status.new_model else None,
             "run by": status.run_by,
             "kept": f"{status.previous_column!r}, for the way back" if status.previous_column else None,
@@ -107,7 +107,7 @@ def print_plan(plan: Plan) -> None:
     print_facts(
         f"{plan.table}: {plan.phase}",
         {
-            "vectors": f"{plan.old_dimensions} dimensions by {plan.old_model or 'a model not recorded'} -> "
+            "vectors": f"{plan.old_dimensions or 'no fixed'} dimensions by {plan.old_model or 'a model not recorded'} -> "
             f"{plan.new_dimensions} by {plan.model}",
             "rows": f"{plan.rows:,}, of which {plan.pending:,} are to be embedded",
             "tokens": f"mean {tokens.mean:.0f}, median {tokens.median}, 95% up to {tokens.p95}, longest {tokens.longest} "
@@ -151,9 +151,8 @@ def print_migration(result: MigrateResult, status: Status) -> None:
     filled, swapped = result.backfill, result.swap
     if swapped is not None:
         built = f"built in {duration(swapped.index_seconds)}" if swapped.index_built else "was there"
-        exchanged = (
-            f"held its lock for {swapped.lock_milliseconds:.0f} ms" if swapped.exchanged else "had been done before"
-        )
+        not_now = "none: the part has a column of its own" if swapped.notices else "had been done before"
+        exchanged = f"held its lock for {swapped.lock_milliseconds:.0f} ms" if swapped.exchanged else not_now
     print_facts(
         "migration",
         {
@@ -264,6 +263,7 @@ def print_retirement(result: RetireResult) -> None:
             "space": None
             if result.rewritten
             else "comes back as rows are rewritten; --reclaim does it at once, under a lock",
+            "NOTE": "; ".join(result.notices) or None,
         },
     )
 

@@ -13,7 +13,7 @@ from bge_pipeline.database.target import TargetTable
 def cut_ranges(
     connection: Connection, target: TargetTable, kind: IdKind, rows: int, *, above: Id | None = None
 ) -> list[IdRange]:
-    """Cut the table, or what lies from the id `above` on, into ranges of `rows` rows; one index-only scan.
+    """Cut the rows that are embedded, or those from the id `above` on, into ranges of `rows` rows; one index scan.
 
     The last range may hold fewer rows and ends with the greatest id, so that later rows begin a range of their own.
     """
@@ -32,6 +32,8 @@ def cut_ranges(
         bounds[0] = above
     elif kind.least is not None:
         bounds[0] = kind.least
+    elif target.condition is not None:  # a row below may come into the part
+        bounds[0] = _least(connection, target, kind)
     return [IdRange(lower, upper, kind) for lower, upper in pairwise(bounds)]
 
 
@@ -39,7 +41,7 @@ def _every(
     connection: Connection, target: TargetTable, kind: IdKind, rows: int, offset: int, above: Id | None, order: str
 ) -> list[Id]:
     """Every id of that many, counted from 1, whose number leaves `offset`; of those `order` (> or >=) `above`."""
-    where = "" if above is None else f"WHERE {{id}} {order} :above"
+    where = "WHERE {in_part}" + ("" if above is None else f" AND {{id}} {order} :above")
     statement = target.sql(
         f"SELECT {kind.as_it_travels} FROM (SELECT {{id}}, row_number() OVER (ORDER BY {{id}}) AS n FROM {{table}} {where}"
         ") numbered WHERE (n - :offset) % :rows = 0 ORDER BY numbered.{id}"
@@ -48,9 +50,15 @@ def _every(
     return [kind.plain(value) for value in connection.execute(statement, values).scalars()]
 
 
+def _least(connection: Connection, target: TargetTable, kind: IdKind) -> Id:
+    """The least id of the table, in the part or not."""
+    statement = target.sql(f"SELECT {kind.as_it_travels} FROM {{table}} ORDER BY {{table}}.{{id}} LIMIT 1")
+    return kind.plain(connection.execute(statement).scalar_one())
+
+
 def _greatest(connection: Connection, target: TargetTable, kind: IdKind, above: Id | None) -> Id | None:
     """The greatest id of the table; None where none is above `above`."""
-    where = "" if above is None else "WHERE {id} > :above"
+    where = "WHERE {in_part}" + ("" if above is None else " AND {id} > :above")
     statement = target.sql(f"SELECT {kind.as_it_travels} FROM {{table}} {where} ORDER BY {{table}}.{{id}} DESC LIMIT 1")
     value = connection.execute(statement, {} if above is None else {"above": above}).scalar_one_or_none()
     return None if value is None else kind.plain(value)

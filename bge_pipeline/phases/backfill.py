@@ -23,6 +23,7 @@ from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.publications import require_updates
 from bge_pipeline.database.quarantine import forget_changed
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.text_columns import explaining_text
 from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.embedding.loading import road_of
 from bge_pipeline.errors import PhaseError, Stopped
@@ -143,6 +144,7 @@ def backfill(
         EmbeddingSpaceMismatch: the encoder is of another space than the column; nothing was written.
         ChangedMeanwhile: another process exchanged or dropped the column; what was committed before stays.
         EncodingError: the encoder fails on every text.
+        TargetTableError: TARGET_TEXT or TARGET_WHERE fails for a row.
         DiskFull: the server has no space left for more vectors.
         DatabaseUnavailable: the database went away and did not come back, or (LoginRefused) let nobody in.
     """
@@ -194,7 +196,7 @@ def _fill(
     totals: BackfillTotals,
 ) -> BackfillResult:
     target = TargetTable.from_settings(settings)
-    with database.autocommit() as connection:
+    with explaining_text(target), database.autocommit() as connection:
         name = column_now(describe_table(connection, target), column.number).name
         total = count_pending(connection, target, name, id_range)
     started = time.perf_counter()
@@ -203,7 +205,7 @@ def _fill(
         if on_progress is not None:
             on_progress(BackfillProgress(totals.written, total, time.perf_counter() - started, pace.words))
 
-    with pace.running(report):
+    with explaining_text(target), pace.running(report):
         pending = fill_column(
             database,
             settings,

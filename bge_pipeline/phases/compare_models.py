@@ -106,7 +106,7 @@ def _read(connection: Connection, settings: Settings, judged: JudgedQueries | No
     state = read_state(connection, TargetTable.from_settings(settings))
     target, column = state.table.target, state.table.embedding
     sample = SampledRows([], [], {})
-    if column.dimensions is not None:
+    if column.is_numeric:
         sample = sample_vectors(connection, target, [column.name], texts)
     found = sample.texts or sample_texts(connection, target, texts)
     if judged is None:

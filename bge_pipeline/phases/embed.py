@@ -10,6 +10,7 @@ from typing import Any
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.pause import PauseEntry, read_pause
 from bge_pipeline.database.pending import has_more_pending_than
+from bge_pipeline.database.text_columns import explaining_text
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.phases.backfill import BackfillProgress, BackfillResult, backfill, stopped
 from bge_pipeline.phases.migrate import open_service
@@ -82,7 +83,7 @@ def embed_pending(
     require_space(column, space, target)
     if retry_quarantined:
         release_quarantined(database, settings)
-    with database.autocommit() as connection:
+    with explaining_text(target), database.autocommit() as connection:
         is_pending = has_more_pending_than(connection, target, column.name, 0)
         paused = read_pause(connection, target)
     if paused is not None:

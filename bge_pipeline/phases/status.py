@@ -17,6 +17,7 @@ from bge_pipeline.database.pending import count_lacking, count_pending, count_ro
 from bge_pipeline.database.quarantine import QuarantinedRow, list_quarantined
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.text_columns import explaining_text
 from bge_pipeline.phases.application_vectors import ApplicationVectors
 from bge_pipeline.phases.consent import rolled_back
 from bge_pipeline.phases.state import MigrationState, Phase, read_state, space_of
@@ -62,6 +63,7 @@ class Status:
         companion_quarantine: those that the model of the companion column cannot embed.
         paused: who paused the table, when and why; None where runs may write.
         warnings: what makes vectors unreliable or the application's statements fail, with what mends it.
+        part: the condition of the rows that all of this is about; None: every row of the table.
         workers: processes that fill the table now, on whatever machine.
         eta_seconds: until nothing is pending, at the rate of those that are heard of; None where none is at work.
         bytes: size of the table with indexes and out-of-line values.
@@ -94,6 +96,7 @@ class Status:
     eta_seconds: float | None = None
     paused: PauseEntry | None = None
     run_by: str | None = None
+    part: str | None = None
     application_vectors: ApplicationVectors | None = None
 
     def as_metadata(self) -> dict[str, Any]:
@@ -109,6 +112,8 @@ class Status:
             return (
                 "bge-pipeline migrate (asks, then searches the new vectors again), or bge-pipeline rollback --discard"
             )
+        if self.part is not None and self.phase == "backfilled":
+            return f"bge-pipeline migrate (builds the index), then search the part in {self.column!r}; nothing is exchanged"
         return {
             "legacy": "bge-pipeline plan, then bge-pipeline migrate",
             "expanded": "bge-pipeline migrate (resumes the backfill)",
@@ -121,7 +126,7 @@ class Status:
 def read_status(database: Database, settings: DatabaseSettings) -> Status:
     """The status of the target table; counts every row once."""
     target = TargetTable.from_settings(settings)
-    with database.autocommit() as connection:
+    with explaining_text(target), database.autocommit() as connection:
         state = read_state(connection, target)
         column = state.new or state.table.embedding
         counts = count_rows(connection, target, column.name)
@@ -161,6 +166,7 @@ def read_status(database: Database, settings: DatabaseSettings) -> Status:
             eta_seconds=_eta(workers, counts.pending),
             paused=read_pause(connection, target),
             run_by=_run_by(connection, target),
+            part=target.condition,
         )
 
 

@@ -21,7 +21,7 @@ _QUERY = """
 WITH looked AS MATERIALIZED (
   SELECT {has_text} AS has_text, {{column}} IS NOT NULL AS has_vector, {dimensions} AS dimensions, {length} AS length,
          CASE WHEN {has_text} THEN sha256({bytes}) END AS vector, md5({{text}}::text) AS text
-  FROM {{table}} {sample}),
+  FROM {{table}} {sample} WHERE {{in_part}}),
 by_dimensions AS (SELECT dimensions, count(*) AS rows FROM looked WHERE has_vector GROUP BY dimensions),
 shared AS (
   SELECT count(*) AS rows FROM looked WHERE vector IS NOT NULL GROUP BY vector HAVING count(DISTINCT text) > 1)

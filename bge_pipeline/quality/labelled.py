@@ -23,6 +23,7 @@ from bge_pipeline.quality.index_recall import exact_ranking
 from bge_pipeline.quality.judgements import load_judged_queries
 from bge_pipeline.quality.label_free import stored_vectors_match
 from bge_pipeline.quality.metrics import ranking_quality
+from bge_pipeline.search.column import SEARCHABLE_TYPES
 from bge_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -109,26 +110,26 @@ def measure_labelled(
 
 def old_encoder(connection: Connection, settings: Settings, columns: ComparedColumns) -> QueryEncoder | None:
     """The encoder that made the old column's vectors, where it is at hand: noted with the column, or declared."""
-    if columns.old is None:
+    if columns.old is None or columns.old.type_name not in SEARCHABLE_TYPES:
         return None
     if columns.old_space is not None:
         return load_encoder_of(columns.old_space, settings)
-    if "legacy_model" not in settings.model_fields_set or columns.old.dimensions is None:
+    if "legacy_model" not in settings.model_fields_set:
         return None
-    return _declared_encoder(connection, settings, columns.table.target, columns.old, columns.old.dimensions)
+    return _declared_encoder(connection, settings, columns.table.target, columns.old)
 
 
 def _declared_encoder(
-    connection: Connection, settings: Settings, target: TargetTable, column: Column, dimensions: int
+    connection: Connection, settings: Settings, target: TargetTable, column: Column
 ) -> QueryEncoder | None:
     """LEGACY_MODEL, if it is here and makes the vectors that the column holds of the same texts."""
-    try:
-        encoder = load_encoder_named(settings.legacy_model, dimensions, settings)
-    except (ModelUnavailable, ConfigurationError) as error:
-        logger.warning("LEGACY_MODEL=%s cannot be used: %s", settings.legacy_model, error.message)
-        return None
     sample = sample_vectors(connection, target, [column.name], _DECLARED_SAMPLE_ROWS)
     if not len(sample):
+        return None
+    try:
+        encoder = load_encoder_named(settings.legacy_model, sample.vectors[column.name].shape[1], settings)
+    except (ModelUnavailable, ConfigurationError) as error:
+        logger.warning("LEGACY_MODEL=%s cannot be used: %s", settings.legacy_model, error.message)
         return None
     made = encoder.encode(encoder.tokenize(sample.texts))
     found = stored_vectors_match(sample.vectors[column.name], made)

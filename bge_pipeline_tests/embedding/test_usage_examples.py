@@ -47,7 +47,7 @@ def _configured(monkeypatch: pytest.MonkeyPatch, tiny_cross_encoder: Path, home:
 
 def _forget() -> None:
     settings_from_env.cache_clear()
-    embedding_generator._is_served.cache_clear()
+    embedding_generator._own_service.cache_clear()
 
 
 @pytest.fixture

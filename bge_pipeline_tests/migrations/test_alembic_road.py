@@ -15,7 +15,7 @@ from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import Settings, load_settings
 from bge_pipeline_tests.roads import alembic_config, environment, schema, vectors
 
 pytestmark = pytest.mark.pgvector
@@ -42,6 +42,17 @@ def test_each_revision_takes_the_table_one_phase_further(configured: Settings, d
     assert phases == ["legacy", "expanded", "backfilled", "swapped"]
     assert _version(database) == "007"
     assert read_status(database, configured).dimensions == 384
+
+
+def test_a_text_of_several_columns_goes_all_the_way_and_is_refused_a_script(
+    configured: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TARGET_TEXT", "coalesce(speaker_label, '') || ' 100%: ' || text")
+    with pytest.raises(CommandError, match="TARGET_TEXT"):
+        command.upgrade(alembic_config(), "004:005", sql=True)
+    command.upgrade(alembic_config(), "head")
+    status = read_status(database, load_settings())
+    assert (status.phase, status.embedded, status.warnings) == ("swapped", status.rows, ())
 
 
 def test_down_to_the_baseline_leaves_the_table_as_it_was(configured: Settings, database: Database) -> None:
