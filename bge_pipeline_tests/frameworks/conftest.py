@@ -6,6 +6,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,27 @@ DOCUMENTS = 240
 Command = Callable[..., Any]
 
 
-@pytest.fixture
-def empty_database_url(server_url: URL) -> Iterator[str]:
-    """URL of a database in which nothing is."""
+@contextmanager
+def fresh_database(server_url: URL) -> Iterator[str]:
+    """URL of a database in which nothing is, dropped at the end."""
     name = f"bge_test_{uuid.uuid4().hex[:12]}"
     administer(server_url, f"CREATE DATABASE {name}")
     yield server_url.set(database=name, drivername="postgresql").render_as_string(hide_password=False)
     administer(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def empty_database_url(server_url: URL) -> Iterator[str]:
+    """URL of the application's database."""
+    with fresh_database(server_url) as url:
+        yield url
+
+
+@pytest.fixture
+def dagster_database_url(server_url: URL) -> Iterator[str]:
+    """URL of a database for Dagster's records."""
+    with fresh_database(server_url) as url:
+        yield url
 
 
 @pytest.fixture

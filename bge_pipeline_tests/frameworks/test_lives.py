@@ -10,6 +10,8 @@ import pytest
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.encoder import Encoder
+from bge_pipeline.orchestration.in_process import migrate_through_dagster
+from bge_pipeline.settings import load_settings
 from bge_pipeline_tests.frameworks.application import Application
 from bge_pipeline_tests.frameworks.conftest import DOCUMENTS, Command
 from bge_pipeline_tests.frameworks.page import PARTS, read_page
@@ -78,6 +80,31 @@ def test_a_life_by_command(
     status = run("status")
     assert (status["phase"], status["rows"], status["pending"]) == ("retired", DOCUMENTS, 0)
     assert vector_indexes(empty_database, table) == indexes
+
+
+def test_a_life_by_dagster(
+    start: Callable[[str], Application],
+    command: Callable[[str], Command],
+    documents: dict[int, str],
+    old_model: Encoder,
+    new_model: Encoder,
+    dagster_database_url: str,
+):
+    page, application = PAGE["llama_index_store"], start("llama_index_store")
+    run = command(page["settings"] + f"DAGSTER_DATABASE_URL={dagster_database_url}\n")
+    application.open(page["create"], old_model)
+    application.add(documents)
+
+    migration = migrate_through_dagster(load_settings())
+
+    assert migration.partitions == 1
+    application.open(page["after"], new_model)
+    application.add({DOCUMENTS + 1: NEWS})
+    application.update(7, CHANGED)
+    texts = documents | {DOCUMENTS + 1: NEWS, 7: CHANGED}
+    found(application, new_model, texts)
+    status = run("status")
+    assert (status["phase"], status["rows"], status["pending"]) == ("swapped", DOCUMENTS + 1, 0)
 
 
 def found(application: Application, model: Encoder, texts: dict[int, str]) -> None:
