@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from bge_pipeline.phases.retire import RetireResult
     from bge_pipeline.phases.status import Status
     from bge_pipeline.report.benchmark import BenchmarkReport
+    from bge_pipeline.report.comparison import ModelComparison
+    from bge_pipeline.report.diagnosis import Diagnosis
     from bge_pipeline.report.pages import WrittenReport
     from bge_pipeline.search import SearchResponse
 
@@ -164,9 +166,8 @@ def print_migration(result: MigrateResult, status: Status) -> None:
     filled, swapped = result.backfill, result.swap
     if swapped is not None:
         built = f"built in {duration(swapped.index_seconds)}" if swapped.index_built else "was there"
-        exchanged = (
-            f"held its lock for {swapped.lock_milliseconds:.0f} ms" if swapped.exchanged else "had been done before"
-        )
+        not_now = "none: the part has a column of its own" if swapped.notices else "had been done before"
+        exchanged = f"held its lock for {swapped.lock_milliseconds:.0f} ms" if swapped.exchanged else not_now
     print_facts(
         "migration",
         {
@@ -233,6 +234,40 @@ def held_back(seconds: Mapping[str, float]) -> str | None:
     return ", ".join(f"{reason} {duration(time)}" for reason, time in seconds.items()) or None
 
 
+_GRADE_STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
+
+
+def print_diagnosis(found: Diagnosis) -> None:
+    """Each finding with its grade, and what mends it."""
+    sampled = ", on random pages; --all reads every row" if found.content.is_sample else ""
+    model = found.model or "a model that nobody recorded"
+    stdout.print(Text(f"{found.table}: {found.column} {found.column_type}, by {model}", style="bold"))
+    stdout.print(Text(f"{found.content.rows:,} rows looked at{sampled}"))
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for finding in found.findings:
+        told = finding.told + (f"\nNext: {finding.next_step}" if finding.next_step else "")
+        table.add_row(Text(finding.grade, style=_GRADE_STYLES[finding.grade]), finding.name, Text(worded(told)))
+    stdout.print(table)
+
+
+def print_comparison(found: ModelComparison) -> None:
+    """The leaderboard, best quality first."""
+    head, *rows = found.rows()
+    table = Table(
+        title=f"{found.table}: {found.queries:,} queries over {found.texts:,} texts", title_justify="left", box=None
+    )
+    for number, name in enumerate(head):
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    stdout.print(table)
+    for name, why in found.failed.items():
+        stdout.print(Text(f"{name}: not measured: {why}"))
+
+
 def print_retirement(result: RetireResult) -> None:
     """What retire dropped and how large the table is now."""
     print_facts(
@@ -243,6 +278,7 @@ def print_retirement(result: RetireResult) -> None:
             "space": None
             if result.rewritten
             else "comes back as rows are rewritten; --reclaim does it at once, under a lock",
+            "NOTE": "; ".join(result.notices) or None,
         },
     )
 

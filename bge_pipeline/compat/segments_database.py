@@ -15,7 +15,7 @@ from bge_pipeline.compat.connections import Connection, ThreadConnections
 from bge_pipeline.compat.segment_rows import Row, Segment, adapted, read_columns, segment_rows
 from bge_pipeline.database.connection import chosen_url, normalise_url
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.errors import TargetTableError
+from bge_pipeline.errors import ConfigurationError, TargetTableError
 from bge_pipeline.settings import Settings, settings_from_env
 
 if TYPE_CHECKING:
@@ -41,6 +41,11 @@ class SegmentsDatabase:
         settings = settings or settings_from_env()
         self._url = normalise_url(db_url if db_url is not None else chosen_url(settings))
         self._target = TargetTable.from_settings(settings)
+        if not self._target.row_text.is_column:
+            raise ConfigurationError(
+                "SegmentsDatabase writes texts into a column: expected TARGET_TEXT_COLUMN, got an expression (TARGET_TEXT)",
+                next_step="write rows with SQL of your own, and let bge-pipeline embed what is pending",
+            )
         self._names = {
             "segments": sql.Identifier(self._target.schema, self._target.table),
             "sources": sql.Identifier(self._target.schema, "sources"),

@@ -10,10 +10,14 @@ from sqlalchemy import Connection, text
 from bge_pipeline.database.ids import IdKind, kind_of
 from bge_pipeline.database.keys import require_key
 from bge_pipeline.database.notes import ColumnNote
+from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.text_columns import require_expression
 from bge_pipeline.errors import TargetTableError
 
 _TEXT_TYPES = ("text", "varchar", "bpchar", "citext")
+MOST_DIMENSIONS = 16_000
+"""That a value of type `vector` can have."""
 VECTOR_TYPES = ("vector", "halfvec", "sparsevec", "bit")
 
 _TABLE = """
@@ -29,7 +33,10 @@ WHERE attrelid = CAST(:table AS regclass) AND attname = :column AND NOT attisdro
 _COLUMNS = """
 SELECT a.attname AS name, a.attnum AS number, t.typname AS type_name,
        format_type(a.atttypid, a.atttypmod) AS full_type, a.attnotnull AS not_null,
-       a.attgenerated <> '' AS generated, col_description(a.attrelid, a.attnum) AS comment
+       a.attgenerated <> '' AS generated, col_description(a.attrelid, a.attnum) AS comment,
+       CASE WHEN a.attgenerated = '' THEN (
+         SELECT pg_get_expr(f.adbin, f.adrelid) FROM pg_attrdef f WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum
+       ) END AS "default"
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 WHERE a.attrelid = :oid AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
@@ -38,7 +45,10 @@ ORDER BY a.attnum
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the target table; `dimensions` is None for a column that is not a vector of fixed length."""
+    """One column of the target table; `dimensions` is None for a column that is not a vector of fixed length.
+
+    `default` is SQL; None where there is none, and of a generated column.
+    """
 
     name: str
     number: int
@@ -47,6 +57,7 @@ class Column:
     not_null: bool
     generated: bool
     comment: str | None
+    default: str | None = None
 
     @property
     def note(self) -> ColumnNote | None:
@@ -58,6 +69,13 @@ class Column:
         """The length in `vector(1536)`."""
         match = re.search(r"\((\d+)\)$", self.full_type)
         return int(match.group(1)) if match and self.type_name in VECTOR_TYPES else None
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether its vectors can be read as numbers, as pgvector casts them to `vector`: no bits, and nothing longer."""
+        if self.type_name == "sparsevec":
+            return self.dimensions is not None and self.dimensions <= MOST_DIMENSIONS
+        return self.type_name in ("vector", "halfvec")
 
 
 @dataclass(frozen=True)
@@ -74,6 +92,11 @@ class TableDescription:
     def embedding(self) -> Column:
         """The column that search reads."""
         return self.columns[self.target.embedding_column]
+
+    @property
+    def text_is_plain_column(self) -> bool:
+        """Whether the text is a column that the application writes itself; a generated one is made of others."""
+        return self.target.row_text.is_column and not self.columns[self.target.text_column].generated
 
     def with_number(self, number: int) -> Column | None:
         """The column of that number, whatever its name is now; None where it was dropped."""
@@ -126,6 +149,7 @@ def describe_table(connection: Connection, target: TargetTable) -> TableDescript
         )
     columns = {r.name: Column(**r._mapping) for r in connection.execute(text(_COLUMNS), {"oid": row.oid})}  # noqa: SLF001
     _check_columns(target, columns)
+    require_expression(connection, target)
     identifier = columns[target.id_column]
     require_key(connection, target, row.oid, is_not_null=identifier.not_null)
     return TableDescription(target, row.oid, row.estimated_rows, columns, kind_of(identifier.full_type))
@@ -149,7 +173,7 @@ def _check_extension(connection: Connection) -> None:
 def _check_columns(target: TargetTable, columns: dict[str, Column]) -> None:
     wanted = {
         "TARGET_ID_COLUMN": target.id_column,
-        "TARGET_TEXT_COLUMN": target.text_column,
+        **({"TARGET_TEXT_COLUMN": target.text_column} if target.text_expression is None else {}),
         "TARGET_EMBEDDING_COLUMN": target.embedding_column,
     }
     missing = [f"{variable} {name!r}" for variable, name in wanted.items() if name not in columns]
@@ -158,13 +182,13 @@ def _check_columns(target: TargetTable, columns: dict[str, Column]) -> None:
             f"{target} has no {', no '.join(missing)}; its columns are {', '.join(columns)}",
             state="nothing was changed",
         )
-    source, embedding = columns[target.text_column], columns[target.embedding_column]
+    source = columns[target.text_column] if target.text_expression is None else None
+    embedding = columns[target.embedding_column]
     problem = None
-    if source.type_name not in _TEXT_TYPES:
-        problem = f"{source.name!r} is {source.full_type}: expected text, character varying or citext to embed"
-    elif source.generated:
+    if source is not None and source.type_name not in _TEXT_TYPES:
         problem = (
-            f"{source.name!r} is a generated column: a trigger cannot see it change; embed the column it is made of"
+            f"{source.name!r} is {source.full_type}: expected text, character varying or citext to embed; TARGET_TEXT takes "
+            f"an SQL expression instead, such as {quote(source.name)}->>'text'"
         )
     elif embedding.type_name not in VECTOR_TYPES:
         problem = f"{embedding.name!r} is {embedding.full_type}: expected a pgvector column"

@@ -41,7 +41,7 @@ SELECT 'index', i.indexrelid::regclass::text FROM dependency d
 JOIN pg_index i ON d.classid = 'pg_class'::regclass AND i.indexrelid = d.objid
 JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
 WHERE m.amname IN ('btree', 'hash', 'gin', 'gist', 'spgist', 'brin')
-  AND NOT (left(c.relname, 3) = 'ix_' AND position('~ ''\\S''' IN COALESCE(pg_get_expr(i.indpred, i.indrelid), '')) > 0)
+  AND NOT (left(c.relname, 3) = 'ix_' AND position('IS NULL' IN COALESCE(pg_get_expr(i.indpred, i.indrelid), '')) > 0)
 ORDER BY 1, 2
 """
 # Functions that name table and column, and functions of the table's triggers that name the column.

@@ -63,7 +63,7 @@ def build_concurrently(
     name: str,
     statement: TextClause,
     *,
-    column: str,
+    column: str | None,
     memory_bytes: int = 0,
     on_progress: Callable[[BuildProgress], None] | None = None,
 ) -> BuildResult:
@@ -75,6 +75,7 @@ def build_concurrently(
         name: of the index.
         statement: builds it.
         column: that the index is on, or whose rows it counts: an index of that name on another column is not ours.
+            None: the name alone says enough.
         memory_bytes: what the build needs in maintenance_work_mem.
         on_progress: told how far the build is.
 
@@ -85,7 +86,7 @@ def build_concurrently(
     started = time.perf_counter()
     with _build_session(database, target, name) as connection:
         existing = index_is_valid(connection, target.schema, name)
-        if existing is not None and not depends_on_column(connection, target, name, column):
+        if existing is not None and column is not None and not depends_on_column(connection, target, name, column):
             raise ChangedMeanwhile(
                 f"index {name} is there and is not on column {column!r} of {target}",
                 state="the index was left as it is",

@@ -24,8 +24,11 @@ _TOKENS = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|[^\W\d][\w$]*|.""", re.DO
 """String constants, quoted names, plain names, and single characters."""
 
 _SHAPE = re.compile(
-    r" USING (?P<method>ivfflat|hnsw) \(.*\b(?P<element>vector|halfvec)_(?P<metric>cosine|l2|ip|l1)_ops"
+    r" USING (?P<method>ivfflat|hnsw) \(.*\b(?P<element>vector|halfvec|sparsevec|bit)_"
+    r"(?P<metric>cosine|l2|ip|l1|hamming|jaccard)_ops"
 )
+_OF_ONE_LENGTH = re.compile(r" WHERE \(vector_dims\([^()]+\) = \d+\)$")
+"""How an index on a column of type `vector` without dimensions says which rows it holds."""
 
 _DEFAULT_SHAPE = re.compile(r" USING ivfflat \((?!\()[^ ]+\)( WITH |$)")
 """PostgreSQL does not print an operator class that is the default, as pgvector's vector_l2_ops is for IVFFlat."""
@@ -69,6 +72,7 @@ class IndexPlan:
         memory_bytes: what the build needs in maintenance_work_mem, estimated.
         dimensions: of the column.
         metric: `cosine`, `l2`, `ip` or `l1`: the operator by which searches find the index.
+        column_type: `vector` or `halfvec`: where it is the element's too, the column is indexed as it is.
     """
 
     method: str
@@ -79,6 +83,7 @@ class IndexPlan:
     ef_construction: int
     memory_bytes: int
     metric: str = "cosine"
+    column_type: str = "vector"
 
     def as_metadata(self) -> dict[str, Any]:
         """Plain values."""
@@ -97,14 +102,22 @@ class IndexShape:
 
     @classmethod
     def of(cls, definition: str) -> IndexShape | None:
-        """The shape of an index by its definition; None of one of another kind, or of a part of the rows."""
+        """The shape of an index by its definition; None of one of another kind, or of a part of the rows.
+
+        Of sparse vectors and bits the method counts; their distances are none of the new column's, but for three.
+        """
+        definition = _OF_ONE_LENGTH.sub("", definition)
         if " WHERE " in definition:
             return None
         found = _SHAPE.search(definition)
         if found is None:
             return cls("ivfflat", "vector", "l2") if _DEFAULT_SHAPE.search(definition) else None
+        if found["element"] == "bit" and "((" in definition:  # bits made of the vectors, for a search in two steps
+            return None
         options = {name: _option(definition, name, default=0) or None for name in ("m", "ef_construction")}
-        return cls(found["method"], found["element"], found["metric"], **options)
+        element = "halfvec" if found["element"] == "halfvec" else "vector"
+        metric = "cosine" if found["metric"] in ("hamming", "jaccard") else found["metric"]
+        return cls(found["method"], element, metric, **options)
 
 
 def plan_index(
@@ -219,7 +232,7 @@ def vector_indexes_on(connection: Connection, oid: int, column_number: int) -> l
 
 def create_index_statement(target: TargetTable, column: str, name: str, plan: IndexPlan) -> TextClause:
     """The statement that builds the index of `plan`, without blocking writers."""
-    key = "{column}" if plan.element == "vector" else "({column}::halfvec({dimensions}))"
+    key = "{column}" if plan.element == plan.column_type else "({column}::halfvec({dimensions}))"
     options = (
         f"lists = {plan.lists}"
         if plan.method == "ivfflat"

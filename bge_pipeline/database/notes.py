@@ -34,6 +34,7 @@ class ColumnNote:
         rolled_back: on a `new` column, when it was exchanged back (UTC), until somebody agrees to go forward again.
         tuple_target_before: on a column that this project fills, the table's `toast_tuple_target` before expand lowered it,
             0 for the default; None where it was not lowered.
+        text: the SQL of the text that the vectors were made of, where it was no plain column.
         maintained: on a `previous` column, whether this project, not the application, filled it before the swap.
     """
 
@@ -47,6 +48,7 @@ class ColumnNote:
     search_effort: int | None = None
     rolled_back: str | None = None
     tuple_target_before: int | None = None
+    text: str | None = None
 
     def with_role(self, role: Role) -> ColumnNote:
         """The same note for another role."""
@@ -71,6 +73,8 @@ class ColumnNote:
             note["rolled_back"] = self.rolled_back
         if self.tuple_target_before is not None:
             note["tuple_target_before"] = self.tuple_target_before
+        if self.text is not None:
+            note["text"] = self.text
         return json.dumps({_KEY: note}, ensure_ascii=False)
 
     @classmethod
@@ -95,6 +99,7 @@ class ColumnNote:
             search_effort=note.get("search_effort"),
             rolled_back=note.get("rolled_back"),
             tuple_target_before=note.get("tuple_target_before"),
+            text=note.get("text"),
         )
 
 

@@ -12,9 +12,10 @@ from bge_pipeline.database.target import TargetTable
 
 # Both halves of the partial index's predicate; queries repeat it word for word so that the planner sees the match.
 # The collation makes the match cheap, and possible where the column's own collation is nondeterministic.
+IS_TEXT = "(text::text COLLATE \"C\") ~ '\\S'"
 HAS_TEXT = "({text}::text COLLATE \"C\") ~ '\\S'"
-LACKS_VECTOR = f"{{column}} IS NULL AND {HAS_TEXT}"
-TEXT_DIGEST = "md5(convert_to(t.{text}::text, 'UTF8'))::uuid"
+LACKS_VECTOR = f"{{column}} IS NULL AND {{only_part}}{HAS_TEXT}"
+TEXT_DIGEST = "md5(convert_to({t_text}::text, 'UTF8'))::uuid"
 # A quarantined row is one whose text is still the one that failed. The digest is made for rows in quarantine alone:
 # `IS DISTINCT FROM` cannot become a join's key, for which that of every row would be made.
 IS_QUARANTINED_TEXT = f"q.row_id = t.{{id}} AND NOT q.text_digest IS DISTINCT FROM {TEXT_DIGEST}"
@@ -72,10 +73,14 @@ def has_pending_index(connection: Connection, target: TargetTable, column: str) 
 
 
 def pending_index_statement(target: TargetTable, column: str, index: str, *, may_be_there: bool = False) -> TextClause:
-    """The statement that builds the partial index of rows without a vector."""
+    """The statement that builds the partial index of rows without a vector.
+
+    An expression stays out of it: where it failed for a row, the application could not write that row.
+    """
     condition = "IF NOT EXISTS " if may_be_there else ""
+    predicate = LACKS_VECTOR if target.row_text.is_column else "{only_part}{column} IS NULL"
     return target.sql(
-        f"CREATE INDEX CONCURRENTLY {condition}{{index}} ON {{table}} ({{id}}) WHERE {LACKS_VECTOR}",
+        f"CREATE INDEX CONCURRENTLY {condition}{{index}} ON {{table}} ({{id}}) WHERE {predicate}",
         index=index,
         column=column,
     )
@@ -128,12 +133,13 @@ def pending_share(connection: Connection, target: TargetTable, column: str) -> f
 
 
 def count_rows(connection: Connection, target: TargetTable, column: str) -> Counts:
-    """Every row of the table, counted in one statement, so that the numbers fit each other; reads the whole table once."""
+    """Every row, of the part if there is one, counted in one statement, so that the numbers fit each other; reads all once."""
     in_quarantine = IN_QUARANTINE if quarantine_is_usable(connection, target) else "false"
     statement = target.sql(
         "SELECT count(*) AS rows, count({column}) AS embedded, "
         f"count(*) FILTER (WHERE {LACKS_VECTOR}) AS lacking, "
-        f"count(*) FILTER (WHERE {{column}} IS NULL AND {in_quarantine} AND {HAS_TEXT}) AS quarantined FROM {{table}} t",
+        f"count(*) FILTER (WHERE {{column}} IS NULL AND {in_quarantine} AND {HAS_TEXT}) AS quarantined "
+        "FROM {table} t WHERE {in_part}",
         column=column,
     )
     row = connection.execute(statement).one()

@@ -16,13 +16,15 @@ _HALFVEC_SINCE = (0, 7)
 def version_obstacle(connection: Connection, settings: Settings) -> ConfigurationError | None:
     """The error with which a migration would be refused by what pgvector lacks, None where it has everything."""
     version = pgvector_version(connection) or "0"
+    is_half = "halfvec" in (settings.index_element, settings.target_vector_type)
     is_large = settings.index_element == "auto" and settings.embedding_dimensions > MOST_DIMENSIONS_OF_VECTOR
-    if (settings.index_element != "halfvec" and not is_large) or _numbers(version) >= _HALFVEC_SINCE:
+    if (not is_half and not is_large) or _numbers(version) >= _HALFVEC_SINCE:
         return None
+    name = "TARGET_VECTOR_TYPE" if settings.target_vector_type == "halfvec" else "INDEX_ELEMENT"
     return ConfigurationError(
-        f"INDEX_ELEMENT=halfvec: expected pgvector 0.7 or later, got {version}",
+        f"{name}=halfvec: expected pgvector 0.7 or later, got {version}",
         state="nothing was changed",
-        next_step="INDEX_ELEMENT=vector; or, with pgvector 0.7 installed on the server: ALTER EXTENSION vector UPDATE;",
+        next_step=f"{name}=vector; or, with pgvector 0.7 installed on the server: ALTER EXTENSION vector UPDATE;",
     )
 
 

@@ -39,7 +39,7 @@ def _every(
     connection: Connection, target: TargetTable, kind: IdKind, rows: int, offset: int, above: Id | None, order: str
 ) -> list[Id]:
     """Every id of that many, counted from 1, whose number leaves `offset`; of those `order` (> or >=) `above`."""
-    where = "" if above is None else f"WHERE {{id}} {order} :above"
+    where = "WHERE {in_part}" + ("" if above is None else f" AND {{id}} {order} :above")
     statement = target.sql(
         f"SELECT {kind.as_it_travels} FROM (SELECT {{id}}, row_number() OVER (ORDER BY {{id}}) AS n FROM {{table}} {where}"
         ") numbered WHERE (n - :offset) % :rows = 0 ORDER BY numbered.{id}"
@@ -50,7 +50,7 @@ def _every(
 
 def _greatest(connection: Connection, target: TargetTable, kind: IdKind, above: Id | None) -> Id | None:
     """The greatest id of the table; None where none is above `above`."""
-    where = "" if above is None else "WHERE {id} > :above"
+    where = "WHERE {in_part}" + ("" if above is None else " AND {id} > :above")
     statement = target.sql(f"SELECT {kind.as_it_travels} FROM {{table}} {where} ORDER BY {{table}}.{{id}} DESC LIMIT 1")
     value = connection.execute(statement, {} if above is None else {"above": above}).scalar_one_or_none()
     return None if value is None else kind.plain(value)

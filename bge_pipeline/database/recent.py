@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, text
 
-from bge_pipeline.database.pending import HAS_TEXT
+from bge_pipeline.database.pending import IS_TEXT
 from bge_pipeline.database.reader import PendingBatch
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
@@ -21,9 +21,9 @@ _RANDOM_PAGES = 2_000
 # Transaction numbers go in a circle of 2^32, and half of it lies ahead.
 _CIRCLE, _HALF = (1 << 32) - 1, 1 << 31
 _SINCE = f"((version::text::bigint - :xid) & {_CIRCLE}) < {_HALF}"
-_ROWS = "SELECT {id}, {text}, xmin AS version, {column} FROM {table}"
+_ROWS = "SELECT {id} AS id, {text} AS text, xmin AS version, {column} AS vector FROM {table}"
 _PARTS = (
-    _ROWS + " ORDER BY {id} DESC LIMIT :newest_ids",
+    _ROWS + " ORDER BY {table}.{id} DESC LIMIT :newest_ids",
     _ROWS + " WHERE ctid >= CAST(:first_of_last_pages AS tid)",
     _ROWS + " TABLESAMPLE SYSTEM (:percent)",
 )
@@ -85,8 +85,8 @@ def sample_written_since(
     found: dict[Any, Any] = {}
     for part in _PARTS:
         statement = target.sql(
-            f"SELECT {{id}}::text, version::text::bigint, {{text}}, CAST({{column}}::vector AS real[]) FROM ({part}) part "
-            f"WHERE {{column}} IS NOT NULL AND {HAS_TEXT} AND {_SINCE} LIMIT :rows",
+            f"SELECT id::text, version::text::bigint, text, CAST(vector::vector AS real[]) FROM ({part}) part "
+            f"WHERE vector IS NOT NULL AND {IS_TEXT} AND {_SINCE} LIMIT :rows",
             column=column,
         )
         used = {name: value for name, value in values.items() if f":{name}" in statement.text}

@@ -8,12 +8,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from bge_pipeline.database.ids import IdRange
 from bge_pipeline.database.pending import HAS_TEXT
 from bge_pipeline.database.target import TargetTable
 
+_DIMENSIONS_SAMPLE_ROWS = 2_000
+_UNTYPED = """
+SELECT attname::text FROM pg_attribute
+WHERE attrelid = CAST(:table AS regclass) AND attname = ANY(:columns) AND atttypmod < 0
+"""
 SHUFFLED = "ORDER BY md5({id}::text || CAST(:seed AS text))"
 """Sampled pages come in the order of the table; a limit would favour its beginning."""
 
@@ -40,18 +45,22 @@ def sample_texts(connection: Connection, target: TargetTable, rows: int, *, seed
     """About `rows` texts drawn from random pages of the table, the same ones for the same seed and table."""
     statement = target.sql(
         "SELECT {text} FROM {table} TABLESAMPLE SYSTEM (:percent) REPEATABLE (:seed) "
-        f"WHERE {HAS_TEXT} {SHUFFLED} LIMIT :rows"
+        f"WHERE {{only_part}}{HAS_TEXT} {SHUFFLED} LIMIT :rows"
     )
     percent = sample_percent(connection, target, rows)
     return list(connection.execute(statement, {"percent": percent, "seed": seed, "rows": rows}).scalars())
 
 
 def sample_percent(connection: Connection, target: TargetTable, rows: int) -> float:
-    """Percentage of the table's pages for TABLESAMPLE that holds `rows` rows or more."""
-    estimate = connection.execute(
-        target.sql("SELECT GREATEST(reltuples, 0) FROM pg_class WHERE oid = CAST(:name AS regclass)"),
-        {"name": str(target)},
-    ).scalar_one()
+    """Percentage of the table's pages for TABLESAMPLE that holds `rows` rows or more of those that are embedded."""
+    if target.condition is not None:
+        planned = connection.execute(target.sql("EXPLAIN (FORMAT JSON) SELECT FROM {table} WHERE {in_part}"))
+        estimate = planned.scalar_one()[0]["Plan"]["Plan Rows"]
+    else:
+        estimate = connection.execute(
+            target.sql("SELECT GREATEST(reltuples, 0) FROM pg_class WHERE oid = CAST(:name AS regclass)"),
+            {"name": str(target)},
+        ).scalar_one()
     # Twice what is wanted, since pages differ; a table never analysed is read whole, up to the limit.
     return 100.0 if estimate < 4 * rows else min(100.0, 200.0 * rows / estimate)
 
@@ -65,11 +74,17 @@ def sample_vectors(
     id_range: IdRange | None = None,
     seed: int = 0,
 ) -> SampledRows:
-    """About `rows` rows that have a vector in every one of `columns`: of the id range, or from random pages of the table."""
+    """About `rows` rows that have a vector in every one of `columns`: of the id range, or from random pages of the table.
+
+    Of a column of type `vector` without dimensions, rows of those dimensions that most of its vectors have.
+    """
     names = {f"column_{number}": column for number, column in enumerate(columns)}
     vectors = ", ".join(f"CAST({{{name}}}::vector AS real[])" for name in names)
     present = " AND ".join(f"{{{name}}} IS NOT NULL" for name in names)
     source, values = _source(connection, target, rows, id_range, seed)
+    for name in untyped_columns(connection, target, columns):
+        most = next(iter(dimensions_in(connection, target, name)), 0)
+        source += f" AND vector_dims({{column_{columns.index(name)}}}::vector) = {most}"
     statement = target.sql(
         f"SELECT {{id}}, {{text}}, {vectors} {source} AND {present} AND {HAS_TEXT} {SHUFFLED} LIMIT :rows", **names
     )
@@ -81,13 +96,30 @@ def sample_vectors(
     return SampledRows([row[0] for row in found], [row[1] for row in found], arrays)
 
 
+def untyped_columns(connection: Connection, target: TargetTable, columns: Sequence[str]) -> list[str]:
+    """Those of the columns whose type says nothing of dimensions, so that rows may differ in them."""
+    values = {"table": str(target), "columns": list(columns)}
+    return list(connection.execute(text(_UNTYPED), values).scalars())
+
+
+def dimensions_in(connection: Connection, target: TargetTable, column: str) -> dict[int, int]:
+    """Sampled rows by the dimensions of their vectors, the most frequent first; of a vector or halfvec column."""
+    source, values = _source(connection, target, _DIMENSIONS_SAMPLE_ROWS, None, 0)
+    statement = target.sql(
+        f"SELECT vector_dims({{column}}) AS dimensions, count(*) AS rows "
+        f"FROM (SELECT {{column}} {source} AND {{column}} IS NOT NULL LIMIT :rows) sampled GROUP BY 1 ORDER BY 2 DESC, 1",
+        column=column,
+    )
+    return {row.dimensions: row.rows for row in connection.execute(statement, values)}
+
+
 def sample_lengths(
     connection: Connection, target: TargetTable, column: str, rows: int, *, id_range: IdRange | None = None
 ) -> NDArray[np.float64]:
     """Lengths of about `rows` vectors, measured by the server: (n,)."""
     source, values = _source(connection, target, rows, id_range, 0)
     statement = target.sql(
-        f"SELECT vector_norm({{column}}) {source} AND {{column}} IS NOT NULL LIMIT :rows", column=column
+        f"SELECT vector_norm({{column}}::vector) {source} AND {{column}} IS NOT NULL LIMIT :rows", column=column
     )
     return np.array(connection.execute(statement, values).scalars().all(), np.float64)
 
@@ -99,4 +131,4 @@ def _source(
     if id_range is not None:
         return f"FROM {{table}} WHERE {id_range.condition}", {"rows": rows, **id_range.values}
     values = {"percent": sample_percent(connection, target, rows), "seed": seed, "rows": rows}
-    return "FROM {table} TABLESAMPLE SYSTEM (:percent) REPEATABLE (:seed) WHERE true", values
+    return "FROM {table} TABLESAMPLE SYSTEM (:percent) REPEATABLE (:seed) WHERE {in_part}", values

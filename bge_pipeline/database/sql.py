@@ -23,15 +23,23 @@ def quote(*names: str) -> str:
     return ".".join('"' + name.replace('"', '""') + '"' for name in names)
 
 
+class Written(str):
+    """SQL that stands in a statement as it is, colons included, where others are identifiers."""
+
+    __slots__ = ()
+
+
 def sql(template: str, /, **identifiers: str | tuple[str, ...] | int) -> TextClause:
     """A statement in which `{name}` stands for an identifier and `:name` for a value.
 
-    Identifiers are quoted; a tuple is a qualified name; an int stands as it is (a type modifier).
+    Identifiers are quoted; a tuple is a qualified name; an int (a type modifier) and what is `Written` stand as they are.
     """
     parts = {}
     for key, value in identifiers.items():
         if isinstance(value, int):
             parts[key] = str(value)
+        elif isinstance(value, Written):
+            parts[key] = value.replace(":", "\\:")
         else:
             quoted = quote(*value) if isinstance(value, tuple) else quote(value)
             parts[key] = quoted.replace(":", "\\:")

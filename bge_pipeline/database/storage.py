@@ -10,6 +10,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, TextClause, text
 
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.vector_type import VectorType
 
 DEFAULT_TARGET = 2_032
 """Bytes of a row, by PostgreSQL's default: four rows in a page."""
@@ -24,20 +25,15 @@ WHERE c.oid = CAST(:table AS regclass) AND option_name = 'toast_tuple_target'
 """
 
 
-def vector_bytes(dimensions: int) -> int:
-    """Bytes of a value of type `vector`."""
-    return 8 + 4 * dimensions
+def tuple_target_for(vector: VectorType) -> int:
+    """The `toast_tuple_target` at which vectors of that type are stored out of line."""
+    return max(_LEAST_TARGET, min(DEFAULT_TARGET, vector.bytes - _MARGIN))
 
 
-def tuple_target_for(dimensions: int) -> int:
-    """The `toast_tuple_target` at which vectors of so many dimensions are stored out of line."""
-    return max(_LEAST_TARGET, min(DEFAULT_TARGET, vector_bytes(dimensions) - _MARGIN))
-
-
-def lowered_target(connection: Connection, target: TargetTable, dimensions: int) -> int | None:
-    """What the table's `toast_tuple_target` is, 0 for the default, if vectors of so many dimensions need a lower one."""
+def lowered_target(connection: Connection, target: TargetTable, vector: VectorType) -> int | None:
+    """What the table's `toast_tuple_target` is, 0 for the default, if vectors of that type need a lower one."""
     own: int | None = connection.execute(text(_TARGET), {"table": str(target)}).scalar_one_or_none()
-    return (own or 0) if (own or DEFAULT_TARGET) > tuple_target_for(dimensions) else None
+    return (own or 0) if (own or DEFAULT_TARGET) > tuple_target_for(vector) else None
 
 
 def tuple_target_statement(target: TargetTable, value: int | None) -> TextClause:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import TextClause
 
-from bge_pipeline.database.sql import quote, shortened, sql
+from bge_pipeline.database.row_text import RowText
+from bge_pipeline.database.sql import Written, quote, shortened, sql
 
 if TYPE_CHECKING:
     from bge_pipeline.settings import DatabaseSettings
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TargetTable:
-    """Names as they stand in the catalog, without quotes; `is_companion` chooses the quarantine of the companion column."""
+    """Names as they stand in the catalog, without quotes; `is_companion` chooses the quarantine of the companion column.
+
+    `text_expression` is SQL over the row that takes the place of the text column, `condition` that of the rows to embed.
+    """
 
     schema: str
     table: str
@@ -23,6 +27,8 @@ class TargetTable:
     text_column: str
     embedding_column: str
     is_companion: bool = False
+    text_expression: str | None = None
+    condition: str | None = None
 
     @classmethod
     def from_settings(cls, settings: DatabaseSettings) -> TargetTable:
@@ -33,7 +39,14 @@ class TargetTable:
             id_column=settings.target_id_column,
             text_column=settings.target_text_column,
             embedding_column=settings.target_embedding_column,
+            text_expression=settings.text_expression,
+            condition=settings.target_where,
         )
+
+    @property
+    def row_text(self) -> RowText:
+        """What is embedded of a row."""
+        return RowText(self.text_column, self.text_expression, self.condition)
 
     def column_for(self, dimensions: int | None) -> str:
         """Name of the column beside the embedding column that holds vectors of `dimensions`."""
@@ -106,12 +119,21 @@ class TargetTable:
         return shortened(f"{name}_of_{column}")
 
     def sql(self, template: str, /, **identifiers: str | tuple[str, ...] | int) -> TextClause:
-        """`sql` with the table, its columns, and the objects beside it known by the names below."""
+        """`sql` with the table, its columns, and the objects beside it known by the names below.
+
+        `text` is the row's text where the statement reads this table alone, `t_text` and `l_text` where the table is `t` or `l`;
+        `in_part` is the condition of the rows that are embedded, and `only_part` the same with an AND behind, or nothing.
+        """
+        row_text = self.row_text
         return sql(
             template,
             table=(self.schema, self.table),
             id=self.id_column,
-            text=self.text_column,
+            text=Written(row_text.sql),
+            t_text=Written(row_text.of("t")),
+            l_text=Written(row_text.of("l")),
+            in_part=Written(row_text.in_part),
+            only_part=Written("" if self.condition is None else f"{row_text.in_part} AND "),
             embedding=self.embedding_column,
             quarantine=(self.schema, self.quarantine_table),
             journal=(self.schema, self.journal_table),

@@ -13,13 +13,26 @@ from sqlalchemy import Connection, TextClause, text
 from bge_pipeline.database.catalog import TableDescription
 from bge_pipeline.database.sql import quote, with_values
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.text_columns import TextColumns, generated_columns
 
 WRITING = "bge_pipeline.writing"
 """Set to `on` in transactions that write vectors of ours: a text that changes in the same statement was changed by a
 trigger of the application, and the vector at hand is that of the text before."""
 
+# A text that is made of several columns is compared by the query in the trigger's argument. Where that fails, a changed column
+# counts as a changed text.
 _BODY = """
-BEGIN{columns}
+DECLARE is_same boolean := false;
+BEGIN
+  IF TG_NARGS > 0 THEN
+    BEGIN
+      EXECUTE TG_ARGV[0] INTO is_same USING OLD, NEW;
+    EXCEPTION WHEN OTHERS THEN is_same = false;
+    END;
+    IF is_same THEN
+      RETURN NEW;
+    END IF;
+  END IF;{columns}
   RETURN NEW;
 END
 """
@@ -35,8 +48,10 @@ _EMPTY_COLUMN = """
   END;"""
 _FIND = """
 SELECT p.prosrc AS body, p.prosecdef AS definer, t.tgenabled::text AS enabled,
-       EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_trigger'::regclass AND objid = t.oid
-               AND refclassid = 'pg_class'::regclass AND refobjid = :oid AND refobjsubid = :text) AS looks_at_text
+       ARRAY(SELECT a.attname::text FROM pg_depend d
+             JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+             WHERE d.classid = 'pg_trigger'::regclass AND d.objid = t.oid AND d.refclassid = 'pg_class'::regclass
+               AND d.refobjid = :oid ORDER BY a.attnum) AS looks_at, t.tgargs AS arguments
 FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
 WHERE t.tgrelid = :oid AND t.tgname = :trigger
 """
@@ -67,20 +82,32 @@ def trigger_function_statement(target: TargetTable, column: str, *, also_empty: 
     )
 
 
-def trigger_statements(target: TargetTable) -> list[TextClause]:
+def trigger_statements(target: TargetTable, text_columns: TextColumns | None = None) -> list[TextClause]:
     """The statements that put the trigger on the table, in place of one of an earlier version.
 
     Texts are compared byte by byte: to citext or a nondeterministic collation two spellings may be equal, to a model
     they are not. ALWAYS: it also fires for rows that logical replication brings, and where other triggers are skipped.
+
+    Args:
+        target: the table.
+        text_columns: what the text is made of, where it is no plain column.
     """
+    create = "CREATE TRIGGER {trigger} BEFORE UPDATE ON {table} FOR EACH ROW WHEN (%s) EXECUTE FUNCTION {trigger_function}(%s)"
+    if text_columns is None:
+        changed = '(OLD.{text}::text COLLATE "C") IS DISTINCT FROM (NEW.{text}::text COLLATE "C")'
+        statement = target.sql(create % (changed, ""))
+    else:
+        names = {f"column_{number}": name for number, name in enumerate(text_columns.names)}
+        old, new = (", ".join(f"{row}.{{{name}}}" for name in names) for row in ("OLD", "NEW"))
+        changed = f"NOT pg_catalog.record_image_eq(ROW({old}), ROW({new}))"
+        statement = with_values(
+            target.sql(create % (changed, ":comparison"), **names),
+            comparison=text_columns.comparison(target.row_text),
+        )
     return [
         target.sql("DROP TRIGGER IF EXISTS {earlier_trigger} ON {table}"),
         target.sql("DROP TRIGGER IF EXISTS {trigger} ON {table}"),
-        target.sql(
-            "CREATE TRIGGER {trigger} BEFORE UPDATE ON {table} FOR EACH ROW "
-            'WHEN ((OLD.{text}::text COLLATE "C") IS DISTINCT FROM (NEW.{text}::text COLLATE "C")) '
-            "EXECUTE FUNCTION {trigger_function}()"
-        ),
+        statement,
         target.sql("ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}"),
     ]
 
@@ -97,8 +124,7 @@ def drop_trigger_statements(target: TargetTable) -> list[TextClause]:
 def trigger_fault(connection: Connection, table: TableDescription, watched: WatchedColumns) -> str | None:
     """What is wrong with the trigger as the table has it; None if nothing is."""
     target = table.target
-    number = table.columns[target.text_column].number
-    values = {"oid": table.oid, "trigger": target.trigger, "text": number}
+    values = {"oid": table.oid, "trigger": target.trigger}
     row = connection.execute(text(_FIND), values).one_or_none()
     if row is None:
         return (
@@ -108,6 +134,15 @@ def trigger_fault(connection: Connection, table: TableDescription, watched: Watc
         return (
             f"the trigger {quote(target.trigger)} is disabled: a text that changes keeps the vector of the text before"
         )
-    if row.enabled != "A" or row.definer or row.body != watched.body or not row.looks_at_text:
+    is_right = row.enabled == "A" and not row.definer and row.body == watched.body
+    if not is_right or not _compares_text(connection, table, row.looks_at, bytes(row.arguments)):
         return f"the trigger {quote(target.trigger)} is not as this version makes it"
     return None
+
+
+def _compares_text(connection: Connection, table: TableDescription, looks_at: list[str], arguments: bytes) -> bool:
+    target = table.target
+    if table.text_is_plain_column:
+        return target.text_column in looks_at and not arguments
+    columns = TextColumns.of(looks_at, generated_columns(connection, target))
+    return bool(looks_at) and arguments == columns.comparison(target.row_text).encode() + b"\0"

@@ -69,7 +69,7 @@ UPDATE {{table}} t SET {{column}} = s.vector FROM (
   JOIN {{table}} l ON l.{{id}} = {kind.of_column("s.id")}
   WHERE l.{{column}} IS NULL AND {_IS_THE_COLUMN}
     AND (l.xmin = s.version
-      OR pg_catalog.md5(pg_catalog.convert_to(l.{{text}}::text, 'UTF8'))::uuid = s.digest)
+      OR pg_catalog.md5(pg_catalog.convert_to({{l_text}}::text, 'UTF8'))::uuid = s.digest)
   FOR NO KEY UPDATE OF l SKIP LOCKED
 ) s WHERE t.{{id}} = s.id
 RETURNING t.{{column}} IS NOT NULL AS kept, (t.ctid::text::point)[0] = (s.place::text::point)[0] AS in_page

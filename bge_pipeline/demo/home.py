@@ -18,6 +18,10 @@ _TARGET: dict[str, Any] = {
     "target_table": "segments",
     "target_id_column": "id",
     "target_text_column": "text",
+    "target_text": None,
+    "target_text_template": None,
+    "target_where": None,
+    "target_vector_type": "vector",
     "target_embedding_column": "embedding",
 }
 _NEVER_TAKEN = frozenset({"database_url", *_TARGET})

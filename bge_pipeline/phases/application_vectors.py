@@ -30,6 +30,7 @@ from bge_pipeline.phases.companion import load_recorded
 from bge_pipeline.phases.row_encoding import BatchEncoder
 from bge_pipeline.phases.state import MigrationState, read_state
 from bge_pipeline.quality.bounds import SAME_VECTOR_COSINE
+from bge_pipeline.search.column import SEARCHABLE_TYPES
 from bge_pipeline.settings import DatabaseSettings, Settings
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,9 @@ def same_dimensions(dimensions: int, *, is_watched: bool) -> str:
 def accepts_old_vectors(state: MigrationState) -> bool:
     """Whether the column that search reads takes vectors of the previous one, since their dimensions are the same."""
     previous = state.previous
-    return previous is not None and previous.dimensions in (None, state.table.embedding.dimensions)
+    if previous is None or previous.type_name not in SEARCHABLE_TYPES:
+        return False
+    return previous.dimensions in (None, state.table.embedding.dimensions)
 
 
 def compare_application_vectors(

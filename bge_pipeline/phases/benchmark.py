@@ -11,13 +11,14 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from bge_pipeline.database.catalog import pgvector_version
+from bge_pipeline.database.catalog import Column, pgvector_version
 from bge_pipeline.database.connection import Database, server_version
 from bge_pipeline.database.indexes import vector_indexes_on
 from bge_pipeline.database.journal import JournalEntry, read_journal
 from bge_pipeline.database.sampling import sample_texts
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import EncodingError
 from bge_pipeline.phases.state import MigrationState, read_state, space_of
@@ -26,6 +27,7 @@ from bge_pipeline.quality.columns import ComparedColumns
 from bge_pipeline.quality.search_runs import SearchedColumns, search_runs
 from bge_pipeline.quality.speed import PASSAGES, QUERIES, RerankRun, measure_encoding, measure_reranking
 from bge_pipeline.report.benchmark import BenchmarkReport, PhaseTime, Storage
+from bge_pipeline.search.column import SEARCHABLE_TYPES
 from bge_pipeline.settings import SearchSettings, Settings
 
 BATCH_SIZES = (32, 128, 256)
@@ -144,15 +146,19 @@ def _rerank(
 def _searched(state: MigrationState, verdict: Verdict | None) -> SearchedColumns:
     if state.phase == "legacy":
         old = state.table.embedding
-        return SearchedColumns(state.table.target, old.name, None, space_of(old), None)
+        return SearchedColumns(state.table.target, _searchable(old), None, space_of(old), None)
     columns = compared_columns(state)
     return SearchedColumns(
         state.table.target,
-        columns.old.name if columns.old is not None else None,
+        _searchable(columns.old),
         columns.new.name,
         columns.old_space,
         verdict.measured.ann_recall if verdict is not None else None,
     )
+
+
+def _searchable(column: Column | None) -> str | None:
+    return column.name if column is not None and column.type_name in SEARCHABLE_TYPES else None
 
 
 def _storage(connection: Connection, state: MigrationState, journal: Sequence[JournalEntry]) -> Storage:
@@ -162,19 +168,20 @@ def _storage(connection: Connection, state: MigrationState, journal: Sequence[Jo
     )
     expanded = next((entry.facts for entry in journal if entry.act == "expand"), None)
     indexes = vector_indexes_on(connection, state.table.oid, columns.new.number)
-    old_dimensions = columns.old.dimensions if columns.old is not None else None
     return Storage(
-        old_vector_bytes=_vector_bytes(old_dimensions) if old_dimensions else None,
-        new_vector_bytes=_vector_bytes(columns.new.dimensions or 0),
+        old_vector_bytes=_vector_bytes(columns.old),
+        new_vector_bytes=_vector_bytes(columns.new) or 0,
         table_bytes_before=int(expanded["table_bytes_before"]) if expanded else None,
         table_bytes_now=table_bytes(connection, target),
         index_bytes=indexes[0].bytes if indexes else None,
     )
 
 
-def _vector_bytes(dimensions: int) -> int:
-    """Bytes of one pgvector `vector`: https://github.com/pgvector/pgvector#vector-type."""
-    return 4 * dimensions + 8
+def _vector_bytes(column: Column | None) -> int | None:
+    """Bytes of one vector, where the column's type says how many."""
+    if column is None or column.dimensions is None or column.type_name not in SEARCHABLE_TYPES:
+        return None
+    return VectorType("vector" if column.type_name == "vector" else "halfvec", column.dimensions).bytes
 
 
 def _phase_time(entry: JournalEntry) -> PhaseTime:

@@ -42,6 +42,7 @@ def exchange_statements(target: TargetTable, new: Column, old: Column, *, drop_o
         comment=comment,
         embedding_column=target.embedding_column,
         maintained=maintained,
+        text=old.note.text if old.note else None,
     )
     statements = [
         copy_column_grants_statement(target, target.embedding_column, new.name),
@@ -75,7 +76,7 @@ def exchange_back_statements(
     note = previous.note
     if note.maintained:
         restored = note_statement(
-            target, target.embedding_column, ColumnNote("current", note.space, comment=note.comment)
+            target, target.embedding_column, ColumnNote("current", note.space, comment=note.comment, text=note.text)
         )
     elif note.space is not None:
         restored = note_statement(

@@ -34,13 +34,16 @@ from bge_pipeline.database.quarantine import copy_quarantine_statement, drop_qua
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.storage import lowered_target, tuple_target_for, tuple_target_statement
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.text_columns import find_text_columns
 from bge_pipeline.database.trigger import WatchedColumns, drop_trigger_statements, trigger_function_statement
 from bge_pipeline.database.user_triggers import find_user_triggers
+from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.errors import ConfigurationError, PhaseError
 from bge_pipeline.phases.companion import can_be_kept, missing_model
 from bge_pipeline.phases.consent import require_consent
 from bge_pipeline.phases.exchange import lock_for_exchange
 from bge_pipeline.phases.index_names import restored_name
+from bge_pipeline.phases.part import told_part
 from bge_pipeline.phases.pending_index import build_pending_index
 from bge_pipeline.phases.safeguards import (
     maintains_old,
@@ -49,7 +52,7 @@ from bge_pipeline.phases.safeguards import (
     safeguard_statements,
     taken_names,
 )
-from bge_pipeline.phases.state import MigrationState, read_state, require_space
+from bge_pipeline.phases.state import MigrationState, read_state, require_space, require_text
 from bge_pipeline.phases.surroundings import hidden_changes, told_replication
 from bge_pipeline.settings import BackfillSettings, DatabaseSettings, ModelSettings, Settings
 from bge_pipeline.space import EmbeddingSpace
@@ -108,29 +111,34 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
         return ExpandResult(str(target), target.embedding_column, space.dimensions, False, (), (), size)
 
     require_consent(state, settings, space, given=begin_next)
-    column = target.column_for(space.dimensions)
+    if not state.table.text_is_plain_column:
+        with database.transaction() as connection:
+            find_text_columns(connection, target)
+    column, vector = target.column_for(space.dimensions), VectorType(settings.target_vector_type, space.dimensions)
+    _check_type(state, vector)
     with database.autocommit() as connection:
         _check_names_are_free(connection, state, column)
         old_indexes = vector_indexes_on(connection, state.table.oid, state.table.embedding.number)
         dependents = find_dependents(connection, state.table, target.embedding_column)
         require_privileges(connection, state.table, skips_triggers=settings.skips_triggers)
         require_updates(connection, state.table)
-        lowers_target = lowered_target(connection, target, space.dimensions)
+        part = told_part(connection, target, column)
+        lowers_target = lowered_target(connection, target, vector)
         around = (
-            *told_replication(find_replication(connection, state.table), state, column, space.dimensions),
+            *told_replication(find_replication(connection, state.table), state, column, vector),
             *hidden_changes(target, find_user_triggers(connection, state.table)),
         )
     doomed = [index for index in old_indexes if settings.old_index == "drop"]
     note = _note(state, space, doomed, lowers_target)
-    _tell(target, dependents, around)
+    _tell(target, dependents, [*around, *filter(None, [part])])
 
     def add_column(connection: Connection) -> None:
         lock_for_exchange(connection, state)
         watched = WatchedColumns(column, target.embedding_column if maintains_old(state) else None)
-        for statement in (*column_statements(target, space, note), *safeguard_statements(connection, state, watched)):
+        for statement in (*column_statements(target, vector, note), *safeguard_statements(connection, state, watched)):
             connection.execute(statement)
         if lowers_target is not None:
-            connection.execute(tuple_target_statement(target, tuple_target_for(space.dimensions)))
+            connection.execute(tuple_target_statement(target, tuple_target_for(vector)))
         if state.new is None:  # what another model could not embed
             if maintains_old(state):
                 connection.execute(copy_quarantine_statement(target, target.companion))
@@ -157,15 +165,11 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
     return result
 
 
-def column_statements(target: TargetTable, space: EmbeddingSpace, note: ColumnNote) -> list[TextClause]:
+def column_statements(target: TargetTable, vector: VectorType, note: ColumnNote) -> list[TextClause]:
     """The statements that add the column and say whose vectors it holds; each may be repeated."""
-    column = target.column_for(space.dimensions)
+    column = target.column_for(vector.dimensions)
     return [
-        target.sql(
-            "ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column} vector({dimensions})",
-            column=column,
-            dimensions=space.dimensions,
-        ),
+        target.sql(f"ALTER TABLE {{table}} ADD COLUMN IF NOT EXISTS {{column}} {vector}", column=column),
         note_statement(target, column, note),
     ]
 
@@ -173,12 +177,18 @@ def column_statements(target: TargetTable, space: EmbeddingSpace, note: ColumnNo
 def expand_script(target: TargetTable, settings: Settings, space: EmbeddingSpace) -> list[TextClause]:
     """All of expand as statements for a reviewer; the old ANN index, whose name only the database knows, is left out."""
     _check_dimensions(settings, space)
-    column = target.column_for(space.dimensions)
+    if not target.row_text.is_column:
+        raise ConfigurationError(
+            "TARGET_TEXT and TARGET_WHERE: the columns that the trigger watches are found by asking the database",
+            state="no script was printed",
+            next_step="run it without --sql",
+        )
+    column, vector = target.column_for(space.dimensions), VectorType(settings.target_vector_type, space.dimensions)
     note = ColumnNote("new", space, embedding_column=target.embedding_column, tuple_target_before=0)
     return [
         lock_timeout_statement(settings),
-        *column_statements(target, space, note),
-        tuple_target_statement(target, tuple_target_for(space.dimensions)),
+        *column_statements(target, vector, note),
+        tuple_target_statement(target, tuple_target_for(vector)),
         *safeguard_script(target, WatchedColumns(column)),
     ]
 
@@ -274,6 +284,15 @@ def _check_dimensions(settings: ModelSettings, space: EmbeddingSpace) -> None:
         )
 
 
+def _check_type(state: MigrationState, vector: VectorType) -> None:
+    if state.new is not None and state.new.type_name != vector.element:
+        raise PhaseError(
+            f"column {state.new.name!r} of {state.table.target} is {state.new.full_type}, and the settings ask for {vector}",
+            state="nothing was changed",
+            next_step=f"TARGET_VECTOR_TYPE={state.new.type_name}; or bge-pipeline rollback --discard, then begin anew",
+        )
+
+
 def _check_names_are_free(connection: Connection, state: MigrationState, column: str) -> None:
     taken = taken_names(connection, state, column)
     if taken:
@@ -289,6 +308,8 @@ def _is_done_already(state: MigrationState, space: EmbeddingSpace) -> bool:
     if state.new is not None:
         require_space(state.new, space, target)
         return False
+    if maintains_old(state):
+        require_text(state.table.embedding, target)
     if state.current_space is not None and state.current_space.is_same_as(space):
         return True
     if state.phase == "swapped":
@@ -313,6 +334,7 @@ def _note(
         dropped_indexes=tuple(definitions),
         embedding_column=state.table.target.embedding_column,
         tuple_target_before=earlier.tuple_target_before if earlier is not None else tuple_target_before,
+        text=state.table.target.row_text.recorded,
     )
 
 

@@ -24,15 +24,19 @@ from bge_pipeline.database.sampling import sample_texts
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.user_triggers import find_user_triggers
+from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.duration import duration
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import BgePipelineError
-from bge_pipeline.phases.application_vectors import accepts_old_vectors, same_dimensions
+from bge_pipeline.phases.application_vectors import same_dimensions
 from bge_pipeline.phases.companion import can_be_kept, missing_model
 from bge_pipeline.phases.consent import Step, step_ahead
+from bge_pipeline.phases.old_vectors import OldVectors
+from bge_pipeline.phases.part import told_part
 from bge_pipeline.phases.safeguards import taken_names
 from bge_pipeline.phases.state import MigrationState, Phase, read_state
 from bge_pipeline.phases.surroundings import hidden_changes, told_replication, told_triggers, warnings_of
+from bge_pipeline.phases.text_source import text_obstacle
 from bge_pipeline.phases.unloaded_model import UnloadedModel
 from bge_pipeline.phases.vector_index import index_to_resemble, plan_vector_index
 from bge_pipeline.phases.writing_rates import WritingRates, measure_writing
@@ -137,16 +141,26 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService | Un
         counts = count_rows(connection, target, column)
         pending = counts.rows - counts.without_text if _begins_anew(state, service.space) else counts.pending
         texts = sample_texts(connection, target, _TOKEN_SAMPLE_ROWS)
-        index = plan_vector_index(settings, service.space, counts.rows, index_to_resemble(connection, state))
+        vector = VectorType(settings.target_vector_type, service.dimensions)
+        is_made_anew = state.new is None and _begins_anew(state, service.space)
+        filled_type = vector.element if is_made_anew else state.filled.type_name
+        resembled = index_to_resemble(connection, state)
+        index = plan_vector_index(settings, service.space, counts.rows, resembled, filled_type)
         old_indexes = vector_indexes_on(connection, state.table.oid, state.table.embedding.number)
         dependents = find_dependents(connection, state.table, target.embedding_column)
         around = _look_around(connection, settings, state, service.space, pending)
         version = pgvector_version(connection)
         memory = _setting_bytes(connection, "maintenance_work_mem")
         size = table_bytes(connection, target)
-        disk = _disk_bytes(connection, target, pending, index)
+        disk = _disk_bytes(connection, target, pending, index, vector)
         postgres = server_version(connection)
-        unfit = [session_obstacle(database), version_obstacle(connection, settings)]
+        unfit = [
+            session_obstacle(database),
+            version_obstacle(connection, settings),
+            text_obstacle(database, state.table),
+        ]
+        old = OldVectors.of(connection, target, state.previous or state.table.embedding)
+        part = told_part(connection, target, target.column_for(service.dimensions))
         without_previous = count_lacking(connection, target, state.previous.name) if state.previous else 0
     tokens = _token_lengths(service, texts)
     speed = _texts_per_second(service, texts)
@@ -187,7 +201,10 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService | Un
         postgres_version=postgres,
         pgvector_version=version,
         keeps_search_current=keeps_current,
-        notices=_notices(settings, state, service.space, without_previous, keeps_current=keeps_current),
+        notices=(
+            *filter(None, [part]),
+            *_notices(settings, state, service.space, old, without_previous, keeps_current=keeps_current),
+        ),
         obstacles=_obstacles(settings, service, state, bound, around, unfit),
     )
 
@@ -204,11 +221,12 @@ class _Around:
 
 
 def _look_around(
-    connection: Connection, settings: BackfillSettings, state: MigrationState, space: EmbeddingSpace, pending: int
+    connection: Connection, settings: Settings, state: MigrationState, space: EmbeddingSpace, pending: int
 ) -> _Around:
     target = state.table.target
     begins = state.new is not None or _begins_anew(state, space)
     column = target.column_for(space.dimensions) if begins else target.embedding_column
+    vector = VectorType(settings.target_vector_type, space.dimensions)
     skips = settings.skips_triggers
     triggers = find_user_triggers(connection, state.table)
     replication = find_replication(connection, state.table)
@@ -219,7 +237,7 @@ def _look_around(
         obstacles += [f"{target} already has {name}, whose name a migration needs: rename or drop it" for name in taken]
     warnings = warnings_of(connection, state)
     return _Around(
-        publications=told_replication(replication, state, column, space.dimensions) if begins else (),
+        publications=told_replication(replication, state, column, vector) if begins else (),
         triggers=told_triggers(triggers, column, pending, settings.backfill_batch_rows, skipping=skips),
         warnings=warnings if state.phase != "legacy" else hidden_changes(target, triggers),
         lacking=tuple(str(p) for p in missing_privileges(connection, state.table, skips_triggers=skips)),
@@ -269,12 +287,12 @@ def _setting_bytes(connection: Connection, name: str) -> int:
     return int(connection.exec_driver_sql(f"SELECT pg_size_bytes(current_setting('{name}'))").scalar_one())
 
 
-def _disk_bytes(connection: Connection, target: TargetTable, pending: int, index: IndexPlan) -> int:
+def _disk_bytes(connection: Connection, target: TargetTable, pending: int, index: IndexPlan, vector: VectorType) -> int:
     """New row versions (values out of line stay where they are), new vectors, and the new index with its lists."""
     statement = target.sql("SELECT pg_relation_size(CAST(:name AS regclass))")
     heap = int(connection.execute(statement, {"name": str(target)}).scalar_one())
     element = 2 if index.element == "halfvec" else 4
-    return int(heap + pending * (4 * index.dimensions + 16) * 1.05 + pending * (element * index.dimensions + 32) * 1.1)
+    return int(heap + pending * (vector.bytes + 8) * 1.05 + pending * (element * index.dimensions + 32) * 1.1)
 
 
 def _backfill_seconds(pending: int, speed: float, writing: WritingRates | None, *, keeps_index: bool) -> float:
@@ -322,18 +340,20 @@ def _notices(
     settings: SwapSettings,
     state: MigrationState,
     space: EmbeddingSpace,
+    old: OldVectors,
     without_previous: int,
     *,
     keeps_current: bool | None,
 ) -> tuple[str, ...]:
     found = []
     if state.phase == "swapped":
-        if accepts_old_vectors(state):
+        if old.has(space.dimensions):
             found.append(same_dimensions(space.dimensions, is_watched=True))
         if without_previous:
             found.append(f"a rollback would leave {without_previous:,} rows without a vector")
     elif state.new is not None or _begins_anew(state, space):
-        if state.table.embedding.dimensions in (None, space.dimensions):
+        found.extend(filter(None, [old.told()]))
+        if old.has(space.dimensions):
             found.append(same_dimensions(space.dimensions, is_watched=settings.old_embedding == "keep"))
         if keeps_current:
             found.append("new rows are embedded by both models until retire, so that search finds them: two in memory")

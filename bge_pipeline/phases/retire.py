@@ -24,6 +24,7 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import trigger_function_statement
 from bge_pipeline.errors import IndexBuildFailed, PhaseError
 from bge_pipeline.phases.exchange import lock_for_exchange
+from bge_pipeline.phases.old_vectors import no_longer_not_null
 from bge_pipeline.phases.state import MigrationState, read_state
 from bge_pipeline.settings import IndexSettings, LockSettings, Settings
 
@@ -32,13 +33,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RetireResult:
-    """What retire did; `dropped_column` is None when the column was gone already."""
+    """What retire did; `dropped_column` is None when the column was gone already, `notices` is what a person must know."""
 
     table: str
     dropped_column: str | None
     table_bytes_before: int
     table_bytes_after: int
     rewritten: bool
+    notices: tuple[str, ...] = ()
 
     def as_metadata(self) -> dict[str, Any]:
         """Plain values."""
@@ -73,7 +75,9 @@ def _retire(operator: Operator, settings: Settings, *, reclaim: bool) -> RetireR
         raise PhaseError(
             f"{target} is in phase {state.phase}: search still reads the old column",
             state="nothing was changed",
-            next_step="bge-pipeline migrate",
+            next_step="bge-pipeline migrate"
+            if target.condition is None
+            else "nothing: the old column of a part of a table (TARGET_WHERE) is that of the other rows, too",
         )
     if bound:
         raise PhaseError(
@@ -98,7 +102,9 @@ def _retire(operator: Operator, settings: Settings, *, reclaim: bool) -> RetireR
         _rewrite(database, settings, target, memory)
     with database.autocommit() as connection:
         after = table_bytes(connection, target)
-    result = RetireResult(str(target), state.previous.name if state.previous else None, before, after, reclaim)
+    note = state.previous.note if state.previous is not None else None
+    notices = (no_longer_not_null(target.embedding_column),) if note is not None and note.not_null else ()
+    result = RetireResult(str(target), state.previous.name if state.previous else None, before, after, reclaim, notices)
     record(database, target, "retire", result.as_metadata())
     return result
 

@@ -13,6 +13,7 @@ from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.publications import find_replication
 from bge_pipeline.database.quarantine import QUARANTINE_COLUMNS, quarantine_statements
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.text_columns import TextColumns, find_text_columns
 from bge_pipeline.database.trigger import (
     WatchedColumns,
     trigger_fault,
@@ -57,7 +58,7 @@ def safeguard_statements(
     """The statements that make or mend what is missing or amiss; none where everything is right.
 
     Args:
-        connection: to the table's database.
+        connection: in a transaction.
         state: where the table stands.
         watched: the columns that the trigger is to empty; None: those of `state`.
     """
@@ -78,7 +79,8 @@ def safeguard_statements(
         *journal_statements(target, journal, unlogged=unlogged),
     ]
     if trigger_fault(connection, state.table, watched) is not None:
-        statements += _trigger(target, watched)
+        made_of = None if state.table.text_is_plain_column else find_text_columns(connection, target)
+        statements += _trigger(target, watched, made_of)
     return statements
 
 
@@ -95,7 +97,7 @@ def mend(operator: Operator, settings: LockSettings, state: MigrationState) -> N
         MissingPrivilege: something is amiss, and the role may not alter the table.
         LockNotAcquired: the table was never free for LOCK_TIMEOUT_MS.
     """
-    with operator.database.autocommit() as connection:
+    with operator.database.transaction() as connection:
         if not safeguard_statements(connection, state):
             return
         require_privileges(connection, state.table)
@@ -125,6 +127,6 @@ def taken_names(connection: Connection, state: MigrationState, column: str) -> l
     return taken
 
 
-def _trigger(target: TargetTable, watched: WatchedColumns) -> list[TextClause]:
+def _trigger(target: TargetTable, watched: WatchedColumns, text_columns: TextColumns | None = None) -> list[TextClause]:
     function = trigger_function_statement(target, watched.column, also_empty=watched.also_empty)
-    return [function, *trigger_statements(target)]
+    return [function, *trigger_statements(target, text_columns)]

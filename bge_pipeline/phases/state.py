@@ -11,6 +11,7 @@ from bge_pipeline.database.catalog import Column, TableDescription, describe_tab
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.pending import has_more_pending_than, has_pending_index
 from bge_pipeline.database.quarantine import has_quarantine
+from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import ChangedMeanwhile, EmbeddingSpaceMismatch, PhaseError
 from bge_pipeline.settings import DatabaseSettings
@@ -128,11 +129,12 @@ def _parts(table: TableDescription) -> tuple[object, ...]:
 
 
 def require_space(column: Column, space: EmbeddingSpace, target: TargetTable) -> None:
-    """Refuse vectors of another embedding space than the column's.
+    """Refuse vectors of another embedding space than the column's, or of another text of the rows.
 
     Raises:
         EmbeddingSpaceMismatch: names what differs.
     """
+    require_text(column, target)
     recorded = space_of(column)
     if recorded is not None and recorded.is_same_as(space):
         return
@@ -143,4 +145,24 @@ def require_space(column: Column, space: EmbeddingSpace, target: TargetTable) ->
         state="nothing was written",
         next_step="set EMBEDDING_MODEL and EMBEDDING_DIMENSIONS to the column's model, or begin a migration to the other "
         "one: finish this one with `bge-pipeline retire`, or undo it with `bge-pipeline rollback`",
+    )
+
+
+def require_text(column: Column, target: TargetTable) -> None:
+    """Refuse to go on with vectors of another text of the rows, or of other rows, than the settings name.
+
+    Raises:
+        EmbeddingSpaceMismatch: names both.
+    """
+    made_of = column.note.text if column.note is not None else None
+    wanted = target.row_text.recorded
+    if made_of == wanted:
+        return
+    was, now = ("a plain text column (TARGET_TEXT_COLUMN)" if text is None else text for text in (made_of, wanted))
+    raise EmbeddingSpaceMismatch(
+        f"the vectors in column {column.name!r} of {target} are those of {was}, and the settings name {now}",
+        state="nothing was written",
+        next_step="set TARGET_TEXT and TARGET_WHERE as they were; or begin anew: while the column is being filled with "
+        "`bge-pipeline rollback --discard`, and where search reads it by taking its note away, COMMENT ON COLUMN "
+        f"{target}.{quote(column.name)} IS NULL;, after which it counts as vectors of a model that nobody recorded",
     )

@@ -58,6 +58,7 @@ class Status:
         companion_quarantine: those that the model of the companion column cannot embed.
         paused: who paused the table, when and why; None where runs may write.
         warnings: what makes vectors unreliable or the application's statements fail, with what mends it.
+        part: the condition of the rows that all of this is about; None: every row of the table.
         bytes: size of the table with indexes and out-of-line values.
     """
 
@@ -85,6 +86,7 @@ class Status:
     warnings: tuple[str, ...]
     bytes: int
     paused: PauseEntry | None = None
+    part: str | None = None
     application_vectors: ApplicationVectors | None = None
 
     def as_metadata(self) -> dict[str, Any]:
@@ -100,6 +102,8 @@ class Status:
             return (
                 "bge-pipeline migrate (asks, then searches the new vectors again), or bge-pipeline rollback --discard"
             )
+        if self.part is not None and self.phase == "backfilled":
+            return f"bge-pipeline migrate (builds the index), then search the part in {self.column!r}; nothing is exchanged"
         return {
             "legacy": "bge-pipeline plan, then bge-pipeline migrate",
             "expanded": "bge-pipeline migrate (resumes the backfill)",
@@ -149,6 +153,7 @@ def read_status(database: Database, settings: DatabaseSettings) -> Status:
             warnings=warnings_of(connection, state),
             bytes=table_bytes(connection, target),
             paused=read_pause(connection, target),
+            part=target.condition,
         )
 
 

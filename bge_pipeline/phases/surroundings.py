@@ -9,14 +9,17 @@ from bge_pipeline.database.sql import quote, render
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import trigger_fault
 from bge_pipeline.database.user_triggers import UserTrigger, find_user_triggers
+from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.phases.exchange import rename_statements
 from bge_pipeline.phases.safeguards import watched_columns
 from bge_pipeline.phases.state import MigrationState
 
 
-def told_replication(replication: Replication, state: MigrationState, column: str, dimensions: int) -> tuple[str, ...]:
+def told_replication(
+    replication: Replication, state: MigrationState, column: str, vector: VectorType
+) -> tuple[str, ...]:
     """What each publication of the table means for a migration into `column`, and what its subscribers have to do."""
-    told = [_told_publication(publication, state, column, dimensions) for publication in replication.publications]
+    told = [_told_publication(publication, state, column, vector) for publication in replication.publications]
     if told and replication.identity == "full":
         told.append("REPLICA IDENTITY FULL: every row of the backfill is logged with its old vectors too")
     if told and replication.slots:
@@ -78,14 +81,14 @@ def warnings_of(connection: Connection, state: MigrationState) -> tuple[str, ...
     return (*found, *hidden_changes(state.table.target, find_user_triggers(connection, state.table)))
 
 
-def _told_publication(publication: Publication, state: MigrationState, column: str, dimensions: int) -> str:
+def _told_publication(publication: Publication, state: MigrationState, column: str, vector: VectorType) -> str:
     target, embedding = state.table.target, state.table.embedding
     if publication.columns is not None:
         beside = "carries a list of columns, and not the new one"
         again = "; every row of the backfill is sent with what is in the list" if publication.updates else ""
         return f"{publication}: {beside}{again}"
     sent = "every row of the backfill is sent; " if publication.updates else ""
-    add = f"ALTER TABLE {target} ADD COLUMN {quote(column)} vector({dimensions});"
+    add = f"ALTER TABLE {target} ADD COLUMN {quote(column)} {vector};"
     first = (
         f"{publication}: {sent}a subscriber whose table lacks the new column stops at the first change after expand, and "
         f"goes on when it has it. On each, before expand: {add}"

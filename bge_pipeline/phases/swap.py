@@ -35,6 +35,8 @@ from bge_pipeline.phases.consent import require_forward
 from bge_pipeline.phases.exchange import exchange_statements, lock_for_exchange
 from bge_pipeline.phases.index_names import name_to_take_over, take_over_name
 from bge_pipeline.phases.last_rows import StillPending, embed_last_rows, lock_out_writers
+from bge_pipeline.phases.old_vectors import OldVectors, no_longer_not_null
+from bge_pipeline.phases.part import reading
 from bge_pipeline.phases.pause import wait_while_paused
 from bge_pipeline.phases.pending_index import compact_pending_index, pending_index_name, rows_that_are_few
 from bge_pipeline.phases.search_effort import note_search_effort, set_effort_on_server
@@ -56,7 +58,7 @@ class SwapResult:
     """What the swap did.
 
     Attributes:
-        exchanged: False when the columns had been exchanged before.
+        exchanged: False when the columns had been exchanged before, and for a part of a table.
         previous_column: where the old vectors are, None when they were dropped.
         lock_milliseconds: how long the exclusive lock on the table was held, and readers waited.
         writer_pause_milliseconds: how long writers waited.
@@ -97,6 +99,8 @@ def swap(
 ) -> SwapResult:
     """Index the new column, ask the quality gate, and make the column the one that search reads.
 
+    Of a part of the table (TARGET_WHERE) the column is indexed and judged and stays one of its own: nothing is exchanged.
+
     Rows that the application writes meanwhile are embedded at the last moment.
 
     Args:
@@ -136,6 +140,7 @@ def _swap(
             require_forward(state.new, settings, target)
             _check_dependents(connection, settings, state)
             _check_bulk_is_done(connection, settings, state)
+        old = OldVectors.of(connection, target, state.table.embedding)
     gate = None
     with CompanionKeeper(database, settings):  # the application writes on for as long as index and gate take
         index, plan = build_index(database, settings, on_progress=on_progress)
@@ -149,12 +154,18 @@ def _swap(
             assert state.new is not None
             compact_pending_index(database, target, state.new.name, space)
             warm(database, target, state.new.name, index.name, plan)
+    if target.condition is not None and state.new is not None:
+        backfill(database, settings, service.encoder)  # what came while index and gate took their time
+        result = _result(state, index, plan, None, gate, None, (reading(target, state.new.name),))
+        record(database, target, "index", result.as_metadata())
+        return result
     if state.new is None:
         previous = state.previous.name if state.previous else None
-        return _result(settings, state, index, plan, previous, None, None)
+        return _result(state, index, plan, previous, None, None)
     exchange = _exchange_when_caught_up(operator, settings, service, state, index.name)
     kept = target.column_for(state.table.embedding.dimensions) if settings.old_embedding == "keep" else None
-    result = _result(settings, state, index, plan, kept, gate, exchange)
+    notices = _notices(settings, old, space)
+    result = _result(state, index, plan, kept, gate, exchange, notices)
     record(database, target, "swap", result.as_metadata())
     for notice in result.notices:
         logger.warning("%s", notice)
@@ -230,14 +241,14 @@ def swap_script(target: TargetTable, settings: Settings, space: EmbeddingSpace) 
     new = Column(
         new_name,
         0,
-        "vector",
-        f"vector({space.dimensions})",
+        settings.target_vector_type,
+        f"{settings.target_vector_type}({space.dimensions})",
         False,
         False,
         ColumnNote("new", space).as_comment(),
     )
     old = Column(target.embedding_column, 0, "vector", f"vector({settings.legacy_dimensions})", False, False, None)
-    plan = plan_vector_index(settings, space, 1_000_000, None)
+    plan = plan_vector_index(settings, space, 1_000_000, None, new.type_name)
     index = target.vector_index(new_name, space.fingerprint, plan.method)
     pending = pending_index_name(target, space)
     return [
@@ -315,19 +326,19 @@ def _verify_new_column(
 
 
 def _result(
-    settings: SwapSettings,
     state: MigrationState,
     index: BuildResult,
     plan: IndexPlan,
     previous_column: str | None,
     gate: GateResult | None,
     exchange: _Exchange | None,
+    notices: tuple[str, ...] = (),
 ) -> SwapResult:
     exchanged = exchange is not None
     exchange = exchange or _Exchange(index.name)
     return SwapResult(
         table=str(state.table.target),
-        column=state.table.target.embedding_column,
+        column=state.filled.name if state.table.target.condition is not None else state.table.target.embedding_column,
         exchanged=exchanged,
         previous_column=previous_column,
         index_name=exchange.index,
@@ -341,12 +352,20 @@ def _result(
         last_rows=exchange.last_rows,
         not_null_dropped=exchanged and state.table.embedding.not_null,
         gate=gate,
-        notices=_notices(settings, state) if exchanged else (),
+        notices=notices,
     )
 
 
-def _notices(settings: SwapSettings, state: MigrationState) -> tuple[str, ...]:
-    old, new = state.table.embedding.dimensions, state.filled.dimensions
-    if new is None or old not in (None, new):
-        return ()
-    return (same_dimensions(new, is_watched=settings.old_embedding == "keep"),)
+def _notices(settings: SwapSettings, old: OldVectors, space: EmbeddingSpace) -> tuple[str, ...]:
+    found = []
+    if old.has(space.dimensions):
+        found.append(same_dimensions(space.dimensions, is_watched=settings.old_embedding == "keep"))
+    if old.column.not_null:
+        found.append(no_longer_not_null(old.column.name))
+    if old.column.default is not None:
+        stays = "stays with the old vectors" if settings.old_embedding == "keep" else "went with the old vectors"
+        found.append(
+            f"{old.column.name!r} had DEFAULT {old.column.default}, which {stays}: a row that is inserted without a vector has "
+            "NULL, and is embedded"
+        )
+    return tuple(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from sqlalchemy import Connection
 
@@ -36,8 +37,9 @@ def build_index(
     with database.autocommit() as connection:
         state = read_state(connection, target)
         column, space = filled_column(state)
-        rows = int(connection.execute(target.sql("SELECT count(*) FROM {table}")).scalar_one())
-        plan = plan_vector_index(settings, space, rows, index_to_resemble(connection, state))
+        rows = int(connection.execute(target.sql("SELECT count(*) FROM {table} WHERE {in_part}")).scalar_one())
+        resembled = index_to_resemble(connection, state)
+        plan = plan_vector_index(settings, space, rows, resembled, column.type_name)
         there = [
             index
             for index in vector_indexes_on(connection, state.table.oid, column.number)
@@ -62,7 +64,11 @@ def build_index(
 
 
 def plan_vector_index(
-    settings: IndexSettings, space: EmbeddingSpace, rows: int, resembled: IndexShape | None
+    settings: IndexSettings,
+    space: EmbeddingSpace,
+    rows: int,
+    resembled: IndexShape | None,
+    column_type: str = "vector",
 ) -> IndexPlan:
     """The vector index that the settings ask for on a table of `rows` rows.
 
@@ -71,12 +77,15 @@ def plan_vector_index(
         space: of the column.
         rows: of the table.
         resembled: what is left to `auto` is as this one has it; None: IVFFlat over float32 and the cosine.
+        column_type: `vector` or `halfvec`, which is indexed as float16 in any case.
     """
     like = resembled or IndexShape("ivfflat", "vector", "cosine")
     element = like.element if settings.index_element == "auto" else settings.index_element
     if settings.index_element == "auto" and space.dimensions > MOST_DIMENSIONS_OF_VECTOR:
         element = "halfvec"
-    return plan_index(
+    if column_type == "halfvec":
+        element = "halfvec"
+    planned = plan_index(
         rows,
         space.dimensions,
         method=like.method if settings.index_method == "auto" else settings.index_method,
@@ -87,6 +96,7 @@ def plan_vector_index(
         ef_construction=settings.index_ef_construction or like.ef_construction or HNSW_EF_CONSTRUCTION,
         max_memory_bytes=settings.index_max_memory_mb * MEBIBYTE if settings.index_max_memory_mb else None,
     )
+    return replace(planned, column_type=column_type)
 
 
 def index_to_resemble(connection: Connection, state: MigrationState) -> IndexShape | None:

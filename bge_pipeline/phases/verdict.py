@@ -44,7 +44,7 @@ def compared_columns(state: MigrationState) -> ComparedColumns:
         PhaseError: there is no column to fill yet.
     """
     old = state.table.embedding if state.new is not None else state.previous
-    if old is None or old.type_name == "bit":
+    if old is None or not old.is_numeric:
         return ComparedColumns(state.table, state.filled)
     return ComparedColumns(state.table, state.filled, old, space_of(old))
 

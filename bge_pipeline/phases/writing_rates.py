@@ -19,6 +19,7 @@ from bge_pipeline.database.reader import read_pending
 from bge_pipeline.database.sampling import sample_percent
 from bge_pipeline.database.storage import tuple_target_for, tuple_target_statement
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.database.writer import Stored, VectorWriter
 from bge_pipeline.settings import Settings
 
@@ -69,7 +70,7 @@ def measure_writing(
     try:
         with database.engine.connect() as connection:
             try:
-                _copy(connection, table, rows, dimensions)
+                _copy(connection, table, rows, VectorType(settings.target_vector_type, dimensions))
                 without = _fill(connection, database, settings, table, dimensions)
                 if not without.rows:
                     return None
@@ -86,18 +87,19 @@ def measure_writing(
         return None
 
 
-def _copy(connection: Connection, table: TableDescription, rows: int, dimensions: int) -> None:
+def _copy(connection: Connection, table: TableDescription, rows: int, vector: VectorType) -> None:
     """The temporary copy, with an empty column, as expand makes it."""
     target, copy = table.target, _copy_of(table.target)
     with connection.begin():
         percent = sample_percent(connection, target, rows)
         make = target.sql(
-            "CREATE TEMPORARY TABLE {copy} AS SELECT * FROM {table} TABLESAMPLE SYSTEM (:percent) LIMIT :rows",
+            "CREATE TEMPORARY TABLE {copy} AS SELECT * FROM {table} TABLESAMPLE SYSTEM (:percent) "
+            "WHERE {in_part} LIMIT :rows",
             copy=_COPY,
         )
         connection.execute(make, {"percent": percent, "rows": rows})
-        connection.execute(copy.sql("ALTER TABLE {table} ADD COLUMN {new} vector({n})", new=_NEW, n=dimensions))
-        connection.execute(tuple_target_statement(copy, tuple_target_for(dimensions)))
+        connection.execute(copy.sql(f"ALTER TABLE {{table}} ADD COLUMN {{new}} {vector}", new=_NEW))
+        connection.execute(tuple_target_statement(copy, tuple_target_for(vector)))
         connection.execute(copy.sql("CREATE UNIQUE INDEX ON {table} ({id})"))
 
 

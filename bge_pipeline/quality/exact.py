@@ -64,7 +64,7 @@ def nearest_rows(
     stream = _RowStream(searched.id_kind, queries.shape[1], best.compare, on_rows)
     statement = searched.target.sql(
         f"COPY (SELECT {{id}}::{searched.id_kind.sql_type}, {{column}}::vector FROM {{table}} "
-        "WHERE {column} IS NOT NULL AND vector_dims({column}::vector) = {dimensions}) TO STDOUT (FORMAT binary)",
+        "WHERE {in_part} AND {column} IS NOT NULL AND vector_dims({column}::vector) = {dimensions}) TO STDOUT (FORMAT binary)",
         column=searched.column.name,
         dimensions=queries.shape[1],
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,22 @@ class JudgedQueries:
 
     def __len__(self) -> int:
         return len(self.queries)
+
+    def first(self, count: int) -> JudgedQueries:
+        """The first so many of the queries."""
+        chosen = dict(islice(self.queries.items(), count))
+        return JudgedQueries(chosen, {i: self.qrels[i] for i in chosen}, self.dropped)
+
+    def sampled(self, most: int) -> JudgedQueries:
+        """At most so many of the queries, the same ones every time, in their order."""
+        if len(self) <= most:
+            return self
+        chosen = set(random.Random(0).sample(sorted(self.queries), most))  # noqa: S311
+        return JudgedQueries(
+            {i: query for i, query in self.queries.items() if i in chosen},
+            {i: grades for i, grades in self.qrels.items() if i in chosen},
+            self.dropped,
+        )
 
 
 def load_judged_queries(path: Path) -> JudgedQueries:

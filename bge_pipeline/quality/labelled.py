@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,9 +20,10 @@ from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConfigurationError, ModelUnavailable
 from bge_pipeline.quality.columns import ComparedColumns
 from bge_pipeline.quality.index_recall import exact_ranking
-from bge_pipeline.quality.judgements import JudgedQueries, load_judged_queries
+from bge_pipeline.quality.judgements import load_judged_queries
 from bge_pipeline.quality.label_free import stored_vectors_match
 from bge_pipeline.quality.metrics import ranking_quality
+from bge_pipeline.search.column import SEARCHABLE_TYPES
 from bge_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def measure_labelled(
     judged = load_judged_queries(settings.eval_queries)
     reranked = settings.enable_reranker
     most = min(settings.quality_max_queries, _RERANKED_QUERIES) if reranked else settings.quality_max_queries
-    asked = _sampled(judged, most)
+    asked = judged.sampled(most)
     texts = list(asked.queries.values())
 
     def ndcg(column: str, queries: NDArray[np.float32]) -> float:
@@ -110,26 +110,26 @@ def measure_labelled(
 
 def old_encoder(connection: Connection, settings: Settings, columns: ComparedColumns) -> QueryEncoder | None:
     """The encoder that made the old column's vectors, where it is at hand: noted with the column, or declared."""
-    if columns.old is None:
+    if columns.old is None or columns.old.type_name not in SEARCHABLE_TYPES:
         return None
     if columns.old_space is not None:
         return load_encoder_of(columns.old_space, settings)
-    if "legacy_model" not in settings.model_fields_set or columns.old.dimensions is None:
+    if "legacy_model" not in settings.model_fields_set:
         return None
-    return _declared_encoder(connection, settings, columns.table.target, columns.old, columns.old.dimensions)
+    return _declared_encoder(connection, settings, columns.table.target, columns.old)
 
 
 def _declared_encoder(
-    connection: Connection, settings: Settings, target: TargetTable, column: Column, dimensions: int
+    connection: Connection, settings: Settings, target: TargetTable, column: Column
 ) -> QueryEncoder | None:
     """LEGACY_MODEL, if it is here and makes the vectors that the column holds of the same texts."""
-    try:
-        encoder = load_encoder_named(settings.legacy_model, dimensions, settings)
-    except (ModelUnavailable, ConfigurationError) as error:
-        logger.warning("LEGACY_MODEL=%s cannot be used: %s", settings.legacy_model, error.message)
-        return None
     sample = sample_vectors(connection, target, [column.name], _DECLARED_SAMPLE_ROWS)
     if not len(sample):
+        return None
+    try:
+        encoder = load_encoder_named(settings.legacy_model, sample.vectors[column.name].shape[1], settings)
+    except (ModelUnavailable, ConfigurationError) as error:
+        logger.warning("LEGACY_MODEL=%s cannot be used: %s", settings.legacy_model, error.message)
         return None
     made = encoder.encode(encoder.tokenize(sample.texts))
     found = stored_vectors_match(sample.vectors[column.name], made)
@@ -142,14 +142,6 @@ def _declared_encoder(
         )
         return None
     return encoder
-
-
-def _sampled(judged: JudgedQueries, most: int) -> JudgedQueries:
-    """At most so many of the queries, the same ones every time."""
-    if len(judged) <= most:
-        return judged
-    chosen = sorted(random.Random(0).sample(sorted(judged.queries), most), key=list(judged.queries).index)  # noqa: S311
-    return JudgedQueries({i: judged.queries[i] for i in chosen}, {i: judged.qrels[i] for i in chosen})
 
 
 def _reranked(

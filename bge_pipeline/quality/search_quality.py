@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from bge_pipeline.quality.judgements import JudgedQueries
 from bge_pipeline.quality.metrics import Difference, RankingQuality, paired_difference, ranking_quality
 from bge_pipeline.search.results import RerankMode, SearchMode, SearchResponse
 from bge_pipeline.search.retriever import Retriever
+
+_FEWEST_QUERIES = 5
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,9 @@ def measure_search(
     rerank: RerankMode = "never",
     k: int = 20,
     on_progress: Callable[[int], None] | None = None,
+    seconds: float | None = None,
 ) -> MeasuredSearch:
-    """Search every judged query once.
+    """Search every judged query once, or as many of them as `seconds` are enough for.
 
     Args:
         retriever: what to measure; it is used once before the clock starts.
@@ -86,10 +90,20 @@ def measure_search(
         rerank: auto, always or never.
         k: results looked at.
         on_progress: told how many queries are done.
+        seconds: as for `ask_each`.
     """
     responses = list(
-        ask_each(retriever, list(judged.queries.values()), mode=mode, rerank=rerank, k=k, on_progress=on_progress)
+        ask_each(
+            retriever,
+            list(judged.queries.values()),
+            mode=mode,
+            rerank=rerank,
+            k=k,
+            on_progress=on_progress,
+            seconds=seconds,
+        )
     )
+    judged = judged.first(len(responses))
     rankings = {
         query_id: [id_as_text(result.id) for result in response.results]
         for query_id, response in zip(judged.queries, responses, strict=True)
@@ -114,13 +128,20 @@ def ask_each(
     rerank: RerankMode = "never",
     k: int = 20,
     on_progress: Callable[[int], None] | None = None,
+    seconds: float | None = None,
 ) -> Iterator[SearchResponse]:
     """The answer to each query, asked one after the other of a retriever that has warmed up.
 
     Arguments are those of `measure_search`.
+
+    Args:
+        seconds: after so many, and five queries, no more is asked: without an index each search reads the whole table.
     """
     retriever.search(queries[0], mode=mode, rerank="never", top_k=k)
+    began = time.monotonic()
     for done, query in enumerate(queries, start=1):
+        if seconds is not None and done > _FEWEST_QUERIES and time.monotonic() - began > seconds:
+            return
         yield retriever.search(query, mode=mode, rerank=rerank, top_k=k)
         if on_progress is not None:
             on_progress(done)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from bge_pipeline.report.benchmark import BenchmarkReport
 from bge_pipeline.report.plots import report_plots
-from bge_pipeline.report.sections import NOTHING, Section, circumstances, headlines, sections, title
+from bge_pipeline.report.sections import NOTHING, Headline, Section, circumstances, headlines, sections, title
 
 
 @dataclass(frozen=True)
@@ -66,20 +66,32 @@ def _inert(text: str) -> str:
 
 def as_html(report: BenchmarkReport) -> str:
     """The report as one HTML file that needs no other."""
+    return html_page(
+        title(report), circumstances(report), headlines(report), sections(report), plots=report_plots(report)
+    )
+
+
+def html_page(
+    heading: str,
+    facts: Mapping[str, str],
+    figures: Sequence[Headline],
+    parts: Sequence[Section],
+    *,
+    plots: Mapping[str, bytes] | None = None,
+) -> str:
+    """A page that needs no other file; text is shown as it is, whatever it holds."""
     cards = "".join(
         f"<li><span>{escape(h.label)}</span><b>{escape(h.figure)}</b><small>{escape(h.note)}</small></li>"
-        for h in headlines(report)
+        for h in figures
     )
-    facts = "".join(
-        f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in circumstances(report).items()
-    )
-    plots = "".join(f'<img alt="{escape(name)}" src="{_data_uri(svg)}">' for name, svg in report_plots(report).items())
+    terms = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
+    images = "".join(f'<img alt="{escape(name)}" src="{_data_uri(svg)}">' for name, svg in (plots or {}).items())
     return _PAGE.format(
-        title=escape(title(report)),
-        facts=facts,
+        title=escape(heading),
+        facts=terms,
         cards=cards,
-        plots=plots,
-        sections="".join(_html_section(section) for section in sections(report)),
+        plots=images,
+        sections="".join(_html_section(section) for section in parts),
     )
 
 

@@ -16,6 +16,7 @@ from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import TargetTableError
 from bge_pipeline.search.scan import Session, VectorIndex, scan_settings
+from bge_pipeline.search.text_index import text_index_name
 from bge_pipeline.settings import SearchSettings, Settings
 from bge_pipeline.space import EmbeddingSpace
 
@@ -44,11 +45,11 @@ ORDER BY i.indpred IS NOT NULL, o.opcname !~ 'cosine', c.relname
 """
 _HAS_TEXT_INDEX = """
 SELECT EXISTS (
-  SELECT FROM pg_index i
+  SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
   WHERE i.indrelid = :oid AND i.indisvalid AND i.indpred IS NULL
-    AND pg_get_indexdef(i.indexrelid, 1, true) IN (
+    AND (c.relname = :expression_index OR pg_get_indexdef(i.indexrelid, 1, true) IN (
       format('to_tsvector(%L::regconfig, %I)', CAST(:config AS regconfig)::text, CAST(:column AS text)),
-      format('to_tsvector(%L::regconfig, %I::text)', CAST(:config AS regconfig)::text, CAST(:column AS text))))
+      format('to_tsvector(%L::regconfig, %I::text)', CAST(:config AS regconfig)::text, CAST(:column AS text)))))
 """
 
 
@@ -90,6 +91,11 @@ class SearchedColumn:
     def expression(self) -> str:
         """What is compared with the query's vector, as SQL: what the index holds, or the column."""
         return self.index.expression if self.index is not None else quote(self.column.name)
+
+    def expression_for(self, dimensions: int) -> str:
+        """The same for a query of so many dimensions: an index of a column without fixed dimensions may hold others."""
+        held = re.search(r"::(?:vector|halfvec)\((\d+)\)\)?$", self.expression)
+        return self.expression if held is None or int(held[1]) == dimensions else quote(self.column.name)
 
     @property
     def element(self) -> str:
@@ -143,7 +149,14 @@ def read_column(connection: Connection, settings: Settings, name: str | None = N
         held = "there is no such column" if column is None else f"it is {column.full_type}"
         raise TargetTableError(f"expected a vector or halfvec column {name!r} in {target} to search, {held}")
     columns = inspect(connection).get_columns(target.table, schema=target.schema)
-    values = {"oid": described.oid, "config": settings.search_language, "column": target.text_column}
+    # An index on an expression is known by its name, which says which expression it is.
+    by_column = target.row_text.is_column
+    values = {
+        "oid": described.oid,
+        "config": settings.search_language,
+        "column": target.text_column if by_column else "",
+        "expression_index": None if by_column else text_index_name(target, settings.search_language),
+    }
     return SearchedColumn(
         target=target,
         column=column,

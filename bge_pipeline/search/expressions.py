@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import CTE, Column, ColumnElement, cast, func
+from sqlalchemy import CTE, Column, ColumnElement, Text, cast, func, literal_column
 from sqlalchemy.dialects.postgresql import REGCONFIG
 from sqlalchemy.sql import visitors
 
+from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.search.column import SearchedColumn
@@ -27,7 +28,15 @@ def on_target(searched: SearchedColumn, condition: ColumnElement[bool]) -> Colum
 
 def document(searched: SearchedColumn) -> ColumnElement[Any]:
     """The row's text as a tsvector, word for word the expression that `create_text_index` indexes."""
-    return func.to_tsvector(text_config(searched), searched.table.c[searched.target.text_column])
+    return func.to_tsvector(text_config(searched), text_of(searched))
+
+
+def text_of(searched: SearchedColumn, row: Any = None) -> ColumnElement[Any]:
+    """The row's text: as it is indexed, or where the statement reads other tables too, of the alias `row` of the table."""
+    row_text = searched.target.row_text
+    if row_text.is_column:
+        return (searched.table if row is None else row).c[row_text.column]
+    return literal_column(row_text.sql if row is None else row_text.of(quote(row.name)), Text)
 
 
 def text_config(searched: SearchedColumn) -> ColumnElement[Any]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pgvector.sqlalchemy import HALFVEC, VECTOR
 from sqlalchemy import (
     CTE,
+    Boolean,
     ColumnElement,
     Double,
     Integer,
@@ -32,7 +33,7 @@ from sqlalchemy import (
 )
 
 from bge_pipeline.search.column import SearchedColumn, signature_statement
-from bge_pipeline.search.expressions import column_of, document, materialized, on_target, text_config
+from bge_pipeline.search.expressions import column_of, materialized, on_target, text_config, text_of
 from bge_pipeline.search.query import ParsedQuery
 from bge_pipeline.search.words import lexical_list
 
@@ -146,11 +147,17 @@ def _dense(
 ) -> CTE:
     """(id, distance, rank) of the nearest rows. MATERIALIZED and `+ 0`, since a relaxed iterative scan is not in order."""
     vector_type = (HALFVEC if searched.element == "halfvec" else VECTOR)(len(vector))
-    stored: ColumnElement[Any] = literal_column(f"({searched.expression})")
+    stored: ColumnElement[Any] = literal_column(f"({searched.expression_for(len(vector))})")
     compare: Any = stored.op(_OPERATORS[searched.metric], return_type=Double())
     distance: Label[float] = compare(cast(vector, vector_type)).label("distance")
     identifier = searched.table.c[searched.target.id_column].label("id")
-    nearest = select(identifier, distance).where(stored.is_not(None)).order_by(distance).limit(limit)
+    present: ColumnElement[bool] = stored.is_not(None)
+    if searched.column.dimensions is None:  # rows of other dimensions cannot be compared, nor cast
+        dimensions = func.vector_dims(searched.table.c[searched.column.name])
+        present = dimensions == literal_column(str(len(vector)))
+    nearest = select(identifier, distance).where(present).order_by(distance).limit(limit)
+    if searched.target.condition is not None:
+        nearest = nearest.where(literal_column(searched.target.row_text.in_part, Boolean))
     if where is not None:
         nearest = nearest.where(on_target(searched, where))
     candidates = materialized(nearest, "nearest")
@@ -158,10 +165,9 @@ def _dense(
     ranked = select(candidates.c.id, candidates.c.distance, rank.label("rank"))
     if must:
         phrases = func.websearch_to_tsquery(text_config(searched), must)
-        row = searched.table
-        ranked = ranked.join(row, row.c[searched.target.id_column] == candidates.c.id).where(
-            document(searched).op("@@")(phrases)
-        )
+        row = searched.table.alias("row")
+        words = func.to_tsvector(text_config(searched), text_of(searched, row))
+        ranked = ranked.join(row, row.c[searched.target.id_column] == candidates.c.id).where(words.op("@@")(phrases))
     return ranked.cte("dense")
 
 
@@ -174,7 +180,7 @@ def _with_rows(searched: SearchedColumn, found: CTE, columns: Sequence[str]) -> 
         select(
             guard.c.signature,
             found.c.id,
-            cast(row.c[searched.target.text_column], String),
+            cast(text_of(searched, row), String),
             found.c.score,
             found.c.distance,
             found.c.dense_rank,

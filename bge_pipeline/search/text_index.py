@@ -37,7 +37,7 @@ def create_text_index(
         target,
         name,
         statement,
-        column=target.text_column,
+        column=target.text_column if target.row_text.is_column else None,
         memory_bytes=_MEMORY_BYTES,
         on_progress=on_progress,
     )
@@ -45,5 +45,7 @@ def create_text_index(
 
 def text_index_name(target: TargetTable, language: str) -> str:
     """Name of the index; the digest keeps apart what the underscores might run together, and languages."""
-    digest = hashlib.sha256(f"{target.table}.{target.text_column}.{language}".encode()).hexdigest()[:8]
-    return shortened(f"ix_{target.table}_{target.text_column}_words_{digest}")
+    source = target.text_column if target.row_text.is_column else "text"
+    exactly = f"{target.table}.{target.row_text.recorded or target.text_column}.{language}"
+    digest = hashlib.sha256(exactly.encode()).hexdigest()[:8]
+    return shortened(f"ix_{target.table}_{source}_words_{digest}")

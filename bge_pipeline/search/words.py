@@ -8,7 +8,7 @@ from sqlalchemy import CTE, ColumnElement, Double, Select, Text, cast, func, sel
 from sqlalchemy.dialects.postgresql import TSQUERY
 
 from bge_pipeline.search.column import SearchedColumn
-from bge_pipeline.search.expressions import document, materialized, on_target, text_config
+from bge_pipeline.search.expressions import document, materialized, on_target, text_config, text_of
 from bge_pipeline.search.query import ParsedQuery
 
 BM25_K1 = 0.9
@@ -92,6 +92,6 @@ def _scanned_hits(searched: SearchedColumn, terms: CTE, where: ColumnElement[boo
 
 def _row_facts(searched: SearchedColumn, where: ColumnElement[bool] | None) -> Select[Any]:
     table, target = searched.table, searched.target
-    length = cast(func.octet_length(cast(table.c[target.text_column], Text)), Double)
+    length = cast(func.octet_length(cast(text_of(searched), Text)), Double)
     facts = select(table.c[target.id_column].label("id"), length.label("bytes"))
     return facts if where is None else facts.where(on_target(searched, where))

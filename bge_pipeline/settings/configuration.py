@@ -53,12 +53,24 @@ class Settings(
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Settings:
+        texts = ("target_text", "target_text_template", "target_text_column")
+        given = [name.upper() for name in texts if name in self.model_fields_set and getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(
+                f"expected one of TARGET_TEXT_COLUMN, TARGET_TEXT and TARGET_TEXT_TEMPLATE, got {', '.join(given)}"
+            )
         columns = [self.target_id_column, self.target_text_column, self.target_embedding_column]
-        if len(set(columns)) < 3:
+        if self.text_expression is None and len(set(columns)) < 3:
             raise ValueError(
                 "expected three different columns in TARGET_ID_COLUMN, TARGET_TEXT_COLUMN and TARGET_EMBEDDING_COLUMN, "
                 f"got {', '.join(columns)}"
             )
+        if self.target_where is not None and "drop" in (self.old_index, self.old_embedding):
+            raise ValueError(
+                "TARGET_WHERE: expected OLD_INDEX=keep and OLD_EMBEDDING=keep, since the other rows are searched with both"
+            )
+        if self.index_element == "vector" and self.target_vector_type == "halfvec":
+            raise ValueError("INDEX_ELEMENT: expected auto or halfvec with TARGET_VECTOR_TYPE=halfvec, got vector")
         if self.index_element == "vector" and self.embedding_dimensions > 2_000:
             raise ValueError(
                 f"EMBEDDING_DIMENSIONS: pgvector indexes at most 2,000 dimensions as vector, got {self.embedding_dimensions}; "

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, SecretStr, field_validator
 
 from bge_pipeline.settings.group import PlainName, must_be_postgres_url
 from bge_pipeline.settings.home import HomeSettings
+from bge_pipeline.settings.text_template import template_expression
 
 
 class DatabaseSettings(HomeSettings):
@@ -18,7 +21,24 @@ class DatabaseSettings(HomeSettings):
     target_table: PlainName = Field("segments", description="the table whose embedding column changes")
     target_id_column: PlainName = Field("id", description="NOT NULL column of any type with a unique index of its own")
     target_text_column: PlainName = Field("text", description="the column whose text is embedded")
+    target_text: str | None = Field(
+        None,
+        min_length=1,
+        description="SQL expression over the row that is embedded in place of TARGET_TEXT_COLUMN, e.g. title || E'\\n' || body",
+    )
+    target_text_template: str | None = Field(
+        None, description="the same as a template of columns, e.g. $title: $chunk; NULL counts as nothing"
+    )
+    target_where: str | None = Field(
+        None,
+        min_length=1,
+        description="SQL condition of the rows that are embedded, e.g. tenant_id = 7; unset: all rows",
+    )
     target_embedding_column: PlainName = Field("embedding", description="the pgvector column that search reads")
+
+    target_vector_type: Literal["vector", "halfvec"] = Field(
+        "vector", description="type of the new column: float32, or float16 in half the space"
+    )
 
     @field_validator(
         "target_schema", "target_table", "target_id_column", "target_text_column", "target_embedding_column"
@@ -28,5 +48,17 @@ class DatabaseSettings(HomeSettings):
         if len(value.encode()) > 63 or "\0" in value:
             raise ValueError("expected a PostgreSQL identifier of at most 63 bytes, without quotes")
         return value
+
+    @field_validator("target_text_template")
+    @classmethod
+    def _is_template(cls, value: str | None) -> str | None:
+        if value is not None:
+            template_expression(value)
+        return value
+
+    @property
+    def text_expression(self) -> str | None:
+        """SQL of the text of a row where it is no plain column."""
+        return template_expression(self.target_text_template) if self.target_text_template else self.target_text
 
     _is_postgres_url = field_validator("database_url")(must_be_postgres_url)

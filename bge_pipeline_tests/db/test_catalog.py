@@ -75,10 +75,6 @@ def test_both_ends_of_inheritance_are_refused(database, name):
         ("id int PRIMARY KEY, text text[], embedding vector(3)", "'text' is text[]"),
         ("id int PRIMARY KEY, text text, embedding real[]", "'embedding' is real[]: expected a pgvector column"),
         (
-            "id int PRIMARY KEY, title text, text text GENERATED ALWAYS AS (title || '!') STORED, embedding vector(3)",
-            "'text' is a generated column",
-        ),
-        (
             "id int PRIMARY KEY, text text, v vector(3), embedding vector(3) GENERATED ALWAYS AS (v) STORED",
             "'embedding' is a generated column",
         ),

@@ -12,6 +12,7 @@ from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.benchmark import benchmark
 from bge_pipeline.phases.expand import collapse, expand
 from bge_pipeline.phases.retire import retire
+from bge_pipeline.quality import search_runs
 from bge_pipeline.quality.judgements import JudgedQueries, write_judged_queries
 from bge_pipeline.report.benchmark import BenchmarkReport
 from bge_pipeline.report.pages import as_markdown
@@ -107,3 +108,18 @@ def test_a_table_without_rows_is_reported_as_such(database: Database, settings: 
     assert "0 rows, legacy" in as_markdown(report)
     assert "the table has no text: nothing was encoded" in report.notes
     assert "search was not measured: the table has no vectors" in report.notes
+
+
+@pytest.mark.parametrize("is_judged", [False, True])
+def test_where_each_search_takes_long_fewer_are_timed_and_the_report_says_so(
+    database: Database, make_settings: Callable[..., Settings], tmp_path, monkeypatch, is_judged
+) -> None:
+    queries = {str(i): f"query {i}" for i in range(1, 9)}
+    write_judged_queries(tmp_path / "queries.jsonl", JudgedQueries(queries, {i: {i: 1} for i in queries}))
+    monkeypatch.setattr(search_runs, "_SECONDS", 0.0)
+
+    report = measured(database, make_settings(eval_queries=tmp_path / "queries.jsonl" if is_judged else None))
+
+    (run,) = report.search
+    assert run.queries == 5
+    assert f"old dense: 5 of {8 if is_judged else 50} queries were searched" in " ".join(report.notes)

@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.publications import find_replication
 from bge_pipeline.database.quarantine import list_quarantined
+from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.errors import TargetTableError
 from bge_pipeline.phases.backfill import backfill
@@ -50,7 +51,9 @@ QUARANTINE, JOURNAL = "segments_embedding_quarantine", "segments_embedding_journ
 def told(database, settings):
     with database.autocommit() as connection:
         state = require_table(database, settings)
-        return told_replication(find_replication(connection, state.table), state, "embedding_384", 384)
+        return told_replication(
+            find_replication(connection, state.table), state, "embedding_384", VectorType("vector", 384)
+        )
 
 
 def statements(database, settings):
@@ -220,7 +223,7 @@ def test_a_subscriber_that_would_mix_two_models_is_told_so(database, make_settin
     with database.autocommit() as connection:
         state = require_table(database, make_settings())
         replication = find_replication(connection, state.table)
-    (line,) = told_replication(replication, state, "embedding_1536", 1536)
+    (line,) = told_replication(replication, state, "embedding_1536", VectorType("vector", 1536))
     assert "would put vectors of both models into one column" in line
     assert "RENAME" not in line
 

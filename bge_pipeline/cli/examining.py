@@ -1,0 +1,72 @@
+"""Commands that look and change nothing: what is wrong with the vectors of today, and which model could be the next."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bge_pipeline.cli import render
+from bge_pipeline.cli.invocation import Json, app, opened
+from bge_pipeline.console import stderr
+from bge_pipeline.phases.compare_models import TEXTS, compare_models
+from bge_pipeline.phases.doctor import SAMPLE_ROWS, examine
+from bge_pipeline.quality.judgements import load_judged_queries
+from bge_pipeline.report import comparison, diagnosis
+from bge_pipeline.report.diagnosis import Grade
+
+_FOUND_WHAT_FAILS = 1
+
+
+@app.command("doctor")
+def doctor_command(
+    everything: Annotated[
+        bool, typer.Option("--all", help=f"Read every row; by default some {SAMPLE_ROWS:,} on random pages.")
+    ] = False,
+    html: Annotated[Path | None, typer.Option(help="Also write the findings to this file, as a page.")] = None,
+    fail_on: Annotated[
+        Grade | None, typer.Option(help="End with exit code 1 where a finding is as bad as this, or worse.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Say what is wrong with the vectors that search reads, and what mends it. Changes nothing; works on a replica."""
+    with opened() as (database, settings):
+        found = examine(database, settings, most_rows=None if everything else SAMPLE_ROWS)
+    if html is not None:
+        _write(html, diagnosis.as_html(found))
+    render.print_json(found) if json else render.print_diagnosis(found)
+    if fail_on is not None and found.reaches(fail_on):
+        raise typer.Exit(_FOUND_WHAT_FAILS)
+
+
+@app.command("compare")
+def compare_command(
+    model: Annotated[
+        list[str], typer.Option(help="A candidate, as EMBEDDING_MODEL takes it; may be given several times.")
+    ],
+    queries: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labelled queries, as EVAL_QUERIES takes them; texts are searched for by their own words without."
+        ),
+    ] = None,
+    texts: Annotated[int, typer.Option(min=2, help="Rows of the table to sample.")] = TEXTS,
+    html: Annotated[Path | None, typer.Option(help="Also write the leaderboard to this file, as a page.")] = None,
+    json: Json = False,
+) -> None:
+    """Measure models on a sample of the table's own texts: quality, speed here, size. Nothing leaves this machine."""
+    with opened() as (database, settings):
+        judged_in = queries or settings.eval_queries
+        judged = load_judged_queries(judged_in) if judged_in is not None else None
+        steps = stderr.print if stderr.is_terminal else logging.getLogger("bge_pipeline").info
+        found = compare_models(database, settings, model, judged=judged, texts=texts, on_step=steps)
+    if html is not None:
+        _write(html, comparison.as_html(found))
+    render.print_json(found) if json else render.print_comparison(found)
+
+
+def _write(path: Path, page: str) -> None:
+    path.write_text(page, encoding="utf-8")
+    stderr.print(f"written to {path}", markup=False, highlight=False)

@@ -1,0 +1,59 @@
+"""The asset that compares candidates for the next model; beside the migration, and no part of it."""
+
+import dagster as dg
+from pydantic import Field
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
+from bge_pipeline.orchestration.metadata import as_dagster_metadata
+from bge_pipeline.orchestration.names import OWNERS, POOL
+from bge_pipeline.phases.compare_models import TEXTS, compare_models
+from bge_pipeline.quality.judgements import load_judged_queries
+from bge_pipeline.report.comparison import as_html, as_markdown
+from bge_pipeline.settings import Settings
+
+
+class Candidates(dg.Config):
+    """Which models are compared, and on how much."""
+
+    models: list[str] = Field(description="Candidates, each as EMBEDDING_MODEL takes it.", min_length=1)
+    texts: int = Field(TEXTS, ge=2, description="Rows of the table to sample.")
+
+
+@dg.asset(
+    group_name="model_choice",
+    owners=OWNERS,
+    kinds={"markdown"},
+    code_version="1",
+    retry_policy=TRANSIENT_RETRIES,
+    pool=POOL,
+    description=(
+        "Candidates for the next model, measured on a sample of the table's own texts: quality on EVAL_QUERIES or on known "
+        "items, texts per second here, size, agreement with the vectors of today. Name them in the launchpad. Nothing is "
+        "changed, and nothing leaves the machine."
+    ),
+)
+def model_comparison(
+    context: dg.AssetExecutionContext,
+    config: Candidates,
+    settings: dg.ResourceParam[Settings],
+    database: dg.ResourceParam[Database],
+) -> dg.MaterializeResult[None]:
+    """Compare."""
+    with explained():
+        judged = load_judged_queries(settings.eval_queries) if settings.eval_queries is not None else None
+        found = compare_models(
+            database, settings, config.models, judged=judged, texts=config.texts, on_step=context.log.info
+        )
+    page = settings.home / "reports" / "model-comparison.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(as_html(found), encoding="utf-8")
+    facts = {"best": found.candidates[0].model, "metric": found.metric, "texts": found.texts, "queries": found.queries}
+    failed = {"not_measured": found.failed} if found.failed else {}
+    return dg.MaterializeResult(
+        metadata={
+            "leaderboard": dg.MetadataValue.md(as_markdown(found)),
+            "page": dg.MetadataValue.path(str(page)),
+            **as_dagster_metadata(facts | failed),
+        }
+    )

