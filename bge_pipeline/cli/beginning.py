@@ -75,7 +75,9 @@ def init_command(
     ):
         if given is not None:
             target[name] = given
-        elif name not in target:
+            if name == "TARGET_TEXT_COLUMN":
+                target.pop("TARGET_TEXT", None)
+        elif name not in target and not (name == "TARGET_TEXT_COLUMN" and "TARGET_TEXT" in target):
             target[name] = _asked(name, option, f"Of {', '.join(chosen.found.columns)}, the column of {name}")
     fields = Settings.model_fields
     usual = str(fields["embedding_model"].default)

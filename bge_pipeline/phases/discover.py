@@ -15,10 +15,10 @@ _FRAMEWORKS = (
     ("Haystack", {"blob_data", "blob_meta", "content"}, "content"),
     ("agno", {"content_hash", "meta_data", "content"}, "content"),
     ("Open WebUI", {"collection_name", "vmetadata", "text"}, "text"),
-    ("mem0", {"vector", "payload"}, None),
+    ("mem0", {"vector", "payload"}, "payload->>'data'"),
     ("vecs", {"vec", "metadata"}, None),
 )
-"""Name, columns by which its tables are known, and the one with the text (None: inside JSON)."""
+"""Name, columns by which its tables are known, and the text: a column, an expression, None where the application decides."""
 
 _LIKELY_TEXTS = ("text", "content", "body", "document", "chunk", "passage", "page_content", "description")
 
@@ -30,14 +30,15 @@ class Discovered:
     Attributes:
         found: it, as the catalog has it.
         framework: whose table it looks like; None where it is like none that is known.
-        id_column, text_column: what TARGET_ID_COLUMN and TARGET_TEXT_COLUMN would be; None where nobody can tell.
+        id_column: what TARGET_ID_COLUMN would be; None where nobody can tell.
+        text: a column, or an expression over the row; None where nobody can tell.
         model: what made its vectors; None where that is not recorded.
     """
 
     found: VectorColumn
     framework: str | None
     id_column: str | None
-    text_column: str | None
+    text: str | None
     model: str | None
 
     @property
@@ -47,11 +48,12 @@ class Discovered:
 
     def settings(self) -> dict[str, str]:
         """The variables that name it; those that nobody can tell are missing."""
+        of_text = "TARGET_TEXT_COLUMN" if self.text in self.found.columns else "TARGET_TEXT"
         values = {
             "TARGET_SCHEMA": self.found.schema,
             "TARGET_TABLE": self.found.table,
             "TARGET_ID_COLUMN": self.id_column,
-            "TARGET_TEXT_COLUMN": self.text_column,
+            of_text: self.text,
             "TARGET_EMBEDDING_COLUMN": self.found.column,
         }
         return {name: value for name, value in values.items() if value is not None}
@@ -78,14 +80,14 @@ def discover(database: Database) -> list[Discovered]:
 
 def recognise(found: VectorColumn) -> Discovered:
     """What can be told of a column from its table's shape."""
-    framework, text_column = next(
+    framework, text = next(
         ((name, column) for name, columns, column in _FRAMEWORKS if columns <= set(found.columns)), (None, None)
     )
     key = found.keys[0] if found.keys else None
     if framework is None:
-        text_column = _likely_text([name for name in found.texts if name != key])
+        text = _likely_text([name for name in found.texts if name != key])
     space = found.note.space if found.note is not None else None
-    return Discovered(found, framework, key, text_column, str(space) if space is not None else None)
+    return Discovered(found, framework, key, text, str(space) if space is not None else None)
 
 
 def _likely_text(texts: list[str]) -> str | None:

@@ -129,7 +129,6 @@ def vectors_of(model: Encoder, texts: tuple[str, ...]) -> np.ndarray:
 
 def vector_indexes(database: Database, table: str) -> list[str]:
     """Names of the indexes by which a search of the embedding column finds its neighbours."""
-    column = "embedding"
     return [
         row[0]
         for row in execute(
@@ -139,6 +138,6 @@ def vector_indexes(database: Database, table: str) -> list[str]:
             "WHERE i.indrelid = CAST(:table AS regclass) AND m.amname IN ('hnsw', 'ivfflat') AND a.attname = :column "
             "ORDER BY 1",
             table=table,
-            column=column,
+            column=load_settings().target_embedding_column,
         )
     ]

@@ -56,7 +56,7 @@ def test_the_columns_of_this_project_are_not_listed_but_the_one_that_search_read
             "id",
             "text",
         ),
-        ("id uuid PRIMARY KEY, vector vector(8), payload jsonb", "mem0", "id", None),
+        ("id uuid PRIMARY KEY, vector vector(8), payload jsonb", "mem0", "id", "payload->>'data'"),
         ("title text, summary text, embedding vector(8)", None, None, None),
         ("slug text PRIMARY KEY, summary text, embedding vector(8)", None, "slug", "summary"),
     ],
@@ -67,5 +67,5 @@ def test_a_table_is_known_by_its_columns(database, table, framework, key, text_c
 
     one = next(found for name, found in by_name(database).items() if name.startswith("The Shop.Things."))
 
-    assert (one.framework, one.id_column, one.text_column) == (framework, key, text_column)
+    assert (one.framework, one.id_column, one.text) == (framework, key, text_column)
     assert one.found.rows is None, "nobody has analysed it"

@@ -18,7 +18,7 @@ class KnownEmbedder(Embedder):
 
 
 def open_store(program, url, known):
-    return run(program, url=with_driver(url, "psycopg2"), embeddings=KnownEmbedder(known))
+    return run(program, url=with_driver(url, "psycopg"), embeddings=KnownEmbedder(known))
 
 
 def close(opened):
