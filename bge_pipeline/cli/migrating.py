@@ -32,6 +32,13 @@ from bge_pipeline.phases.until import Until, rows_until
 from bge_pipeline.settings import Settings
 
 Force = Annotated[bool, typer.Option(help="Swap even if the quality gate does not pass (recorded).")]
+SetSearchEffort = Annotated[
+    bool,
+    typer.Option(
+        "--set-search-effort",
+        help="Set on the server what plain SQL needs to find as much as the index can (ALTER DATABASE or ROLE ... SET).",
+    ),
+]
 UntilOption = Annotated[
     str | None,
     typer.Option(
@@ -58,6 +65,7 @@ def migrate_command(
     retry_quarantined: RetryQuarantined = False,
     force: Force = False,
     until: UntilOption = None,
+    set_search_effort: SetSearchEffort = False,
     dry_run: Annotated[bool, typer.Option(help="Say what it would do, as `plan` does, and do nothing.")] = False,
     wait: Wait = False,
     yes: Yes = False,
@@ -75,6 +83,8 @@ def migrate_command(
     goal = Until.parse(until) if until is not None else None
     if force:
         invocation().overrides["quality_gate"] = "warn"
+    if set_search_effort:
+        invocation().overrides["server_search_effort"] = "set"
     invocation().wait_for_others(wait)
     with stopping_on_sigterm("bge-pipeline migrate resumes") as stop, _agreed(yes=yes) as (database, settings, service):
         if retry_quarantined:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
@@ -15,6 +15,7 @@ from bge_pipeline.console import make_console
 from bge_pipeline.duration import duration
 
 if TYPE_CHECKING:
+    from bge_pipeline.phases.discover import Discovered
     from bge_pipeline.phases.embed import EmbedResult
     from bge_pipeline.phases.migrate import MigrateResult
     from bge_pipeline.phases.pause import PauseResult
@@ -54,6 +55,24 @@ def print_facts(title: str, facts: Mapping[str, str | None], *, console: Console
         if value is not None:
             table.add_row(name, Text(worded(value)))
     console.print(table)
+
+
+def print_discovered(found: Sequence[Discovered]) -> None:
+    """Vector columns, numbered."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("", "column", "type", "rows", "index", "framework", "model"):
+        table.add_column(heading, overflow="fold")
+    for number, one in enumerate(found, start=1):
+        rows = f"about {one.found.rows:,}" if one.found.rows is not None else "not known"
+        cells = (str(number), one.name, one.found.type, rows, one.found.index, one.framework, one.model)
+        table.add_row(*(Text(cell or "-") for cell in cells))
+    stdout.print(table if found else "no column of pgvector's types")
+
+
+def print_settings(settings: Mapping[str, str]) -> None:
+    """Variables as they stand in `.env`."""
+    for name, value in settings.items():
+        stdout.print(f"{name}={value}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_status(status: Status) -> None:

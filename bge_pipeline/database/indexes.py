@@ -204,6 +204,12 @@ def definition_name(definition: str) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
+def definition_named(definition: str, name: str) -> str:
+    """The definition with another name for the index."""
+    head, word, body = definition.partition(" INDEX ")
+    return head + word + quote(name) + body[len(str(_TOKENS.findall(body)[0])) :]
+
+
 def _option(definition: str, name: str, *, default: int) -> int:
     match = re.search(rf"\b{name}='?(\d+)", definition)
     return int(match.group(1)) if match else default

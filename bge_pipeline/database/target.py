@@ -114,6 +114,10 @@ class TargetTable:
         """ANN index on `column`; the fingerprint keeps two migrations to equal dimensions apart."""
         return shortened(f"ix_{self.table}_{column}_{fingerprint}_{method}")
 
+    def index_aside(self, name: str, column: str) -> str:
+        """Name of an index on the kept old `column` whose own name is that of the new column's index now."""
+        return shortened(f"{name}_of_{column}")
+
     def sql(self, template: str, /, **identifiers: str | tuple[str, ...] | int) -> TextClause:
         """`sql` with the table, its columns, and the objects beside it known by the names below.
 

@@ -116,15 +116,16 @@ def _loading_reports() -> Iterator[list[tuple[str, list[str]]]]:
     from transformers import PreTrainedModel
 
     reports: list[tuple[str, list[str]]] = []
-    original = PreTrainedModel.__dict__["from_pretrained"]
-
-    def reporting(kind: type, *args: Any, **kwargs: Any) -> Any:
-        wants_report = kwargs.pop("output_loading_info", False)
-        model, report = original.__get__(None, kind)(*args, output_loading_info=True, **kwargs)
-        reports.append((type(model).__name__, list(report["missing_keys"])))
-        return (model, report) if wants_report else model
 
     with _patched:
+        original = PreTrainedModel.__dict__["from_pretrained"]  # another thread's would never be taken back
+
+        def reporting(kind: type, *args: Any, **kwargs: Any) -> Any:
+            wants_report = kwargs.pop("output_loading_info", False)
+            model, report = original.__get__(None, kind)(*args, output_loading_info=True, **kwargs)
+            reports.append((type(model).__name__, list(report["missing_keys"])))
+            return (model, report) if wants_report else model
+
         PreTrainedModel.from_pretrained = classmethod(reporting)
         try:
             yield reports

@@ -17,6 +17,7 @@ from bge_pipeline.database.indexes import (
     Index,
     build_memory_bytes,
     definition_name,
+    definition_named,
     definition_on,
     drop_index,
     vector_indexes_on,
@@ -41,6 +42,7 @@ from bge_pipeline.errors import ConfigurationError, PhaseError
 from bge_pipeline.phases.companion import can_be_kept, missing_model
 from bge_pipeline.phases.consent import require_consent
 from bge_pipeline.phases.exchange import lock_for_exchange
+from bge_pipeline.phases.index_names import restored_name
 from bge_pipeline.phases.part import told_part
 from bge_pipeline.phases.pending_index import build_pending_index
 from bge_pipeline.phases.safeguards import (
@@ -255,20 +257,21 @@ def restore_indexes(database: Database, settings: DatabaseSettings, keeper: Colu
         old: the column with the old vectors, under the name that it has now.
 
     Returns:
-        The names of the indexes, which may have been there already.
+        The names that the indexes had, which may have been there already. Where the new column's index bears one after
+        a swap, the old one gets it when the columns are exchanged back.
     """
     target = TargetTable.from_settings(settings)
     assert keeper.note is not None
-    with database.autocommit() as connection:
-        rows = describe_table(connection, target).estimated_rows
     names = []
     for definition in keeper.note.dropped_indexes:
-        name = definition_name(definition)
-        head, _, body = definition_on(definition, target.embedding_column, old.name).partition(" INDEX ")
-        statement = text(f"{head} INDEX CONCURRENTLY {body}".replace(":", "\\:"))
+        names.append(definition_name(definition))
+        with database.autocommit() as connection:
+            rows = describe_table(connection, target).estimated_rows
+            name = restored_name(connection, target, names[-1], old)
+        renamed = definition_named(definition_on(definition, target.embedding_column, old.name), name)
+        statement = text(renamed.replace(" INDEX ", " INDEX CONCURRENTLY ", 1).replace(":", "\\:"))
         memory = build_memory_bytes(definition, old.dimensions, rows)
         build_concurrently(database, target, name, statement, column=old.name, memory_bytes=memory)
-        names.append(name)
     return tuple(names)
 
 

@@ -20,6 +20,7 @@ from bge_pipeline.errors import PhaseError
 from bge_pipeline.phases.consent import moment
 from bge_pipeline.phases.exchange import exchange_back_statements, lock_for_exchange
 from bge_pipeline.phases.expand import restore_indexes
+from bge_pipeline.phases.index_names import give_back_name
 from bge_pipeline.phases.state import read_state, space_of
 from bge_pipeline.settings import DatabaseSettings, Settings
 
@@ -90,6 +91,7 @@ def _rollback(operator: Operator, settings: Settings) -> RollbackResult:
         nonlocal locked_at
         lock_for_exchange(connection, state)
         locked_at = time.perf_counter()
+        give_back_name(connection, state, previous, current, kept_column)
         for statement in exchange_back_statements(target, previous, current, kept_column, rolled_back=now):
             connection.execute(statement)
 

@@ -33,12 +33,13 @@ from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.companion import CompanionKeeper
 from bge_pipeline.phases.consent import require_forward
 from bge_pipeline.phases.exchange import exchange_statements, lock_for_exchange
+from bge_pipeline.phases.index_names import name_to_take_over, take_over_name
 from bge_pipeline.phases.last_rows import StillPending, embed_last_rows, lock_out_writers
 from bge_pipeline.phases.old_vectors import OldVectors, no_longer_not_null
 from bge_pipeline.phases.part import reading
 from bge_pipeline.phases.pause import wait_while_paused
 from bge_pipeline.phases.pending_index import compact_pending_index, pending_index_name, rows_that_are_few
-from bge_pipeline.phases.search_effort import note_search_effort
+from bge_pipeline.phases.search_effort import note_search_effort, set_effort_on_server
 from bge_pipeline.phases.state import MigrationState, read_state, require_same_parts, require_space
 from bge_pipeline.phases.vector_index import build_index, filled_column, plan_vector_index
 from bge_pipeline.phases.verdict import require_quality
@@ -145,6 +146,7 @@ def _swap(
         index, plan = build_index(database, settings, on_progress=on_progress)
         if state.new is not None:
             note_search_effort(operator, settings, state)
+            set_effort_on_server(database, settings, state.new.name)
             gate = require_quality(database, settings, service)
             with database.autocommit() as connection:
                 require_same_parts(connection, state)
@@ -184,7 +186,7 @@ def _exchange_when_caught_up(
         max_lock_ms=settings.swap_max_writer_pause_ms, max_rows=settings.backfill_batch_rows,
         skip_triggers=settings.skips_triggers,
     )  # fmt: skip
-    done = _Exchange()
+    done = _Exchange(index)
 
     def exchange(connection: Connection) -> None:
         lock_out_writers(connection, target)
@@ -201,8 +203,10 @@ def _exchange_when_caught_up(
         done.locked_at = time.monotonic()
         _check_pending(connection, settings, target, new.name)
         _check_dependents(connection, settings, state)  # a view can be created beside the writers' lock
+        name = name_to_take_over(connection, state)
         for statement in exchange_statements(target, new, old, drop_old=settings.old_embedding == "drop"):
             connection.execute(statement)
+        done.index = take_over_name(connection, target, name, index, target.column_for(old.dimensions))
 
     for attempt in range(1, _CATCH_UP_ROUNDS + 1):
         backfill(operator.database, settings, encoder, keeps_companion=False)
@@ -219,8 +223,9 @@ def _exchange_when_caught_up(
 
 @dataclass
 class _Exchange:
-    """When locks were taken, on the clock of `time.monotonic`, and how many rows were embedded under them."""
+    """The index's name, when locks were taken, on the clock of `time.monotonic`, and rows embedded under them."""
 
+    index: str
     writers_locked_at: float = 0.0
     locked_at: float = 0.0
     ended_at: float = 0.0
@@ -330,13 +335,13 @@ def _result(
     notices: tuple[str, ...] = (),
 ) -> SwapResult:
     exchanged = exchange is not None
-    exchange = exchange or _Exchange()
+    exchange = exchange or _Exchange(index.name)
     return SwapResult(
         table=str(state.table.target),
         column=state.filled.name if state.table.target.condition is not None else state.table.target.embedding_column,
         exchanged=exchanged,
         previous_column=previous_column,
-        index_name=index.name,
+        index_name=exchange.index,
         index_method=plan.method,
         index_built=index.built,
         index_seconds=index.seconds,

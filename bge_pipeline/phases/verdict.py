@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -18,7 +18,7 @@ from bge_pipeline.errors import SwapRefused
 from bge_pipeline.phases.state import MigrationState, read_state, space_of
 from bge_pipeline.quality.columns import ComparedColumns
 from bge_pipeline.quality.gate import GateResult, QualityMeasurements, decide
-from bge_pipeline.quality.measure import bounds_of, measure_quality, measure_recall
+from bge_pipeline.quality.measure import bounds_of, measure_index, measure_quality
 from bge_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -124,8 +124,7 @@ def _fresh_verdict(database: Database, settings: Settings, service: EmbeddingsSe
     if not (facts["passed"] and is_same and 0 <= age <= FRESH_SECONDS and _is_as_it_was(since, columns)):
         return None
     logger.info("quality gate: the verdict of %.0f s ago is taken; the index is measured", age)
-    measured = QualityMeasurements.from_dict(facts["measured"])
-    measured = replace(measured, ann_recall=measure_recall(database, settings, columns))
+    measured = measure_index(database, settings, columns, QualityMeasurements.from_dict(facts["measured"]))
     return Verdict(measured, decide(measured, bounds_of(settings), settings.quality_gate))
 
 

@@ -12,6 +12,9 @@ SAME_VECTOR_COSINE = 0.9
 """Least cosine of two vectors of one text by one model; int8 and fp32 differ by less than 0.05 in it, poolings by more
 than 0.1, and two texts hardly reach it."""
 
+SERVER_RECALL_TOLERANCE = 0.05
+"""By how much less of the nearest neighbours plain SQL may find than before: some three standard errors of 50 queries."""
+
 MIN_ROWS_PER_NEIGHBOUR = 10
 """With fewer rows per neighbour, two unrelated rankings agree too often to prove anything."""
 
@@ -26,6 +29,8 @@ class GateBounds:
     Attributes:
         ndcg_retained: new nDCG@20 divided by old, over labelled queries.
         ann_recall: share of the exact nearest neighbours that the index finds.
+        server_recall: the same share at the settings that the application's role has on the server; at most what the old
+            index found there, less `SERVER_RECALL_TOLERANCE`.
         neighbour_agreement: overlap of the 20 nearest neighbours in the old and the new space, corrected for chance.
         known_item_success: share of rows that words out of their text find among the first 20.
         pooling_advantage: MRR of known items with the configured pooling minus that with the best other one.
@@ -36,6 +41,7 @@ class GateBounds:
 
     ndcg_retained: float = 0.92
     ann_recall: float = 0.95
+    server_recall: float = 0.95
     neighbour_agreement: float = 0.03
     known_item_success: float = 0.70
     pooling_advantage: float = -0.03

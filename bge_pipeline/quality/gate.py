@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from bge_pipeline.quality.bounds import GateBounds
+from bge_pipeline.quality.bounds import SERVER_RECALL_TOLERANCE, GateBounds
 from bge_pipeline.quality.known_items import KnownItemSearch
 from bge_pipeline.quality.label_free import NeighbourAgreement, StoredVectorAgreement
 from bge_pipeline.quality.poolings import PoolingComparison
+from bge_pipeline.quality.server_search import ServerSearch
 
 GateMode = Literal["enforce", "warn", "off"]
 
@@ -25,6 +26,7 @@ class QualityMeasurements:
     ndcg_new: float | None = None
     ndcg_basis: str | None = None
     ann_recall: float | None = None
+    server_search: ServerSearch | None = None
     neighbours: NeighbourAgreement | None = None
     known_items: KnownItemSearch | None = None
     stored_vectors: StoredVectorAgreement | None = None
@@ -39,6 +41,7 @@ class QualityMeasurements:
     def from_dict(cls, values: Mapping[str, Any]) -> QualityMeasurements:
         """What `as_dict` of the same version described."""
         kinds: dict[str, Callable[..., Any]] = {
+            "server_search": ServerSearch,
             "neighbours": NeighbourAgreement,
             "known_items": KnownItemSearch,
             "stored_vectors": StoredVectorAgreement,
@@ -146,6 +149,16 @@ def _checks(measured: QualityMeasurements, bounds: GateBounds) -> Iterator[GateC
         bounds.ann_recall,
         "share of the exact nearest neighbours that the index finds",
         "raise IVFFLAT probes or HNSW ef_search, or build the index with more lists or a larger ef_construction",
+    )
+    plain = measured.server_search
+    before = plain.recall_before if plain is not None else None
+    yield _check(
+        "server_recall",
+        plain.recall if plain else None,
+        bounds.server_recall if before is None else min(bounds.server_recall, before - SERVER_RECALL_TOLERANCE),
+        plain.summary() if plain else None,
+        f"for sessions to come: {plain.statement if plain else ''}; which bge-pipeline migrate --set-search-effort runs. An "
+        "application that sets it for itself, or searches through Retriever, wants SERVER_SEARCH_EFFORT=ignore",
     )
     neighbours, known_items, stored = measured.neighbours, measured.known_items, measured.stored_vectors
     yield _check(

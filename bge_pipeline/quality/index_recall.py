@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from bge_pipeline.database.sampling import sample_vectors
 from bge_pipeline.database.sql import quote
 from bge_pipeline.errors import TargetTableError
 from bge_pipeline.quality.exact import METRICS, Neighbours, nearest_rows
+from bge_pipeline.quality.recall_figures import AnnRecall, RecallPoint, RecallRecommendation
 from bge_pipeline.search.column import SearchedColumn, configured_scan, read_column
 from bge_pipeline.search.scan import EXACT_SCAN, INDEX_SCAN, MAX_EF_SEARCH, Session, scan_settings
 from bge_pipeline.search.statements import dense_statement
@@ -32,66 +33,6 @@ _SAME_DISTANCE = 1e-5
 """Two sums of the same products in float32 differ by less, in another order of adding."""
 _SAME_VECTOR = 1e-5
 """A row at this distance is the query itself, sampled from the table: finding it is no merit."""
-
-
-@dataclass(frozen=True)
-class AnnRecall:
-    """What the index finds of the exact nearest neighbours.
-
-    Attributes:
-        recall: mean share of the exact first k that the index returned.
-        k: neighbours looked at.
-        queries: how many were asked.
-        index: the index, as text; None where there is none and every search is exact.
-        session: run-time parameters in use.
-        exact_ms, index_ms: median milliseconds of one search.
-    """
-
-    recall: float
-    k: int
-    queries: int
-    index: str | None
-    session: dict[str, int | str]
-    exact_ms: float
-    index_ms: float
-
-    def as_metadata(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class RecallPoint:
-    """Recall and median milliseconds of one search at one value of probes or ef_search."""
-
-    value: int
-    recall: float
-    milliseconds: float
-
-
-@dataclass(frozen=True)
-class RecallRecommendation:
-    """The least value that reaches the wanted recall.
-
-    Attributes:
-        setting: SEARCH_PROBES or SEARCH_EF_SEARCH.
-        value: the value to set it to, the largest tried if none sufficed.
-        default: what is used when it is not set.
-        reached: whether the wanted recall was reached.
-        wanted: the wanted recall.
-        points: every value that was tried, ascending.
-    """
-
-    setting: str
-    value: int
-    default: int
-    reached: bool
-    wanted: float
-    points: tuple[RecallPoint, ...]
-
-    def as_metadata(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
 
 def exact_ranking(
@@ -117,15 +58,26 @@ def exact_ranking(
     return [list(ids) for ids in found.ids]
 
 
-def index_recall(
-    connection: Connection, settings: Settings, column: str, queries: NDArray[np.float32], k: int = 20
-) -> float:
-    """Mean recall@k of the column's ANN index, searched as Retriever does, against exact search; 1 without an index.
+def index_recalls(
+    connection: Connection,
+    settings: Settings,
+    column: str,
+    queries: NDArray[np.float32],
+    k: int = 20,
+    *,
+    sessions: Sequence[Session] = (),
+) -> list[float]:
+    """Mean recall@k of the column's ANN index against exact search, as Retriever searches it and in other sessions.
 
-    Arguments are those of `exact_ranking`. Stored vectors may serve as queries: they do not count as found.
+    All are 1 without an index. Other arguments are those of `exact_ranking`. Stored vectors may serve as queries: they do
+    not count as found.
     """
     searched = read_column(connection, settings, column)
-    return 1.0 if searched.index is None else _measure(connection, settings, searched, queries, k).recall
+    ways = [configured_scan(searched, settings, k), *sessions]
+    if searched.index is None:
+        return [1.0 for _ in ways]
+    exact = _exact_but_itself(connection, searched, queries, k)
+    return [_recall(exact, _rankings(connection, searched, INDEX_SCAN | way, queries, k)[0]) for way in ways]
 
 
 def recall_at_k(

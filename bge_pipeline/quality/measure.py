@@ -16,7 +16,6 @@ from bge_pipeline.embedding.transformer import TransformerEncoder
 from bge_pipeline.quality.bounds import MIN_ROWS_PER_NEIGHBOUR, GateBounds
 from bge_pipeline.quality.columns import ComparedColumns
 from bge_pipeline.quality.gate import QualityMeasurements
-from bge_pipeline.quality.index_recall import index_recall
 from bge_pipeline.quality.known_items import known_item_search, scattered_words
 from bge_pipeline.quality.label_free import (
     NeighbourAgreement,
@@ -26,6 +25,8 @@ from bge_pipeline.quality.label_free import (
 )
 from bge_pipeline.quality.labelled import OnRows, measure_labelled
 from bge_pipeline.quality.poolings import POOLING_WORDS, PoolingComparison, compare_poolings
+from bge_pipeline.quality.server_search import ServerSearch, measure_recalls
+from bge_pipeline.search.column import SEARCHABLE_TYPES
 from bge_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def measure_quality(
         sample = sample_vectors(connection, columns.table.target, columns.names, settings.quality_sample_rows)
         if not len(sample):
             return None
-        recall = _recall(connection, settings, new, sample)
+        recall, on_server = _recalls(connection, settings, columns, sample)
         labelled = measure_labelled(connection, settings, service, columns, on_rows=_log_rows())
     texts = sample.texts[:_REEMBEDDED_ROWS]
     recomputed, queries, poolings = _embedded(service, texts)
@@ -60,6 +61,7 @@ def measure_quality(
         ndcg_new=labelled.ndcg_new if labelled is not None else None,
         ndcg_basis=labelled.basis() if labelled is not None else None,
         ann_recall=recall,
+        server_search=on_server,
         neighbours=_neighbours(sample, columns),
         known_items=known_item_search(queries, among, range(len(texts)), k=NEIGHBOURS),
         stored_vectors=stored_vectors_match(sample.vectors[new][: len(texts)], recomputed),
@@ -68,12 +70,16 @@ def measure_quality(
     )
 
 
-def measure_recall(database: Database, settings: Settings, columns: ComparedColumns) -> float | None:
-    """Recall of the new column's index alone, by stored vectors as `measure_quality` does; None without a vector."""
-    new = columns.new.name
+def measure_index(
+    database: Database, settings: Settings, columns: ComparedColumns, measured: QualityMeasurements
+) -> QualityMeasurements:
+    """The measurements with the recalls of the new column's index taken anew, by stored vectors as `measure_quality` does."""
     with database.autocommit() as connection:
-        sample = sample_vectors(connection, columns.table.target, [new], RECALL_QUERIES)
-        return _recall(connection, settings, new, sample) if len(sample) else None
+        sample = sample_vectors(connection, columns.table.target, columns.names, RECALL_QUERIES)
+        if not len(sample):
+            return replace(measured, ann_recall=None, server_search=None)
+        recall, on_server = _recalls(connection, settings, columns, sample)
+    return replace(measured, ann_recall=recall, server_search=on_server)
 
 
 def bounds_of(settings: Settings) -> GateBounds:
@@ -82,6 +88,7 @@ def bounds_of(settings: Settings) -> GateBounds:
     return replace(
         bounds,
         ann_recall=settings.quality_min_ann_recall,
+        server_recall=settings.quality_min_ann_recall,
         read_whole=settings.quality_min_read_whole,
         ndcg_retained=settings.quality_min_ndcg_retained or bounds.ndcg_retained,
     )
@@ -99,8 +106,14 @@ def _embedded(service: EmbeddingsService, texts: Sequence[str]) -> tuple[Vectors
     return rows[pooling], queries, compare_poolings(pooling, few_words, rows)
 
 
-def _recall(connection: Connection, settings: Settings, column: str, sample: SampledRows) -> float:
-    return index_recall(connection, settings, column, sample.vectors[column][:RECALL_QUERIES], k=NEIGHBOURS)
+def _recalls(
+    connection: Connection, settings: Settings, columns: ComparedColumns, sample: SampledRows
+) -> tuple[float, ServerSearch | None]:
+    new, old = columns.new.name, columns.old
+    old_name = old.name if old is not None and old.type_name in SEARCHABLE_TYPES else None
+    old_queries = sample.vectors[old_name][:RECALL_QUERIES] if old_name is not None else None
+    queries = sample.vectors[new][:RECALL_QUERIES]
+    return measure_recalls(connection, settings, new, queries, old_name, old_queries, k=NEIGHBOURS)
 
 
 def _neighbours(sample: SampledRows, columns: ComparedColumns) -> NeighbourAgreement | None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bge_pipeline.settings.group import Group
+from bge_pipeline.settings.group import Group, PlainName
 
 
 class QualitySettings(Group):
@@ -22,6 +22,14 @@ class QualitySettings(Group):
     )
     quality_min_ann_recall: float = Field(
         0.95, gt=0, le=1, description="least recall@20 of the index against exact search"
+    )
+    server_search_effort: Literal["check", "set", "ignore"] = Field(
+        "check",
+        description="check: the gate asks whether plain SQL, at the server's settings for APPLICATION_ROLE, finds as much as "
+        "before; set: the swap sets there what the index needs, where it may; ignore: the application sets its own",
+    )
+    application_role: PlainName | None = Field(
+        None, description="role by which the application searches; unset: the one in DATABASE_URL"
     )
     quality_min_read_whole: float = Field(
         0.5, ge=0, le=1, description="least share of texts that the model reads to their end"

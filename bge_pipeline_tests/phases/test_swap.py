@@ -134,7 +134,7 @@ class TestTheExchange:
 
     def test_old_index_keep_moves_with_the_old_vectors(self, database, make_settings):
         fill_and_swap(database, make_settings(old_index="keep"))
-        definition = scalar(database, "SELECT pg_get_indexdef('segments_embedding_idx'::regclass)")
+        definition = scalar(database, "SELECT pg_get_indexdef('segments_embedding_idx_of_embedding_1536'::regclass)")
         assert "(embedding_1536 vector_cosine_ops)" in definition
 
     def test_hnsw_and_half_precision_can_be_asked_for(self, database, make_settings):

@@ -10,7 +10,7 @@ import pytest
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.sampling import sample_vectors
 from bge_pipeline.errors import TargetTableError
-from bge_pipeline.quality.index_recall import exact_ranking, index_recall, recall_at_k, recommend_for_recall
+from bge_pipeline.quality.index_recall import exact_ranking, index_recalls, recall_at_k, recommend_for_recall
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.support import SEGMENTS, execute
 
@@ -50,7 +50,7 @@ def test_recall_rises_with_the_probes(
     recalls = []
     for probes in (1, 4, 12):
         with database.autocommit() as connection:
-            recalls.append(index_recall(connection, make_settings(search_probes=probes), "embedding", queries, k=10))
+            recalls += index_recalls(connection, make_settings(search_probes=probes), "embedding", queries, k=10)
     assert recalls[0] < recalls[1] < recalls[2] == 1
 
 
@@ -90,7 +90,7 @@ def test_float16_in_the_index_counts_against_it(database: Database, settings: Se
         "CREATE INDEX ON segments USING ivfflat ((CAST(embedding AS halfvec(1536))) halfvec_cosine_ops) WITH (lists = 1)",
     )
     with database.autocommit() as connection:
-        assert index_recall(connection, settings, "embedding", queries, k=10) > 0.9
+        assert index_recalls(connection, settings, "embedding", queries, k=10)[0] > 0.9
 
 
 def test_a_column_without_vectors_cannot_be_measured(database: Database, settings: Settings) -> None:

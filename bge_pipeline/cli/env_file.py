@@ -1,0 +1,63 @@
+"""Writing `.env`: readable by its owner alone, other lines left as they are, nothing replaced unasked."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from bge_pipeline.cli.consent import confirm
+from bge_pipeline.errors import ConfigurationError
+
+_PLAIN = re.compile(r"[\w./:@%?&=+,-]*")
+_ASSIGNED = re.compile(r"^\s*(?:export\s+)?(\w+)\s*=", re.IGNORECASE)
+
+
+def write_env(values: Mapping[str, str], path: Path = Path(".env"), *, yes: bool = False) -> None:
+    """Set variables in the file, made with mode 0600 where it is not there; asks before lines of it are replaced.
+
+    Raises:
+        ConfigurationError: a value cannot stand in such a file.
+        ConsentRequired: it would replace lines, and there is nobody to ask.
+        typer.Abort: the answer was no.
+    """
+    lines = {name: f"{name}={_quoted(name, value)}" for name, value in values.items()}
+    path = path.resolve()
+    there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    replaced = [line for line in there if (name := _name(line)) in lines and line.strip() != lines[name]]
+    if replaced:
+        names = ", ".join(dict.fromkeys(_name(line) for line in replaced))
+        confirm(f"{path.name} is there and sets {names}, which would be replaced.", yes=yes)
+    kept = [line for line in there if _name(line) not in lines]
+    _write("\n".join([*kept, *lines.values()]) + "\n", path)
+
+
+def _write(content: str, path: Path) -> None:
+    """Whole or not at all, and never readable by others in between."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(content)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _name(line: str) -> str:
+    found = _ASSIGNED.match(line)
+    return found[1].upper() if found else ""
+
+
+def _quoted(name: str, value: str) -> str:
+    if "${" in value or "\n" in value:
+        raise ConfigurationError(
+            f"{name}: a value with ${{ or a line break cannot stand in .env",
+            state="nothing was written",
+            next_step=f"set {name} in the environment",
+        )
+    if _PLAIN.fullmatch(value):
+        return value
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

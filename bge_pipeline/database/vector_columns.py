@@ -1,0 +1,75 @@
+"""Every vector column of a database, with what a migration would have to know of its table. Reads the catalog alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from bge_pipeline.database.notes import ColumnNote
+
+_VECTOR_COLUMNS = """
+SELECT n.nspname AS schema, c.relname AS table, a.attname AS column, format_type(a.atttypid, a.atttypmod) AS type,
+       NULLIF(a.atttypmod, -1) AS dimensions, NULLIF(c.reltuples, -1)::bigint AS rows,
+       col_description(c.oid, a.attnum) AS comment,
+       ARRAY(SELECT b.attname::text FROM pg_attribute b
+             WHERE b.attrelid = c.oid AND b.attnum > 0 AND NOT b.attisdropped ORDER BY b.attnum) AS columns,
+       ARRAY(SELECT b.attname::text FROM pg_attribute b JOIN pg_type u ON u.oid = b.atttypid
+             WHERE b.attrelid = c.oid AND b.attnum > 0 AND NOT b.attisdropped
+               AND u.typname IN ('text', 'varchar', 'bpchar', 'citext') ORDER BY b.attnum) AS texts,
+       ARRAY(SELECT b.attname::text FROM pg_index i JOIN pg_attribute b ON b.attrelid = c.oid AND b.attnum = i.indkey[0]
+             WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indnkeyatts = 1 AND i.indpred IS NULL
+               AND b.attnotnull ORDER BY i.indisprimary DESC, b.attnum) AS unique_keys,
+       (SELECT x.relname || ' (' || m.amname || ')' FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+        JOIN pg_am m ON m.oid = x.relam
+        WHERE i.indrelid = c.oid AND i.indisvalid AND m.amname NOT IN ('btree', 'hash', 'gin', 'gist', 'spgist', 'brin')
+          AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+                      AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid AND d.refobjsubid = a.attnum)
+        ORDER BY 1 LIMIT 1) AS vector_index
+FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_type t ON t.oid = a.atttypid
+WHERE t.typname IN ('vector', 'halfvec', 'sparsevec') AND a.attnum > 0 AND NOT a.attisdropped
+  AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND n.nspname !~ '^pg_'
+ORDER BY 1, 2, 3
+"""
+
+
+@dataclass(frozen=True)
+class VectorColumn:
+    """A vector column and its table.
+
+    Attributes:
+        schema, table, column: plain names.
+        type: for example `vector(1536)`.
+        dimensions: None where the type does not say.
+        rows: the planner's estimate; None where the table was never analysed.
+        columns: all of the table, in order.
+        texts: those of them that hold text.
+        keys: NOT NULL columns with a unique index of their own, the primary key first.
+        index: name and method of a vector index on the column, None where there is none.
+        note: what this project recorded with the column.
+    """
+
+    schema: str
+    table: str
+    column: str
+    type: str
+    dimensions: int | None
+    rows: int | None
+    columns: tuple[str, ...]
+    texts: tuple[str, ...]
+    keys: tuple[str, ...]
+    index: str | None
+    note: ColumnNote | None
+
+
+def find_vector_columns(connection: Connection) -> list[VectorColumn]:
+    """Those that search reads; columns that this project fills or keeps beside them are left out."""
+    found = [
+        VectorColumn(
+            row.schema, row.table, row.column, row.type, row.dimensions, row.rows,
+            tuple(row.columns), tuple(row.texts), tuple(row.unique_keys), row.vector_index, ColumnNote.from_comment(row.comment),
+        )
+        for row in connection.execute(text(_VECTOR_COLUMNS))
+    ]  # fmt: skip
+    return [one for one in found if one.note is None or one.note.role not in ("new", "previous")]

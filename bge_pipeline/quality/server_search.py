@@ -1,0 +1,116 @@
+"""What an application finds that sets no search effort: recall of the index at the settings that its role has on the server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection
+
+from bge_pipeline.database.role_settings import RoleSetting, read_role_setting, role_setting_statement
+from bge_pipeline.quality.index_recall import index_recalls
+from bge_pipeline.search.column import SearchedColumn, configured_scan, read_column
+from bge_pipeline.search.scan import Session
+from bge_pipeline.settings import Settings
+
+_PARAMETERS = {"ivfflat": "ivfflat.probes", "hnsw": "hnsw.ef_search"}
+
+
+@dataclass(frozen=True)
+class ServerSearch:
+    """Recall of plain SQL.
+
+    Attributes:
+        recall: of the new column's index with `value`.
+        setting: `ivfflat.probes` or `hnsw.ef_search`.
+        value: what it is for new sessions of `role`.
+        role: the application's.
+        statement: gives new sessions what `Retriever` sets for each search.
+        recall_before: of the old column's index at the server's settings; None where that was not asked.
+    """
+
+    recall: float
+    setting: str
+    value: int
+    role: str
+    statement: str
+    recall_before: float | None = None
+
+    def summary(self) -> str:
+        """The measurement in words."""
+        before = f", before {self.recall_before:.3f}" if self.recall_before is not None else ""
+        return (
+            f"share of the nearest neighbours that plain SQL of role {self.role} finds with {self.setting} = {self.value}, as "
+            f"the server has it{before}"
+        )
+
+
+@dataclass(frozen=True)
+class MissingEffort:
+    """That a role's sessions search less thoroughly than the index needs, and the statement that mends it."""
+
+    setting: RoleSetting
+    wanted: int
+    statement: str
+
+
+def missing_effort(connection: Connection, settings: Settings, column: str) -> MissingEffort | None:
+    """How the server would have to be set for plain SQL to search `column` as `Retriever` does; None where it is."""
+    searched = read_column(connection, settings, column)
+    setting = _setting(connection, settings, searched)
+    if setting is None:
+        return None
+    wanted = int(configured_scan(searched, settings, candidates=0)[setting.name])
+    if setting.value >= wanted:
+        return None
+    statement = role_setting_statement(connection, setting, wanted, settings.application_role)
+    return MissingEffort(setting, wanted, statement)
+
+
+def measure_recalls(
+    connection: Connection,
+    settings: Settings,
+    new: str,
+    queries: NDArray[np.float32],
+    old: str | None,
+    old_queries: NDArray[np.float32] | None,
+    k: int,
+) -> tuple[float, ServerSearch | None]:
+    """Recall@k of the new column's index as `Retriever` searches it, and as the server is set for the application.
+
+    Args:
+        connection: an autocommit connection.
+        settings: name the table, and with APPLICATION_ROLE the application.
+        new: the new column.
+        queries: float32 (n, dimensions), stored vectors of it.
+        old, old_queries: the same of the old column, if its vectors can be searched; asked only where the new column's
+            recall at the server's settings is too low.
+        k: neighbours.
+    """
+    searched = read_column(connection, settings, new)
+    setting = _setting(connection, settings, searched)
+    if setting is None or settings.server_search_effort == "ignore":
+        return index_recalls(connection, settings, new, queries, k)[0], None
+    found = index_recalls(connection, settings, new, queries, k, sessions=({setting.name: setting.value},))
+    recall, on_server = found
+    missing = missing_effort(connection, settings, new)
+    before = None
+    if on_server < settings.quality_min_ann_recall and old is not None and old_queries is not None:
+        before = _recall_of_old(connection, settings, old, old_queries, k)
+    statement = missing.statement if missing is not None else ""
+    return recall, ServerSearch(on_server, setting.name, setting.value, setting.role, statement, before)
+
+
+def _recall_of_old(
+    connection: Connection, settings: Settings, column: str, queries: NDArray[np.float32], k: int
+) -> float:
+    setting = _setting(connection, settings, read_column(connection, settings, column))
+    sessions: list[Session] = [{setting.name: setting.value}] if setting is not None else []
+    return index_recalls(connection, settings, column, queries, k, sessions=sessions)[-1]
+
+
+def _setting(connection: Connection, settings: Settings, searched: SearchedColumn) -> RoleSetting | None:
+    if searched.index is None or searched.index.method not in _PARAMETERS:
+        return None
+    return read_role_setting(connection, searched.target, _PARAMETERS[searched.index.method], settings.application_role)

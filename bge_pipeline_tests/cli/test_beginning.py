@@ -1,0 +1,133 @@
+"""`discover` and `init`: from a database to `.env` and a plan, with somebody to ask and without."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from bge_pipeline.cli import app
+from bge_pipeline.cli.env_file import write_env
+from bge_pipeline.database.connection import Database
+from bge_pipeline.errors import ConfigurationError, ConsentRequired
+from bge_pipeline.settings import Settings, load_settings
+from bge_pipeline_tests.roads import environment
+from bge_pipeline_tests.support import execute, schema_of
+
+pytestmark = pytest.mark.pgvector
+
+
+@pytest.fixture
+def url(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> str:
+    assert settings.database_url is not None
+    monkeypatch.setenv("BGE_PIPELINE_HOME", str(settings.bge_pipeline_home))
+    return settings.database_url.get_secret_value()
+
+
+def run(*arguments: str) -> Result:
+    result = CliRunner().invoke(app, arguments)
+    if isinstance(result.exception, Exception):
+        raise result.exception
+    return result
+
+
+def test_discover_lists_every_column_and_writes_the_lines_of_one(
+    database: Database, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    execute(database, 'CREATE TABLE "Order Notes" ("Nr" uuid PRIMARY KEY, body text, v halfvec(1024))')
+    listed = json.loads(run("discover", "--json").stdout)["columns"]
+    assert [one["name"] for one in listed] == ["public.Order Notes.v", "public.segments.embedding"]
+    assert "public.segments.embedding" in run("discover").stdout
+
+    run("discover", "--table", "Order Notes", "--write")
+
+    found = load_settings()
+    assert (found.target_table, found.target_id_column, found.target_text_column, found.target_embedding_column) == (
+        "Order Notes",
+        "Nr",
+        "body",
+        "v",
+    )
+    with pytest.raises(ConfigurationError, match=r"there are public\.Order Notes\.v, public\.segments\.embedding"):
+        run("discover", "--table", "orders", "--write")
+    with pytest.raises(ConsentRequired, match=r"\.env is there and sets TARGET_TABLE"):
+        run("discover", "--table", "segments", "--write")
+    assert load_settings().target_table == "Order Notes"
+
+
+def test_init_without_a_terminal_takes_options_and_ends_with_a_plan(database: Database, url: str) -> None:
+    before = schema_of(database)
+    plan = json.loads(
+        run("init", "--database-url", url, "--model", "hashing", "--dimensions", "384", "--json", "--yes").stdout
+    )
+
+    assert (plan["phase"], plan["new_dimensions"], plan["obstacles"]) == ("legacy", 384, [])
+    assert schema_of(database) == before
+    assert oct(Path(".env").stat().st_mode & 0o777) == "0o600"
+    found = load_settings()
+    assert found.database_url is not None
+    assert found.database_url.get_secret_value() == url
+    assert (found.target_table, found.embedding_model) == ("segments", "hashing")
+
+
+def test_init_without_a_terminal_says_which_option_is_missing(database: Database, url: str) -> None:
+    with pytest.raises(ConfigurationError, match="DATABASE_URL cannot be told") as refused:
+        run("init")
+    assert refused.value.next_step == "the same command with --database-url"
+    execute(database, "CREATE TABLE notes (id int PRIMARY KEY, title text, summary text, embedding vector(3))")
+    with pytest.raises(ConfigurationError, match="--table: several columns can be meant"):
+        run("init", "--database-url", url)
+    with pytest.raises(ConfigurationError, match="TARGET_TEXT_COLUMN cannot be told") as refused:
+        run("init", "--database-url", url, "--table", "notes")
+    assert refused.value.next_step == "the same command with --text-column"
+    assert not Path(".env").exists()
+
+
+def test_init_asks_at_a_terminal(database: Database, settings: Settings, tmp_path: Path) -> None:
+    execute(database, "CREATE TABLE notes (id int PRIMARY KEY, title text, summary text, embedding vector(3))")
+    terminal, end = pty.openpty()
+    os.write(terminal, b"1\nsummary\nhashing\n384\n")
+    variables = environment(settings)
+    for name in ("EMBEDDING_MODEL", "TARGET_TABLE"):
+        del variables[name]
+    done = subprocess.run(
+        [sys.executable, "-m", "bge_pipeline", "init"],
+        env=variables, cwd=tmp_path, stdin=end, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    os.close(terminal)
+    os.close(end)
+    assert done.returncode == 0, done.stderr
+    assert "Which one (1 to 2)" in done.stderr
+    lines = (tmp_path / ".env").read_text().splitlines()
+    assert lines[1:] == [
+        "TARGET_SCHEMA=public",
+        "TARGET_TABLE=notes",
+        "TARGET_ID_COLUMN=id",
+        "TARGET_EMBEDDING_COLUMN=embedding",
+        "TARGET_TEXT_COLUMN=summary",
+        "EMBEDDING_MODEL=hashing",
+        "EMBEDDING_DIMENSIONS=384",
+    ]
+
+
+def test_other_lines_of_the_file_stay_and_odd_values_come_back_as_they_were(tmp_path: Path) -> None:
+    file = tmp_path / "kept" / ".env"
+    file.parent.mkdir()
+    file.write_text("# mine\nOTHER=1\nexport TARGET_TABLE=old\n")
+    (tmp_path / ".env").symlink_to(file)
+
+    write_env({"TARGET_TABLE": 'it\'s # \\ "odd" $x', "TARGET_SCHEMA": "The Shop"}, tmp_path / ".env", yes=True)
+
+    assert (tmp_path / ".env").is_symlink()
+    assert file.read_text().startswith("# mine\nOTHER=1\nTARGET_TABLE=")
+    found = load_settings()
+    assert (found.target_table, found.target_schema) == ('it\'s # \\ "odd" $x', "The Shop")
+    with pytest.raises(ConfigurationError, match=r"TARGET_TABLE: a value with \$\{"):
+        write_env({"TARGET_TABLE": "${HOME}"}, tmp_path / ".env", yes=True)

@@ -1,0 +1,1 @@
+"""Tables that frameworks made, migrated and used on through the frameworks themselves: `make test-frameworks`."""
