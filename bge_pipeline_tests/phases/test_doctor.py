@@ -62,7 +62,7 @@ def test_a_table_of_the_application_is_told_of_what_nobody_knows(database, found
         ("UPDATE segments s SET embedding = o.embedding FROM segments o WHERE o.id = 301 - s.id", "model", "error", "0."),
         ("UPDATE segments s SET embedding = o.embedding FROM segments o WHERE o.id = 301 - s.id AND s.id BETWEEN 100 AND 120",
          "model", "warning", "newer"),
-        ("UPDATE pg_index SET indisvalid = false FROM pg_class c WHERE c.oid = indexrelid AND relname LIKE 'ix_segments_emb%'",
+        ("UPDATE pg_index SET indisvalid = false FROM pg_class c WHERE c.oid = indexrelid AND relname = 'segments_embedding_idx'",
          "invalid index", "error", "is not valid"),
         ("ALTER TABLE segments DISABLE TRIGGER ALL", "surroundings", "warning", "disabled"),
     ],
