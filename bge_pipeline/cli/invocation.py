@@ -26,8 +26,8 @@ from bge_pipeline.settings import Settings, load_settings, misspelled_names, nea
 EPILOG = (
     "Configuration comes from the environment and .env (see .env.example). Exit codes: 0 done, 1 failed or answered no, 2 wrong "
     "usage or configuration, or nobody to ask and no --yes, 3 refused because a check did not hold, 4 database or model "
-    "unavailable, 5 table locked, 6 another operator at work on the table, 130 interrupted, 143 ended by SIGTERM, after the "
-    "batch in hand."
+    "unavailable, 5 table locked, 6 another operator at work on the table, 7 budget spent, 130 interrupted, 143 ended by "
+    "SIGTERM, after the batch in hand."
 )
 
 INTERRUPTED = 130

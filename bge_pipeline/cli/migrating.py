@@ -18,9 +18,10 @@ from bge_pipeline.database.pooler import require_session
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import PhaseError
-from bge_pipeline.phases.backfill import backfill, stopped
+from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.consent import require_consent, with_consent
 from bge_pipeline.phases.embed import embed_pending
+from bge_pipeline.phases.ending import require_whole
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import migrate, open_service
 from bge_pipeline.phases.plan import plan
@@ -110,8 +111,7 @@ def backfill_command(
         with open_service(database, settings) as service, backfill_progress() as on_progress:
             rows = rows_until(database, settings, goal)
             result = backfill(database, settings, service.encoder, on_progress=on_progress, stop=stop, goal_rows=rows)
-            if stop.is_set():
-                raise stopped(result, "bge-pipeline backfill resumes")
+            require_whole(result, stop, "bge-pipeline backfill resumes")
         status = read_status(database, settings)
     render.print_json(result) if json else render.print_status(status)
 

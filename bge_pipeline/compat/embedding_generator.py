@@ -7,8 +7,8 @@ import threading
 from collections.abc import Sequence
 from functools import lru_cache
 
-from bge_pipeline.compat.embeddings_endpoint import EmbeddingsEndpoint
 from bge_pipeline.embedding.device import resolve_device
+from bge_pipeline.embedding.endpoint.address import Address
 from bge_pipeline.embedding.loading import HASHING
 from bge_pipeline.embedding.models import find_sentence_model
 from bge_pipeline.embedding.reference import Reference
@@ -27,8 +27,8 @@ _loading = threading.Lock()
 class EmbeddingGenerator:
     """Embeds texts as passages. Thread-safe; loads no model before the first text.
 
-    A local model runs in EmbeddingsService; one that the service does not serve (a module after the pooling, another
-    pooling) runs in sentence-transformers. EMBEDDING_PROVIDER=openai asks the endpoint of EMBEDDING_API_URL.
+    A model runs in EmbeddingsService, which asks the endpoint of EMBEDDING_API_URL with EMBEDDING_PROVIDER=openai; a local
+    one that the service does not serve (a module after the pooling, another pooling) runs in sentence-transformers.
     For search queries use `EmbeddingsService.encode_queries`, which knows the model's prompt for them.
 
     Args:
@@ -44,9 +44,8 @@ class EmbeddingGenerator:
         overrides = {name: value for name, value in chosen.items() if value is not None}
         self._settings = load_settings(**overrides) if overrides else settings_from_env()
         self._shares_service = self._settings == settings_from_env() if overrides else True
-        self._endpoint = (
-            EmbeddingsEndpoint.from_settings(self._settings) if self._settings.embedding_provider == "openai" else None
-        )
+        if self._settings.embedding_provider == "openai":
+            Address.from_settings(self._settings)
 
     @property
     def provider(self) -> str:
@@ -71,9 +70,7 @@ class EmbeddingGenerator:
         """
         if not texts:
             return []
-        if self._endpoint is not None:
-            return self._endpoint.embed(texts)
-        if _is_served(self.model_name):
+        if self.provider == "openai" or _is_served(self.model_name):
             vectors: list[list[float]] = self._service().encode_texts(texts).tolist()
             return vectors
         return _by_sentence_transformers(self._settings, texts)

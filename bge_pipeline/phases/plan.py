@@ -311,7 +311,7 @@ def _old_index_costs(
     }
 
 
-def _keeps_search_current(settings: BackfillSettings, state: MigrationState, space: EmbeddingSpace) -> bool | None:
+def _keeps_search_current(settings: Settings, state: MigrationState, space: EmbeddingSpace) -> bool | None:
     is_next = state.companion is not None if state.new is not None else _begins_anew(state, space)
     if state.phase in ("legacy", "swapped") or not is_next or state.current_space is None:
         return None
