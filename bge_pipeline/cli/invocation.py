@@ -30,6 +30,8 @@ EPILOG = (
     "SIGTERM, after the batch in hand."
 )
 
+_KEYS = frozenset({"embedding_api_key", "query_expansion_key"})
+
 INTERRUPTED = 130
 """What typer turns Ctrl-C into."""
 
@@ -56,6 +58,12 @@ class Invocation:
             raise ConfigurationError(
                 f"--set: expected NAME=VALUE with the name of a setting, got {assignment!r}",
                 next_step=f"did you mean {meant}?" if separator and meant else None,
+            )
+        if name.lower() in _KEYS:
+            raise ConfigurationError(
+                f"--set: {name.upper()} on a command line is seen by everybody who lists the processes of this machine",
+                state="nothing was changed",
+                next_step=f"set {name.upper()} in the environment or in .env",
             )
         self.overrides[name.lower()] = value
 

@@ -23,7 +23,8 @@ from bge_pipeline.settings import ModelSettings
 
 logger = logging.getLogger(__name__)
 
-_USUAL_TEXTS = 256
+USUAL_TEXTS = 256
+"""In one request, where EMBEDDING_BATCH_SIZE is not set."""
 _MOST_TEXTS = 2_048
 """Texts that OpenAI takes in one request."""
 _FEW_TEXTS = 32
@@ -91,7 +92,7 @@ class EndpointEncoder:
             max_attempts=settings.embedding_max_attempts,
         )
         self._pool = ThreadPoolExecutor(settings.embedding_concurrency, thread_name_prefix="endpoint")
-        self._most_texts = min(settings.embedding_batch_size or _USUAL_TEXTS, _MOST_TEXTS)
+        self._most_texts = min(settings.embedding_batch_size or USUAL_TEXTS, _MOST_TEXTS)
         self._most_tokens = min(settings.embedding_request_tokens, limits.tokens_per_minute or _NO_LIMIT)
         self._learning = threading.Lock()
 
@@ -169,7 +170,9 @@ class EndpointEncoder:
                 request.vectors[0], request.reasons[0] = np.nan, f"{self._address.host} refuses the text: {refusal}"
                 self.budget.settle(expected, 0, is_reserved=request.is_reserved)
             return
-        self.budget.settle(expected, answer.tokens or expected, is_reserved=request.is_reserved)
+        # What a server reports may be something else, as characters are with infinity: what was counted here comes first.
+        spent = expected if self._counter.is_exact else answer.tokens or expected
+        self.budget.settle(expected, spent, is_reserved=request.is_reserved)
         request.vectors[:] = answer.vectors
 
     def _embed_halves(self, request: _Request, refusal: Refused) -> None:

