@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format dev benchmark clean
+.PHONY: help install demo test test-all test-endpoint lint format dev benchmark clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -22,10 +22,13 @@ demo: $(INSTALLED)  ## Migrate a table of Python documentation from 1536 to 384 
 	$(BIN)/bge-pipeline demo --reset
 
 test: $(INSTALLED)  ## Run the tests but for those marked thorough; those that need what is missing here are skipped and say so.
-	$(BIN)/python -m pytest -n 2 -m "not thorough" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not thorough and not real_endpoint" $(ARGS)
 
 test-all: $(INSTALLED)  ## Run every test, those marked thorough too.
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not real_endpoint" $(ARGS)
+
+test-endpoint: $(INSTALLED)  ## Install a real embeddings server from PyPI beside .venv and test against it.
+	$(BIN)/python -m pytest -m real_endpoint $(ARGS)
 
 lint: $(INSTALLED)  ## Check style, types, the direction of imports, and that what is imported is declared.
 	$(BIN)/ruff check .

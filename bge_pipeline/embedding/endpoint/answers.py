@@ -45,6 +45,12 @@ def vectors_of(address: Address, answer: Any, n: int) -> NDArray[np.float32]:
         raise EncodingError(f"{address.url}: expected vectors of numbers: {error}") from error
 
 
+def model_of(answer: Any) -> str | None:
+    """The model that the server says it has asked; None where it says nothing of the kind."""
+    said = answer.get("model") if isinstance(answer, dict) else None
+    return said if isinstance(said, str) and said else None
+
+
 def tokens_of(answer: Any) -> int | None:
     """Tokens that the server says it has read; None where it says nothing of the kind."""
     usage = answer.get("usage") if isinstance(answer, dict) else None

@@ -39,10 +39,10 @@ def test_without_limits_nobody_waits_but_for_a_hold() -> None:
 
 
 def test_an_encoder_keeps_to_the_requests_a_minute(server: EndpointServer, make_encoder: MakeEncoder) -> None:
-    encoder = make_encoder(embedding_requests_per_minute=300, embedding_batch_size=1)
     started = time.monotonic()
+    encoder = make_encoder(embedding_requests_per_minute=300, embedding_batch_size=1)
     encoder.encode(encoder.tokenize([str(n) for n in range(6)]))
-    assert 0.7 <= time.monotonic() - started < 5
+    assert time.monotonic() - started >= 1.0
 
 
 def test_no_request_is_larger_than_a_minutes_tokens(server: EndpointServer, make_encoder: MakeEncoder) -> None:

@@ -135,3 +135,18 @@ def test_retry_after_may_be_a_date() -> None:
     assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
     assert retry_after("Wed, 21 Oct 2065 07:28:00 GMT") > 1e8  # type: ignore[operator]
     assert retry_after("soon") is None
+
+
+@pytest.mark.parametrize(
+    ("said", "is_told"),
+    [("some-model", False), ("some-model-v2", False), (None, False), ("another", True), (f"of {KEY}", True)],
+)
+def test_a_server_that_names_another_model_is_told_of_once(
+    said: str | None, is_told: bool, server: EndpointServer, make_encoder: MakeEncoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.rule = lambda request: (200, {}, server.proper(request) | {"model": said})
+    encoder = make_encoder()
+    for text in ("a", "b"):
+        encoder.encode(encoder.tokenize([text]))
+    assert caplog.text.count("says that its vectors are of") == is_told
+    assert KEY not in caplog.text
