@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from bge_pipeline.embedding.encoder import TokenizedTexts
-from bge_pipeline.embedding.model_folder import find_folder
+from bge_pipeline.embedding.model_folder import BUNDLED, find_folder
 from bge_pipeline.errors import ModelUnavailable
 from bge_pipeline.settings import EndpointSettings
 
 _ASCII_CHARACTERS_A_TOKEN = 4
 """OpenAI's rule of thumb for English, https://platform.openai.com/tokenizer; other characters count as a token each."""
+_FILE = "tokenizer.json"
+_HUB_TIMEOUT_SECONDS = 5
 _LONGEST_READ_CHARACTERS = 64
 """Characters for each token of the limit that the tokenizer is given, so that a book costs no more than a page."""
 
@@ -81,11 +84,7 @@ class TokenizerCounts:
     def __init__(self, name: str) -> None:
         import tokenizers  # type: ignore[import-untyped]
 
-        _, folder = find_folder(name, "EMBEDDING_TOKENIZER")
-        path = folder / "tokenizer.json"
-        if not path.is_file():
-            raise ModelUnavailable(f"EMBEDDING_TOKENIZER={name}: expected tokenizer.json in {folder}")
-        self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        self._tokenizer = tokenizers.Tokenizer.from_file(str(_definition(name)))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 
@@ -116,6 +115,30 @@ def make_counter(settings: EndpointSettings) -> TextCounter:
     """
     name = settings.embedding_tokenizer
     return TokenizerCounts(name) if name is not None else CharacterEstimate()
+
+
+def _definition(name: str) -> Path:
+    """The file `tokenizer.json` of a folder, or of the hub, from which nothing else is fetched.
+
+    Raises:
+        ModelUnavailable: there is none.
+    """
+    if name == BUNDLED or Path(name).expanduser().is_dir():
+        _, folder = find_folder(name, "EMBEDDING_TOKENIZER")
+        path = folder / _FILE
+        if not path.is_file():
+            raise ModelUnavailable(f"EMBEDDING_TOKENIZER={name}: expected {_FILE} in {folder}")
+        return path
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(hf_hub_download(name, _FILE, etag_timeout=_HUB_TIMEOUT_SECONDS))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ModelUnavailable(
+            f"EMBEDDING_TOKENIZER={name} is no folder, and the model hub cannot be reached or has no {_FILE} of it",
+            next_step="set EMBEDDING_TOKENIZER to a folder that holds it, or leave it out: tokens are estimated then",
+        ) from error
 
 
 def _counted(texts: Sequence[str], kept: list[str], counts: list[int]) -> TokenizedTexts:

@@ -13,7 +13,7 @@ from bge_pipeline.embedding.encoder import TextsRefused
 from bge_pipeline.embedding.endpoint.encoder import EndpointEncoder
 from bge_pipeline.embedding.loading import configured_space, load_encoder
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.errors import ConfigurationError, EncodingError
+from bge_pipeline.errors import ConfigurationError, EncodingError, ModelUnavailable
 from bge_pipeline_tests.embedding.endpoint.conftest import MakeEncoder
 from bge_pipeline_tests.endpoint_server import KEY, EndpointServer, error
 
@@ -244,3 +244,9 @@ def test_closing_while_requests_wait_their_turn_returns_no_vectors(
         encoder.close()
         with pytest.raises(EncodingError):
             under_way.result(timeout=10)
+
+
+@pytest.mark.parametrize("name", ["nowhere/no-such-folder/model", "."])
+def test_a_tokenizer_that_is_not_there_is_named(name: str, endpoint_settings: Any) -> None:
+    with pytest.raises(ModelUnavailable, match=r"EMBEDDING_TOKENIZER=.*tokenizer\.json"):
+        load_encoder(endpoint_settings(embedding_tokenizer=name))
