@@ -34,7 +34,10 @@ class ModelSettings(EndpointSettings, HomeSettings):
         "that have it, else fp32",
     )
     embedding_batch_size: int | None = Field(
-        None, ge=1, description="most texts in one forward pass; as many as the device's memory allows when not set"
+        None,
+        ge=1,
+        description="most texts in one forward pass, as many as the device's memory allows when not set; in one request to an "
+        "endpoint 256",
     )
     legacy_model: str = Field(
         "Alibaba-NLP/gte-Qwen2-1.5B-instruct",
