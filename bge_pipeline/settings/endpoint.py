@@ -14,6 +14,11 @@ class EndpointSettings(Group):
 
     embedding_api_url: str = Field("https://api.openai.com/v1", description="base URL for EMBEDDING_PROVIDER=openai")
     embedding_api_key: SecretStr | None = Field(None, description="key for EMBEDDING_PROVIDER=openai")
+    embedding_served_model: str | None = Field(
+        None,
+        min_length=1,
+        description="name of the model in the endpoint's answers, where an alias is asked for; another name stops a run",
+    )
     embedding_ask_dimensions: Literal["auto", "always", "never"] = Field(
         "auto",
         description="whether an endpoint is sent EMBEDDING_DIMENSIONS; auto: only for models named text-embedding-3, as others "

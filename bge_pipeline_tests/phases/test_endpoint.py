@@ -260,3 +260,23 @@ def test_the_old_model_behind_the_endpoint_keeps_its_column_current_too(
         }
         swap(database, agreed(database, following), service)
     assert KEY not in str(execute(database, "SELECT * FROM segments_embedding_journal"))
+
+
+def test_an_address_that_serves_another_model_by_now_writes_nothing_into_either_column(
+    database: Database, server: EndpointServer, configured: MakeSettings
+) -> None:
+    settings = configured(quality_gate="off")
+    with open_service(database, settings) as service:
+        migrate(database, agreed(database, settings), service)
+    retire(database, settings)
+    server.rule = lambda request: (200, {}, server.proper(request) | {"model": "the-next"})
+    execute(database, "UPDATE segments SET text = 'new words' WHERE id = 5")
+    with pytest.raises(EmbeddingSpaceMismatch, match="made some of the-next"):
+        embed_pending(database, settings)
+    following = configured(embedding_model="the-next", quality_gate="off")
+    with open_service(database, following) as service:
+        expand(database, agreed(database, following), service.space)
+        result = backfill(database, following, service.encoder)
+
+    assert (result.rows, result.companion_rows, result.companion_pending) == (300, 0, 1)
+    assert pending_ids(database, "embedding") == [5]

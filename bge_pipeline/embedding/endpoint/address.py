@@ -27,6 +27,7 @@ class Address:
         model: name of the model there.
         dimensions: what every vector must have.
         asks_dimensions: whether the server is told so.
+        served_model: name of the model in the server's answers, where it is another; else None.
         key: sent as a bearer token, unless None. Shown by nothing.
     """
 
@@ -34,6 +35,7 @@ class Address:
     model: str
     dimensions: int
     asks_dimensions: bool
+    served_model: str | None
     key: SecretStr | None
 
     @classmethod
@@ -61,6 +63,7 @@ class Address:
             dimensions=settings.embedding_dimensions,
             asks_dimensions=asks == "always"
             or (asks == "auto" and settings.embedding_model.startswith(_CHOOSABLE_DIMENSIONS)),
+            served_model=settings.embedding_served_model,
             key=key,
         )
 
@@ -111,6 +114,7 @@ def settings_for(space: EmbeddingSpace) -> dict[str, object]:
         "embedding_query_prompt": space.query_prompt or None,
         "embedding_passage_prompt": space.passage_prompt or None,
         "embedding_text_tokens": space.max_tokens,
+        "embedding_served_model": None,
     }
 
 

@@ -45,10 +45,27 @@ def vectors_of(address: Address, answer: Any, n: int) -> NDArray[np.float32]:
         raise EncodingError(f"{address.url}: expected vectors of numbers: {error}") from error
 
 
-def model_of(answer: Any) -> str | None:
-    """The model that the server says it has asked; None where it says nothing of the kind."""
+def require_model(address: Address, answer: Any) -> None:
+    """Pass an answer that names the model that was asked, or none; a server of one model may answer for any name.
+
+    A version behind the name, as OpenAI's, and an owner before either of the two names make no difference.
+
+    Raises:
+        EmbeddingSpaceMismatch: it names another one.
+    """
     said = answer.get("model") if isinstance(answer, dict) else None
-    return said if isinstance(said, str) and said else None
+    asked = address.served_model or address.model
+    if not isinstance(said, str) or not said:
+        return
+    if said.startswith(asked) or said.endswith(f"/{asked}") or asked.endswith(f"/{said}"):
+        return
+    said = address.without_key(said)[:100]
+    raise EmbeddingSpaceMismatch(
+        f"{address.url} was asked for vectors of {asked} and says that it has made some of {said}",
+        state="no vector of this answer was used",
+        next_step=f"EMBEDDING_MODEL={said}, or another EMBEDDING_API_URL; where both names mean one model, as with an alias, "
+        f"EMBEDDING_SERVED_MODEL={said}",
+    )
 
 
 def tokens_of(answer: Any) -> int | None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from bge_pipeline.embedding.endpoint.address import Address
-from bge_pipeline.embedding.endpoint.answers import model_of, tokens_of, vectors_of
+from bge_pipeline.embedding.endpoint.answers import require_model, tokens_of, vectors_of
 from bge_pipeline.embedding.endpoint.limits import RateLimits
 from bge_pipeline.embedding.endpoint.refusals import Transient, explain
 from bge_pipeline.errors import EncodingError, ModelUnavailable
@@ -50,7 +50,6 @@ class EndpointClient:
         self._limits = limits
         self._max_attempts = max_attempts
         self._closed = threading.Event()
-        self._has_told = False
         key = address.key
         self._http = httpx.Client(
             headers={"User-Agent": "bge-pipeline"}
@@ -72,7 +71,7 @@ class EndpointClient:
             Refused: the server does not take these texts.
             ModelUnavailable: it cannot be reached, or does not answer as it should, after all attempts.
             ConfigurationError: it does not accept the key, or does not know the model.
-            EmbeddingSpaceMismatch: its vectors do not have EMBEDDING_DIMENSIONS dimensions.
+            EmbeddingSpaceMismatch: its vectors are of another model, or do not have EMBEDDING_DIMENSIONS dimensions.
             EncodingError: its answer is another than was asked for, or the client was closed.
         """
         retrying = Retrying(
@@ -90,9 +89,8 @@ class EndpointClient:
                 f"{self._address.url} did not embed {len(texts)} texts in {self._max_attempts} attempts: {error}",
                 next_step="check EMBEDDING_API_URL and the limits of its account, then run the same command again",
             ) from error
-        vectors = vectors_of(self._address, answer, len(texts))
-        self._tell_of_another(model_of(answer))
-        return Answer(vectors, tokens_of(answer))
+        require_model(self._address, answer)
+        return Answer(vectors_of(self._address, answer, len(texts)), tokens_of(answer))
 
     def require_open(self) -> None:
         """Pass a client that is in use.
@@ -122,20 +120,6 @@ class EndpointClient:
             raise Transient(self._address.without_key(str(error) or type(error).__name__)) from error
         except ValueError as error:
             raise Transient(f"its answer is no JSON: {error}") from error
-
-    def _tell_of_another(self, said: str | None) -> None:
-        """Say once that the server names another model: some answer for any name, with the one model that they have."""
-        asked = self._address.model
-        if said is None or said.startswith(asked) or self._has_told:
-            return
-        self._has_told = True
-        logger.warning(
-            "%s was asked for %s and says that its vectors are of %s; if that is not the same model, stop and correct "
-            "EMBEDDING_MODEL, which is what is recorded with the column",
-            self._address.host,
-            asked,
-            self._address.without_key(said)[:100],
-        )
 
     def _sleep(self, seconds: float) -> None:
         if seconds > 0:

@@ -138,15 +138,20 @@ def test_retry_after_may_be_a_date() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "is_told"),
-    [("some-model", False), ("some-model-v2", False), (None, False), ("another", True), (f"of {KEY}", True)],
+    ("said", "alias"),
+    [("some-model", None), ("some-model-v2", None), ("owner/some-model", None), (None, None), ("real", "real")],
 )
-def test_a_server_that_names_another_model_is_told_of_once(
-    said: str | None, is_told: bool, server: EndpointServer, make_encoder: MakeEncoder, caplog: pytest.LogCaptureFixture
+def test_an_answer_may_name_the_model_in_several_ways(
+    said: str | None, alias: str | None, server: EndpointServer, make_encoder: MakeEncoder
 ) -> None:
     server.rule = lambda request: (200, {}, server.proper(request) | {"model": said})
-    encoder = make_encoder()
-    for text in ("a", "b"):
-        encoder.encode(encoder.tokenize([text]))
-    assert caplog.text.count("says that its vectors are of") == is_told
-    assert KEY not in caplog.text
+    assert embed(make_encoder, embedding_served_model=alias).shape == (1, 8)
+
+
+@pytest.mark.parametrize("said", ["another", f"of {KEY}"])
+def test_vectors_of_another_model_are_not_taken(said: str, server: EndpointServer, make_encoder: MakeEncoder) -> None:
+    server.rule = lambda request: (200, {}, server.proper(request) | {"model": said})
+    with pytest.raises(EmbeddingSpaceMismatch, match="asked for vectors of some-model and says") as refused:
+        embed(make_encoder)
+    assert "EMBEDDING_SERVED_MODEL=" in str(refused.value)
+    assert KEY not in str(refused.value)
