@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 FRAMEWORKS := $(VENV)/frameworks
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-frameworks lint format dev benchmark clean
+.PHONY: help install demo test test-all test-frameworks test-endpoint lint format dev benchmark clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -23,10 +23,10 @@ demo: $(INSTALLED)  ## Migrate a table of Python documentation from 1536 to 384 
 	$(BIN)/bge-pipeline demo --reset
 
 test: $(INSTALLED)  ## Run the tests but for those marked thorough; those that need what is missing here are skipped and say so.
-	$(BIN)/python -m pytest -n 2 -m "not thorough and not frameworks" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not thorough and not frameworks and not real_endpoint" $(ARGS)
 
 test-all: $(INSTALLED)  ## Run every test, those marked thorough too.
-	$(BIN)/python -m pytest -n 2 -m "not frameworks" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not frameworks and not real_endpoint" $(ARGS)
 
 test-frameworks: $(INSTALLED) $(FRAMEWORKS)/.installed  ## Migrate tables that LangChain, LlamaIndex and others made.
 	FRAMEWORKS_PYTHON=$(CURDIR)/$(FRAMEWORKS)/bin/python $(BIN)/python -m pytest -m frameworks $(ARGS)
@@ -36,6 +36,9 @@ $(FRAMEWORKS)/.installed: pyproject.toml | $(INSTALLED)
 	$(FRAMEWORKS)/bin/pip install --quiet --upgrade pip
 	$(FRAMEWORKS)/bin/pip install --quiet --group frameworks
 	touch $@
+
+test-endpoint: $(INSTALLED)  ## Install a real embeddings server from PyPI beside .venv and test against it.
+	$(BIN)/python -m pytest -m real_endpoint $(ARGS)
 
 lint: $(INSTALLED)  ## Check style, types, the direction of imports, and that what is imported is declared.
 	$(BIN)/ruff check .

@@ -132,5 +132,11 @@ class Stopped(BgePipelineError):
     exit_code = 143
 
 
+class BudgetSpent(Stopped):
+    """A backfill has cost as much as it may, and ended after the batch in hand."""
+
+    exit_code = 7
+
+
 class IndexBuildFailed(BgePipelineError):
     """The vector index could not be built."""

@@ -6,15 +6,15 @@ import sys
 
 import typer
 
-from bge_pipeline.cli.render import megabytes, print_facts
+from bge_pipeline.cli.render import megabytes, print_facts, told_time
 from bge_pipeline.console import stderr
 from bge_pipeline.database.connection import Database
-from bge_pipeline.duration import duration
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConsentRequired
 from bge_pipeline.phases.consent import Step, has_consent, rolled_back, step_ahead, with_consent
-from bge_pipeline.phases.plan import Plan, plan
+from bge_pipeline.phases.plan import SPEED_SAMPLE_ROWS, Plan, plan
 from bge_pipeline.phases.state import MigrationState
+from bge_pipeline.phases.unloaded_model import unloaded_model
 from bge_pipeline.settings import Settings
 
 _QUESTIONS: dict[Step, str] = {
@@ -56,9 +56,22 @@ def ask_to_migrate(
     step = step_ahead(state, service.space)
     if step is None or (step != "first" and has_consent(step, state, settings, service.space)):
         return settings
-    _show(plan(database, settings, service))
+    is_sent = settings.embedding_provider == "openai"
+    _show(plan(database, settings, unloaded_model(database, settings) if is_sent else service))
     confirm(_QUESTIONS[step], yes=False)
     return with_consent(settings, state)
+
+
+def ask_to_measure(unmeasured: Plan, *, yes: bool) -> bool:
+    """Whether the speed of an endpoint may be measured, which sends it texts; not where there is nobody to ask."""
+    if yes or not has_terminal():
+        return yes
+    rows = min(SPEED_SAMPLE_ROWS, unmeasured.tokens.sampled_rows)
+    return typer.confirm(
+        f"All pending rows together would be {unmeasured.endpoint}. Nothing was sent yet. To measure the speed, {rows} texts of "
+        f"{unmeasured.table} are sent, about {rows * unmeasured.tokens.mean:,.0f} tokens. Measure it?",
+        err=True,
+    )
 
 
 def rollback_warning(state: MigrationState, *, discard: bool) -> str | None:
@@ -80,7 +93,8 @@ def _show(plan: Plan) -> None:
             "from": f"{plan.old_model or 'model not recorded'}, {plan.old_dimensions} dimensions",
             "to": f"{plan.model}, {plan.new_dimensions} dimensions",
             "rows": f"{plan.rows:,}, of which {plan.pending:,} are to be embedded",
-            "backfill": f"about {duration(plan.backfill_seconds)}, at {plan.texts_per_second:,.0f} texts/s measured here",
+            "sent": str(plan.endpoint) if plan.endpoint else None,
+            "backfill": told_time(plan),
             "disk": f"{megabytes(plan.disk_bytes)} more until retired",
             "dropped": "; ".join(plan.drops) or "nothing",
             "obstacles": "; ".join(plan.obstacles) or None,

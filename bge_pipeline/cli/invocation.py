@@ -26,9 +26,11 @@ from bge_pipeline.settings import Settings, load_settings, misspelled_names, nea
 EPILOG = (
     "Configuration comes from the environment and .env (see .env.example). Exit codes: 0 done, 1 failed or answered no, 2 wrong "
     "usage or configuration, or nobody to ask and no --yes, 3 refused because a check did not hold, 4 database or model "
-    "unavailable, 5 table locked, 6 another operator at work on the table, 130 interrupted, 143 ended by SIGTERM, after the "
-    "batch in hand."
+    "unavailable, 5 table locked, 6 another operator at work on the table, 7 budget spent, 130 interrupted, 143 ended by "
+    "SIGTERM, after the batch in hand."
 )
+
+_KEYS = frozenset({"embedding_api_key", "query_expansion_key"})
 
 INTERRUPTED = 130
 """What typer turns Ctrl-C into."""
@@ -56,6 +58,12 @@ class Invocation:
             raise ConfigurationError(
                 f"--set: expected NAME=VALUE with the name of a setting, got {assignment!r}",
                 next_step=f"did you mean {meant}?" if separator and meant else None,
+            )
+        if name.lower() in _KEYS:
+            raise ConfigurationError(
+                f"--set: {name.upper()} on a command line is seen by everybody who lists the processes of this machine",
+                state="nothing was changed",
+                next_step=f"set {name.upper()} in the environment or in .env",
             )
         self.overrides[name.lower()] = value
 

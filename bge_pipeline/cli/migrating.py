@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bge_pipeline.cli import render
-from bge_pipeline.cli.consent import ask_to_migrate, has_terminal
+from bge_pipeline.cli.consent import ask_to_measure, ask_to_migrate, has_terminal
 from bge_pipeline.cli.invocation import Json, RetryQuarantined, Wait, Yes, app, invocation, opened
 from bge_pipeline.cli.stopping import stopping_on_sigterm
 from bge_pipeline.console import backfill_progress, index_progress
@@ -18,9 +18,10 @@ from bge_pipeline.database.pooler import require_session
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import PhaseError
-from bge_pipeline.phases.backfill import backfill, stopped
+from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.consent import require_consent, with_consent
 from bge_pipeline.phases.embed import embed_pending
+from bge_pipeline.phases.ending import require_whole
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import migrate, open_service
 from bge_pipeline.phases.plan import plan
@@ -28,6 +29,7 @@ from bge_pipeline.phases.quarantined import release_quarantined
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.phases.swap import swap
+from bge_pipeline.phases.unloaded_model import unloaded_model
 from bge_pipeline.phases.until import Until, rows_until
 from bge_pipeline.settings import Settings
 
@@ -48,12 +50,20 @@ UntilOption = Annotated[
 
 
 @app.command("plan")
-def plan_command(json: Json = False) -> None:
-    """Say what a migration would do: rows, time, disk, memory, obstacles. Changes nothing; exits 3 on obstacles."""
+def plan_command(json: Json = False, yes: Yes = False) -> None:
+    """Say what a migration would do: rows, time, disk, memory, obstacles. Changes nothing; exits 3 on obstacles.
+
+    With EMBEDDING_PROVIDER=openai it says tokens and cost without sending anything, and asks before it measures the speed;
+    with --yes it measures at once, without a terminal and --yes it does not measure.
+    """
     with opened() as (database, settings):
         require_table(database, settings)
-        with open_service(database, settings) as service:
-            result = plan(database, settings, service)
+        result = None
+        if settings.embedding_provider == "openai":
+            result = plan(database, settings, unloaded_model(database, settings))
+        if result is None or ask_to_measure(result, yes=yes):
+            with open_service(database, settings) as service:
+                result = plan(database, settings, service)
     render.print_json(result) if json else render.print_plan(result)
     if result.obstacles:
         raise typer.Exit(PhaseError.exit_code)
@@ -78,7 +88,7 @@ def migrate_command(
     finished, and going forward after a rollback, want --yes. From cron, run `embed`.
     """
     if dry_run:
-        plan_command(json=json)
+        plan_command(json=json, yes=yes)
         return
     goal = Until.parse(until) if until is not None else None
     if force:
@@ -120,8 +130,7 @@ def backfill_command(
         with open_service(database, settings) as service, backfill_progress() as on_progress:
             rows = rows_until(database, settings, goal)
             result = backfill(database, settings, service.encoder, on_progress=on_progress, stop=stop, goal_rows=rows)
-            if stop.is_set():
-                raise stopped(result, "bge-pipeline backfill resumes")
+            require_whole(result, stop, "bge-pipeline backfill resumes")
         status = read_status(database, settings)
     render.print_json(result) if json else render.print_status(status)
 

@@ -132,9 +132,12 @@ def print_plan(plan: Plan) -> None:
             "tokens": f"mean {tokens.mean:.0f}, median {tokens.median}, 95% up to {tokens.p95}, longest {tokens.longest} "
             f"(of {tokens.sampled_rows:,} sampled texts)",
             "truncated": f"{tokens.share_truncated:.1%} of texts are longer than the model's {tokens.limit} tokens",
-            "speed": f"{plan.texts_per_second:,.0f} texts/s measured here ({plan.device}, {plan.precision})",
+            "sent": str(plan.endpoint) if plan.endpoint else None,
+            "speed": f"{plan.texts_per_second:,.0f} texts/s measured here ({plan.device}, {plan.precision})"
+            if plan.texts_per_second
+            else "not measured",
             "run by": plan.run_by,
-            "backfill": f"about {duration(plan.backfill_seconds)}",
+            "backfill": told_time(plan),
             "disk": f"{megabytes(plan.disk_bytes)} more until retired (table now {megabytes(plan.table_bytes)})",
             "index": f"{index.method}{f', {index.lists} lists' if index.lists else f', m {index.m}'} on {index.element}; "
             f"its build wants {megabytes(index.memory_bytes)} of maintenance_work_mem "
@@ -151,6 +154,16 @@ def print_plan(plan: Plan) -> None:
             "server": f"PostgreSQL {plan.postgres_version // 10_000}, pgvector {plan.pgvector_version}",
             "obstacles": "; ".join(plan.obstacles) or f"none: {_first_step(plan)}",
         },
+    )
+
+
+def told_time(plan: Plan) -> str:
+    """How long the backfill takes, as far as it is known."""
+    if plan.texts_per_second or not plan.pending:
+        return f"about {duration(plan.backfill_seconds)}, at {plan.texts_per_second:,.0f} texts/s measured here"
+    least = plan.endpoint.least_seconds if plan.endpoint else 0.0
+    return (
+        f"at least {duration(least)}, by the limits a minute" if least else "not known: nothing was sent to measure it"
     )
 
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from functools import lru_cache
 
-from bge_pipeline.compat.embeddings_endpoint import EmbeddingsEndpoint
+from bge_pipeline.embedding.endpoint.address import Address
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.settings import Settings, load_settings, settings_from_env
 
@@ -16,7 +16,7 @@ _loading = threading.Lock()
 class EmbeddingGenerator:
     """Embeds texts as passages. Thread-safe; loads no model before the first text.
 
-    A local model runs in EmbeddingsService. EMBEDDING_PROVIDER=openai asks the endpoint of EMBEDDING_API_URL.
+    A local model runs in EmbeddingsService, which asks the endpoint of EMBEDDING_API_URL with EMBEDDING_PROVIDER=openai.
     For search queries use `EmbeddingsService.encode_queries`, which knows the model's prompt for them.
 
     Args:
@@ -32,9 +32,8 @@ class EmbeddingGenerator:
         overrides = {name: value for name, value in chosen.items() if value is not None}
         self._settings = load_settings(**overrides) if overrides else settings_from_env()
         self._shares_service = self._settings == settings_from_env() if overrides else True
-        self._endpoint = (
-            EmbeddingsEndpoint.from_settings(self._settings) if self._settings.embedding_provider == "openai" else None
-        )
+        if self._settings.embedding_provider == "openai":
+            Address.from_settings(self._settings)
 
     @property
     def provider(self) -> str:
@@ -59,8 +58,6 @@ class EmbeddingGenerator:
         """
         if not texts:
             return []
-        if self._endpoint is not None:
-            return self._endpoint.embed(texts)
         vectors: list[list[float]] = self._service().encode_texts(texts).tolist()
         return vectors
 

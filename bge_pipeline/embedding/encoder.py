@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_pipeline.errors import EncodingError
 from bge_pipeline.space import EmbeddingSpace
 
 
@@ -71,3 +72,20 @@ class QueryEncoder(Encoder, Protocol):
     def close(self) -> None:
         """Release the model and the device's memory."""
         ...
+
+
+class TextsRefused(EncodingError):
+    """An encoder does not take some texts, knows which, and has the vectors of the others.
+
+    Attributes:
+        reasons: why, by the position of the text.
+        vectors: float32 (n, dimensions) of all n texts; those of the refused ones mean nothing.
+    """
+
+    def __init__(self, encoder: str, reasons: Mapping[int, str], vectors: NDArray[np.float32]) -> None:
+        first = min(reasons)
+        super().__init__(
+            f"{encoder} does not embed {len(reasons)} of {len(vectors)} texts; the first: {reasons[first]}"
+        )
+        self.reasons = reasons
+        self.vectors = vectors

@@ -11,6 +11,14 @@ from bge_pipeline.embedding.choosing import load_proved
 from bge_pipeline.embedding.configured import as_recorded, configured_model, warn_of_missing_prompts
 from bge_pipeline.embedding.device import check_device, resolve_device
 from bge_pipeline.embedding.encoder import Encoder, QueryEncoder
+from bge_pipeline.embedding.endpoint.address import (
+    Address,
+    endpoint_space,
+    is_of_endpoint,
+    is_reachable_for,
+    settings_for,
+)
+from bge_pipeline.embedding.endpoint.encoder import EndpointEncoder
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.model_folder import BUNDLED, BUNDLED_NAME
 from bge_pipeline.embedding.models import ModelFiles, find_sentence_model
@@ -35,12 +43,8 @@ def load_encoder(settings: ModelSettings, calibration_texts: CalibrationTexts | 
         ConfigurationError: the model does not have EMBEDDING_DIMENSIONS dimensions, or cannot run as asked.
         ModelUnavailable: the model or the library that runs it cannot be loaded.
     """
-    if settings.embedding_provider != "local":
-        raise ConfigurationError(
-            f"EMBEDDING_PROVIDER={settings.embedding_provider}: expected local, since a column is filled by a model on this "
-            "machine; an endpoint serves EmbeddingGenerator alone",
-            next_step="set EMBEDDING_PROVIDER=local",
-        )
+    if settings.embedding_provider == "openai":
+        return EndpointEncoder(settings)
     if settings.embedding_model == HASHING:
         return HashingEncoder(settings.embedding_dimensions)
     model = configured_model(settings)
@@ -65,19 +69,31 @@ def configured_space(settings: ModelSettings) -> EmbeddingSpace:
 
     Raises:
         ModelUnavailable: the model cannot be found.
+        ConfigurationError: a variable of the endpoint is missing or wrong.
     """
+    if settings.embedding_provider == "openai":
+        Address.from_settings(settings)
+        return endpoint_space(settings)
     if settings.embedding_model == HASHING:
         return HashingEncoder(settings.embedding_dimensions).space
     return configured_model(settings).space(settings.embedding_precision)
 
 
-def is_at_hand(space: EmbeddingSpace) -> bool:
-    """Whether the model of a recorded embedding space is here, unchanged; looked for, not loaded."""
+def is_at_hand(space: EmbeddingSpace, settings: ModelSettings) -> bool:
+    """Whether the model of a recorded embedding space is here, unchanged; looked for, not loaded.
+
+    One behind an endpoint is where EMBEDDING_API_URL or EMBEDDING_API_KEY says that there is one.
+    """
+    if is_of_endpoint(space):
+        return is_reachable_for(settings)
     return _setting_for(space) is not None
 
 
 def load_encoder_of(space: EmbeddingSpace, settings: Settings) -> QueryEncoder | None:
     """The encoder of a recorded embedding space, None where its model is not at hand or has changed."""
+    if is_of_endpoint(space):
+        of_space = settings.model_copy(update=settings_for(space))
+        return EndpointEncoder(of_space) if is_reachable_for(settings) else None
     name = _setting_for(space)
     if name is None:
         return None

@@ -15,6 +15,7 @@ from bge_pipeline.orchestration.pool import register_pool
 from bge_pipeline.orchestration.progress import log_backfill, log_index_build
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.benchmark import benchmark
+from bge_pipeline.phases.ending import require_whole
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.swap import swap
 from bge_pipeline.phases.verify import require_backfilled
@@ -85,6 +86,7 @@ def backfilled_embeddings(
                 partitions.range_of(context.instance, key),
                 on_progress=log_backfill(context.log, BACKFILLED),
             )
+            require_whole(result, None, "materialize the partition again: it goes on with what is left")
         context.add_asset_metadata(as_dagster_metadata(result.as_metadata()), partition_key=key)
     return dg.MaterializeResult()
 

@@ -17,6 +17,7 @@ from bge_pipeline.orchestration.progress import log_backfill
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.companion import keep_companion
 from bge_pipeline.phases.consent import require_confirmation
+from bge_pipeline.phases.ending import require_whole
 from bge_pipeline.phases.pause import PauseResult, pause, resume, this_user
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
@@ -64,6 +65,8 @@ def embed_pending(
         )
     _tag_without_old_model(context, result.companion_is_kept)
     context.log_event(dg.AssetObservation(BACKFILLED, metadata=as_dagster_metadata(result.as_metadata())))
+    with explained():
+        require_whole(result, None, "launch embed_pending_job again")
 
 
 class ConfirmConfig(dg.Config):

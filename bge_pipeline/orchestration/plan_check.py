@@ -8,6 +8,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.orchestration.failures import explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
 from bge_pipeline.orchestration.names import SCHEMA
+from bge_pipeline.phases.endpoint_use import EndpointUse
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.unloaded_model import unloaded_model
 from bge_pipeline.settings import Settings
@@ -33,19 +34,20 @@ def plan_of_migration(
 ) -> dg.AssetCheckResult:
     """Whether anything stands in the way of the migration."""
     with explained():
-        found = plan(database, settings, unloaded_model(database, settings)).as_metadata()
+        plan_now = plan(database, settings, unloaded_model(database, settings))
+    found = plan_now.as_metadata()
     if not found["texts_per_second"]:
         found = {name: value for name, value in found.items() if name not in _MEASURED}
     to_look_at = [f"{name}: {item}" for name in _TO_LOOK_AT for item in found.get(name, ())]
     return dg.AssetCheckResult(
         passed=not found["obstacles"] and not to_look_at,
         severity=dg.AssetCheckSeverity.ERROR if found["obstacles"] else dg.AssetCheckSeverity.WARN,
-        description="\n".join([*found["obstacles"], *to_look_at, _size(found)]),
+        description="\n".join([*found["obstacles"], *to_look_at, _size(found, plan_now.endpoint)]),
         metadata=as_dagster_metadata(found),
     )
 
 
-def _size(found: dict[str, Any]) -> str:
+def _size(found: dict[str, Any], endpoint: EndpointUse | None) -> str:
     rows = f"{found['pending']:,} of {found['rows']:,} rows are to be embedded"
     disk = f"{found['disk_bytes'] / 1e6:,.1f} MB more disk until the old column is retired"
     time = (
@@ -53,4 +55,5 @@ def _size(found: dict[str, Any]) -> str:
         if "backfill_seconds" in found
         else "the time is not known before a first partition is embedded, or bge-pipeline plan has measured the model"
     )
-    return f"{rows}; {disk}; {time}"
+    sent = f"; {endpoint}" if endpoint is not None else ""
+    return f"{rows}; {disk}; {time}{sent}"

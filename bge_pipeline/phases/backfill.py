@@ -26,7 +26,8 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.text_columns import explaining_text
 from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.embedding.loading import road_of
-from bge_pipeline.errors import PhaseError, Stopped
+from bge_pipeline.errors import PhaseError
+from bge_pipeline.phases.allowance import allowance_of
 from bge_pipeline.phases.application_vectors import compare_application_vectors
 from bge_pipeline.phases.brakes import make_pace
 from bge_pipeline.phases.companion import CompanionKeeper
@@ -72,6 +73,7 @@ class BackfillResult:
         read_seconds, tokenize_seconds, encode_seconds, write_seconds: time that each stage was busy; the stages
             overlap, so that they add up to more than `seconds`.
         peak_memory_bytes: largest resident size of the process.
+        spent: the setting whose budget ended it before all was done; None where none did.
         held_seconds: time that it was held back, by reason: `paused`, `rate`, `replication`, `search`.
         run_by: what ran the model, how that was proved, and what kept it off a faster way; None without a model on this
             machine.
@@ -97,6 +99,7 @@ class BackfillResult:
     write_seconds: float
     peak_memory_bytes: int
     held_seconds: dict[str, float] = field(default_factory=dict)
+    spent: str | None = None
     companion_rows: int = 0
     companion_pending: int = 0
     companion_is_kept: bool | None = None
@@ -166,7 +169,13 @@ def backfill(
             name, words = encoder.space.model, str(id_range) if id_range is not None else "all"
             with Heartbeat(database, target, words, name, lambda: totals.written) as heartbeat:
                 pace = make_pace(
-                    database, settings, stop, totals=totals, goal_rows=goal_rows, workers=lambda: heartbeat.workers
+                    database,
+                    settings,
+                    stop,
+                    totals=totals,
+                    goal_rows=goal_rows,
+                    workers=lambda: heartbeat.workers,
+                    allowance=allowance_of(encoder),
                 )
                 result = _fill(database, settings, encoder, column, id_range, on_progress, pace, totals)
         kept = keeper.result()
@@ -176,7 +185,9 @@ def backfill(
             result, companion_rows=kept.rows, companion_pending=kept.pending, companion_is_kept=kept.is_kept
         )
     else:
-        pace = make_pace(database, settings, stop, goal_rows=goal_rows, is_throttled=False)
+        pace = make_pace(
+            database, settings, stop, goal_rows=goal_rows, is_throttled=False, allowance=allowance_of(encoder)
+        )
         result = _fill(database, settings, encoder, column, id_range, on_progress, pace, totals)
     if state.new is not None and not result.pending_after and not stop.is_set():
         index_when_few_are_left(database, settings)
@@ -257,16 +268,7 @@ def _fill(
         write_seconds=totals.write_seconds,
         peak_memory_bytes=peak_memory_bytes(),
         held_seconds=pace.held_seconds,
-    )
-
-
-def stopped(result: BackfillResult, next_step: str) -> Stopped:
-    """The error that says that a backfill ended early because somebody asked for it."""
-    return Stopped(
-        f"stopped after the batch in hand, as asked: {result.rows:,} rows were embedded in this run, "
-        f"{result.pending_after:,} wait",
-        state="every committed batch is kept",
-        next_step=next_step,
+        spent=pace.spent if pending else None,
     )
 
 

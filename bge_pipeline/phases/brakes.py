@@ -14,7 +14,7 @@ from bge_pipeline.database.pause import PauseReader
 from bge_pipeline.database.replication_lag import count_hidden_standbys, find_lags
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import BgePipelineError
-from bge_pipeline.phases.pace import PAUSED, Brake, Pace
+from bge_pipeline.phases.pace import PAUSED, Allowance, Brake, Pace
 from bge_pipeline.phases.room_brake import RoomBrake
 from bge_pipeline.phases.row_totals import BackfillTotals
 from bge_pipeline.phases.search_brake import SearchBrake
@@ -37,6 +37,7 @@ def make_pace(
     goal_rows: int | None = None,
     is_throttled: bool = True,
     workers: Callable[[], int] = lambda: 1,
+    allowance: Allowance | None = None,
 ) -> Pace:
     """The pace that the settings ask for.
 
@@ -48,6 +49,7 @@ def make_pace(
         goal_rows: rows to write before it is enough.
         is_throttled: False where the moment counts; a pause holds all the same.
         workers: gives how many processes fill the table now and share MAX_ROWS_PER_SECOND.
+        allowance: what the encoder may cost.
     """
     brakes: list[Brake] = [PauseBrake(database, TargetTable.from_settings(settings))]
     if is_throttled:
@@ -57,7 +59,7 @@ def make_pace(
                 RoomBrake(database, settings.backfill_wait_for_snapshots, lambda: (totals.written, totals.in_page))
             )
     most = settings.max_rows_per_second if is_throttled else None
-    return Pace(stop, brakes, goal_rows=goal_rows, max_batch_rows=most)
+    return Pace(stop, brakes, goal_rows=goal_rows, max_batch_rows=most, allowance=allowance)
 
 
 def throttles(database: Database, settings: Settings, workers: Callable[[], int] = lambda: 1) -> Sequence[Brake]:

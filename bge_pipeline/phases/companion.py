@@ -25,7 +25,7 @@ from bge_pipeline.phases.filling import fill_column
 from bge_pipeline.phases.row_totals import BackfillTotals
 from bge_pipeline.phases.row_writing import first_line
 from bge_pipeline.phases.state import MigrationState, read_state, space_of
-from bge_pipeline.settings import BackfillSettings, DatabaseSettings, Settings
+from bge_pipeline.settings import DatabaseSettings, Settings
 from bge_pipeline.space import EmbeddingSpace
 
 logger = logging.getLogger(__name__)
@@ -233,9 +233,9 @@ def count_companion_pending(database: Database, settings: DatabaseSettings) -> i
         return count_pending(connection, target.companion, column.name) if column is not None else 0
 
 
-def can_be_kept(space: EmbeddingSpace, settings: BackfillSettings) -> bool:
+def can_be_kept(space: EmbeddingSpace, settings: Settings) -> bool:
     """Whether the companion column, of that space, is to be kept current and can be here."""
-    return settings.keep_old_current == "auto" and is_at_hand(space)
+    return settings.keep_old_current == "auto" and is_at_hand(space, settings)
 
 
 def missing_model(space: EmbeddingSpace, *, is_before_swap: bool) -> str:

@@ -12,7 +12,8 @@ from bge_pipeline.database.pause import PauseEntry, read_pause
 from bge_pipeline.database.pending import has_more_pending_than
 from bge_pipeline.database.text_columns import explaining_text
 from bge_pipeline.embedding.loading import configured_space
-from bge_pipeline.phases.backfill import BackfillProgress, BackfillResult, backfill, stopped
+from bge_pipeline.phases.backfill import BackfillProgress, BackfillResult, backfill
+from bge_pipeline.phases.ending import require_whole
 from bge_pipeline.phases.migrate import open_service
 from bge_pipeline.phases.quarantined import release_quarantined
 from bge_pipeline.phases.state import require_space, require_table
@@ -73,7 +74,7 @@ def embed_pending(
         stop: set it to end after the batch in hand.
 
     Raises:
-        Stopped: `stop` was set.
+        Stopped: `stop` was set; or (BudgetSpent) the budget is spent.
         PhaseError: no migration has begun, so that there is no column to fill.
         EmbeddingSpaceMismatch: the settings name another model than the column's; nothing was written.
         BgePipelineError: whatever the backfill raises.
@@ -92,6 +93,5 @@ def embed_pending(
         return EmbedResult(str(target), column.name, space.model, None)
     with open_service(database, settings) as service:
         done = backfill(database, settings, service.encoder, on_progress=on_progress, stop=stop)
-    if stop is not None and stop.is_set():
-        raise stopped(done, "bge-pipeline embed goes on")
+    require_whole(done, stop, "bge-pipeline embed goes on")
     return EmbedResult(str(target), column.name, space.model, done)

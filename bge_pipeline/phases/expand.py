@@ -54,7 +54,7 @@ from bge_pipeline.phases.safeguards import (
 )
 from bge_pipeline.phases.state import MigrationState, read_state, require_space, require_text
 from bge_pipeline.phases.surroundings import hidden_changes, told_replication
-from bge_pipeline.settings import BackfillSettings, DatabaseSettings, ModelSettings, Settings
+from bge_pipeline.settings import DatabaseSettings, ModelSettings, Settings
 from bge_pipeline.space import EmbeddingSpace
 
 logger = logging.getLogger(__name__)
@@ -351,7 +351,7 @@ def _tell(target: TargetTable, dependents: Sequence[Dependent], around: Sequence
         logger.warning("%s", told)
 
 
-def _keep_searched_current(operator: Operator, settings: BackfillSettings, space: EmbeddingSpace) -> None:
+def _keep_searched_current(operator: Operator, settings: Settings, space: EmbeddingSpace) -> None:
     """See that what is pending in the searched column can be found, and say so where nobody can embed it."""
     if not can_be_kept(space, settings):
         logger.warning("%s", missing_model(space, is_before_swap=True))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotDone
 
 from sqlalchemy import Connection
 
 from bge_pipeline.database.pending import count_pending
-from bge_pipeline.database.reader import read_pending
+from bge_pipeline.database.reader import PendingBatch, read_pending
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.writer import VectorWriter
 from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.errors import SwapRefused
-from bge_pipeline.phases.row_encoding import BatchEncoder
+from bge_pipeline.phases.row_encoding import BatchEncoder, EncodedBatch
 
 _ROWS_AT_ONCE = 32
 """Between two looks at the clock."""
@@ -45,10 +47,11 @@ def embed_last_rows(
     """
     pending = count_pending(connection, target, column)
     began = time.monotonic()
-    rows = BatchEncoder(encoder)
     written = done = 0
     for batch in read_pending(connection, target, column, _ROWS_AT_ONCE):
-        encoded = rows.encode(batch, rows.tokenize(batch))
+        encoded = _encoded_by(deadline, encoder, batch)
+        if encoded is None:
+            raise _too_many(target, pending, (time.monotonic() - began) / max(done, 1), deadline - began)
         written += writer.write_within(connection, encoded.batch, encoded.vectors).rows
         done += len(batch)
         now = time.monotonic()
@@ -61,6 +64,18 @@ def embed_last_rows(
             next_step="run the same command again: bge-pipeline migrate",
         )
     return written
+
+
+def _encoded_by(deadline: float, encoder: Encoder, batch: PendingBatch) -> EncodedBatch | None:
+    """The batch, encoded; None once the deadline has passed, however long the encoder itself may wait, as for an endpoint."""
+    rows = BatchEncoder(encoder)
+    pool = ThreadPoolExecutor(1, thread_name_prefix="last-rows")
+    try:
+        return pool.submit(lambda: rows.encode(batch, rows.tokenize(batch))).result(deadline - time.monotonic())
+    except NotDone:
+        return None
+    finally:
+        pool.shutdown(wait=False)
 
 
 def _too_many(target: TargetTable, pending: int, seconds_a_row: float, seconds: float) -> StillPending:

@@ -15,7 +15,8 @@ from bge_pipeline.database.operator import operating
 from bge_pipeline.database.sampling import sample_texts
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.phases.backfill import BackfillProgress, BackfillResult, backfill, stopped
+from bge_pipeline.phases.backfill import BackfillProgress, BackfillResult, backfill
+from bge_pipeline.phases.ending import require_whole
 from bge_pipeline.phases.expand import ExpandResult, expand
 from bge_pipeline.phases.last_rows import StillPending
 from bge_pipeline.phases.swap import SwapResult, swap
@@ -83,7 +84,7 @@ def migrate(
         stop: set it to end after the batch in hand.
 
     Raises:
-        Stopped: `stop` was set.
+        Stopped: `stop` was set; or (BudgetSpent) the budget is spent.
         OperatorBusy: another process migrates, rolls back or retires the table now.
         ConsentRequired: it would begin the next migration or go forward after a rollback; the settings can say yes.
         BgePipelineError: whatever a phase raises; what was committed stays, and another call resumes.
@@ -92,8 +93,7 @@ def migrate(
         expanded = expand(database, settings, service.space)
         goal = rows_until(database, settings, until)
         filled = backfill(database, settings, service.encoder, on_progress=on_backfill, stop=stop, goal_rows=goal)
-        if stop is not None and stop.is_set():
-            raise stopped(filled, "bge-pipeline migrate resumes")
+        require_whole(filled, stop, "bge-pipeline migrate resumes")
         if until is not None:
             return MigrateResult(expanded, filled, None)
         for attempt in range(1, _CATCH_UP_ROUNDS + 1):
@@ -104,5 +104,5 @@ def migrate(
                 if attempt == _CATCH_UP_ROUNDS:
                     raise
                 logger.info("%s; embedding them, round %d of %d", refusal.message, attempt, _CATCH_UP_ROUNDS)
-            backfill(database, settings, service.encoder)
+            require_whole(backfill(database, settings, service.encoder), None, "bge-pipeline migrate resumes")
         return MigrateResult(expanded, filled, swapped)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
+from bge_pipeline.embedding.encoder import TokenizedTexts
 from bge_pipeline.phases.stopping import StopRequest
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,24 @@ class Brake(Protocol):
         ...
 
 
+class Allowance(Protocol):
+    """What an encoder may still cost.
+
+    Attributes:
+        words: names the setting that says so.
+    """
+
+    words: str
+
+    def reserve(self, tokens: TokenizedTexts) -> TokenizedTexts:
+        """Set aside what the texts cost; returns the first of them, as many as can be paid for."""
+        ...
+
+    def forget_reserved(self) -> None:
+        """Nothing is on its way any more."""
+        ...
+
+
 class Pace:
     """Decides between two batches; asked by the writer's thread, and by the reader's for what it may claim.
 
@@ -56,6 +75,7 @@ class Pace:
         brakes: what may hold the backfill back; the first that does counts.
         goal_rows: rows to write before it is enough; None: all that wait.
         max_batch_rows: the most in one batch, so that a limit of few rows a second is kept evenly.
+        allowance: what the encoder may cost; None: whatever it does.
     """
 
     def __init__(
@@ -65,8 +85,11 @@ class Pace:
         *,
         goal_rows: int | None = None,
         max_batch_rows: int | None = None,
+        allowance: Allowance | None = None,
     ) -> None:
         self._stop = stop
+        self._allowance = allowance
+        self._is_spent = False
         self._max_batch_rows = max_batch_rows
         self._brakes = brakes
         self._goal_rows = goal_rows
@@ -82,8 +105,13 @@ class Pace:
 
     @property
     def is_over(self) -> bool:
-        """Whether somebody asked for the end, or as many rows are written as were wanted."""
-        return self.stopped or (self._goal_rows is not None and self._written >= self._goal_rows)
+        """Whether somebody asked for the end, as many rows are written as were wanted, or more would cost too much."""
+        return self.stopped or self._is_spent or (self._goal_rows is not None and self._written >= self._goal_rows)
+
+    @property
+    def spent(self) -> str | None:
+        """The setting whose budget is spent, so that no more rows are encoded; None while there is some left."""
+        return self._allowance.words if self._is_spent and self._allowance is not None else None
 
     @property
     def words(self) -> str | None:
@@ -122,6 +150,8 @@ class Pace:
     def begin_pass(self) -> None:
         """A pass begins: rows that were claimed and not written may be claimed again."""
         self._claimed = self._written
+        if self._allowance is not None:
+            self._allowance.forget_reserved()
 
     def claim(self, rows: int) -> int:
         """How many of the rows that were just read are wanted; 0: read no more."""
@@ -132,6 +162,14 @@ class Pace:
         wanted = max(0, min(rows, self._goal_rows - self._claimed))
         self._claimed += wanted
         return wanted
+
+    def afford(self, tokens: TokenizedTexts) -> TokenizedTexts:
+        """The first of the texts, as many as the allowance pays for; with fewer than all of them it is spent."""
+        if self._allowance is None:
+            return tokens
+        paid = self._allowance.reserve(tokens)
+        self._is_spent = len(paid) < len(tokens)
+        return paid
 
     def between_batches(self, rows: int) -> None:
         """A batch that wrote so many rows is committed: return when the next may be."""

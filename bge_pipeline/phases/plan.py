@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,11 +28,13 @@ from bge_pipeline.database.text_columns import explaining_text
 from bge_pipeline.database.user_triggers import find_user_triggers
 from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.duration import duration
+from bge_pipeline.embedding.encoder import TextsRefused, TokenizedTexts
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.phases.application_vectors import same_dimensions
 from bge_pipeline.phases.companion import can_be_kept, missing_model
 from bge_pipeline.phases.consent import Step, step_ahead
+from bge_pipeline.phases.endpoint_use import EndpointUse, count_unsent, endpoint_use
 from bge_pipeline.phases.old_vectors import OldVectors
 from bge_pipeline.phases.part import told_part
 from bge_pipeline.phases.safeguards import taken_names
@@ -41,11 +44,14 @@ from bge_pipeline.phases.text_source import text_obstacle
 from bge_pipeline.phases.unloaded_model import UnloadedModel
 from bge_pipeline.phases.vector_index import index_to_resemble, plan_vector_index
 from bge_pipeline.phases.writing_rates import WritingRates, measure_writing
-from bge_pipeline.settings import BackfillSettings, Settings, SwapSettings
+from bge_pipeline.settings import Settings, SwapSettings
 from bge_pipeline.space import EmbeddingSpace
 
+logger = logging.getLogger(__name__)
+
 _TOKEN_SAMPLE_ROWS = 2_000
-_SPEED_SAMPLE_ROWS = 256
+SPEED_SAMPLE_ROWS = 256
+"""Texts on which the speed of a model is measured."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ class Plan:
         texts_per_second: measured on a sample of the table on this machine; 0 where it is not known.
         writing: rates of writing, measured on a temporary copy of some rows; None where that could not be.
         backfill_seconds: pending rows at the slower of encoding and writing; 0 where the speed is not known.
+        endpoint: who would be sent how many tokens at what price; None for a model on this machine.
         disk_bytes: growth while old and new vectors stand side by side: new row versions, vectors and index.
         index: how the new vector index would be built.
         maintenance_work_mem_bytes: what the server gives an index build by default.
@@ -109,6 +116,7 @@ class Plan:
     texts_per_second: float
     writing: WritingRates | None
     backfill_seconds: float
+    endpoint: EndpointUse | None
     disk_bytes: int
     table_bytes: int
     index: IndexPlan
@@ -136,7 +144,8 @@ class Plan:
 def plan(database: Database, settings: Settings, service: EmbeddingsService | UnloadedModel) -> Plan:
     """Look at the table, measure the model on a sample of it, and say what a migration would do.
 
-    Of a model that is not loaded, the speed is what is known of it, and no text is counted in tokens.
+    Of a model that is not loaded, the speed is what is known of it; texts are counted in tokens only for an endpoint's, to
+    which nothing is sent then.
     """
     target = TargetTable.from_settings(settings)
     with explaining_text(target), database.autocommit() as connection:
@@ -166,7 +175,11 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService | Un
         old = OldVectors.of(connection, target, state.previous or state.table.embedding)
         part = told_part(connection, target, target.column_for(service.dimensions))
         without_previous = count_lacking(connection, target, state.previous.name) if state.previous else 0
-    tokens = _token_lengths(service, texts)
+    tokens = _token_lengths(
+        service.space.max_tokens,
+        count_unsent(settings, texts) if isinstance(service, UnloadedModel) else service.encoder.tokenize(texts),
+    )
+    endpoint = endpoint_use(settings, tokens.mean, pending)
     speed = _texts_per_second(service, texts)
     writing = None
     if pending and session_obstacle(database) is None:  # a temporary table would stay in the pooler's session
@@ -189,7 +202,11 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService | Un
         tokens=tokens,
         texts_per_second=speed,
         writing=writing,
-        backfill_seconds=_backfill_seconds(pending, speed, writing, keeps_index=settings.old_index == "keep"),
+        backfill_seconds=max(
+            _backfill_seconds(pending, speed, writing, keeps_index=settings.old_index == "keep"),
+            endpoint.least_seconds if endpoint is not None else 0.0,
+        ),
+        endpoint=endpoint,
         disk_bytes=disk,
         table_bytes=size,
         index=index,
@@ -263,14 +280,12 @@ def _run_by(service: EmbeddingsService | UnloadedModel) -> str | None:
     return str(road) if road is not None else None
 
 
-def _token_lengths(service: EmbeddingsService | UnloadedModel, texts: list[str]) -> TokenLengths:
-    limit = service.space.max_tokens
-    if not texts or isinstance(service, UnloadedModel):
+def _token_lengths(limit: int, tokens: TokenizedTexts | None) -> TokenLengths:
+    if not tokens:
         return TokenLengths(0, 0.0, 0, 0, 0, limit, 0.0)
-    tokens = service.encoder.tokenize(texts)
     lengths = tokens.token_counts
     return TokenLengths(
-        sampled_rows=len(texts),
+        sampled_rows=len(tokens),
         mean=float(lengths.mean()),
         median=int(np.median(lengths)),
         p95=int(np.percentile(lengths, 95)),
@@ -284,13 +299,21 @@ def _texts_per_second(service: EmbeddingsService | UnloadedModel, texts: list[st
     """Texts a second on a sample of the table, after a first call that pays for the start."""
     if isinstance(service, UnloadedModel):
         return service.texts_per_second
-    sample = texts[:_SPEED_SAMPLE_ROWS]
+    sample = texts[:SPEED_SAMPLE_ROWS]
     if not sample:
         return 0.0
-    service.encode_texts(sample[:8])
+    _encode(service, sample[:8])
     started = time.perf_counter()
-    service.encode_texts(sample)
+    _encode(service, sample)
     return len(sample) / (time.perf_counter() - started)
+
+
+def _encode(service: EmbeddingsService, texts: list[str]) -> None:
+    """Encode for the time it takes; a text at fault, which the backfill will put aside, is no obstacle to a plan."""
+    try:
+        service.encode_texts(texts)
+    except TextsRefused as refusal:
+        logger.warning("%s", refusal.message)
 
 
 def _setting_bytes(connection: Connection, name: str) -> int:
@@ -339,7 +362,7 @@ def _old_index_costs(
     }
 
 
-def _keeps_search_current(settings: BackfillSettings, state: MigrationState, space: EmbeddingSpace) -> bool | None:
+def _keeps_search_current(settings: Settings, state: MigrationState, space: EmbeddingSpace) -> bool | None:
     is_next = state.companion is not None if state.new is not None else _begins_anew(state, space)
     if state.phase in ("legacy", "swapped") or not is_next or state.current_space is None:
         return None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bge_pipeline.database.reader import PendingBatch
-from bge_pipeline.embedding.encoder import Encoder, TokenizedTexts
+from bge_pipeline.embedding.encoder import Encoder, TextsRefused, TokenizedTexts
 from bge_pipeline.errors import BgePipelineError, EncodingError
 from bge_pipeline.quality.bounds import UNIT_LENGTH_TOLERANCE
 
@@ -54,12 +54,16 @@ class BatchEncoder:
     def encode(self, batch: PendingBatch, tokens: TokenizedTexts | None) -> EncodedBatch:
         """Encode a batch; rows at fault are encoded again in ever smaller batches until they stand alone.
 
+        An encoder that knows which rows those are is not asked again for the others.
+
         Raises:
             EncodingError: the encoder fails on a plain sentence too, or returns arrays of another shape.
         """
         try:
             tokens = tokens if tokens is not None else self._encoder.tokenize(batch.texts)
             vectors = self._encoder.encode(tokens)
+        except TextsRefused as refusal:
+            return self._without_refused(batch, tokens, refusal)
         except BgePipelineError:
             raise
         except Exception as error:  # noqa: BLE001 - any library may sit behind an encoder; the rows are told apart below
@@ -87,6 +91,18 @@ class BatchEncoder:
             int(tokens.truncated[kept].sum()),
         )
         return _joined(sound, self.encode(batch.only(unsound), None))
+
+    def _without_refused(
+        self, batch: PendingBatch, tokens: TokenizedTexts | None, refusal: TextsRefused
+    ) -> EncodedBatch:
+        """The rows that have a vector, and each that was refused with its reason."""
+        self._require_working_encoder(refusal)
+        assert tokens is not None  # what was refused was encoded
+        kept = [position for position in range(len(batch)) if position not in refusal.reasons]
+        sound = TokenizedTexts(None, tokens.token_counts[kept], tokens.truncated[kept])
+        failures = tuple((batch.only([position]), reason) for position, reason in sorted(refusal.reasons.items()))
+        encoded = self._checked(batch.only(kept), sound, refusal.vectors[kept])
+        return replace(encoded, failures=encoded.failures + failures)
 
     def _encode_apart(self, batch: PendingBatch, error: str, cause: Exception | None) -> EncodedBatch:
         if len(batch) == 1:

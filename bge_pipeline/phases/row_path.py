@@ -133,7 +133,14 @@ class RowPath:
                         started = time.perf_counter()
                         tokens = self._rows.tokenize(batch)
                         totals.tokenize_seconds += time.perf_counter() - started
+                        if tokens is not None:
+                            tokens = self._pace.afford(tokens)
+                            batch = batch.only(range(len(tokens))) if len(tokens) < len(batch) else batch
+                        if not len(batch):
+                            return
                         output.put((batch, tokens))
+                        if self._pace.spent:
+                            return
                         attempts = 0
                 return
             except (DatabaseUnavailable, DBAPIError) as error:

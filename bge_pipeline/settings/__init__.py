@@ -11,6 +11,7 @@ from bge_pipeline.settings.configuration import (
 )
 from bge_pipeline.settings.dagster import DagsterSettings
 from bge_pipeline.settings.database import DatabaseSettings
+from bge_pipeline.settings.endpoint import EndpointSettings
 from bge_pipeline.settings.home import HomeSettings
 from bge_pipeline.settings.index import IndexSettings
 from bge_pipeline.settings.locks import LockSettings
@@ -23,6 +24,7 @@ __all__ = [
     "BackfillSettings",
     "DagsterSettings",
     "DatabaseSettings",
+    "EndpointSettings",
     "HomeSettings",
     "IndexSettings",
     "LockSettings",

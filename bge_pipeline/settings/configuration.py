@@ -80,6 +80,10 @@ class Settings(
             raise ValueError(
                 f"EMBEDDING_DIMENSIONS: pgvector indexes at most 4,000 dimensions, got {self.embedding_dimensions}"
             )
+        if self.embedding_max_cost is not None and not self.embedding_price_per_million:
+            raise ValueError(
+                f"EMBEDDING_MAX_COST ({self.embedding_max_cost:g}): expected a price above 0 in EMBEDDING_PRICE_PER_MILLION"
+            )
         if self.return_top_k > self.rerank_top_k:
             raise ValueError(f"RETURN_TOP_K ({self.return_top_k}): expected at most RERANK_TOP_K ({self.rerank_top_k})")
         return self

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
+from bge_pipeline.settings.endpoint import EndpointSettings
 from bge_pipeline.settings.home import HomeSettings
 
 
-class ModelSettings(HomeSettings):
+class ModelSettings(EndpointSettings, HomeSettings):
     """What makes the vectors, and what made the old ones."""
 
     embedding_provider: Literal["local", "openai"] = Field(
         "local",
-        description="local: a model on this machine; openai: an OpenAI-compatible endpoint (legacy interface only)",
+        description="local: a model on this machine; openai: an OpenAI-compatible endpoint, see EMBEDDING_API_URL",
     )
     embedding_model: str = Field(
         "BAAI/bge-small-en-v1.5",
         min_length=1,
-        description="hub name, local folder, `bundled` (all-MiniLM-L6-v2 from the extra `embedded`) or "
-        "`hashing` (deterministic lexical vectors, for rehearsals)",
+        description="hub name, local folder, `bundled` (all-MiniLM-L6-v2 from the extra `embedded`), "
+        "`hashing` (deterministic lexical vectors, for rehearsals) or an endpoint's name for it",
     )
     embedding_dimensions: int = Field(384, ge=1, le=16_000, description="dimensions the new column holds")
     embedding_truncate: bool = Field(
@@ -28,10 +29,12 @@ class ModelSettings(HomeSettings):
         description="cut vectors to EMBEDDING_DIMENSIONS though the model's files do not say that they are made for it",
     )
     embedding_query_prompt: str | None = Field(
-        None, description="text put before a search query; what the model's files say when not set"
+        None,
+        description="text put before a search query; what the model's files say when not set, and nothing for an endpoint",
     )
     embedding_passage_prompt: str | None = Field(
-        None, description="text put before a passage; what the model's files say when not set"
+        None,
+        description="text put before a passage; what the model's files say when not set, and nothing for an endpoint",
     )
     trust_remote_code: str | None = Field(
         None,
@@ -48,10 +51,11 @@ class ModelSettings(HomeSettings):
         "that have it, else fp32",
     )
     embedding_batch_size: int | None = Field(
-        None, ge=1, description="most texts in one forward pass; as many as the device's memory allows when not set"
+        None,
+        ge=1,
+        description="most texts in one forward pass, as many as the device's memory allows when not set; in one request to an "
+        "endpoint 256",
     )
-    embedding_api_url: str = Field("https://api.openai.com/v1", description="base URL for EMBEDDING_PROVIDER=openai")
-    embedding_api_key: SecretStr | None = Field(None, description="key for EMBEDDING_PROVIDER=openai")
     legacy_model: str = Field(
         "Alibaba-NLP/gte-Qwen2-1.5B-instruct",
         description="model of the old vectors; set and at hand, the quality gate asks it the labelled queries",

@@ -17,6 +17,7 @@ from bge_pipeline.compat import embedding_generator
 from bge_pipeline.embedding.models import find_sentence_model
 from bge_pipeline.errors import ConfigurationError, ModelUnavailable
 from bge_pipeline.settings import settings_from_env
+from bge_pipeline_tests.endpoint_server import serving
 
 TEXTS = ["How do I delete a key from a dictionary?", "A generator yields values.", "short"]
 
@@ -158,3 +159,50 @@ def test_a_model_that_only_the_library_runs_is_served_too(
     settings_from_env.cache_clear()
     with pytest.raises(ConfigurationError, match="makes vectors of 8 dimensions"):
         EmbeddingGenerator().generate_embeddings(TEXTS)
+
+
+def test_an_endpoint_is_asked_by_the_same_encoder_as_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(8) as server:
+        for name, value in {
+            "EMBEDDING_PROVIDER": "openai",
+            "EMBEDDING_MODEL": "some-model",
+            "EMBEDDING_DIMENSIONS": "8",
+            "EMBEDDING_API_URL": server.url,
+        }.items():
+            monkeypatch.setenv(name, value)
+        settings_from_env.cache_clear()
+        generator = EmbeddingGenerator()
+
+        assert generator.generate_embeddings([]) == []
+        assert (generator.provider, generator.model_name) == ("openai", "some-model")
+        assert generator.get_embedding_dimension() == 8
+        assert server.requests == []
+        vectors = generator.generate_embeddings(TEXTS)
+        np.testing.assert_allclose(vectors, server.encoder.encode(server.encoder.tokenize(TEXTS)), atol=1e-6)
+        assert generator.generate_single_embedding(TEXTS[1]) == vectors[1]
+        another = EmbeddingGenerator(model_name="text-embedding-3-small")
+        another.generate_embeddings(TEXTS)
+        assert [(request["model"], request.get("dimensions")) for request in server.requests] == [
+            ("some-model", None),
+            ("some-model", None),
+            ("text-embedding-3-small", 8),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"EMBEDDING_API_KEY": "k"}, "EMBEDDING_MODEL"),
+        ({"EMBEDDING_MODEL": "some-model"}, "EMBEDDING_API_KEY"),
+        ({"EMBEDDING_MODEL": "some-model", "EMBEDDING_API_URL": "file:///etc/passwd"}, "EMBEDDING_API_URL"),
+    ],
+)
+def test_what_an_endpoint_lacks_is_named_at_once(
+    variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EMBEDDING_MODEL")
+    for name, value in {"EMBEDDING_PROVIDER": "openai", **variables}.items():
+        monkeypatch.setenv(name, value)
+    settings_from_env.cache_clear()
+    with pytest.raises(ConfigurationError, match=message):
+        EmbeddingGenerator()

@@ -16,6 +16,7 @@ from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings, load_settings
+from bge_pipeline_tests.endpoint_server import serving
 from bge_pipeline_tests.roads import alembic_config, environment, schema, vectors
 
 pytestmark = pytest.mark.pgvector
@@ -53,6 +54,27 @@ def test_a_text_of_several_columns_goes_all_the_way_and_is_refused_a_script(
     command.upgrade(alembic_config(), "head")
     status = read_status(database, load_settings())
     assert (status.phase, status.embedded, status.warnings) == ("swapped", status.rows, ())
+
+
+def test_a_budget_ends_the_backfill_and_its_revision_is_applied_only_when_all_is_done(
+    configured: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving() as server:
+        for name, value in {
+            "EMBEDDING_PROVIDER": "openai",
+            "EMBEDDING_MODEL": "some-model",
+            "EMBEDDING_API_URL": server.url,
+            "EMBEDDING_MAX_TOKENS": "2000",
+        }.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(CommandError, match="EMBEDDING_MAX_TOKENS=2000 is spent"):
+            command.upgrade(alembic_config(), "006")
+        assert (_version(database), read_status(database, configured).phase) == ("005", "expanded")
+
+        monkeypatch.delenv("EMBEDDING_MAX_TOKENS")
+        command.upgrade(alembic_config(), "006")
+        assert (_version(database), read_status(database, configured).phase) == ("006", "backfilled")
+        assert len(server.texts) == 300
 
 
 def test_down_to_the_baseline_leaves_the_table_as_it_was(configured: Settings, database: Database) -> None:

@@ -7,6 +7,7 @@ from alembic import context
 from bge_pipeline.console import backfill_progress
 from bge_pipeline.database.connection import Database
 from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.ending import require_whole
 from bge_pipeline.phases.migrate import open_service
 from bge_pipeline.revisions import run_phase
 from bge_pipeline.settings import Settings
@@ -29,4 +30,5 @@ def downgrade() -> None:
 
 def _embed(database: Database, settings: Settings) -> None:
     with open_service(database, settings) as service, backfill_progress() as show:
-        backfill(database, settings, service.encoder, on_progress=show)
+        result = backfill(database, settings, service.encoder, on_progress=show)
+    require_whole(result, None, "the same upgrade again")

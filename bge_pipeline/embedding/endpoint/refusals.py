@@ -1,0 +1,86 @@
+"""What an answer that is none means: worth another attempt, a mistake in the settings, or texts that the server does not take."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+
+import httpx
+
+from bge_pipeline.embedding.endpoint.address import Address
+from bge_pipeline.errors import ConfigurationError, EncodingError, ModelUnavailable
+
+_LONGEST_WAIT_SECONDS = 120
+"""A server that asks for a longer pause is reported at once."""
+_TRANSIENT = (408, 409, 425, *range(500, 600))
+_TEXTS_REFUSED = (400, 413, 422)
+_NO_QUOTA = "insufficient_quota"
+"""OpenAI's code for an account without credit; it comes as 429 and no waiting helps."""
+_MISTAKES = {
+    401: "EMBEDDING_API_KEY is missing or not accepted",
+    403: "EMBEDDING_API_KEY does not allow this",
+    404: "EMBEDDING_API_URL or EMBEDDING_MODEL is not known there",
+}
+_ABOUT_LENGTH = re.compile(r"token|length|too (long|large)", re.IGNORECASE)
+
+
+class Transient(Exception):
+    """Worth another attempt, after `wait_seconds` if the server asked for it; `is_limit` where all requests have to wait."""
+
+    def __init__(self, message: str, wait_seconds: float | None = None, *, is_limit: bool = False) -> None:
+        super().__init__(message)
+        self.wait_seconds = wait_seconds
+        self.is_limit = is_limit
+
+
+class Refused(Exception):
+    """The server does not take these texts, together or one of them; `is_length` where it may take shorter ones."""
+
+    def __init__(self, message: str, *, is_length: bool) -> None:
+        super().__init__(message)
+        self.is_length = is_length
+
+
+def explain(address: Address, response: httpx.Response) -> Exception:
+    """The exception that says what an answer other than 200 means."""
+    status = response.status_code
+    body = response.text[:2_000]
+    said = f"HTTP {status}, {_message(address, body)}"
+    if status in _MISTAKES:
+        return ConfigurationError(f"{address.url}: {_MISTAKES[status]}: {said}")
+    if status in _TEXTS_REFUSED:
+        return Refused(said, is_length=status == 413 or bool(_ABOUT_LENGTH.search(body)))
+    if status in _TRANSIENT or (status == 429 and _NO_QUOTA not in body):
+        wait_seconds = retry_after(response.headers.get("Retry-After"))
+        if wait_seconds is None or wait_seconds <= _LONGEST_WAIT_SECONDS:
+            return Transient(said, wait_seconds, is_limit=status == 429)
+        return ModelUnavailable(f"{address.url} asks for a pause of {wait_seconds:,.0f} seconds: {said}")
+    refusal = ModelUnavailable if status == 429 else EncodingError
+    return refusal(f"{address.url} refused: {said}")
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds in a Retry-After header, which is a number or a date; None where it is neither."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass  # not a number: a date
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(timezone.utc)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def _message(address: Address, body: str) -> str:
+    """What the server said, in OpenAI's form, in TEI's or as it is."""
+    try:
+        answer = json.loads(body)
+        found = answer["error"]
+        said = found["message"] if isinstance(found, dict) else found
+    except (ValueError, KeyError, TypeError):
+        said = body
+    return address.without_key(str(said).strip())[:300]

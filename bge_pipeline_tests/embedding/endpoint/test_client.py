@@ -1,0 +1,157 @@
+"""What an endpoint may do wrong: what is tried again, what is not, and where its key never appears."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bge_pipeline.embedding.endpoint.refusals import retry_after
+from bge_pipeline.errors import (
+    BgePipelineError,
+    ConfigurationError,
+    EmbeddingSpaceMismatch,
+    EncodingError,
+    ModelUnavailable,
+)
+from bge_pipeline_tests.embedding.endpoint.conftest import MakeEncoder
+from bge_pipeline_tests.endpoint_server import CUT_SHORT, DROPPED, KEY, EndpointServer, error
+
+
+def embed(make_encoder: MakeEncoder, **settings: Any) -> Any:
+    encoder = make_encoder(**settings)
+    return encoder.encode(encoder.tokenize(["a word"]))
+
+
+def test_a_rate_limit_is_waited_for_as_long_as_the_server_asks(
+    server: EndpointServer, make_encoder: MakeEncoder, pauses: list[float]
+) -> None:
+    server.script = [(429, {"Retry-After": "7"}, error("slow down")), (503, {}, b"busy"), (500, {}, b"")]
+
+    assert embed(make_encoder).shape == (1, 8)
+
+    assert len(server.requests) == 4
+    assert pauses[0] == 7
+    assert all(0 <= pause <= 30 for pause in pauses[2:])
+
+
+def test_a_rate_limit_holds_the_other_requests_too(server: EndpointServer, make_encoder: MakeEncoder) -> None:
+    encoder = make_encoder(embedding_concurrency=1)
+    server.script = [(429, {"Retry-After": "0.3"}, error("slow down"))]
+    encoder.encode(encoder.tokenize(["a"]))
+    encoder._client._limits.hold(60)
+    assert 59 < make_encoder()._client._limits.seconds_to_wait(1) <= 60
+
+
+@pytest.mark.parametrize(
+    "broken", [DROPPED, CUT_SHORT, (200, {}, b"<html>"), (200, {"Content-Encoding": "gzip"}, b"no")]
+)
+def test_a_lost_connection_and_an_answer_that_is_no_json_are_tried_again(
+    broken: Any, server: EndpointServer, make_encoder: MakeEncoder, pauses: list[float]
+) -> None:
+    server.script = [broken, broken]
+    np.testing.assert_allclose(
+        embed(make_encoder), server.encoder.encode(server.encoder.tokenize(["a word"])), atol=1e-6
+    )
+    assert (len(server.requests), len(pauses)) == (3, 2)
+
+
+def test_a_server_that_is_too_slow_is_asked_again_and_given_up(
+    server: EndpointServer, make_encoder: MakeEncoder, pauses: list[float]
+) -> None:
+    server.seconds = 1
+    with pytest.raises(ModelUnavailable, match=r"2 attempts: .*timed out"):
+        embed(make_encoder, embedding_timeout_seconds=0.1, embedding_max_attempts=2)
+    assert len(server.requests) == 2
+
+
+def test_a_server_that_is_not_there_is_given_up(make_encoder: MakeEncoder, pauses: list[float]) -> None:
+    with pytest.raises(ModelUnavailable, match=r"127\.0\.0\.1:1/v1 did not embed 1 texts in 6 attempts"):
+        embed(make_encoder, embedding_api_url="http://127.0.0.1:1/v1")
+    assert len(pauses) == 5
+
+
+REFUSALS: dict[str, tuple[tuple[int, dict[str, str], Any], type[BgePipelineError], str]] = {
+    "a wrong key": ((401, {}, error(f"Incorrect API key {KEY}")), ConfigurationError, "EMBEDDING_API_KEY"),
+    "a key without rights": ((403, {}, error("no")), ConfigurationError, "EMBEDDING_API_KEY"),
+    "an unknown model": ((404, {}, error("no such model")), ConfigurationError, "EMBEDDING_MODEL is not known"),
+    "a text it does not take": ((400, {}, error("'$.input' is invalid")), EncodingError, r"\$\.input"),
+    "an error in TEI's form": ((422, {}, {"error": "Batch is empty"}), EncodingError, "422, Batch is empty"),
+    "no quota left": ((429, {}, error("no quota", code="insufficient_quota")), ModelUnavailable, "no quota"),
+    "a pause of an hour": ((429, {"Retry-After": "3600"}, error("later")), ModelUnavailable, "3,600 seconds"),
+    "a redirect": ((307, {"Location": "http://127.0.0.1:1/"}, b""), EncodingError, "307"),
+    "vectors of other dimensions": (
+        (200, {}, {"data": [{"index": 0, "embedding": [1.0] * 5}]}),
+        EmbeddingSpaceMismatch,
+        "EMBEDDING_DIMENSIONS=8, .* 5 dimensions",
+    ),
+    "too few vectors": ((200, {}, {"data": []}), EncodingError, "expected 1 vectors"),
+    "too many vectors": (
+        (200, {}, {"data": [{"index": n, "embedding": [1.0] * 8} for n in (0, 0)]}),
+        EncodingError,
+        "expected 1 vectors, got 2",
+    ),
+    "another shape": ((200, {}, {"embeddings": [[1, 2, 3]]}), EncodingError, "expected data with index"),
+    "words for numbers": ((200, {}, {"data": [{"index": 0, "embedding": ["x"] * 8}]}), EncodingError, "of numbers"),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_what_no_retry_would_mend_is_raised_at_once_without_the_key(
+    refusal: str, server: EndpointServer, make_encoder: MakeEncoder, pauses: list[float]
+) -> None:
+    answer, kind, message = REFUSALS[refusal]
+    server.script = [answer]
+
+    with pytest.raises(kind, match=message) as caught:
+        embed(make_encoder)
+
+    assert KEY not in str(caught.value)
+    assert pauses == []
+    assert len(server.requests) == 1
+
+
+def test_the_key_is_in_no_log_and_no_representation(
+    server: EndpointServer, make_encoder: MakeEncoder, pauses: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    server.script = [(500, {}, error(f"key {KEY} upset me"))]
+    encoder = make_encoder()
+    with caplog.at_level(logging.DEBUG):
+        encoder.encode(encoder.tokenize(["a"]))
+    assert "[key] upset me" in caplog.text
+    for shown in (
+        caplog.text,
+        repr(encoder._address),
+        repr(vars(encoder)),
+        repr(vars(encoder._client)),
+        str(encoder.space),
+    ):
+        assert KEY not in shown
+
+
+def test_retry_after_may_be_a_date() -> None:
+    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert retry_after("Wed, 21 Oct 2065 07:28:00 GMT") > 1e8  # type: ignore[operator]
+    assert retry_after("soon") is None
+
+
+@pytest.mark.parametrize(
+    ("said", "alias"),
+    [("some-model", None), ("some-model-v2", None), ("owner/some-model", None), (None, None), ("real", "real")],
+)
+def test_an_answer_may_name_the_model_in_several_ways(
+    said: str | None, alias: str | None, server: EndpointServer, make_encoder: MakeEncoder
+) -> None:
+    server.rule = lambda request: (200, {}, server.proper(request) | {"model": said})
+    assert embed(make_encoder, embedding_served_model=alias).shape == (1, 8)
+
+
+@pytest.mark.parametrize("said", ["another", f"of {KEY}"])
+def test_vectors_of_another_model_are_not_taken(said: str, server: EndpointServer, make_encoder: MakeEncoder) -> None:
+    server.rule = lambda request: (200, {}, server.proper(request) | {"model": said})
+    with pytest.raises(EmbeddingSpaceMismatch, match="asked for vectors of some-model and says") as refused:
+        embed(make_encoder)
+    assert "EMBEDDING_SERVED_MODEL=" in str(refused.value)
+    assert KEY not in str(refused.value)
