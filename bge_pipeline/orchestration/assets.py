@@ -11,6 +11,7 @@ from bge_pipeline.orchestration import partitions
 from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata, gate_metadata
 from bge_pipeline.orchestration.names import BACKFILLED, GROUP, OWNERS, POOL, REPORT, SCHEMA, SWAPPED
+from bge_pipeline.orchestration.own_history import require_own_history
 from bge_pipeline.orchestration.pool import register_pool
 from bge_pipeline.orchestration.progress import log_backfill, log_index_build
 from bge_pipeline.phases.backfill import backfill
@@ -44,6 +45,7 @@ def schema_with_384_column(
     # There is nothing to launch a backfill of before the partitions are cut.
     register_pool(context.instance)
     with explained():
+        require_own_history(context.instance, database, settings)
         result = expand(database, settings, configured_space(settings))
         if result.added or not partitions.known_keys(context.instance):
             partitions.recut(context.instance, database, settings)
@@ -78,6 +80,7 @@ def backfilled_embeddings(
     """Backfill of one partition, or of each partition of a range."""
     for key in context.partition_keys:
         with explained():
+            require_own_history(context.instance, database, settings)
             result = backfill(
                 database,
                 settings,
@@ -112,6 +115,7 @@ def swapped_index(
 ) -> dg.MaterializeResult[None]:
     """Swap."""
     with explained():
+        require_own_history(context.instance, database, settings)
         require_backfilled(database, settings)
         result = swap(database, settings, embeddings, on_progress=log_index_build(context.log, SWAPPED))
     facts = result.as_metadata() | {"gate": None}
@@ -142,6 +146,7 @@ def benchmark_report(
 ) -> dg.MaterializeResult[None]:
     """Report."""
     with explained():
+        require_own_history(context.instance, database, settings)
         report = benchmark(database, settings, embeddings, on_step=context.log.info)
         written = write_report(report, settings.home / "reports")
     page: dict[str, dg.MetadataValue[Any]] = {

@@ -1,5 +1,6 @@
 """`bge-pipeline dev`: the Dagster UI and daemon as one process that ends in order."""
 
+import logging
 import os
 import signal
 import socket
@@ -11,11 +12,15 @@ from types import FrameType
 
 import dagster as dg
 
+from bge_pipeline.database.connection import Database
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.orchestration.dagster_home import environment, in_environment, server_urls
+from bge_pipeline.orchestration.own_history import foreign_table, told_foreign
 from bge_pipeline.orchestration.pool import register_pool
 from bge_pipeline.orchestration.storage import require_databases
 from bge_pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 3000
 DEFAULT_HOST = "127.0.0.1"
@@ -40,8 +45,12 @@ def run_dev(settings: Settings, port: int = DEFAULT_PORT, host: str = DEFAULT_HO
     _require_free(host, port)
     require_databases(settings)
     variables = environment(settings) | server_urls(settings)
-    with in_environment(variables), dg.DagsterInstance.get() as instance:
+    with in_environment(variables), dg.DagsterInstance.get() as instance, Database.from_settings(settings) as database:
         register_pool(instance)
+        if foreign := foreign_table(instance, database, settings):
+            logger.warning(
+                "%s. Runs are refused; see the check migration_status of swapped_index", told_foreign(*foreign)
+            )
     command = ["-m", "dagster", "dev", "-m", "bge_pipeline.definitions", "-p", str(port), "-h", host]
     print(f"Dagster UI: http://{host}:{port}  (Ctrl-C stops it)", flush=True)  # noqa: T201
     with _passing_signals_on() as started:

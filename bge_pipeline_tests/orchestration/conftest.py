@@ -71,8 +71,8 @@ CONFIRMED = "public.segments"
 
 
 def confirming(job: str, confirm: str = CONFIRMED) -> dict[str, object]:
-    """The run config of rollback_job or retire_job in which somebody typed `confirm`."""
-    op = {"rollback_job": "roll_back", "retire_job": "retire_old_column"}[job]
+    """The run config of rollback_job, retire_job or adopt_table_job in which somebody typed `confirm`."""
+    op = {"rollback_job": "roll_back", "retire_job": "retire_old_column", "adopt_table_job": "adopt_table"}[job]
     return {"ops": {op: {"config": {"confirm": confirm}}}}
 
 
