@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Each registers its commands, in the order in which the help shows them.
-from bge_pipeline.cli import migrating, operating, tools  # noqa: F401
+from bge_pipeline.cli import comparing, migrating, operating, tools  # noqa: F401
 from bge_pipeline.cli.invocation import app, main
 
 __all__ = ["app", "main"]

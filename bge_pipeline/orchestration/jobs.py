@@ -17,6 +17,7 @@ from bge_pipeline.orchestration.metadata import as_dagster_metadata
 from bge_pipeline.orchestration.names import BACKFILLED, POOL, REPORT, SCHEMA, SWAPPED, WITHOUT_OLD_MODEL_TAG
 from bge_pipeline.orchestration.own_history import adopt, require_own_history
 from bge_pipeline.orchestration.progress import log_backfill
+from bge_pipeline.orchestration.side_by_side_check import side_by_side
 from bge_pipeline.orchestration.status_check import log_status, migration_status
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.companion import keep_companion
@@ -34,8 +35,8 @@ expand_job = dg.define_asset_job(
 
 backfill_job = dg.define_asset_job(
     "backfill_job",
-    # The quality gate compares the whole table: it is asked once, by swap_job, and not after each partition.
-    selection=dg.AssetSelection.assets(BACKFILLED) - dg.AssetSelection.checks(quality_gate),
+    # Both compare the whole table: they are asked once, by swap_job, and not after each partition.
+    selection=dg.AssetSelection.assets(BACKFILLED) - dg.AssetSelection.checks(quality_gate, side_by_side),
     description="Embed one partition, or a range of partitions in one run, and check it.",
 )
 

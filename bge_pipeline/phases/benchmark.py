@@ -20,6 +20,7 @@ from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import EncodingError
+from bge_pipeline.phases.compare import can_compare, compare_search
 from bge_pipeline.phases.state import MigrationState, read_state, space_of
 from bge_pipeline.phases.verdict import Verdict, compared_columns, judge_quality
 from bge_pipeline.quality.columns import ComparedColumns
@@ -93,6 +94,7 @@ def benchmark(
         backfill_texts_per_second=_rate(backfills, "seconds"),
         write_rows_per_second=_rate(backfills, "write_seconds"),
         notes=tuple(notes),
+        side_by_side=compare_search(database, settings, service) if can_compare(state) else None,
     )
 
 

@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.sampling import SampledRows, sample_vectors
 from bge_pipeline.database.target import TargetTable
@@ -19,6 +16,7 @@ from bge_pipeline.quality.judgements import JudgedQueries, load_judged_queries
 from bge_pipeline.quality.known_items import excerpts
 from bge_pipeline.quality.measure import NEIGHBOURS
 from bge_pipeline.quality.search_quality import ask_each, measure_search, p50_and_p95
+from bge_pipeline.quality.stored_vectors import StoredVectors
 from bge_pipeline.search import RerankMode, Retriever, SearchMode
 from bge_pipeline.settings import Settings
 from bge_pipeline.space import EmbeddingSpace
@@ -80,17 +78,6 @@ class SearchedColumns:
     new_recall: float | None
 
 
-class _StoredVectors:
-    """Stands in for an encoder that is not at hand: the vector of a known text is the one stored with its row."""
-
-    def __init__(self, rows: SampledRows, column: str) -> None:
-        self._vectors = dict(zip(rows.texts, rows.vectors[column], strict=True))
-
-    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of texts of the sample."""
-        return np.stack([self._vectors[text] for text in texts])
-
-
 def search_runs(
     database: Database,
     settings: Settings,
@@ -146,7 +133,7 @@ def _search_old(
     notes.append(
         "the old model is not at hand: the old column was searched with vectors stored in it, without encoding"
     )
-    retriever = Retriever(database, settings, query_encoder=_StoredVectors(rows, column), column=column)
+    retriever = Retriever(database, settings, query_encoder=StoredVectors(rows, column, space), column=column)
     return replace(_timed(retriever, "old", rows.texts), encodes=False)
 
 

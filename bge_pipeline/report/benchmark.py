@@ -7,6 +7,7 @@ from typing import Any
 
 from bge_pipeline.quality.gate import GateResult
 from bge_pipeline.quality.search_runs import SearchRun
+from bge_pipeline.quality.side_by_side import Comparison
 from bge_pipeline.quality.speed import EncodeRun, RerankRun
 
 
@@ -50,6 +51,7 @@ class BenchmarkReport:
         lock_milliseconds: exclusive lock of the latest swap, None before it.
         index_seconds: build of the new vector index, None before it.
         notes: what could not be measured, and why.
+        side_by_side: what the user's questions find with old and with new vectors; None where there are not both.
     """
 
     created_at: str
@@ -73,6 +75,7 @@ class BenchmarkReport:
     backfill_texts_per_second: float | None
     write_rows_per_second: float | None
     notes: tuple[str, ...]
+    side_by_side: Comparison | None = None
 
     @property
     def best_texts_per_second(self) -> float | None:
@@ -89,6 +92,7 @@ class BenchmarkReport:
         return asdict(self) | {
             "encode": [asdict(run) | {"texts_per_second": run.texts_per_second} for run in self.encode],
             "search": [asdict(run) | {"name": run.name} for run in self.search],
+            "side_by_side": self.side_by_side.as_metadata() if self.side_by_side is not None else None,
             "gate": self.gate.as_metadata() if self.gate is not None else None,
             "gate_summary": self.gate_summary,
         }

@@ -10,9 +10,18 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from bge_pipeline.quality.side_by_side import Comparison
 from bge_pipeline.report.benchmark import BenchmarkReport
 from bge_pipeline.report.plots import report_plots
-from bge_pipeline.report.sections import NOTHING, Section, circumstances, headlines, sections, title
+from bge_pipeline.report.sections import (
+    NOTHING,
+    Section,
+    circumstances,
+    headlines,
+    sections,
+    side_by_side_sections,
+    title,
+)
 
 
 @dataclass(frozen=True)
@@ -42,10 +51,18 @@ def as_markdown(report: BenchmarkReport) -> str:
     facts = _inert(" · ".join(f"{name}: {value}" for name, value in circumstances(report).items()))
     # In one paragraph, so that two stand side by side where there is room.
     plots = "\n".join(f"![{name}]({_data_uri(svg)})" for name, svg in report_plots(report).items())
-    parts = [f"# {_inert(title(report))}", facts, markdown_table(summary), plots]
-    for section in sections(report):
-        parts += [f"## {_inert(section.title)}", _inert(section.text), markdown_table(section.rows)]
+    parts = [f"# {_inert(title(report))}", facts, markdown_table(summary), plots, _markdown_sections(sections(report))]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def comparison_as_markdown(comparison: Comparison) -> str:
+    """The results side by side as Markdown, for the Dagster UI."""
+    return _markdown_sections(side_by_side_sections(comparison)) + "\n"
+
+
+def _markdown_sections(found: Sequence[Section]) -> str:
+    parts = [part for s in found for part in (f"## {_inert(s.title)}", _inert(s.text), markdown_table(s.rows)) if part]
+    return "\n\n".join(parts)
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
@@ -108,7 +125,7 @@ def _html_table(rows: Sequence[Sequence[str]]) -> str:
 def _html_class(cell: str, *, is_numeric: bool) -> str:
     if is_numeric:
         return " class=number"
-    return {"yes": " class=yes", "NO": " class=no"}.get(cell, "")
+    return {"yes": " class=yes", "NO": " class=no", "new": " class=yes", "gone": " class=no"}.get(cell, "")
 
 
 def _numeric_columns(rows: Sequence[Sequence[str]]) -> list[bool]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, zip_longest
 from typing import Literal
 
 from bge_pipeline.quality.gate import GateResult
 from bge_pipeline.quality.search_runs import SearchRun
+from bge_pipeline.quality.side_by_side import Comparison, Hit, SideBySide
 from bge_pipeline.report.benchmark import BenchmarkReport, PhaseTime
 
 NOTHING = "—"
 _SHOWN_ONE_BY_ONE = 4
+_SHOWN_OF_A_TEXT = 200
+"""Characters."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +82,38 @@ def headlines(report: BenchmarkReport) -> list[Headline]:
 
 def sections(report: BenchmarkReport) -> list[Section]:
     """The tables, in the order in which they are read."""
-    parts = [_search(report), _quality(report), _encode(report), _storage(report), _phases(report)]
+    parts = [_search(report), _quality(report), *side_by_side_sections(report.side_by_side)]
+    parts += [_encode(report), _storage(report), _phases(report)]
     if report.notes:
         parts.append(Section("Not measured", [["what and why"], *([note] for note in report.notes)]))
     return [Section(part.title, _without_empty_columns(part.rows), part.text) for part in parts]
+
+
+def side_by_side_sections(comparison: Comparison | None) -> list[Section]:
+    """For each question the results of both columns, row by row; nothing where there is nothing to compare."""
+    if comparison is None or not comparison.pairs:
+        return []
+    intro = f"Old: {comparison.old}. New: {comparison.new}. {comparison.summary()}."
+    return [Section("Side by side", [], intro), *(_beside(pair) for pair in comparison.pairs)]
+
+
+def _beside(pair: SideBySide) -> Section:
+    rows = [["rank", "old", "went to", "new", "came from"]]
+    for rank, (old, new) in enumerate(zip_longest(pair.old, pair.new), start=1):
+        rows.append([str(rank), *_hit(old, rank, "gone"), *_hit(new, rank, "new")])
+    return Section(f"“{_clipped(pair.query)}”", rows, pair.summary())
+
+
+def _hit(hit: Hit | None, rank: int, alone: str) -> tuple[str, str]:
+    if hit is None:
+        return "", ""
+    moved = alone if hit.other_rank is None else "same" if hit.other_rank == rank else str(hit.other_rank)
+    return f"[{hit.row_id}] {_clipped(hit.text)}", moved
+
+
+def _clipped(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN_OF_A_TEXT else f"{line[: _SHOWN_OF_A_TEXT - 1]}…"
 
 
 def gate_rows(gate: GateResult) -> list[list[str]]:
