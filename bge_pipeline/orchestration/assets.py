@@ -19,7 +19,7 @@ from bge_pipeline.phases.benchmark import benchmark
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.swap import swap
 from bge_pipeline.phases.verify import require_backfilled
-from bge_pipeline.report.pages import as_markdown, write_report
+from bge_pipeline.report.pages import as_markdown, summary_as_markdown, write_report
 from bge_pipeline.settings import Settings
 
 
@@ -134,8 +134,8 @@ def swapped_index(
     pool=POOL,
     description=(
         "What was measured on the migrated table: encoding, search before and after, the quality gate, storage, and the "
-        "time of each phase. `report` is the whole page, `report_path` the "
-        "same as a file; the numbers are there for their history over runs, under Plots."
+        "time of each phase. `summary` is what to read first, `report` the whole, `report_page` the same in the browser, "
+        "`report_path` as a file; the numbers are there for their history over runs, under Plots."
     ),
 )
 def benchmark_report(
@@ -149,7 +149,10 @@ def benchmark_report(
         require_own_history(context.instance, database, settings)
         report = benchmark(database, settings, embeddings, on_step=context.log.info)
         written = write_report(report, settings.home / "reports")
+    link = f"{settings.reports_url.rstrip('/')}/{written.html.name}" if settings.reports_url is not None else None
     page: dict[str, dg.MetadataValue[Any]] = {
+        "summary": dg.MetadataValue.md(summary_as_markdown(report)),
+        **({"report_page": dg.MetadataValue.url(link)} if link is not None else {}),
         "report": dg.MetadataValue.md(as_markdown(report)),
         "report_path": dg.MetadataValue.path(str(written.html)),
     }

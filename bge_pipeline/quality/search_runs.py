@@ -37,6 +37,7 @@ class SearchRun:
         encodes: whether the query's vector was made within the time.
         recall: share of the exact 20 nearest that came back; None where nothing exact is compared.
         ndcg: nDCG@20 on labelled queries; None without them.
+        index: name and method of the vector index on the column; None where every row was compared.
     """
 
     column: Literal["old", "new"]
@@ -48,6 +49,11 @@ class SearchRun:
     encodes: bool
     recall: float | None = None
     ndcg: float | None = None
+    index: str | None = None
+
+    def is_like(self, other: SearchRun) -> bool:
+        """Whether the milliseconds of both are of one kind: by an index or without, the query encoded or beforehand."""
+        return self.encodes == other.encodes and (self.index is None) == (other.index is None)
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -145,10 +151,13 @@ def _timed(
     mode: SearchMode = "dense",
     rerank: RerankMode = "never",
 ) -> SearchRun:
-    reranked = rerank != "never"
+    reranked, found_index = rerank != "never", retriever.check().index
+    index = f"{found_index.name} ({found_index.method})" if found_index is not None else None
     if isinstance(queries, JudgedQueries):
         found = measure_search(retriever, queries, mode=mode, rerank=rerank, k=NEIGHBOURS)
         ndcg = found.quality.ndcg
-        return SearchRun(column, mode, reranked, len(queries), found.p50_ms, found.p95_ms, encodes=True, ndcg=ndcg)
+        return SearchRun(
+            column, mode, reranked, len(queries), found.p50_ms, found.p95_ms, encodes=True, ndcg=ndcg, index=index
+        )
     p50, p95 = p50_and_p95(list(ask_each(retriever, queries, mode=mode, rerank=rerank, k=NEIGHBOURS)))
-    return SearchRun(column, mode, reranked, len(queries), p50, p95, encodes=True)
+    return SearchRun(column, mode, reranked, len(queries), p50, p95, encodes=True, index=index)

@@ -44,14 +44,24 @@ def write_report(report: BenchmarkReport, folder: Path) -> WrittenReport:
     return written
 
 
+def summary_as_markdown(report: BenchmarkReport) -> str:
+    """The figures that a reader looks for first, as one table."""
+    found = headlines(report)
+    return markdown_table([[h.label for h in found], [f"**{h.figure}**" for h in found], [h.note for h in found]])
+
+
 def as_markdown(report: BenchmarkReport) -> str:
     """The report as Markdown, plots inside as data URIs, which the Dagster UI shows."""
-    found = headlines(report)
-    summary = [[h.label for h in found], [f"**{h.figure}**" for h in found], [h.note for h in found]]
     facts = _inert(" · ".join(f"{name}: {value}" for name, value in circumstances(report).items()))
     # In one paragraph, so that two stand side by side where there is room.
     plots = "\n".join(f"![{name}]({_data_uri(svg)})" for name, svg in report_plots(report).items())
-    parts = [f"# {_inert(title(report))}", facts, markdown_table(summary), plots, _markdown_sections(sections(report))]
+    parts = [
+        f"# {_inert(title(report))}",
+        summary_as_markdown(report),
+        facts,
+        plots,
+        _markdown_sections(sections(report)),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -159,5 +169,5 @@ td:first-child {{ white-space: nowrap }}
 .number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }}
 .yes {{ color: #1a7f47 }} .no {{ color: #b3261e; font-weight: 600 }}
 </style></head>
-<body><h1>{title}</h1><dl>{facts}</dl><ul>{cards}</ul><div class="plots">{plots}</div>{sections}</body></html>
+<body><h1>{title}</h1><ul>{cards}</ul><dl>{facts}</dl><div class="plots">{plots}</div>{sections}</body></html>
 """

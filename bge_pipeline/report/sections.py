@@ -11,6 +11,7 @@ from bge_pipeline.quality.gate import GateResult
 from bge_pipeline.quality.search_runs import SearchRun
 from bge_pipeline.quality.side_by_side import Comparison, Hit, SideBySide
 from bge_pipeline.report.benchmark import BenchmarkReport, PhaseTime
+from bge_pipeline.report.wall_clock import wall_seconds
 
 NOTHING = "—"
 _SHOWN_ONE_BY_ONE = 4
@@ -157,7 +158,7 @@ def _encode(report: BenchmarkReport) -> Section:
 def _search(report: BenchmarkReport) -> Section:
     if not report.search:
         return Section("Search", [], "Not measured.")
-    rows = [["search", "queries", "median ms", "95th percentile ms", "query encoded", "recall@20", "nDCG@20"]]
+    rows = [["search", "queries", "median ms", "95th percentile ms", "query encoded", "index", "recall@20", "nDCG@20"]]
     rows += [
         [
             run.name,
@@ -165,15 +166,29 @@ def _search(report: BenchmarkReport) -> Section:
             f"{run.p50_milliseconds:,.1f}",
             f"{run.p95_milliseconds:,.1f}",
             "within the time" if run.encodes else "beforehand",
+            run.index or "none: every row is compared",
             _figure(run.recall),
             _figure(run.ndcg),
         ]
         for run in report.search
     ]
     text = "From the query to its results, the query's vector included where the column's own model could make it."
+    old, new = _dense(report, "old"), _dense(report, "new")
+    if old is not None and new is not None and not old.is_like(new):
+        text += f" The milliseconds of old and new are no comparison: {unlike(old, new)}."
     if any(run.recall is not None for run in report.search):
         text += " Recall is against exact search on the same column."
     return Section("Search", rows, text)
+
+
+def unlike(old: SearchRun, new: SearchRun) -> str:
+    """Why the milliseconds of two runs are of two kinds."""
+    reasons = []
+    if (old.index is None) != (new.index is None):
+        reasons.append(f"the {'old' if old.index is None else 'new'} column has no index now")
+    if old.encodes != new.encodes:
+        reasons.append("the query's vector was made within the time of one and before that of the other")
+    return ", and ".join(reasons)
 
 
 def _quality(report: BenchmarkReport) -> Section:
@@ -194,18 +209,31 @@ def _storage(report: BenchmarkReport) -> Section:
 
 
 def _phases(report: BenchmarkReport) -> Section:
-    rows = [["act", "when", "seconds", "what"]]
+    rows = [["act", "ended", "seconds", "what"]]
     for act, group in groupby(report.phases, lambda phase: phase.act):
         rows += _phase_rows(act, list(group))
-    return Section("Phases", rows, "From the journal beside the table, whichever road ran them.")
+    text = "From the journal beside the table, whichever road ran them."
+    runs = sum(phase.act == "backfill" for phase in report.phases)
+    if runs > 1 and report.backfill_seconds is not None:
+        wall = f"{report.backfill_seconds:,.1f} s on the wall"
+        text += f" The backfill's {runs:,} runs took {wall}, where they overlap counted once."
+    return Section("Phases", rows, text)
 
 
 def _phase_rows(act: str, phases: list[PhaseTime]) -> list[list[str]]:
     """A line for each; of a table with hundreds of id ranges, one line for all of them."""
     if len(phases) > _SHOWN_ONE_BY_ONE:
-        total = PhaseTime(act, phases[0].at, sum(phase.seconds for phase in phases), f"{len(phases):,} runs")
-        phases = [total]
-    return [[act, phase.at[:19].replace("T", " "), f"{phase.seconds:,.1f}", phase.detail] for phase in phases]
+        wall = wall_seconds((phase.at, phase.seconds or 0.0) for phase in phases)
+        phases = [PhaseTime(act, phases[-1].at, wall, f"{len(phases):,} runs, on the wall")]
+    return [
+        [
+            act,
+            phase.at[:19].replace("T", " "),
+            NOTHING if phase.seconds is None else f"{phase.seconds:,.1f}",
+            phase.detail,
+        ]
+        for phase in phases
+    ]
 
 
 def _without_empty_columns(rows: Sequence[Sequence[str]]) -> list[list[str]]:
