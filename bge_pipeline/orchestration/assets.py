@@ -14,6 +14,7 @@ from bge_pipeline.orchestration.names import BACKFILLED, GROUP, OWNERS, POOL, RE
 from bge_pipeline.orchestration.own_history import require_own_history
 from bge_pipeline.orchestration.pool import register_pool
 from bge_pipeline.orchestration.progress import log_backfill, log_index_build
+from bge_pipeline.orchestration.run_history import how_far
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.benchmark import benchmark
 from bge_pipeline.phases.expand import expand
@@ -68,7 +69,9 @@ def schema_with_384_column(
     description=(
         "A vector of the new model for every row that has text. One partition is an id range of about PARTITION_ROWS "
         "rows. Every batch is committed by itself and only rows without a vector are read, so a failed or killed run "
-        "loses at most the batches in flight, and running a partition again does what is left."
+        "loses at most the batches in flight, and running a partition again does what is left. The partitions are cut by "
+        "schema_with_384_column: before that there is none, and Launch stays grey. How far a run is: its log and its tag "
+        "`progress`, with the time left in it and in all."
     ),
 )
 def backfilled_embeddings(
@@ -80,15 +83,19 @@ def backfilled_embeddings(
     """Backfill of one partition, or of each partition of a range."""
     for key in context.partition_keys:
         with explained():
+            overall = how_far(context.instance, key, settings.partition_rows)
             require_own_history(context.instance, database, settings)
             result = backfill(
                 database,
                 settings,
                 embeddings.encoder,
                 partitions.range_of(context.instance, key),
-                on_progress=log_backfill(context.log, BACKFILLED),
+                on_progress=log_backfill(context, BACKFILLED, overall),
             )
-        context.add_asset_metadata(as_dagster_metadata(result.as_metadata()), partition_key=key)
+        rate, after = result.texts_per_second, {"partitions_left": overall.partitions - overall.done - 1}
+        if rate:
+            after["seconds_left_in_all"] = round(overall.rows_to_come / rate)
+        context.add_asset_metadata(as_dagster_metadata(result.as_metadata() | after), partition_key=key)
     return dg.MaterializeResult()
 
 

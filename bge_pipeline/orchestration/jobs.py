@@ -71,9 +71,7 @@ def embed_pending(
     """Embed what is pending; seen in the history of `backfilled_embeddings` as an observation."""
     with explained():
         require_own_history(context.instance, database, settings)
-        result = backfill(
-            database, settings, embeddings.encoder, on_progress=log_backfill(context.log, "embed_pending")
-        )
+        result = backfill(database, settings, embeddings.encoder, on_progress=log_backfill(context, "embed_pending"))
     _tag_without_old_model(context, result.companion_is_kept)
     context.log_event(dg.AssetObservation(BACKFILLED, metadata=as_dagster_metadata(result.as_metadata())))
 
