@@ -9,7 +9,7 @@ from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.orchestration import partitions
 from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
-from bge_pipeline.orchestration.metadata import as_dagster_metadata, gate_metadata
+from bge_pipeline.orchestration.metadata import as_dagster_metadata, gate_metadata, settings_metadata
 from bge_pipeline.orchestration.names import BACKFILLED, GROUP, OWNERS, POOL, REPORT, SCHEMA, SWAPPED
 from bge_pipeline.orchestration.own_history import require_own_history
 from bge_pipeline.orchestration.pool import register_pool
@@ -51,7 +51,9 @@ def schema_with_384_column(
         if result.added or not partitions.known_keys(context.instance):
             partitions.recut(context.instance, database, settings)
     counts = {"partitions": len(partitions.known_keys(context.instance))}
-    return dg.MaterializeResult(metadata=as_dagster_metadata(result.as_metadata() | counts))
+    return dg.MaterializeResult(
+        metadata=as_dagster_metadata(result.as_metadata() | counts | settings_metadata(settings))
+    )
 
 
 @dg.asset(
@@ -95,7 +97,9 @@ def backfilled_embeddings(
         rate, after = result.texts_per_second, {"partitions_left": overall.partitions - overall.done - 1}
         if rate:
             after["seconds_left_in_all"] = round(overall.rows_to_come / rate)
-        context.add_asset_metadata(as_dagster_metadata(result.as_metadata() | after), partition_key=key)
+        context.add_asset_metadata(
+            as_dagster_metadata(result.as_metadata() | after | settings_metadata(settings)), partition_key=key
+        )
     return dg.MaterializeResult()
 
 
@@ -125,7 +129,7 @@ def swapped_index(
         require_own_history(context.instance, database, settings)
         require_backfilled(database, settings)
         result = swap(database, settings, embeddings, on_progress=log_index_build(context.log, SWAPPED))
-    facts = result.as_metadata() | {"gate": None}
+    facts = result.as_metadata() | {"gate": None} | settings_metadata(settings)
     return dg.MaterializeResult(metadata=as_dagster_metadata(facts) | gate_metadata(result.gate))
 
 
@@ -163,7 +167,11 @@ def benchmark_report(
         "report": dg.MetadataValue.md(as_markdown(report)),
         "report_path": dg.MetadataValue.path(str(written.html)),
     }
-    return dg.MaterializeResult(metadata=page | as_dagster_metadata(report.as_metadata()) | gate_metadata(report.gate))
+    return dg.MaterializeResult(
+        metadata=page
+        | as_dagster_metadata(report.as_metadata() | settings_metadata(settings))
+        | gate_metadata(report.gate)
+    )
 
 
 ASSETS = [schema_with_384_column, backfilled_embeddings, swapped_index, benchmark_report]

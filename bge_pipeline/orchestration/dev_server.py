@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 3000
 DEFAULT_HOST = "127.0.0.1"
+_ENV_FILE = Path(".env")
+_LOOK_SECONDS = 2.0
 _LAST_PORT = 65_535
 _GROUP_PAGE = f"/locations/bge_pipeline.definitions/asset-groups/{GROUP}/lineage"
 """Of the four assets, where a person begins."""
@@ -76,7 +78,25 @@ def _run_dagster(variables: dict[str, str], port: int, host: str, home: Path) ->
             creationflags=_APART,
         )
         started(process)
-        return process.wait()
+        return _wait(process)
+
+
+def _wait(process: "subprocess.Popen[bytes]") -> int:
+    """Its exit status; meanwhile, say when `.env` is no longer what its settings were read from."""
+    read = _changed_at(_ENV_FILE)
+    while True:
+        try:
+            return process.wait(timeout=_LOOK_SECONDS)
+        except subprocess.TimeoutExpired:
+            if _changed_at(_ENV_FILE) != read:
+                read = _changed_at(_ENV_FILE)
+                logger.warning(
+                    ".env has changed, and has no effect before bge-pipeline dev is started again: it is read once, at the start"
+                )
+
+
+def _changed_at(path: Path) -> float | None:
+    return path.stat().st_mtime if path.exists() else None
 
 
 def _require_free(host: str, port: int) -> None:

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.support import execute
@@ -57,8 +58,9 @@ def ui(settings: Settings, tmp_path: Path) -> Iterator[DagsterUI]:
 
 
 def test_a_migration_by_clicks_with_a_failed_partition_and_a_report(
-    ui: DagsterUI, database: Database, settings: Settings
+    ui: DagsterUI, database: Database, settings: Settings, tmp_path: Path
 ):
+    ui.open_start_page(tmp_path / "ui.log")
     ui.materialize("schema_with_384_column")
     assert read_status(database, settings).phase == "expanded"
 
@@ -82,6 +84,17 @@ def test_a_migration_by_clicks_with_a_failed_partition_and_a_report(
 
     ui.materialize("benchmark_report")
     assert_report_is_readable(ui.open_markdown("benchmark_report", "report"), settings)
+    page = ui.open_link("benchmark_report", "report_page")
+    expect(page.get_by_role("heading", name="Benchmark of public.segments")).to_be_visible()
+    expect(page.get_by_role("heading", name="Side by side")).to_be_visible()
+    page.close()
+
+    # At the terminal: whichever road went back, the graph says so.
+    rollback(database, settings)
+    ui.open_lineage()
+    expect(ui.page.get_by_text(re.compile(r"^1 (check )?failed|^Failed$", re.IGNORECASE)).first).to_be_visible()
+    told = ui.open_check("swapped_index", "migration_status")
+    expect(told.get_by_text(re.compile("search reads the old vectors again")).first).to_be_visible()
 
 
 def assert_report_is_readable(page: Locator, settings: Settings):
