@@ -53,7 +53,7 @@ def evaluate_status(instance: dg.DagsterInstance, database: Database, settings: 
         check_name=CHECK,
         passed=foreign is None and standing.level == "good",
         severity=dg.AssetCheckSeverity.ERROR if is_bad else dg.AssetCheckSeverity.WARN,
-        description="\n".join([*([told_foreign(*foreign)] if foreign is not None else []), str(standing)]),
+        description="\n\n".join([*([told_foreign(*foreign)] if foreign is not None else []), str(standing)]),
         metadata=as_dagster_metadata(standing.as_metadata()),
     )
 

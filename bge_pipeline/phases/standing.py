@@ -47,7 +47,7 @@ class Standing:
             if index
             else "without a vector index"
         )
-        return "\n".join(
+        return "\n\n".join(
             [*self.wrong, *self.to_look_at, f"phase {status.phase}; {reads}, {uses}", f"next: {status.next_step}"]
         )
 

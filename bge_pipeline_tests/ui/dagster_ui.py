@@ -111,12 +111,16 @@ class DagsterUI:
         self.page.goto(link, wait_until="domcontentloaded")
         expect(self.page.get_by_text("schema_with_384_column", exact=True).first).to_be_visible()
 
+    def failed_checks(self, asset: str) -> Locator:
+        """The mark of failed checks on the asset in the open graph."""
+        return self.page.locator(f"a[href='/assets/{asset}?view=checks']").get_by_role("img", name="close")
+
     def open_link(self, asset: str, name: str) -> Page:
         """The page behind a link in the metadata of the asset's latest materialization."""
         self.open_asset(asset)
         row = self.page.get_by_role("row").filter(has=self.page.get_by_text(name, exact=True))
         with self.page.context.expect_page() as opened:
-            row.get_by_role("link").click()
+            row.get_by_role("link").first.click()
         opened.value.set_default_timeout(1_000 * PATIENCE_SECONDS)
         return opened.value
 

@@ -14,7 +14,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
-from bge_pipeline_tests.support import execute
+from bge_pipeline_tests.support import execute, fill_and_swap
 
 pytest.importorskip("playwright", reason="needs Playwright: pip install playwright")
 from playwright.sync_api import Locator, expect
@@ -89,10 +89,17 @@ def test_a_migration_by_clicks_with_a_failed_partition_and_a_report(
     expect(page.get_by_role("heading", name="Side by side")).to_be_visible()
     page.close()
 
-    # At the terminal: whichever road went back, the graph says so.
+
+def test_a_rollback_at_the_terminal_turns_the_graph_red_and_says_why(
+    ui: DagsterUI, database: Database, settings: Settings, tmp_path: Path
+):
+    fill_and_swap(database, settings)
     rollback(database, settings)
-    ui.open_lineage()
-    expect(ui.page.get_by_text(re.compile(r"^1 (check )?failed|^Failed$", re.IGNORECASE)).first).to_be_visible()
+
+    ui.open_start_page(tmp_path / "ui.log")
+
+    # The sensor of `dev` notices it; the person only looks.
+    expect(ui.failed_checks("swapped_index")).to_be_visible()
     told = ui.open_check("swapped_index", "migration_status")
     expect(told.get_by_text(re.compile("search reads the old vectors again")).first).to_be_visible()
 
