@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from bge_pipeline.database.build_progress import BuildProgress
+from bge_pipeline.duration import duration
 from bge_pipeline.phases.backfill import BackfillProgress
 
 logger = logging.getLogger(__name__)
@@ -113,7 +114,12 @@ def _log_backfill(throttle: Throttle) -> Callable[[BackfillProgress], None]:
         if state.written >= state.total or throttle.passes():
             held = f"; held back: {state.held}" if state.held else ""
             logger.info(
-                "backfill: %d of %d rows, %.0f rows/s%s", state.written, state.total, state.rows_per_second, held
+                "backfill: %d of %d rows, %.0f rows/s%s%s",
+                state.written,
+                state.total,
+                state.rows_per_second,
+                f", {duration(state.seconds_left)} left" if state.seconds_left else "",
+                held,
             )
 
     return log

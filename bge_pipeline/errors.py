@@ -62,6 +62,12 @@ class DiskFull(BgePipelineError):
     """The server has no space left."""
 
 
+class HistoryOfAnotherTable(BgePipelineError):
+    """Dagster's history is that of another table than the settings name."""
+
+    exit_code = 2
+
+
 class TargetTableError(BgePipelineError):
     """The target table is missing or has a shape that cannot be migrated."""
 

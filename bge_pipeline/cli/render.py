@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bge_pipeline.phases.plan import Plan
     from bge_pipeline.phases.quarantined import Quarantined
     from bge_pipeline.phases.retire import RetireResult
-    from bge_pipeline.phases.status import Status
+    from bge_pipeline.phases.status import IndexStatus, Status
     from bge_pipeline.report.benchmark import BenchmarkReport
     from bge_pipeline.report.comparison import ModelComparison
     from bge_pipeline.report.diagnosis import Diagnosis
@@ -77,7 +77,6 @@ def print_settings(settings: Mapping[str, str]) -> None:
 
 def print_status(status: Status) -> None:
     """Where the migration stands, and what to run next."""
-    index = status.index
     print_facts(
         f"{status.table}: {status.phase}",
         {
@@ -99,7 +98,8 @@ def print_status(status: Status) -> None:
             if status.without_previous
             else None,
             "written since": str(status.application_vectors) if status.application_vectors else None,
-            "index": f"{index.name} ({index.method}, {'valid' if index.valid else 'INVALID'})" if index else "none",
+            "search uses": _index(status.searched_index),
+            "index to come": _index(status.index) if status.column != status.searched_column else None,
             "warnings": "\n".join(status.warnings) or None,
             "next": status.next_step,
         },
@@ -108,6 +108,10 @@ def print_status(status: Status) -> None:
         stdout.print(Text(f"  quarantined {row.row_id}: {row.error}"))
     for row in status.companion_quarantine:
         stdout.print(Text(f"  quarantined for the old model {row.row_id}: {row.error}"))
+
+
+def _index(index: IndexStatus | None) -> str:
+    return f"{index.name} ({index.method}, {'valid' if index.valid else 'INVALID'})" if index else "no vector index"
 
 
 def _search_misses(status: Status) -> str | None:

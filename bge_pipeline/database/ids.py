@@ -73,8 +73,9 @@ class IntegerIds(IdKind):
 
     sql_type = "bigint"
     binary_type = ">i8"
-    _KEY = re.compile(r"(?:\d+_)?(-?\d+)_(-?\d+)")
-    """Without a number in front is how an earlier version wrote it."""
+    _KEY = re.compile(r"\d+_(-?\d+)-(-?\d+)")
+    _EARLIER_KEY = re.compile(r"(?:\d+_)?(-?\d+)_(-?\d+)")
+    """As earlier versions wrote it, without the number at first, and with the upper end that is not in the range."""
 
     def plain(self, value: Any) -> Id:
         """The id itself."""
@@ -93,12 +94,14 @@ class IntegerIds(IdKind):
         return int(value) + 1
 
     def key(self, lower: Id | None, upper: Id) -> str:
-        """Both numbers."""
-        return f"_{lower}_{upper}"
+        """The first and the last id that the range may hold, so that it does not seem to overlap the next one."""
+        return f"_{lower}-{int(upper) - 1}"
 
     def parse(self, key: str) -> tuple[Id | None, Id] | None:
         """Two integers."""
-        match = self._KEY.fullmatch(key)
+        if match := self._KEY.fullmatch(key):
+            return int(match[1]), int(match[2]) + 1
+        match = self._EARLIER_KEY.fullmatch(key)
         return (int(match[1]), int(match[2])) if match else None
 
 
@@ -231,9 +234,9 @@ class IdRange:
     upper: Id
     kind: IdKind
 
-    def key(self, number: int) -> str:
-        """The range as the partition key of that number. Keys sort by their numbers, whatever the ids are."""
-        return f"{number:05d}{self.kind.key(self.lower, self.upper)}"
+    def key(self, number: int, digits: int = 5) -> str:
+        """The range as the partition key of that number. Keys of so many digits sort by their numbers, whatever the ids are."""
+        return f"{number:0{digits}d}{self.kind.key(self.lower, self.upper)}"
 
     @classmethod
     def from_key(cls, key: str) -> IdRange:
@@ -246,7 +249,7 @@ class IdRange:
             bounds = kind.parse(key)
             if bounds is not None:
                 return cls(*bounds, kind)
-        raise BgePipelineError(f"expected a partition key `<number>_<lower id>_<upper id>`, got {key!r}")
+        raise BgePipelineError(f"expected a partition key `<number>_<first id>-<last id>`, got {key!r}")
 
     @property
     def condition(self) -> str:

@@ -108,3 +108,9 @@ def empty_written_since(target: TargetTable, column: str, xid: int) -> str:
 def _pages(connection: Connection, target: TargetTable) -> int:
     statement = text("SELECT pg_relation_size(CAST(:table AS regclass)) / current_setting('block_size')::bigint")
     return int(connection.execute(statement, {"table": str(target)}).scalar_one())
+
+
+def written_rows(connection: Connection, table_oid: int) -> int:
+    """Rows inserted, updated and deleted so far, by PostgreSQL's statistics, which lag by a second or so."""
+    query = "SELECT n_tup_ins + n_tup_upd + n_tup_del FROM pg_stat_all_tables WHERE relid = :oid"
+    return int(connection.execute(text(query), {"oid": table_oid}).scalar() or 0)

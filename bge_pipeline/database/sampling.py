@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, text
 
-from bge_pipeline.database.ids import IdRange
+from bge_pipeline.database.ids import IdRange, id_as_text
 from bge_pipeline.database.pending import HAS_TEXT
 from bge_pipeline.database.target import TargetTable
 
@@ -78,17 +78,38 @@ def sample_vectors(
 
     Of a column of type `vector` without dimensions, rows of those dimensions that most of its vectors have.
     """
+    source, values = _source(connection, target, rows, id_range, seed)
+    return _with_vectors(
+        connection, target, columns, f"{source} AND {{present}} {SHUFFLED} LIMIT :rows", values | {"seed": seed}
+    )
+
+
+def vectors_of(connection: Connection, target: TargetTable, columns: Sequence[str], ids: Sequence[Any]) -> SampledRows:
+    """Those of the rows with these ids that have a vector in every one of `columns`, in no order.
+
+    Of a column without dimensions as `sample_vectors` does.
+    """
+    if not ids:
+        return SampledRows([], [], {column: np.empty((0, 0), np.float32) for column in columns})
+    # Literals without a type, which PostgreSQL reads as the column's, whatever that is.
+    values = {f"id_{number}": id_as_text(value) for number, value in enumerate(ids)}
+    among = ", ".join(f":{name}" for name in values)
+    return _with_vectors(
+        connection, target, columns, f"FROM {{table}} WHERE {{id}} IN ({among}) AND {{present}}", values
+    )
+
+
+def _with_vectors(
+    connection: Connection, target: TargetTable, columns: Sequence[str], rest: str, values: dict[str, Any]
+) -> SampledRows:
     names = {f"column_{number}": column for number, column in enumerate(columns)}
     vectors = ", ".join(f"CAST({{{name}}}::vector AS real[])" for name in names)
-    present = " AND ".join(f"{{{name}}} IS NOT NULL" for name in names)
-    source, values = _source(connection, target, rows, id_range, seed)
+    present = " AND ".join([*(f"{{{name}}} IS NOT NULL" for name in names), HAS_TEXT])
     for name in untyped_columns(connection, target, columns):
         most = next(iter(dimensions_in(connection, target, name)), 0)
-        source += f" AND vector_dims({{column_{columns.index(name)}}}::vector) = {most}"
-    statement = target.sql(
-        f"SELECT {{id}}, {{text}}, {vectors} {source} AND {present} AND {HAS_TEXT} {SHUFFLED} LIMIT :rows", **names
-    )
-    found = connection.execute(statement, values | {"seed": seed}).all()
+        present += f" AND vector_dims({{column_{columns.index(name)}}}::vector) = {most}"
+    statement = target.sql(f"SELECT {{id}}, {{text}}, {vectors} {rest.replace('{present}', present)}", **names)
+    found = connection.execute(statement, values).all()
     arrays = {
         column: np.array([row[2 + number] for row in found], np.float32) if found else np.empty((0, 0), np.float32)
         for number, column in enumerate(columns)

@@ -9,17 +9,19 @@ from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.orchestration import partitions
 from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
-from bge_pipeline.orchestration.metadata import as_dagster_metadata, gate_metadata
+from bge_pipeline.orchestration.metadata import as_dagster_metadata, gate_metadata, settings_metadata
 from bge_pipeline.orchestration.names import BACKFILLED, GROUP, OWNERS, POOL, REPORT, SCHEMA, SWAPPED
+from bge_pipeline.orchestration.own_history import require_own_history
 from bge_pipeline.orchestration.pool import register_pool
 from bge_pipeline.orchestration.progress import log_backfill, log_index_build
+from bge_pipeline.orchestration.run_history import how_far
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.benchmark import benchmark
 from bge_pipeline.phases.ending import require_whole
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.swap import swap
 from bge_pipeline.phases.verify import require_backfilled
-from bge_pipeline.report.pages import as_markdown, write_report
+from bge_pipeline.report.pages import as_markdown, summary_as_markdown, write_report
 from bge_pipeline.settings import Settings
 
 
@@ -45,11 +47,14 @@ def schema_with_384_column(
     # There is nothing to launch a backfill of before the partitions are cut.
     register_pool(context.instance)
     with explained():
+        require_own_history(context.instance, database, settings)
         result = expand(database, settings, configured_space(settings))
         if result.added or not partitions.known_keys(context.instance):
             partitions.recut(context.instance, database, settings)
     counts = {"partitions": len(partitions.known_keys(context.instance))}
-    return dg.MaterializeResult(metadata=as_dagster_metadata(result.as_metadata() | counts))
+    return dg.MaterializeResult(
+        metadata=as_dagster_metadata(result.as_metadata() | counts | settings_metadata(settings))
+    )
 
 
 @dg.asset(
@@ -67,7 +72,9 @@ def schema_with_384_column(
     description=(
         "A vector of the new model for every row that has text. One partition is an id range of about PARTITION_ROWS "
         "rows. Every batch is committed by itself and only rows without a vector are read, so a failed or killed run "
-        "loses at most the batches in flight, and running a partition again does what is left."
+        "loses at most the batches in flight, and running a partition again does what is left. The partitions are cut by "
+        "schema_with_384_column: before that there is none, and Launch stays grey. How far a run is: its log and its tag "
+        "`progress`, with the time left in it and in all."
     ),
 )
 def backfilled_embeddings(
@@ -79,15 +86,22 @@ def backfilled_embeddings(
     """Backfill of one partition, or of each partition of a range."""
     for key in context.partition_keys:
         with explained():
+            overall = how_far(context.instance, key, settings.partition_rows)
+            require_own_history(context.instance, database, settings)
             result = backfill(
                 database,
                 settings,
                 embeddings.encoder,
                 partitions.range_of(context.instance, key),
-                on_progress=log_backfill(context.log, BACKFILLED),
+                on_progress=log_backfill(context, BACKFILLED, overall),
             )
             require_whole(result, None, "materialize the partition again: it goes on with what is left")
-        context.add_asset_metadata(as_dagster_metadata(result.as_metadata()), partition_key=key)
+        rate, after = result.texts_per_second, {"partitions_left": overall.partitions - overall.done - 1}
+        if rate:
+            after["seconds_left_in_all"] = round(overall.rows_to_come / rate)
+        context.add_asset_metadata(
+            as_dagster_metadata(result.as_metadata() | after | settings_metadata(settings)), partition_key=key
+        )
     return dg.MaterializeResult()
 
 
@@ -114,9 +128,10 @@ def swapped_index(
 ) -> dg.MaterializeResult[None]:
     """Swap."""
     with explained():
+        require_own_history(context.instance, database, settings)
         require_backfilled(database, settings)
         result = swap(database, settings, embeddings, on_progress=log_index_build(context.log, SWAPPED))
-    facts = result.as_metadata() | {"gate": None}
+    facts = result.as_metadata() | {"gate": None} | settings_metadata(settings)
     return dg.MaterializeResult(metadata=as_dagster_metadata(facts) | gate_metadata(result.gate))
 
 
@@ -132,8 +147,8 @@ def swapped_index(
     pool=POOL,
     description=(
         "What was measured on the migrated table: encoding, search before and after, the quality gate, storage, and the "
-        "time of each phase. `report` is the whole page, `report_path` the "
-        "same as a file; the numbers are there for their history over runs, under Plots."
+        "time of each phase. `summary` is what to read first, `report` the whole, `report_page` the same in the browser, "
+        "`report_path` as a file; the numbers are there for their history over runs, under Plots."
     ),
 )
 def benchmark_report(
@@ -144,13 +159,21 @@ def benchmark_report(
 ) -> dg.MaterializeResult[None]:
     """Report."""
     with explained():
+        require_own_history(context.instance, database, settings)
         report = benchmark(database, settings, embeddings, on_step=context.log.info)
         written = write_report(report, settings.home / "reports")
+    link = f"{settings.reports_url.rstrip('/')}/{written.html.name}" if settings.reports_url is not None else None
     page: dict[str, dg.MetadataValue[Any]] = {
+        "summary": dg.MetadataValue.md(summary_as_markdown(report)),
+        **({"report_page": dg.MetadataValue.url(link)} if link is not None else {}),
         "report": dg.MetadataValue.md(as_markdown(report)),
         "report_path": dg.MetadataValue.path(str(written.html)),
     }
-    return dg.MaterializeResult(metadata=page | as_dagster_metadata(report.as_metadata()) | gate_metadata(report.gate))
+    return dg.MaterializeResult(
+        metadata=page
+        | as_dagster_metadata(report.as_metadata() | settings_metadata(settings))
+        | gate_metadata(report.gate)
+    )
 
 
 ASSETS = [schema_with_384_column, backfilled_embeddings, swapped_index, benchmark_report]

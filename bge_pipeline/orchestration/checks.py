@@ -17,6 +17,8 @@ from bge_pipeline.orchestration.names import BACKFILLED, SWAPPED
 from bge_pipeline.orchestration.partitions import targeted_range
 from bge_pipeline.orchestration.plan_check import plan_of_migration
 from bge_pipeline.orchestration.run_history import others_are_to_come
+from bge_pipeline.orchestration.side_by_side_check import side_by_side
+from bge_pipeline.orchestration.status_check import migration_status
 from bge_pipeline.phases.application_vectors import compare_application_vectors
 from bge_pipeline.phases.verdict import judge_for_swap
 from bge_pipeline.phases.verify import (
@@ -204,6 +206,8 @@ CHECKS = [
     unit_length,
     right_embedding_space,
     quality_gate,
+    side_by_side,
     index_valid,
     only_new_vectors,
+    migration_status,
 ]

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from bge_pipeline.database.connection import Database
 from bge_pipeline.orchestration.storage import dagster_database_url
 from bge_pipeline.settings import HomeSettings, Settings
+from bge_pipeline.settings.configuration import WITHOUT_ENV_FILE
 
 
 def prepare_dagster_home(settings: HomeSettings) -> Path:
@@ -25,6 +26,8 @@ def prepare_dagster_home(settings: HomeSettings) -> Path:
 def environment(settings: Settings) -> dict[str, str]:
     """The variables that give another process these settings and this Dagster home. Holds passwords: not for a log."""
     variables = {"DAGSTER_HOME": str(prepare_dagster_home(settings)), "BGE_PIPELINE_HOME": str(settings.home)}
+    # A line that is added to `.env` afterwards would else be read where a changed one is not.
+    variables[WITHOUT_ENV_FILE] = "true"
     for name in settings.model_fields_set - {"bge_pipeline_home"}:
         value = getattr(settings, name)
         if value is not None:

@@ -1,5 +1,6 @@
 """`bge-pipeline dev`: the Dagster UI and daemon as one process that ends in order."""
 
+import logging
 import os
 import signal
 import socket
@@ -7,18 +8,30 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import dagster as dg
 
+from bge_pipeline.database.connection import Database
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.orchestration.dagster_home import environment, in_environment, server_urls
+from bge_pipeline.orchestration.names import GROUP
+from bge_pipeline.orchestration.own_history import foreign_table, told_foreign
 from bge_pipeline.orchestration.pool import register_pool
+from bge_pipeline.orchestration.report_server import newest_report, serving_reports
 from bge_pipeline.orchestration.storage import require_databases
 from bge_pipeline.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_PORT = 3000
 DEFAULT_HOST = "127.0.0.1"
+_ENV_FILE = Path(".env")
+_LOOK_SECONDS = 2.0
+_LAST_PORT = 65_535
+_GROUP_PAGE = f"/locations/bge_pipeline.definitions/asset-groups/{GROUP}/lineage"
+"""Of the four assets, where a person begins."""
 
 _ASKS_TO_END = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 """Names of signals; no system has all of them."""
@@ -40,10 +53,22 @@ def run_dev(settings: Settings, port: int = DEFAULT_PORT, host: str = DEFAULT_HO
     _require_free(host, port)
     require_databases(settings)
     variables = environment(settings) | server_urls(settings)
-    with in_environment(variables), dg.DagsterInstance.get() as instance:
+    with in_environment(variables), dg.DagsterInstance.get() as instance, Database.from_settings(settings) as database:
         register_pool(instance)
+        if foreign := foreign_table(instance, database, settings):
+            logger.warning(
+                "%s. Runs are refused; see the check migration_status of swapped_index", told_foreign(*foreign)
+            )
+    with serving_reports(settings.home / "reports", host, min(port + 1, _LAST_PORT)) as reports:
+        return _run_dagster(variables | {"REPORTS_URL": settings.reports_url or reports}, port, host, settings.home)
+
+
+def _run_dagster(variables: dict[str, str], port: int, host: str, home: Path) -> int:
     command = ["-m", "dagster", "dev", "-m", "bge_pipeline.definitions", "-p", str(port), "-h", host]
-    print(f"Dagster UI: http://{host}:{port}  (Ctrl-C stops it)", flush=True)  # noqa: T201
+    ui = f"http://{host}:{port}"
+    print(f"Dagster UI: {ui}{_GROUP_PAGE}  (Ctrl-C stops it)", flush=True)  # noqa: T201
+    if newest := newest_report(home / "reports"):
+        print(f"newest benchmark report: {variables['REPORTS_URL']}/{newest.name}", flush=True)  # noqa: T201
     with _passing_signals_on() as started:
         # In a session of its own, Dagster hears of Ctrl-C once, from here, and can end its processes in order.
         process = subprocess.Popen(  # noqa: S603
@@ -53,7 +78,25 @@ def run_dev(settings: Settings, port: int = DEFAULT_PORT, host: str = DEFAULT_HO
             creationflags=_APART,
         )
         started(process)
-        return process.wait()
+        return _wait(process)
+
+
+def _wait(process: "subprocess.Popen[bytes]") -> int:
+    """Its exit status; meanwhile, say when `.env` is no longer what its settings were read from."""
+    read = _changed_at(_ENV_FILE)
+    while True:
+        try:
+            return process.wait(timeout=_LOOK_SECONDS)
+        except subprocess.TimeoutExpired:
+            if _changed_at(_ENV_FILE) != read:
+                read = _changed_at(_ENV_FILE)
+                logger.warning(
+                    ".env has changed, and has no effect before bge-pipeline dev is started again: it is read once, at the start"
+                )
+
+
+def _changed_at(path: Path) -> float | None:
+    return path.stat().st_mtime if path.exists() else None
 
 
 def _require_free(host: str, port: int) -> None:

@@ -12,6 +12,7 @@ from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.orchestration.dagster_home import environment, in_environment, prepare_dagster_home, server_urls
 from bge_pipeline.orchestration.failures import was_interrupted
 from bge_pipeline.orchestration.names import BACKFILLED, REPORT, SCHEMA, SWAPPED
+from bge_pipeline.orchestration.own_history import adopt
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.progress import StepProgress, listening
 from bge_pipeline.phases.verify import verify_nothing_pending
@@ -75,6 +76,8 @@ def migrate_through_dagster(
     # With its URLs, as these settings may mean the embedded server where `.env` names another.
     with in_environment(environment(settings) | server_urls(settings)), dg.DagsterInstance.get() as instance:
         keep_connections(instance)
+        with Database.from_settings(settings) as database:
+            adopt(instance, database, settings)
 
         def run(job: str, progress: StepProgress, partition_key: str | None = None) -> dg.ExecuteInProcessResult:
             def listener(found: StepProgress) -> None:

@@ -1,8 +1,10 @@
 """Jobs: one for each phase, one that embeds what is pending, and the ways back and out."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from pydantic import Field
 
 from bge_pipeline.database.connection import Database
@@ -13,7 +15,10 @@ from bge_pipeline.orchestration.checks import only_new_vectors, quality_gate
 from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
 from bge_pipeline.orchestration.names import BACKFILLED, POOL, REPORT, SCHEMA, SWAPPED, WITHOUT_OLD_MODEL_TAG
+from bge_pipeline.orchestration.own_history import adopt, require_own_history
 from bge_pipeline.orchestration.progress import log_backfill
+from bge_pipeline.orchestration.side_by_side_check import side_by_side
+from bge_pipeline.orchestration.status_check import log_status, migration_status
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.companion import keep_companion
 from bge_pipeline.phases.consent import require_confirmation
@@ -31,8 +36,8 @@ expand_job = dg.define_asset_job(
 
 backfill_job = dg.define_asset_job(
     "backfill_job",
-    # The quality gate compares the whole table: it is asked once, by swap_job, and not after each partition.
-    selection=dg.AssetSelection.assets(BACKFILLED) - dg.AssetSelection.checks(quality_gate),
+    # Both compare the whole table: they are asked once, by swap_job, and not after each partition.
+    selection=dg.AssetSelection.assets(BACKFILLED) - dg.AssetSelection.checks(quality_gate, side_by_side),
     description="Embed one partition, or a range of partitions in one run, and check it.",
 )
 
@@ -48,6 +53,12 @@ compare_job = dg.define_asset_job(
     description="Compare a sample of what was written since the swap with what the new model makes of it.",
 )
 
+status_job = dg.define_asset_job(
+    "status_job",
+    selection=dg.AssetSelection.checks(migration_status),
+    description="See where the migration stands; it is the check migration_status of swapped_index.",
+)
+
 report_job = dg.define_asset_job("report_job", selection=[REPORT], description="Write the benchmark report.")
 
 
@@ -60,9 +71,8 @@ def embed_pending(
 ) -> None:
     """Embed what is pending; seen in the history of `backfilled_embeddings` as an observation."""
     with explained():
-        result = backfill(
-            database, settings, embeddings.encoder, on_progress=log_backfill(context.log, "embed_pending")
-        )
+        require_own_history(context.instance, database, settings)
+        result = backfill(database, settings, embeddings.encoder, on_progress=log_backfill(context, "embed_pending"))
     _tag_without_old_model(context, result.companion_is_kept)
     context.log_event(dg.AssetObservation(BACKFILLED, metadata=as_dagster_metadata(result.as_metadata())))
     with explained():
@@ -85,6 +95,7 @@ def keep_old_current(
 ) -> None:
     """Keep the companion column current; the new model is not loaded."""
     with explained():
+        require_own_history(context.instance, database, settings)
         result = keep_companion(database, settings)
     _tag_without_old_model(context, result.is_kept)
     context.log_event(dg.AssetObservation(BACKFILLED, metadata=as_dagster_metadata(result.as_metadata())))
@@ -140,13 +151,14 @@ def roll_back(
     settings: dg.ResourceParam[Settings],
     database: dg.ResourceParam[Database],
 ) -> None:
-    """Roll back; seen in the history of `swapped_index` as an observation."""
+    """Roll back; `swapped_index` says so, and its check `migration_status`."""
     with explained():
         _require_confirmed(context, config, settings)
+        require_own_history(context.instance, database, settings)
         result = rollback(database, settings)
+        _log_state(context, database, settings, "rolled back", result.as_metadata())
     for notice in result.notices:
         context.log.warning(notice)
-    context.log_event(dg.AssetObservation(SWAPPED, metadata=as_dagster_metadata(result.as_metadata())))
 
 
 class RetireConfig(ConfirmConfig):
@@ -166,11 +178,23 @@ def retire_old_column(
     settings: dg.ResourceParam[Settings],
     database: dg.ResourceParam[Database],
 ) -> None:
-    """Retire; seen in the history of `swapped_index` as an observation."""
+    """Retire; `swapped_index` says so, and its check `migration_status`."""
     with explained():
         _require_confirmed(context, config, settings)
+        require_own_history(context.instance, database, settings)
         result = retire(database, settings, reclaim=config.reclaim)
-    context.log_event(dg.AssetObservation(SWAPPED, metadata=as_dagster_metadata(result.as_metadata())))
+        _log_state(context, database, settings, "retired", result.as_metadata())
+
+
+def _log_state(
+    context: dg.OpExecutionContext, database: Database, settings: Settings, state: str, facts: Mapping[str, Any]
+) -> None:
+    """What became of the table is the latest state of `swapped_index`, of which the report is then no longer up to date."""
+    # A version of the data: without one, the assets downstream would look as if nothing had happened.
+    version = {DATA_VERSION_TAG: f"{state} in run {context.run_id}"}
+    metadata = as_dagster_metadata({"state": state, **facts})
+    context.log_event(dg.AssetMaterialization(SWAPPED, metadata=metadata, tags=version))
+    log_status(context, database, settings)
 
 
 def _require_confirmed(context: dg.OpExecutionContext, config: ConfirmConfig, settings: DatabaseSettings) -> None:
@@ -184,6 +208,20 @@ def _require_confirmed(context: dg.OpExecutionContext, config: ConfirmConfig, se
             next_step=f"launch {context.job_name} from its launchpad, with confirm typed anew",
         )
     require_confirmation(TargetTable.from_settings(settings), config.confirm)
+
+
+@dg.op(retry_policy=TRANSIENT_RETRIES, description="Say that this history is of the table of the settings.")
+def adopt_table(
+    context: dg.OpExecutionContext,
+    config: ConfirmConfig,
+    settings: dg.ResourceParam[Settings],
+    database: dg.ResourceParam[Database],
+) -> None:
+    """Adopt; seen in the check `migration_status`."""
+    with explained():
+        _require_confirmed(context, config, settings)
+        context.log.info("this history is now that of %s", adopt(context.instance, database, settings))
+        log_status(context, database, settings)
 
 
 @dg.job(description="Embed every pending row, new and changed ones, before the swap and ever after it.")
@@ -229,6 +267,15 @@ def retire_job() -> None:
     retire_old_column()
 
 
+@dg.job(
+    description="Where the table has moved to another database: its history goes on here. Wants config `confirm`. For another "
+    "table, give that one a history of its own."
+)
+def adopt_table_job() -> None:
+    """Say that this history is of the table of the settings."""
+    adopt_table()
+
+
 JOBS: list[Any] = [
     expand_job,
     backfill_job,
@@ -237,8 +284,10 @@ JOBS: list[Any] = [
     embed_pending_job,
     keep_old_current_job,
     compare_job,
+    status_job,
     pause_job,
     resume_job,
     rollback_job,
     retire_job,
+    adopt_table_job,
 ]

@@ -8,6 +8,8 @@ import dagster as dg
 from bge_pipeline.quality.gate import GateResult
 from bge_pipeline.report.pages import markdown_table
 from bge_pipeline.report.sections import gate_rows
+from bge_pipeline.settings import Settings
+from bge_pipeline.settings.configuration import in_force
 
 _DIGITS = 5
 
@@ -15,6 +17,11 @@ _DIGITS = 5
 def as_dagster_metadata(values: Mapping[str, Any]) -> dict[str, dg.MetadataValue]:
     """Numbers stay numbers, so that the UI draws their history; names are listed, mappings become JSON; None is left out."""
     return {name: _metadata_value(value) for name, value in values.items() if value is not None}
+
+
+def settings_metadata(settings: Settings) -> dict[str, Any]:
+    """The settings in force, where they are not the defaults; secrets are masked."""
+    return {"settings": in_force(settings)}
 
 
 def gate_metadata(gate: GateResult | None) -> dict[str, dg.MetadataValue]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.ids import OTHERS, Id, IdRange
+from bge_pipeline.database.ids import OTHERS, UUIDS, Id, IdRange
 from bge_pipeline.database.ranges import cut_ranges
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import BgePipelineError
@@ -24,6 +24,11 @@ _LONGEST_KEY = 100
 """Characters. A longer key is cut, and what it stands for kept in the instance: Dagster indexes keys, and PostgreSQL indexes
 nothing above 2,704 bytes, which two ids of a few hundred letters exceed."""
 _SHOWN_OF_A_BOUND = 30
+_SHOWN_OF_A_UUID = 8
+_FEWEST_DIGITS = 2
+_ROOM_TO_GROW = 2
+"""The numbers of keys are padded as far as a table of twice as many partitions needs for them to sort."""
+_NUMBER = re.compile(r"\d+")
 _SEPARATORS_OF_A_CUT_KEY = 3
 _HALF_AN_ESCAPE = re.compile("%.?$")
 
@@ -35,7 +40,8 @@ def known_keys(instance: dg.DagsterInstance) -> Sequence[str]:
 
 def recut(instance: dg.DagsterInstance, database: Database, settings: Settings) -> list[str]:
     """Replace the partitions by those of the table as it is now; returns their keys."""
-    keys = _named(instance, _cut(database, settings), 1)
+    ranges = _cut(database, settings)
+    keys = _named(instance, ranges, 1, digits=max(_FEWEST_DIGITS, len(str(_ROOM_TO_GROW * len(ranges)))))
     for key in known_keys(instance):
         instance.delete_dynamic_partition(str(id_ranges.name), key)
     instance.add_dynamic_partitions(str(id_ranges.name), keys)
@@ -51,7 +57,7 @@ def new_full_ranges(instance: dg.DagsterInstance, database: Database, settings: 
     if not keys:
         return []
     above = range_of(instance, keys[-1]).upper
-    return _named(instance, _cut(database, settings, above=above)[:-1], len(keys) + 1)
+    return _named(instance, _cut(database, settings, above=above)[:-1], len(keys) + 1, digits=_digits_of(keys[-1]))
 
 
 def add(instance: dg.DagsterInstance, keys: Sequence[str]) -> None:
@@ -97,13 +103,19 @@ def targeted_range(tags: Mapping[str, str], instance: dg.DagsterInstance) -> IdR
     return IdRange(first.lower, last.upper, first.kind)
 
 
-def _named(instance: dg.DagsterInstance, ranges: Sequence[IdRange], first: int) -> list[str]:
+def _digits_of(key: str) -> int:
+    """Of the number that a key begins with."""
+    number = _NUMBER.match(key)
+    return len(number[0]) if number is not None else _FEWEST_DIGITS
+
+
+def _named(instance: dg.DagsterInstance, ranges: Sequence[IdRange], first: int, *, digits: int) -> list[str]:
     """Keys of the ranges, numbered from `first`."""
     keys, whole = [], {}
     for number, id_range in enumerate(ranges, start=first):
-        key = id_range.key(number)
-        if len(key) > _LONGEST_KEY and id_range.kind.includes_upper:
-            whole_key, key = key, _cut_key(number, id_range, key)
+        key = id_range.key(number, digits)
+        if id_range.kind is UUIDS or (len(key) > _LONGEST_KEY and id_range.kind.includes_upper):
+            whole_key, key = key, _cut_key(f"{number:0{digits}d}", id_range, key)
             whole[_kept_as(key)] = whole_key
         keys.append(key)
     if whole:
@@ -111,13 +123,14 @@ def _named(instance: dg.DagsterInstance, ranges: Sequence[IdRange], first: int) 
     return keys
 
 
-def _cut_key(number: int, id_range: IdRange, key: str) -> str:
+def _cut_key(number: str, id_range: IdRange, key: str) -> str:
     """The number, the beginnings of the bounds, and a digest: another cut of the table has another."""
+    length = _SHOWN_OF_A_UUID if id_range.kind is UUIDS else _SHOWN_OF_A_BOUND
     shown = [
-        "" if bound is None else _HALF_AN_ESCAPE.sub("", OTHERS.readable(str(bound))[:_SHOWN_OF_A_BOUND])
+        "" if bound is None else _HALF_AN_ESCAPE.sub("", OTHERS.readable(str(bound))[:length])
         for bound in (id_range.lower, id_range.upper)
     ]
-    return "~".join([f"{number:05d}", *shown, hashlib.sha256(key.encode()).hexdigest()[:8]])
+    return "~".join([number, *shown, hashlib.sha256(key.encode()).hexdigest()[:8]])
 
 
 def _kept_as(key: str) -> str:

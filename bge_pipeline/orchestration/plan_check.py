@@ -42,7 +42,7 @@ def plan_of_migration(
     return dg.AssetCheckResult(
         passed=not found["obstacles"] and not to_look_at,
         severity=dg.AssetCheckSeverity.ERROR if found["obstacles"] else dg.AssetCheckSeverity.WARN,
-        description="\n".join([*found["obstacles"], *to_look_at, _size(found, plan_now.endpoint)]),
+        description="\n\n".join([*found["obstacles"], *to_look_at, _size(found, plan_now.endpoint)]),
         metadata=as_dagster_metadata(found),
     )
 

@@ -9,7 +9,10 @@ import dagster as dg
 
 from bge_pipeline.console import Throttle
 from bge_pipeline.database.build_progress import BuildProgress
+from bge_pipeline.duration import duration
 from bge_pipeline.phases.backfill import BackfillProgress
+
+PROGRESS_TAG = "progress"
 
 
 @dataclass(frozen=True)
@@ -45,19 +48,53 @@ def listening(listener: Listener | None) -> Iterator[None]:
         _listener.reset(token)
 
 
-def log_backfill(log: dg.DagsterLogManager, step: str) -> Callable[[BackfillProgress], None]:
-    """A callback for `backfill` that writes to the Dagster log every ten seconds."""
+@dataclass(frozen=True)
+class Overall:
+    """How far the whole backfill is as one of its partitions begins.
+
+    Attributes:
+        done: partitions that are materialized.
+        partitions: how many there are.
+        rows_to_come: about how many rows are in the others, that of the partition at hand left out.
+    """
+
+    done: int
+    partitions: int
+    rows_to_come: int
+
+
+def log_backfill(
+    context: dg.OpExecutionContext | dg.AssetExecutionContext, step: str, overall: Overall | None = None
+) -> Callable[[BackfillProgress], None]:
+    """A callback for `backfill` that every ten seconds writes to the Dagster log, and to the tag `progress` of the run.
+
+    A tag is replaced, where metadata of an event would become one more event each time; the UI shows it beside the run.
+    """
     throttle, listener = Throttle(), _listener.get()
 
     def report(progress: BackfillProgress) -> None:
         if listener is not None:
             listener(StepProgress(step, backfill=progress))
         if throttle.passes():
-            held = f"; held back: {progress.held}" if progress.held else ""
-            rate = progress.rows_per_second
-            log.info("%d of %d rows embedded, %.0f rows/s%s", progress.written, progress.total, rate, held)
+            told = told_progress(progress, overall)
+            context.log.info(told)
+            context.instance.add_run_tags(context.run.run_id, {PROGRESS_TAG: told})
 
     return report
+
+
+def told_progress(progress: BackfillProgress, overall: Overall | None) -> str:
+    """Rows, rate and time left, of what is at hand and of all partitions."""
+    left = progress.seconds_left
+    words = [f"{progress.written:,} of {progress.total:,} rows, {progress.rows_per_second:,.0f} rows/s"]
+    if left is not None:
+        words.append(f"{duration(left)} left")
+    if overall is not None:
+        words.append(f"{overall.done} of {overall.partitions} partitions done")
+        if left is not None:
+            in_all = left + overall.rows_to_come / progress.rows_per_second
+            words.append(f"about {duration(in_all)} left in all")
+    return ", ".join(words) + (f"; held back: {progress.held}" if progress.held else "")
 
 
 def log_index_build(log: dg.DagsterLogManager, step: str) -> Callable[[BuildProgress], None]:

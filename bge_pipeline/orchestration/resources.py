@@ -14,6 +14,7 @@ from bge_pipeline.orchestration.workers import WORKER_TAG
 from bge_pipeline.phases.migrate import open_service
 from bge_pipeline.process import this_process
 from bge_pipeline.settings import Settings, load_settings
+from bge_pipeline.settings.configuration import in_force
 
 
 def _override(name: str) -> Any:
@@ -25,7 +26,8 @@ def _override(name: str) -> Any:
 class SettingsResource(dg.ConfigurableResource[Settings]):
     """The settings of the environment, read as a run starts, with what the launchpad overrides.
 
-    Secrets, the model and the names of the target table come from the environment alone. Consent is given for one run.
+    Secrets, the model and the names of the target table come from the environment alone; what errors advise is here.
+    Consent is given for one run.
     """
 
     partition_rows: int | None = _override("partition_rows")
@@ -38,14 +40,31 @@ class SettingsResource(dg.ConfigurableResource[Settings]):
     index_method: str | None = _override("index_method")
     index_lists: int | None = _override("index_lists")
     index_max_memory_mb: int | None = _override("index_max_memory_mb")
+    index_element: str | None = _override("index_element")
+    quality_gate: str | None = _override("quality_gate")
+    quality_min_ann_recall: float | None = _override("quality_min_ann_recall")
+    quality_min_read_whole: float | None = _override("quality_min_read_whole")
+    dependents: str | None = _override("dependents")
+    backfill_triggers: str | None = _override("backfill_triggers")
+    backfill_wait_for_snapshots: float | None = _override("backfill_wait_for_snapshots")
+    keep_old_current: str | None = _override("keep_old_current")
+    old_index: str | None = _override("old_index")
+    lock_timeout_ms: int | None = _override("lock_timeout_ms")
+    lock_max_attempts: int | None = _override("lock_max_attempts")
+    operator_wait_seconds: float | None = _override("operator_wait_seconds")
+    swap_max_writer_pause_ms: int | None = _override("swap_max_writer_pause_ms")
     swap_max_pending_rows: int | None = _override("swap_max_pending_rows")
     begin_next_migration: str | None = _override("begin_next_migration")
     forward_after_rollback: str | None = _override("forward_after_rollback")
 
-    def create_resource(self, context: dg.InitResourceContext) -> Settings:  # noqa: ARG002
-        """The validated settings."""
+    def create_resource(self, context: dg.InitResourceContext) -> Settings:
+        """The validated settings, which the run's log shows as far as they are not the defaults."""
         chosen = {name: getattr(self, name) for name in type(self).model_fields}
-        return load_settings(**{name: value for name, value in chosen.items() if value is not None})
+        settings = load_settings(**{name: value for name, value in chosen.items() if value is not None})
+        if context.log is not None:
+            told = ", ".join(f"{name}={value}" for name, value in in_force(settings).items())
+            context.log.info("settings in force, where not the defaults: %s", told or "none")
+        return settings
 
 
 class DatabaseResource(dg.ConfigurableResource[Database]):

@@ -14,6 +14,7 @@ from dagster._core.execution.backfill import (
 
 from bge_pipeline.orchestration.names import BACKFILLED, SCHEMA, WITHOUT_OLD_MODEL_TAG
 from bge_pipeline.orchestration.partitions import known_keys, targeted_keys
+from bge_pipeline.orchestration.progress import Overall
 from bge_pipeline.orchestration.rerun import Attempt
 
 _WAITING = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING]
@@ -64,6 +65,13 @@ def never_materialized(instance: dg.DagsterInstance) -> list[str]:
         dg.AssetKey(BACKFILLED), dg.DagsterEventType.ASSET_MATERIALIZATION
     )
     return [key for key in known_keys(instance) if materialized.get(key, 0) <= expanded]
+
+
+def how_far(instance: dg.DagsterInstance, key: str, partition_rows: int) -> Overall:
+    """How far the backfill is as the partition `key` begins; a partition that is to come counts as `partition_rows`."""
+    missing = set(never_materialized(instance))
+    partitions = len(known_keys(instance))
+    return Overall(partitions - len(missing | {key}), partitions, len(missing - {key}) * partition_rows)
 
 
 def unfinished_runs(instance: dg.DagsterInstance, job_names: Iterable[str]) -> Sequence[dg.DagsterRun]:

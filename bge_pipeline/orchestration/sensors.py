@@ -16,9 +16,17 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.orchestration import partitions, run_history
 from bge_pipeline.orchestration.checks import only_new_vectors
-from bge_pipeline.orchestration.jobs import backfill_job, compare_job, embed_pending_job, keep_old_current_job
+from bge_pipeline.orchestration.jobs import (
+    backfill_job,
+    compare_job,
+    embed_pending_job,
+    keep_old_current_job,
+    status_job,
+)
 from bge_pipeline.orchestration.names import SWAPPED
+from bge_pipeline.orchestration.own_history import require_own_history
 from bge_pipeline.orchestration.rerun import Decision, GiveUp, Rerun, RerunPolicy
+from bge_pipeline.orchestration.status_check import seen_now
 from bge_pipeline.orchestration.workers import fail_runs_without_process
 from bge_pipeline.phases.application_vectors import written_since
 from bge_pipeline.phases.companion import count_companion_pending
@@ -62,6 +70,7 @@ def rerun_failed_partitions(context: dg.SensorEvaluationContext) -> dg.SensorRes
         return dg.SkipReason(_left_alone(decisions, total))
     try:
         with Database.from_settings(settings) as database:
+            require_own_history(context.instance, database, settings)
             if pause := paused_by(database, settings):
                 return dg.SkipReason(f"{len(requests)} partitions wait to be run again: the table is {pause}")
     except BgePipelineError as error:
@@ -105,6 +114,7 @@ def embed_new_rows(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.
     try:
         settings = load_settings()
         with Database.from_settings(settings) as database:
+            require_own_history(instance, database, settings)
             if pause := paused_by(database, settings):
                 return dg.SkipReason(f"the table is {pause}: launch resume_job, or bge-pipeline resume")
             return _requests_for_new_rows(instance, database, settings)
@@ -177,6 +187,31 @@ def notice_old_vectors(context: dg.SensorEvaluationContext) -> dg.SensorResult |
     return dg.SensorResult(run_requests=[dg.RunRequest()], cursor=str(now))
 
 
+@dg.sensor(
+    job=status_job,
+    minimum_interval_seconds=_INTERVAL_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description=(
+        "Asks the check migration_status of swapped_index when the phase, the columns, the database, the table or the model has "
+        "changed, whoever changed it; and where rows were written, once an hour."
+    ),
+)
+def watch_status(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    """Request a look at the table when something has changed."""
+    of_job = dg.RunsFilter(job_name=status_job.name, statuses=run_history.UNFINISHED)
+    if under_way := context.instance.get_run_ids(of_job, limit=1):
+        return dg.SkipReason(f"{status_job.name} is queued or under way in run {under_way[0][:8]}")
+    try:
+        settings = load_settings()
+        with Database.from_settings(settings) as database:
+            cursor, is_due = seen_now(database, settings, context.cursor)
+    except BgePipelineError as error:
+        return dg.SkipReason(str(error))
+    if not is_due:
+        return dg.SkipReason("nothing that migration_status tells has changed since the last look")
+    return dg.SensorResult(run_requests=[dg.RunRequest()], cursor=cursor)
+
+
 def _request_embedding(
     instance: dg.DagsterInstance, settings: DagsterSettings, job_name: str, pending: int
 ) -> dg.SensorResult | dg.SkipReason:
@@ -206,4 +241,4 @@ def _left_alone(decisions: Mapping[str, Decision], total: int) -> str:
     return f"{len(decisions)} of {total} partitions are not materialized by their last run: {'; '.join(lines)}{more}"
 
 
-SENSORS = [rerun_failed_partitions, embed_new_rows, notice_old_vectors]
+SENSORS = [rerun_failed_partitions, embed_new_rows, notice_old_vectors, watch_status]

@@ -11,7 +11,8 @@ import dagster as dg
 
 from bge_pipeline.process import in_words, is_gone, runs_here
 
-WORKER_TAG = "bge_pipeline/worker"
+WORKER_TAG = ".dagster/bge_pipeline/worker"
+"""Dagster shows no tag that begins so: in the list of runs there is room for the partition instead."""
 
 
 def fail_runs_without_process(

@@ -56,6 +56,11 @@ class BackfillProgress:
         """Rows written a second so far."""
         return self.written / self.seconds if self.seconds else 0.0
 
+    @property
+    def seconds_left(self) -> float | None:
+        """At that rate; None before the first rows."""
+        return max(0, self.total - self.written) / self.rows_per_second if self.rows_per_second else None
+
 
 @dataclass(frozen=True)
 class BackfillResult:

@@ -21,12 +21,14 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import EncodingError
+from bge_pipeline.phases.compare import can_compare, compare_search
 from bge_pipeline.phases.state import MigrationState, read_state, space_of
 from bge_pipeline.phases.verdict import Verdict, compared_columns, judge_quality
 from bge_pipeline.quality.columns import ComparedColumns
 from bge_pipeline.quality.search_runs import SearchedColumns, search_runs
 from bge_pipeline.quality.speed import PASSAGES, QUERIES, RerankRun, measure_encoding, measure_reranking
 from bge_pipeline.report.benchmark import BenchmarkReport, PhaseTime, Storage
+from bge_pipeline.report.wall_clock import wall_seconds
 from bge_pipeline.search.column import SEARCHABLE_TYPES
 from bge_pipeline.settings import SearchSettings, Settings
 
@@ -73,6 +75,7 @@ def benchmark(
     swap = _latest(journal, "swap")
     backfills = [entry for entry in journal if entry.act == "backfill"]
     built = [entry for entry in journal if entry.act == "swap" and entry.facts.get("index_built")]
+    wall = wall_seconds((entry.at, float(entry.facts["seconds"])) for entry in backfills) if backfills else None
     return BenchmarkReport(
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         table=str(target),
@@ -92,9 +95,11 @@ def benchmark(
         gate=verdict.gate if verdict else None,
         index_seconds=float(built[-1].facts["index_seconds"]) if built else None,
         lock_milliseconds=float(swap["lock_milliseconds"]) if swap else None,
-        backfill_texts_per_second=_rate(backfills, "seconds"),
+        backfill_seconds=wall,
+        backfill_texts_per_second=sum(int(entry.facts["rows"]) for entry in backfills) / wall if wall else None,
         write_rows_per_second=_rate(backfills, "write_seconds"),
         notes=tuple(notes),
+        side_by_side=compare_search(database, settings, service) if can_compare(state) else None,
     )
 
 
@@ -186,15 +191,19 @@ def _vector_bytes(column: Column | None) -> int | None:
 
 def _phase_time(entry: JournalEntry) -> PhaseTime:
     facts = entry.facts
-    seconds = float(facts.get("seconds", facts.get("index_seconds", 0.0)))
+    built = facts.get("index_seconds") if facts.get("index_built") else None
+    seconds = facts.get("seconds", built)
     detail = {
         "expand": lambda: f"column {facts['column']}",
         "backfill": lambda: f"{facts['rows']:,} rows, ids {facts['id_range']}",
         "quality": lambda: str(facts["verdict"]),
-        "swap": lambda: f"index {facts['index_name']}, lock held for {facts['lock_milliseconds']:.0f} ms",
+        "swap": lambda: (
+            f"index {facts['index_name']} {'built' if facts['index_built'] else 'was there, built by an earlier run'}; "
+            f"lock held for {facts['lock_milliseconds']:.0f} ms"
+        ),
         "rollback": lambda: f"lock held for {facts['lock_milliseconds']:.0f} ms",
     }.get(entry.act, lambda: "")()
-    return PhaseTime(entry.act, entry.at, seconds, detail)
+    return PhaseTime(entry.act, entry.at, float(seconds) if seconds is not None else None, detail)
 
 
 def _latest_migration(journal: Sequence[JournalEntry]) -> list[JournalEntry]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from bge_pipeline.database.catalog import Column
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.heartbeat import Worker, read_workers
 from bge_pipeline.database.indexes import vector_indexes_on
@@ -48,6 +49,7 @@ class Status:
         dimensions: of the column that search reads.
         model: name of the model behind the column that search reads, None if nobody recorded it.
         index: vector index on `column`, None if there is none.
+        searched_index: that on `searched_column`, which search uses.
         new_model, new_dimensions: of the column being filled, None outside a migration.
         run_by: what ran the model in the last backfill, how that was proved, and what kept it off a faster way.
         previous_column: the old column, kept for the way back.
@@ -80,6 +82,7 @@ class Status:
     dimensions: int | None
     model: str | None
     index: IndexStatus | None
+    searched_index: IndexStatus | None
     new_model: str | None
     new_dimensions: int | None
     previous_column: str | None
@@ -130,8 +133,6 @@ def read_status(database: Database, settings: DatabaseSettings) -> Status:
         state = read_state(connection, target)
         column = state.new or state.table.embedding
         counts = count_rows(connection, target, column.name)
-        indexes = vector_indexes_on(connection, state.table.oid, column.number)
-        best = max(indexes, key=lambda index: index.valid, default=None)
         current, new = state.current_space, space_of(state.new) if state.new else None
         misses = (
             count_lacking(connection, target, state.table.embedding.name)
@@ -149,7 +150,8 @@ def read_status(database: Database, settings: DatabaseSettings) -> Status:
             column=column.name,
             dimensions=state.table.embedding.dimensions,
             model=current.model if current else None,
-            index=IndexStatus(best.name, best.method, best.valid, best.bytes) if best else None,
+            index=_index_on(connection, state, column),
+            searched_index=_index_on(connection, state, state.table.embedding),
             new_model=new.model if new else None,
             new_dimensions=new.dimensions if new else None,
             previous_column=state.previous.name if state.previous else None,
@@ -179,6 +181,12 @@ def _run_by(connection: Connection, target: TargetTable) -> str | None:
     """As the last backfill that wrote a row has noted it; earlier versions noted nothing."""
     wrote = [entry.facts for entry in read_journal(connection, target, "backfill") if entry.facts["rows"]]
     return wrote[-1].get("run_by") if wrote else None
+
+
+def _index_on(connection: Connection, state: MigrationState, column: Column) -> IndexStatus | None:
+    indexes = vector_indexes_on(connection, state.table.oid, column.number)
+    best = max(indexes, key=lambda index: index.valid, default=None)
+    return IndexStatus(best.name, best.method, best.valid, best.bytes) if best else None
 
 
 def _searched_pending(connection: Connection, state: MigrationState, pending: int) -> int | None:

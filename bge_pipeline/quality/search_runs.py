@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.sampling import SampledRows, sample_vectors
 from bge_pipeline.database.target import TargetTable
@@ -19,6 +16,7 @@ from bge_pipeline.quality.judgements import JudgedQueries, load_judged_queries
 from bge_pipeline.quality.known_items import excerpts
 from bge_pipeline.quality.measure import NEIGHBOURS
 from bge_pipeline.quality.search_quality import ask_each, measure_search, p50_and_p95
+from bge_pipeline.quality.stored_vectors import StoredVectors
 from bge_pipeline.search import RerankMode, Retriever, SearchMode
 from bge_pipeline.settings import Settings
 from bge_pipeline.space import EmbeddingSpace
@@ -41,6 +39,7 @@ class SearchRun:
         encodes: whether the query's vector was made within the time.
         recall: share of the exact 20 nearest that came back; None where nothing exact is compared.
         ndcg: nDCG@20 on labelled queries; None without them.
+        index: name and method of the vector index on the column; None where every row was compared.
     """
 
     column: Literal["old", "new"]
@@ -52,6 +51,11 @@ class SearchRun:
     encodes: bool
     recall: float | None = None
     ndcg: float | None = None
+    index: str | None = None
+
+    def is_like(self, other: SearchRun) -> bool:
+        """Whether the milliseconds of both are of one kind: by an index or without, the query encoded or beforehand."""
+        return self.encodes == other.encodes and (self.index is None) == (other.index is None)
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -80,17 +84,6 @@ class SearchedColumns:
     new: str | None
     old_space: EmbeddingSpace | None
     new_recall: float | None
-
-
-class _StoredVectors:
-    """Stands in for an encoder that is not at hand: the vector of a known text is the one stored with its row."""
-
-    def __init__(self, rows: SampledRows, column: str) -> None:
-        self._vectors = dict(zip(rows.texts, rows.vectors[column], strict=True))
-
-    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of texts of the sample."""
-        return np.stack([self._vectors[text] for text in texts])
 
 
 def search_runs(
@@ -150,7 +143,7 @@ def _search_old(
     notes.append(
         "the old model is not at hand: the old column was searched with vectors stored in it, without encoding"
     )
-    retriever = Retriever(database, settings, query_encoder=_StoredVectors(rows, column), column=column)
+    retriever = Retriever(database, settings, query_encoder=StoredVectors(rows, column, space), column=column)
     return replace(_timed(retriever, "old", rows.texts, notes), encodes=False)
 
 
@@ -163,14 +156,15 @@ def _timed(
     mode: SearchMode = "dense",
     rerank: RerankMode = "never",
 ) -> SearchRun:
-    ndcg = None
+    ndcg, found_index = None, retriever.check().index
+    index = f"{found_index.name} ({found_index.method})" if found_index is not None else None
     if isinstance(queries, JudgedQueries):
         found = measure_search(retriever, queries, mode=mode, rerank=rerank, k=NEIGHBOURS, seconds=_SECONDS)
         p50, p95, asked, ndcg = found.p50_ms, found.p95_ms, len(found.quality.ndcg_by_query), found.quality.ndcg
     else:
         answers = list(ask_each(retriever, queries, mode=mode, rerank=rerank, k=NEIGHBOURS, seconds=_SECONDS))
         (p50, p95), asked = p50_and_p95(answers), len(answers)
-    run = SearchRun(column, mode, rerank != "never", asked, p50, p95, encodes=True, ndcg=ndcg)
+    run = SearchRun(column, mode, rerank != "never", asked, p50, p95, encodes=True, ndcg=ndcg, index=index)
     if asked < len(queries):
         notes.append(
             f"{run.name}: {asked} of {len(queries)} queries were searched, as many as {_SECONDS:.0f} s are enough for"

@@ -7,16 +7,22 @@ from typing import Any
 
 from bge_pipeline.quality.gate import GateResult
 from bge_pipeline.quality.search_runs import SearchRun
+from bge_pipeline.quality.side_by_side import Comparison
 from bge_pipeline.quality.speed import EncodeRun, RerankRun
 
 
 @dataclass(frozen=True)
 class PhaseTime:
-    """One act of the migration, from the journal."""
+    """One act of the migration, from the journal.
+
+    Attributes:
+        at: when it ended, as PostgreSQL writes a timestamptz.
+        seconds: how long it took; None where the journal does not say.
+    """
 
     act: str
     at: str
-    seconds: float
+    seconds: float | None
     detail: str
 
 
@@ -47,9 +53,13 @@ class BenchmarkReport:
         hardware: processor, cores, memory and accelerator of the machine that encoded.
         versions: of PostgreSQL, pgvector, Python and this package.
         gate: the quality gate's decision, None where it was not measured.
+        backfill_seconds: in which at least one run of the backfill was at work, None before the first.
+        backfill_texts_per_second: rows of all runs by these seconds.
+        write_rows_per_second: rows by the time that their writing was busy.
         lock_milliseconds: exclusive lock of the latest swap, None before it.
-        index_seconds: build of the new vector index, None before it.
+        index_seconds: build of the new vector index by the swap; None before it, and where an earlier run had built it.
         notes: what could not be measured, and why.
+        side_by_side: what the user's questions find with old and with new vectors; None where there are not both.
     """
 
     created_at: str
@@ -70,9 +80,11 @@ class BenchmarkReport:
     gate: GateResult | None
     index_seconds: float | None
     lock_milliseconds: float | None
+    backfill_seconds: float | None
     backfill_texts_per_second: float | None
     write_rows_per_second: float | None
     notes: tuple[str, ...]
+    side_by_side: Comparison | None = None
 
     @property
     def best_texts_per_second(self) -> float | None:
@@ -89,6 +101,7 @@ class BenchmarkReport:
         return asdict(self) | {
             "encode": [asdict(run) | {"texts_per_second": run.texts_per_second} for run in self.encode],
             "search": [asdict(run) | {"name": run.name} for run in self.search],
+            "side_by_side": self.side_by_side.as_metadata() if self.side_by_side is not None else None,
             "gate": self.gate.as_metadata() if self.gate is not None else None,
             "gate_summary": self.gate_summary,
         }
@@ -97,6 +110,7 @@ class BenchmarkReport:
         """The figures whose history over runs is worth a curve."""
         figures: dict[str, float | int | str | None] = {
             "texts_per_second": self.best_texts_per_second,
+            "backfill_seconds": self.backfill_seconds,
             "backfill_texts_per_second": self.backfill_texts_per_second,
             "write_rows_per_second": self.write_rows_per_second,
             "index_seconds": self.index_seconds,

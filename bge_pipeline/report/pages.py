@@ -10,9 +10,19 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from bge_pipeline.quality.side_by_side import Comparison
 from bge_pipeline.report.benchmark import BenchmarkReport
 from bge_pipeline.report.plots import report_plots
-from bge_pipeline.report.sections import NOTHING, Headline, Section, circumstances, headlines, sections, title
+from bge_pipeline.report.sections import (
+    NOTHING,
+    Headline,
+    Section,
+    circumstances,
+    headlines,
+    sections,
+    side_by_side_sections,
+    title,
+)
 
 
 @dataclass(frozen=True)
@@ -35,17 +45,35 @@ def write_report(report: BenchmarkReport, folder: Path) -> WrittenReport:
     return written
 
 
+def summary_as_markdown(report: BenchmarkReport) -> str:
+    """The figures that a reader looks for first, as one table."""
+    found = headlines(report)
+    return markdown_table([[h.label for h in found], [f"**{h.figure}**" for h in found], [h.note for h in found]])
+
+
 def as_markdown(report: BenchmarkReport) -> str:
     """The report as Markdown, plots inside as data URIs, which the Dagster UI shows."""
-    found = headlines(report)
-    summary = [[h.label for h in found], [f"**{h.figure}**" for h in found], [h.note for h in found]]
     facts = _inert(" · ".join(f"{name}: {value}" for name, value in circumstances(report).items()))
     # In one paragraph, so that two stand side by side where there is room.
     plots = "\n".join(f"![{name}]({_data_uri(svg)})" for name, svg in report_plots(report).items())
-    parts = [f"# {_inert(title(report))}", facts, markdown_table(summary), plots]
-    for section in sections(report):
-        parts += [f"## {_inert(section.title)}", _inert(section.text), markdown_table(section.rows)]
+    parts = [
+        f"# {_inert(title(report))}",
+        summary_as_markdown(report),
+        facts,
+        plots,
+        _markdown_sections(sections(report)),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def comparison_as_markdown(comparison: Comparison) -> str:
+    """The results side by side as Markdown, for the Dagster UI."""
+    return _markdown_sections(side_by_side_sections(comparison)) + "\n"
+
+
+def _markdown_sections(found: Sequence[Section]) -> str:
+    parts = [part for s in found for part in (f"## {_inert(s.title)}", _inert(s.text), markdown_table(s.rows)) if part]
+    return "\n\n".join(parts)
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
@@ -120,7 +148,7 @@ def _html_table(rows: Sequence[Sequence[str]]) -> str:
 def _html_class(cell: str, *, is_numeric: bool) -> str:
     if is_numeric:
         return " class=number"
-    return {"yes": " class=yes", "NO": " class=no"}.get(cell, "")
+    return {"yes": " class=yes", "NO": " class=no", "new": " class=yes", "gone": " class=no"}.get(cell, "")
 
 
 def _numeric_columns(rows: Sequence[Sequence[str]]) -> list[bool]:
@@ -154,5 +182,5 @@ td:first-child {{ white-space: nowrap }}
 .number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }}
 .yes {{ color: #1a7f47 }} .no {{ color: #b3261e; font-weight: 600 }}
 </style></head>
-<body><h1>{title}</h1><dl>{facts}</dl><ul>{cards}</ul><div class="plots">{plots}</div>{sections}</body></html>
+<body><h1>{title}</h1><ul>{cards}</ul><dl>{facts}</dl><div class="plots">{plots}</div>{sections}</body></html>
 """

@@ -29,9 +29,10 @@ def report_plots(report: BenchmarkReport) -> dict[str, bytes]:
             [run.texts_per_second for run in report.encode],
             [_NEW for _ in report.encode],
         )
-    if report.search:
+    timed = _alike(report.search)
+    if timed:
         title = "Search, milliseconds: median (95th percentile)"
-        plots[title] = _search(title, report.search)
+        plots[title] = _search(title, timed)
     judged = [run for run in report.search if run.ndcg is not None]
     if judged:
         title = "Search quality, nDCG@20 on judged questions"
@@ -42,6 +43,12 @@ def report_plots(report: BenchmarkReport) -> dict[str, bytes]:
         values = [float(report.storage.old_vector_bytes), float(report.storage.new_vector_bytes)]
         plots[title] = _bars(title, ["before", "now"], values, [_OLD, _NEW])
     return plots
+
+
+def _alike(runs: Sequence[SearchRun]) -> list[SearchRun]:
+    """The runs of the new column, and those of the old one whose milliseconds are of their kind; without a new one, all."""
+    new = next((run for run in runs if run.column == "new"), None)
+    return [run for run in runs if new is None or run.column == "new" or run.is_like(new)]
 
 
 def _bars(

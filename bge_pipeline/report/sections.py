@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, zip_longest
 from typing import Literal
 
 from bge_pipeline.quality.gate import GateResult
 from bge_pipeline.quality.search_runs import SearchRun
+from bge_pipeline.quality.side_by_side import Comparison, Hit, SideBySide
 from bge_pipeline.report.benchmark import BenchmarkReport, PhaseTime
+from bge_pipeline.report.wall_clock import wall_seconds
 
 NOTHING = "—"
 _SHOWN_ONE_BY_ONE = 4
+_SHOWN_OF_A_TEXT = 200
+"""Characters."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +83,38 @@ def headlines(report: BenchmarkReport) -> list[Headline]:
 
 def sections(report: BenchmarkReport) -> list[Section]:
     """The tables, in the order in which they are read."""
-    parts = [_search(report), _quality(report), _encode(report), _storage(report), _phases(report)]
+    parts = [_search(report), _quality(report), *side_by_side_sections(report.side_by_side)]
+    parts += [_encode(report), _storage(report), _phases(report)]
     if report.notes:
         parts.append(Section("Not measured", [["what and why"], *([note] for note in report.notes)]))
     return [Section(part.title, _without_empty_columns(part.rows), part.text) for part in parts]
+
+
+def side_by_side_sections(comparison: Comparison | None) -> list[Section]:
+    """For each question the results of both columns, row by row; nothing where there is nothing to compare."""
+    if comparison is None or not comparison.pairs:
+        return []
+    intro = f"Old: {comparison.old}. New: {comparison.new}. {comparison.summary()}."
+    return [Section("Side by side", [], intro), *(_beside(pair) for pair in comparison.pairs)]
+
+
+def _beside(pair: SideBySide) -> Section:
+    rows = [["rank", "old", "went to", "new", "came from"]]
+    for rank, (old, new) in enumerate(zip_longest(pair.old, pair.new), start=1):
+        rows.append([str(rank), *_hit(old, rank, "gone"), *_hit(new, rank, "new")])
+    return Section(f"“{_clipped(pair.query)}”", rows, pair.summary())
+
+
+def _hit(hit: Hit | None, rank: int, alone: str) -> tuple[str, str]:
+    if hit is None:
+        return "", ""
+    moved = alone if hit.other_rank is None else "same" if hit.other_rank == rank else str(hit.other_rank)
+    return f"[{hit.row_id}] {_clipped(hit.text)}", moved
+
+
+def _clipped(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN_OF_A_TEXT else f"{line[: _SHOWN_OF_A_TEXT - 1]}…"
 
 
 def gate_rows(gate: GateResult) -> list[list[str]]:
@@ -126,7 +158,7 @@ def _encode(report: BenchmarkReport) -> Section:
 def _search(report: BenchmarkReport) -> Section:
     if not report.search:
         return Section("Search", [], "Not measured.")
-    rows = [["search", "queries", "median ms", "95th percentile ms", "query encoded", "recall@20", "nDCG@20"]]
+    rows = [["search", "queries", "median ms", "95th percentile ms", "query encoded", "index", "recall@20", "nDCG@20"]]
     rows += [
         [
             run.name,
@@ -134,15 +166,29 @@ def _search(report: BenchmarkReport) -> Section:
             f"{run.p50_milliseconds:,.1f}",
             f"{run.p95_milliseconds:,.1f}",
             "within the time" if run.encodes else "beforehand",
+            run.index or "none: every row is compared",
             _figure(run.recall),
             _figure(run.ndcg),
         ]
         for run in report.search
     ]
     text = "From the query to its results, the query's vector included where the column's own model could make it."
+    old, new = _dense(report, "old"), _dense(report, "new")
+    if old is not None and new is not None and not old.is_like(new):
+        text += f" The milliseconds of old and new are no comparison: {unlike(old, new)}."
     if any(run.recall is not None for run in report.search):
         text += " Recall is against exact search on the same column."
     return Section("Search", rows, text)
+
+
+def unlike(old: SearchRun, new: SearchRun) -> str:
+    """Why the milliseconds of two runs are of two kinds."""
+    reasons = []
+    if (old.index is None) != (new.index is None):
+        reasons.append(f"the {'old' if old.index is None else 'new'} column has no index now")
+    if old.encodes != new.encodes:
+        reasons.append("the query's vector was made within the time of one and before that of the other")
+    return ", and ".join(reasons)
 
 
 def _quality(report: BenchmarkReport) -> Section:
@@ -163,18 +209,31 @@ def _storage(report: BenchmarkReport) -> Section:
 
 
 def _phases(report: BenchmarkReport) -> Section:
-    rows = [["act", "when", "seconds", "what"]]
+    rows = [["act", "ended", "seconds", "what"]]
     for act, group in groupby(report.phases, lambda phase: phase.act):
         rows += _phase_rows(act, list(group))
-    return Section("Phases", rows, "From the journal beside the table, whichever road ran them.")
+    text = "From the journal beside the table, whichever road ran them."
+    runs = sum(phase.act == "backfill" for phase in report.phases)
+    if runs > 1 and report.backfill_seconds is not None:
+        wall = f"{report.backfill_seconds:,.1f} s on the wall"
+        text += f" The backfill's {runs:,} runs took {wall}, where they overlap counted once."
+    return Section("Phases", rows, text)
 
 
 def _phase_rows(act: str, phases: list[PhaseTime]) -> list[list[str]]:
     """A line for each; of a table with hundreds of id ranges, one line for all of them."""
     if len(phases) > _SHOWN_ONE_BY_ONE:
-        total = PhaseTime(act, phases[0].at, sum(phase.seconds for phase in phases), f"{len(phases):,} runs")
-        phases = [total]
-    return [[act, phase.at[:19].replace("T", " "), f"{phase.seconds:,.1f}", phase.detail] for phase in phases]
+        wall = wall_seconds((phase.at, phase.seconds or 0.0) for phase in phases)
+        phases = [PhaseTime(act, phases[-1].at, wall, f"{len(phases):,} runs, on the wall")]
+    return [
+        [
+            act,
+            phase.at[:19].replace("T", " "),
+            NOTHING if phase.seconds is None else f"{phase.seconds:,.1f}",
+            phase.detail,
+        ]
+        for phase in phases
+    ]
 
 
 def _without_empty_columns(rows: Sequence[Sequence[str]]) -> list[list[str]]:

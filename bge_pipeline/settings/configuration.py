@@ -5,12 +5,13 @@ The variables are flat. Inside, each group has a module of its own, and a functi
 
 from __future__ import annotations
 
+import os
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError, model_validator
+from pydantic import SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -22,6 +23,7 @@ from pydantic_settings import (
 
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.old_spellings import OLD_NAMES, translate
+from bge_pipeline.postgres_url import parse_url, shown
 from bge_pipeline.settings.backfill import BackfillSettings
 from bge_pipeline.settings.dagster import DagsterSettings
 from bge_pipeline.settings.database import DatabaseSettings
@@ -113,12 +115,18 @@ _NEARLY = 0.9
 _SECRET_FIELDS = frozenset({"database_url", "dagster_database_url", "embedding_api_key", "query_expansion_key"})
 
 
+WITHOUT_ENV_FILE = "BGE_PIPELINE_WITHOUT_ENV_FILE"
+"""Set for a process whose environment holds all settings, as they were when the process that started it read them."""
+
+
 def load_settings(**overrides: Any) -> Settings:
-    """Settings from the environment and `.env`, `overrides` winning.
+    """Settings from the environment and `.env`, `overrides` winning; without `.env` where WITHOUT_ENV_FILE is set.
 
     Raises:
         ConfigurationError: names each variable at fault, what it held and what it may hold.
     """
+    if WITHOUT_ENV_FILE in os.environ:
+        overrides = {"_env_file": None} | overrides
     try:
         return Settings(**overrides)
     except ValidationError as error:
@@ -133,6 +141,26 @@ def misspelled_names(env_file: Path = Path(".env")) -> dict[str, str]:
     names = (name.upper() for name in DotEnvSettingsSource(Settings, env_file=env_file).env_vars)
     unknown = [name for name in names if name not in known]
     return {name: meant for name in unknown for meant in get_close_matches(name, known, n=1, cutoff=_NEARLY)}
+
+
+def in_force(settings: Settings) -> dict[str, str]:
+    """What was set, by variable, where it is not the default: for people to see, so without secrets."""
+    fields = Settings.model_fields
+    chosen = {
+        name: getattr(settings, name)
+        for name in sorted(settings.model_fields_set & fields.keys())
+        if getattr(settings, name) != fields[name].default
+    }
+    return {name.upper(): _shown(value) for name, value in chosen.items()}
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, SecretStr):
+        return str(value)
+    try:
+        return shown(parse_url(value.get_secret_value()))
+    except ConfigurationError:
+        return "***"
 
 
 def nearest_setting(name: str) -> str | None:

@@ -15,6 +15,11 @@ class DagsterSettings(Group):
         None,
         description="PostgreSQL URL of the database for Dagster's own records; unset: one on the embedded PostgreSQL",
     )
+    reports_url: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="where a browser finds the folder of the benchmark reports; unset: where bge-pipeline dev serves it",
+    )
     max_partition_attempts: int = Field(3, ge=1, description="runs of one partition before the sensor gives up on it")
     retry_backoff_seconds: int = Field(
         60, ge=0, description="wait before the first rerun of a failed partition; doubles"

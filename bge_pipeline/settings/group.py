@@ -13,6 +13,10 @@ PlainName = Annotated[str, Field(min_length=1, max_length=63)]
 """A PostgreSQL identifier as it stands in the catalog, without quotes; at most 63 bytes."""
 
 
+QualifiedColumn = Annotated[str, Field(pattern=r"^[^.]{1,63}\.[^.]{1,63}\.[^.]{1,63}$")]
+"""A column as schema.table.column, plain names that have no dot in them."""
+
+
 class Group(BaseModel):
     """A group of settings: a field of it is an environment variable of that name in capitals."""
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bge_pipeline.settings.group import Group, PlainName
+from bge_pipeline.settings.group import Group, PlainName, QualifiedColumn
 
 
 class QualitySettings(Group):
@@ -41,5 +41,13 @@ class QualitySettings(Group):
     eval_queries: Path | None = Field(
         None,
         description='labelled queries, JSON Lines of {"query": ..., "relevant": {id: grade}}; unset: label-free evidence',
+    )
+    compare_queries: Path | None = Field(
+        None,
+        description="questions to search both columns for, side by side: one a line, or as in EVAL_QUERIES; unset: QUERY_LOG's",
+    )
+    query_log: QualifiedColumn | None = Field(
+        None,
+        description="schema.table.column in which the application keeps what people asked; unset: EVAL_QUERIES, else rows",
     )
     benchmark_texts: int = Field(5_000, ge=1, description="texts that the benchmark encodes at each batch size")

@@ -322,3 +322,19 @@ def test_alembic_ends_with_the_exit_code_of_the_phase_and_writes_no_revision(run
     assert "expected one of upgrade, downgrade" in refused.stderr
     assert unknown.returncode == 1
     assert "Traceback" not in failed.stderr + refused.stderr + unknown.stderr
+
+
+@pytest.mark.pgvector
+def test_compare_search_sets_both_columns_side_by_side_whatever_the_width(run: Run) -> None:
+    assert run("migrate", "--yes", QUALITY_GATE="off").returncode == 0
+
+    (pair,) = json.loads(run("compare-search", "open a file", "--top-k", "3", "--json").stdout)["pairs"]
+
+    assert len(pair["old"]) == len(pair["new"]) == 3
+    for columns in ("60", "80", "200"):
+        shown = run("compare-search", "open a file", "--top-k", "3", COLUMNS=columns)
+        assert shown.returncode == 0
+        assert pair["summary"] in shown.stdout
+        for hit in (*pair["old"], *pair["new"]):
+            assert f"[{hit['row_id']}]" in shown.stdout
+        assert max(map(len, shown.stdout.splitlines())) <= int(columns)

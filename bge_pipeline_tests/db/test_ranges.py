@@ -65,8 +65,9 @@ def test_a_key_of_texts_names_its_range_and_is_safe(lower, upper):
 
 
 def test_a_key_can_be_read():
-    assert IdRange(1, 25001, INTEGERS).key(1) == "00001_1_25001"
-    assert IdRange(-5, 7, INTEGERS).key(2) == "00002_-5_7"
+    assert IdRange(1, 25001, INTEGERS).key(1, digits=2) == "01_1-25000"
+    assert IdRange(-5, 7, INTEGERS).key(2) == "00002_-5-6"
+    assert IdRange(-5, -1, INTEGERS).key(2) == "00002_-5--2"
     assert IdRange(None, "notes/été 1", OTHERS).key(1) == "00001~~notes%2Fété%201"
     assert IdRange("", "a...b.", OTHERS).key(3) == "00003~%00~a%2E%2E.b%2E"
 
@@ -74,6 +75,7 @@ def test_a_key_can_be_read():
 def test_a_key_of_an_earlier_version_names_its_range():
     key = "0000000000000000001_0000000000000025001"
     assert IdRange.from_key(key) == IdRange(1, 25001, INTEGERS)
+    assert IdRange.from_key("00002_-5_7") == IdRange(-5, 7, INTEGERS)
     uuids = [str(uuid.UUID(int=n)) for n in (0, 5)]
     assert IdRange.from_key("_".join(uuids)) == IdRange(*uuids, UUIDS)
 

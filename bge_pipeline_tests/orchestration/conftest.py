@@ -20,7 +20,7 @@ from bge_pipeline_tests.support import administer, execute
 PARTITION_ROWS = 100
 """Rows of a partition here: three partitions of the demo table."""
 
-KEYS = [f"{number:05d}_{lower}_{lower + PARTITION_ROWS}" for number, lower in enumerate((1, 101, 201), start=1)]
+KEYS = [f"{number:02d}_{lower}-{lower + PARTITION_ROWS - 1}" for number, lower in enumerate((1, 101, 201), start=1)]
 
 
 @pytest.fixture(scope="session")
@@ -71,8 +71,8 @@ CONFIRMED = "public.segments"
 
 
 def confirming(job: str, confirm: str = CONFIRMED) -> dict[str, object]:
-    """The run config of rollback_job or retire_job in which somebody typed `confirm`."""
-    op = {"rollback_job": "roll_back", "retire_job": "retire_old_column"}[job]
+    """The run config of rollback_job, retire_job or adopt_table_job in which somebody typed `confirm`."""
+    op = {"rollback_job": "roll_back", "retire_job": "retire_old_column", "adopt_table_job": "adopt_table"}[job]
     return {"ops": {op: {"config": {"confirm": confirm}}}}
 
 

@@ -49,6 +49,7 @@ def test_the_environment_carries_what_was_set_and_nothing_else(tmp_path: Path):
 
     assert environment(settings) == {
         "DAGSTER_HOME": str(tmp_path / "dagster"),
+        "BGE_PIPELINE_WITHOUT_ENV_FILE": "true",
         "BGE_PIPELINE_HOME": str(tmp_path),
         "DATABASE_URL": "postgresql://u:p@h/d",
         "PARTITION_ROWS": "7",

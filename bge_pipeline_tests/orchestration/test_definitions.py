@@ -23,10 +23,12 @@ JOBS = {
     "embed_pending_job",
     "keep_old_current_job",
     "compare_job",
+    "status_job",
     "pause_job",
     "resume_job",
     "rollback_job",
     "retire_job",
+    "adopt_table_job",
 }
 
 

@@ -122,8 +122,10 @@ def test_rollback_and_retire_are_jobs_and_stand_in_the_history(
     assert run.retire().success
 
     assert read_status(database, settings).phase == "retired"
-    observations = instance.fetch_observations(dg.AssetKey("swapped_index"), limit=10).records
-    assert len(observations) == 2
+    records = instance.fetch_materializations(dg.AssetKey("swapped_index"), limit=10).records
+    found = [record.asset_materialization for record in records if record.asset_materialization is not None]
+    states = [m.metadata["state"].value if "state" in m.metadata else "swapped" for m in found]
+    assert states == ["retired", "swapped", "rolled back", "swapped"]
 
 
 def test_retire_before_the_swap_fails_at_once_and_says_what_to_run(run: Runner):

@@ -256,7 +256,7 @@ class TestEmbedNewRows:
 
         result = tick(embed_new_rows)
 
-        new = ["00004_301_1101", "00005_1101_1201"]
+        new = ["04_301-1100", "05_1101-1200"]
         assert requests(result) == [("backfill_job", key) for key in new]
         assert list(result.dynamic_partitions_requests[0].partition_keys) == new
         instance.add_dynamic_partitions("id_ranges", new)

@@ -17,7 +17,7 @@ from bge_pipeline.quality.judgements import JudgedQueries, write_judged_queries
 from bge_pipeline.report.benchmark import BenchmarkReport
 from bge_pipeline.report.pages import as_markdown
 from bge_pipeline.settings import Settings
-from bge_pipeline_tests.support import ENCODER, execute, fill, fill_and_swap, schema_of
+from bge_pipeline_tests.support import ENCODER, execute, fill, fill_and_swap, scalar, schema_of
 
 pytestmark = pytest.mark.pgvector
 
@@ -123,3 +123,25 @@ def test_where_each_search_takes_long_fewer_are_timed_and_the_report_says_so(
     (run,) = report.search
     assert run.queries == 5
     assert f"old dense: 5 of {8 if is_judged else 50} queries were searched" in " ".join(report.notes)
+
+
+def test_an_old_model_that_is_recorded_and_not_at_hand_is_searched_by_stored_vectors(
+    database: Database, settings: Settings
+) -> None:
+    fill_and_swap(database, settings)
+    note = scalar(
+        database,
+        "SELECT col_description('segments'::regclass, attnum) FROM pg_attribute "
+        "WHERE attrelid = 'segments'::regclass AND attname = 'embedding_1536'",
+    )
+    with database.transaction() as connection:
+        connection.exec_driver_sql(
+            "COMMENT ON COLUMN segments.embedding_1536 IS %s", (note.replace('"hashing', '"somebody/else'),)
+        )
+
+    report = measured(database, settings)
+
+    assert [run.encodes for run in report.search if run.name == "old dense"] == [False]
+    assert any("the old model is not at hand" in line for line in report.notes)
+    assert report.side_by_side is not None
+    assert all(pair.row_id is not None for pair in report.side_by_side.pairs)

@@ -12,6 +12,7 @@ import pytest
 
 from bge_pipeline.quality.gate import GateCheck, GateResult
 from bge_pipeline.quality.search_runs import SearchRun
+from bge_pipeline.quality.side_by_side import Comparison, Hit, SideBySide
 from bge_pipeline.quality.speed import EncodeRun
 from bge_pipeline.report.benchmark import (
     BenchmarkReport,
@@ -20,6 +21,7 @@ from bge_pipeline.report.benchmark import (
 )
 from bge_pipeline.report.pages import as_html, as_markdown, write_report
 from bge_pipeline.report.plots import report_plots
+from bge_pipeline.report.wall_clock import wall_seconds
 
 GATE = GateResult(
     passed=False,
@@ -47,14 +49,15 @@ def report() -> BenchmarkReport:
         encode=(EncodeRun(32, 512, 28_000, 2.0, None), EncodeRun(256, 512, 28_000, 1.0, None)),
         rerank=None,
         search=(
-            SearchRun("old", "dense", False, 50, 12.34, 20.0, encodes=False, ndcg=0.4),
-            SearchRun("new", "dense", False, 50, 5.67, 9.0, encodes=True, ndcg=0.5),
+            SearchRun("old", "dense", False, 50, 12.34, 20.0, encodes=True, ndcg=0.4, index="old_index (ivfflat)"),
+            SearchRun("new", "dense", False, 50, 5.67, 9.0, encodes=True, ndcg=0.5, index="new_index (ivfflat)"),
         ),
         storage=Storage(6_152, 1_544, 34_000_000, 24_000_000, 3_000_000),
         phases=(PhaseTime("expand", "2026-11-22 20:00:00.1+00", 0.1, "column embedding_384"),),
         gate=GATE,
         index_seconds=0.2,
         lock_milliseconds=8.0,
+        backfill_seconds=6.5,
         backfill_texts_per_second=300.0,
         write_rows_per_second=9_000.0,
         notes=("reranking was not measured",),
@@ -110,7 +113,7 @@ def test_hundreds_of_id_ranges_become_one_line(report: BenchmarkReport):
 
     page = as_markdown(replace(report, phases=(*report.phases, *backfills)))
 
-    assert "| backfill | 2026-11-22 20:00:00 | 75.0 | 50 runs |" in page
+    assert "| backfill | 2026-11-22 20:49:00 | 75.0 | 50 runs, on the wall |" in page
     assert "| expand | 2026-11-22 20:00:00 | 0.1 | column embedding_384 |" in page
     assert "ids 7" not in page
 
@@ -145,3 +148,54 @@ def test_the_json_holds_what_the_pages_say(report: BenchmarkReport, tmp_path):
     assert [run["name"] for run in values["search"]] == ["old dense", "new dense"]
     assert values["gate"] == report.gate.as_metadata()
     assert values["gate_summary"].startswith("quality gate (warn)")
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"index": None}, "the old column has no index now"),
+        ({"encodes": False}, "the query's vector was made within the time of one and before that of the other"),
+    ],
+)
+def test_unlike_searches_are_not_compared(report: BenchmarkReport, changed: dict[str, object], reason: str):
+    title = "Search, milliseconds: median (95th percentile)"
+    old = replace(report.search[0], **changed)
+    unlike = replace(report, search=(old, report.search[1]))
+
+    assert f"The milliseconds of old and new are no comparison: {reason}." in as_markdown(unlike)
+    assert "no comparison" not in as_markdown(report)
+    assert report_plots(report)[title].decode().count("#8f98a6") == 1
+    assert report_plots(unlike)[title].decode().count("#8f98a6") == 0
+
+
+def test_an_act_without_a_time_of_its_own_is_not_said_to_take_none(report: BenchmarkReport):
+    swap = PhaseTime("swap", "2026-11-22 21:00:00+00", None, "index i was there, built by an earlier run")
+
+    assert "| swap | 2026-11-22 21:00:00 | — | index i was there" in as_markdown(
+        replace(report, phases=(*report.phases, swap))
+    )
+
+
+def test_runs_that_overlap_count_once_on_the_wall(report: BenchmarkReport):
+    ends = ("20:01:40", "20:02:10", "20:05:00")
+    backfills = [PhaseTime("backfill", f"2026-11-22 {end}+00", 100.0, "") for end in ends]
+
+    assert wall_seconds((phase.at, 100.0) for phase in backfills) == pytest.approx(230.0)
+    assert wall_seconds([("2026-11-22 20:00:00.5+05:30", 1.0), ("2026-11-22 14:30:00+00", 0.5)]) == pytest.approx(1.0)
+    page = as_markdown(replace(report, phases=tuple(backfills), backfill_seconds=230.0))
+    assert "The backfill's 3 runs took 230.0 s on the wall" in page
+
+
+def test_the_results_stand_side_by_side_with_where_they_went(report: BenchmarkReport):
+    old = (Hit("1", "one  <b>", 2), Hit("2", "two", None))
+    new = (Hit("3", "three", None), Hit("1", "one  <b>", 1))
+    pair = SideBySide("which | one?", None, old, new)
+    compared = replace(report, side_by_side=Comparison("t", "old", "new", "as asked", (pair,)))
+
+    page = as_markdown(compared)
+
+    assert "| 1 | [1] one &lt;b&gt; | 2 | [3] three | new |" in page
+    assert "| 2 | [2] two | gone | [1] one &lt;b&gt; | 1 |" in page
+    assert "1 of 2 stayed (1 moved), 1 came, 1 went" in page
+    assert "<td class=no>gone</td>" in as_html(compared)
+    assert compared.as_json()["side_by_side"]["pairs"][0]["summary"].startswith("1 of 2")

@@ -105,6 +105,30 @@ class DagsterUI:
         self.page.goto(f"{self._url}/assets/{asset}?view={view}", wait_until="domcontentloaded")
         expect(self._materialize_button()).to_be_enabled()
 
+    def open_start_page(self, log: Path) -> None:
+        """Follow the link that `dev` printed when it started, to the assets."""
+        (link,) = re.findall(r"^Dagster UI: (\S+)", log.read_text(), re.MULTILINE)
+        self.page.goto(link, wait_until="domcontentloaded")
+        expect(self.page.get_by_text("schema_with_384_column", exact=True).first).to_be_visible()
+
+    def failed_checks(self, asset: str) -> Locator:
+        """The mark of failed checks on the asset in the open graph."""
+        return self.page.locator(f"a[href='/assets/{asset}?view=checks']").get_by_role("img", name="close")
+
+    def open_link(self, asset: str, name: str) -> Page:
+        """The page behind a link in the metadata of the asset's latest materialization."""
+        self.open_asset(asset)
+        row = self.page.get_by_role("row").filter(has=self.page.get_by_text(name, exact=True))
+        with self.page.context.expect_page() as opened:
+            row.get_by_role("link").first.click()
+        opened.value.set_default_timeout(1_000 * PATIENCE_SECONDS)
+        return opened.value
+
+    def open_check(self, asset: str, check: str) -> Page:
+        """Go to a check of the asset."""
+        self.page.goto(f"{self._url}/assets/{asset}?view=checks&checkDetail={check}", wait_until="domcontentloaded")
+        return self.page
+
     def open_lineage(self) -> None:
         """Go to the graph of the assets, and wait until each one says how it is."""
         path = f"locations/bge_pipeline.definitions/asset-groups/{GROUP}/lineage"

@@ -1,0 +1,76 @@
+"""Compare: what questions find with the old and with the new vectors, before the swap and until retire. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bge_pipeline.database.catalog import Column
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.errors import PhaseError
+from bge_pipeline.phases.state import MigrationState, require_table, space_of
+from bge_pipeline.phases.verdict import compared_columns
+from bge_pipeline.quality.own_queries import own_queries
+from bge_pipeline.quality.side_by_side import RESULTS, Comparison, compare_questions, compare_rows
+from bge_pipeline.settings import Settings
+
+QUESTIONS = 10
+"""As many as a person looks through."""
+
+
+def can_compare(state: MigrationState) -> bool:
+    """Whether the table has the old vectors and the new ones."""
+    return state.phase not in ("legacy", "retired") and compared_columns(state).old is not None
+
+
+def compare_search(
+    database: Database,
+    settings: Settings,
+    service: EmbeddingsService,
+    questions: Sequence[str] = (),
+    *,
+    results: int = RESULTS,
+) -> Comparison:
+    """The first results of both columns for each question.
+
+    Args:
+        database: where the target table is.
+        settings: name the table, and COMPARE_QUERIES, QUERY_LOG or EVAL_QUERIES.
+        service: the new model.
+        questions: what to ask; empty: ten of the user's own from the settings, else ten rows of the table as queries.
+        results: of each column, at most.
+
+    Raises:
+        PhaseError: the table has not both the old vectors and the new ones.
+        ConfigurationError: a source of questions cannot be read.
+    """
+    state = require_table(database, settings)
+    target = TargetTable.from_settings(settings)
+    if not can_compare(state):
+        raise PhaseError(
+            f"{target} is in phase {state.phase}: there are not two columns to compare",
+            state="nothing was changed",
+            next_step="bge-pipeline backfill, then compare-search again"
+            if state.phase == "legacy"
+            else "the old vectors are not there any more, or are bits: bge-pipeline search searches the new ones",
+        )
+    columns = compared_columns(state)
+    assert columns.old is not None
+    source = "as asked" if questions else "the user's own questions"
+    if not questions:
+        with database.autocommit() as connection:
+            questions = own_queries(connection, settings, QUESTIONS)
+    if not questions:
+        pairs = compare_rows(database, settings, columns, QUESTIONS, results=results)
+        source = "rows of the table as questions, by their stored vectors; COMPARE_QUERIES or QUERY_LOG give your own"
+    else:
+        pairs = compare_questions(database, settings, service, columns, questions, results=results)
+        if any(pair.row_id is not None for pair in pairs):
+            source += "; the old model is not at hand, so the stored vectors of the row found first stand for each"
+    return Comparison(str(target), _told(columns.old), _told(columns.new), source, tuple(pairs))
+
+
+def _told(column: Column) -> str:
+    space = space_of(column)
+    return f"{column.name!r}, {space.model if space else 'model not recorded'}, {column.dimensions} dimensions"

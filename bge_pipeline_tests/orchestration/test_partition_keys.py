@@ -1,0 +1,52 @@
+"""Keys of partitions that a person can read in a list, and that mean the same ids as long as they are there."""
+
+import dagster as dg
+import pytest
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.orchestration.partitions import add, known_keys, new_full_ranges, range_of, recut
+from bge_pipeline.settings import Settings
+from bge_pipeline_tests.orchestration.conftest import KEYS, Runner
+from bge_pipeline_tests.support import execute
+
+pytestmark = pytest.mark.pgvector
+
+
+def test_uuids_are_short_and_mean_whole_ones(
+    database: Database, settings: Settings, instance: dg.DagsterInstance, run: Runner
+):
+    execute(database, "ALTER TABLE segments DROP COLUMN id CASCADE")
+    execute(database, "ALTER TABLE segments ADD COLUMN id uuid PRIMARY KEY DEFAULT gen_random_uuid()")
+
+    assert run("expand_job").success
+
+    keys = known_keys(instance)
+    assert [len(key) for key in keys] == [len("01~00000000~ffffffff~01234567")] * 3
+    ranges = [range_of(instance, key) for key in keys]
+    assert [r.lower for r in ranges[1:]] == [r.upper for r in ranges[:-1]]
+    for key, r in zip(keys, ranges, strict=True):
+        assert key.split("~")[1:3] == [str(r.lower)[:8], str(r.upper)[:8]]
+        assert run("backfill_job", key).success
+    (left,) = execute(database, "SELECT count(*) FROM segments WHERE embedding_384 IS NULL")
+    assert left[0] == 0
+    assert recut(instance, database, settings) == keys
+
+
+def test_new_partitions_have_as_many_digits_as_those_that_are_there(
+    database: Database, settings: Settings, instance: dg.DagsterInstance, run: Runner
+):
+    assert run("expand_job").success
+    assert known_keys(instance) == KEYS
+    execute(
+        database,
+        "INSERT INTO segments (id, source_id, video_id, start_sec, end_sec, text) "
+        "SELECT n, source_id, video_id, n, n + 1, text FROM generate_series(301, 501) n, "
+        "(SELECT * FROM segments ORDER BY id LIMIT 1) s",
+    )
+
+    grown = new_full_ranges(instance, database, settings)
+
+    assert grown == ["04_301-400", "05_401-500"]
+    earlier = "00006_501_601"
+    add(instance, [earlier])
+    assert str(range_of(instance, earlier)) == "[501, 601)"
