@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import op
 from alembic.config import CommandLine, Config
 from alembic.util import CommandError
-from sqlalchemy import TextClause
 
 import bge_pipeline
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.errors import BgePipelineError, ConfigurationError
+from bge_pipeline.phases.review import Script
 from bge_pipeline.settings import Settings, load_settings
 from bge_pipeline.space import EmbeddingSpace
 
@@ -72,17 +72,17 @@ def run_phase(phase: Callable[[Database, Settings], object]) -> None:
             phase(database, settings)
 
 
-def print_phase(script: Callable[[TargetTable, Settings, EmbeddingSpace], Iterable[TextClause]]) -> None:
-    """Print a phase's statements for `--sql`; statements that build an index stand outside a transaction."""
+def print_phase(script: Callable[[TargetTable, Settings, EmbeddingSpace], Script]) -> None:
+    """Print a phase's statements for `--sql`."""
     with explained():
         settings = load_settings()
         statements = script(TargetTable.from_settings(settings), settings, configured_space(settings))
-    for statement in statements:
-        if "CONCURRENTLY" in statement.text:
-            with op.get_context().autocommit_block():
+    if statements.alone:
+        with op.get_context().autocommit_block():
+            for statement in statements.alone:
                 op.execute(statement)
-        else:
-            op.execute(statement)
+    for statement in statements.together:
+        op.execute(statement)
 
 
 @contextmanager

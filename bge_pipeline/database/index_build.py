@@ -162,9 +162,7 @@ def give_memory(connection: Connection, memory_bytes: int) -> int:
     if memory_bytes > current:
         megabytes = math.ceil(memory_bytes / MEBIBYTE)
         try:
-            connection.execute(
-                text("SELECT set_config('maintenance_work_mem', :value, false)"), {"value": f"{megabytes}MB"}
-            )
+            connection.execute(memory_statement(megabytes))
         except DBAPIError as error:
             if not isinstance(error.orig, InsufficientPrivilege):
                 raise
@@ -180,6 +178,11 @@ def give_memory(connection: Connection, memory_bytes: int) -> int:
         text("SELECT set_config('max_parallel_maintenance_workers', :n, false)"), {"n": str(min(workers, 8))}
     )
     return current // MEBIBYTE
+
+
+def memory_statement(megabytes: int) -> TextClause:
+    """The statement that gives the session's index builds so much memory."""
+    return text(f"SET maintenance_work_mem = '{megabytes}MB'")
 
 
 def _execute_watched(

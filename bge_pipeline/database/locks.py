@@ -63,8 +63,8 @@ def short_transaction_on(
 
 
 def _bounded(connection: Connection, settings: LockSettings, work: Callable[[Connection], Result]) -> Result:
-    connection.execute(lock_timeout_statement(settings))
-    connection.execute(text(f"SET LOCAL statement_timeout = {settings.lock_timeout_ms + _LONGEST_STATEMENT_MS}"))
+    for statement in short_transaction_statements(settings):
+        connection.execute(statement)
     return work(connection)
 
 
@@ -142,9 +142,12 @@ def _held_by(watch: LockWatch) -> str:
     return shown_holders(watch.holders) or "somebody who had ended before the server could be asked"
 
 
-def lock_timeout_statement(settings: LockSettings) -> TextClause:
-    """The statement that bounds every wait for a lock in the current transaction."""
-    return text(f"SET LOCAL lock_timeout = '{settings.lock_timeout_ms}ms'")
+def short_transaction_statements(settings: LockSettings) -> list[TextClause]:
+    """The statements that bound what a transaction with a strong lock may cost: its waits, and its longest statement."""
+    return [
+        text(f"SET LOCAL lock_timeout = '{settings.lock_timeout_ms}ms'"),
+        text(f"SET LOCAL statement_timeout = '{settings.lock_timeout_ms + _LONGEST_STATEMENT_MS}ms'"),
+    ]
 
 
 def is_lock_conflict(error: BaseException) -> bool:

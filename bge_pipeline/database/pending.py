@@ -71,13 +71,10 @@ def has_pending_index(connection: Connection, target: TargetTable, column: str) 
     return bool(connection.execute(text(_INDEX), {"name": str(target), "column": column}).scalar_one())
 
 
-def pending_index_statement(target: TargetTable, column: str, index: str, *, may_be_there: bool = False) -> TextClause:
+def pending_index_statement(target: TargetTable, column: str, index: str) -> TextClause:
     """The statement that builds the partial index of rows without a vector."""
-    condition = "IF NOT EXISTS " if may_be_there else ""
     return target.sql(
-        f"CREATE INDEX CONCURRENTLY {condition}{{index}} ON {{table}} ({{id}}) WHERE {LACKS_VECTOR}",
-        index=index,
-        column=column,
+        f"CREATE INDEX CONCURRENTLY {{index}} ON {{table}} ({{id}}) WHERE {LACKS_VECTOR}", index=index, column=column
     )
 
 
