@@ -17,6 +17,7 @@ from bge_pipeline.database.dependents import find_bound
 from bge_pipeline.database.index_build import BuildResult
 from bge_pipeline.database.indexes import IndexPlan, indexes_on
 from bge_pipeline.database.journal import record
+from bge_pipeline.database.locks import silence_statement
 from bge_pipeline.database.operator import Operator, operating
 from bge_pipeline.database.pending import count_pending, has_more_pending_than
 from bge_pipeline.database.pgvector_version import require_version
@@ -177,6 +178,9 @@ def _exchange_when_caught_up(
         lock_out_writers(connection, target)
         done.writers_locked_at = time.monotonic()
         deadline = done.writers_locked_at + settings.swap_max_writer_pause_ms / 1_000
+        connection.execute(
+            silence_statement(settings.swap_max_writer_pause_ms)
+        )  # the last rows are embedded in between
         require_same_parts(connection, state)
         _verify_new_column(connection, settings, state, service.space, index)
         _use_pending_index(connection)
