@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format dev benchmark clean
+.PHONY: help install demo test test-all chaos lint format dev benchmark clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ test: $(INSTALLED)  ## Run the tests but for those marked thorough; those that n
 
 test-all: $(INSTALLED)  ## Run every test, those marked thorough too.
 	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+chaos: $(INSTALLED)  ## Play 100 migrations that are killed, cut off and frozen; ARGS="--rounds 1 --seed 7" plays one again.
+	$(BIN)/python -m bge_pipeline_tests.chaos $(ARGS)
 
 lint: $(INSTALLED)  ## Check style, types, the direction of imports, and that what is imported is declared.
 	$(BIN)/ruff check .
