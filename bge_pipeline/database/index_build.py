@@ -27,7 +27,7 @@ from bge_pipeline.database.lock_holders import (
 )
 from bge_pipeline.database.pooler import require_session
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.errors import ChangedMeanwhile, DatabaseUnavailable, IndexBuildFailed
+from bge_pipeline.errors import BgePipelineError, ChangedMeanwhile, IndexBuildFailed
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as RawConnection  # noqa: N812
@@ -247,7 +247,7 @@ def _remove_leftover(database: Database, target: TargetTable, name: str) -> None
                 drop_index(connection, target.schema, name)
             finally:
                 connection.invalidate()
-    except (DatabaseUnavailable, DBAPIError) as error:
+    except (BgePipelineError, DBAPIError) as error:
         held = f"; it waited for {shown_holders(watch.holders)}" if watch.holders else ""
         logger.warning("the unfinished index %s could not be removed, the next run will: %s%s", name, error, held)
 
