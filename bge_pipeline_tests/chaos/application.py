@@ -149,6 +149,8 @@ class Application:
                     self.writes.took(time.monotonic() - began)
             with self._lock:
                 self._enter(identifier, before, after)
+                if any(statement.startswith("DELETE") for statement, _ in statements):
+                    self.unchanged.discard(identifier)  # it came back without a vector, though with the same empty text
         connection.close()
 
     def _enter(self, identifier: int, before: Row | None, after: Row | None) -> None:
