@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 FRAMEWORKS := $(VENV)/frameworks
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-frameworks test-endpoint lint format dev benchmark clean
+.PHONY: help install demo test test-all test-frameworks test-endpoint chaos lint format dev benchmark clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ $(FRAMEWORKS)/.installed: pyproject.toml | $(INSTALLED)
 
 test-endpoint: $(INSTALLED)  ## Install a real embeddings server from PyPI beside .venv and test against it.
 	$(BIN)/python -m pytest -m real_endpoint $(ARGS)
+
+chaos: $(INSTALLED)  ## Play 100 migrations that are killed, cut off and frozen; ARGS="--rounds 1 --seed 7" plays one again.
+	$(BIN)/python -m bge_pipeline_tests.chaos $(ARGS)
 
 lint: $(INSTALLED)  ## Check style, types, the direction of imports, and that what is imported is declared.
 	$(BIN)/ruff check .

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg2
 from alembic import op
 from alembic.config import CommandLine, Config
 from alembic.util import CommandError
-from sqlalchemy import TextClause
 
 import bge_pipeline
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.loading import configured_space
-from bge_pipeline.errors import BgePipelineError, ConfigurationError
+from bge_pipeline.errors import BgePipelineError, ConfigurationError, DatabaseUnavailable
+from bge_pipeline.phases.review import Script
 from bge_pipeline.settings import Settings, load_settings
 from bge_pipeline.space import EmbeddingSpace
 
@@ -65,24 +66,44 @@ def run_alembic(arguments: Sequence[str], variables: Mapping[str, str] | None = 
 
 
 def run_phase(phase: Callable[[Database, Settings], object]) -> None:
-    """Run a phase on connections of its own, with no transaction of Alembic's open meanwhile."""
-    with op.get_context().autocommit_block(), explained():
-        settings = load_settings()
-        with Database.from_settings(settings) as database:
-            phase(database, settings)
+    """Run a phase on connections of its own, with no transaction of Alembic's open meanwhile.
+
+    Raises:
+        CommandError: the phase failed, or Alembic's own connection, which it holds meanwhile, has ended.
+    """
+    failure: CommandError | None = None
+    try:
+        with op.get_context().autocommit_block():
+            try:
+                with explained():
+                    settings = load_settings()
+                    with Database.from_settings(settings) as database:
+                        phase(database, settings)
+            except CommandError as error:
+                failure = error
+                raise
+    except psycopg2.Error as error:  # out of the end of Alembic's block, which SQLAlchemy leaves as it comes
+        if failure is not None:
+            raise failure from failure.__cause__
+        with explained():
+            raise DatabaseUnavailable(
+                f"Alembic's own connection ended while the phase was at work: {str(error).strip()}",
+                state="the phase is done, and Alembic's books do not know it",
+                next_step="run the same command again: every revision sees for itself what is left to do",
+            ) from error
 
 
-def print_phase(script: Callable[[TargetTable, Settings, EmbeddingSpace], Iterable[TextClause]]) -> None:
-    """Print a phase's statements for `--sql`; statements that build an index stand outside a transaction."""
+def print_phase(script: Callable[[TargetTable, Settings, EmbeddingSpace], Script]) -> None:
+    """Print a phase's statements for `--sql`."""
     with explained():
         settings = load_settings()
         statements = script(TargetTable.from_settings(settings), settings, configured_space(settings))
-    for statement in statements:
-        if "CONCURRENTLY" in statement.text:
-            with op.get_context().autocommit_block():
+    if statements.alone:
+        with op.get_context().autocommit_block():
+            for statement in statements.alone:
                 op.execute(statement)
-        else:
-            op.execute(statement)
+    for statement in statements.together:
+        op.execute(statement)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
@@ -198,18 +198,31 @@ def fill_and_swap(database: Database, settings: Settings, encoder: HashingEncode
 
 
 def statements_of(database: Database, act: Callable[[Connection], Any]) -> list[tuple[str, Any]]:
-    """The statements that `act` runs, as the driver gets them."""
+    """The statements that `act` runs on a connection, as the driver gets them."""
+
+    def on_a_connection() -> None:
+        with database.autocommit() as connection:
+            act(connection)
+
+    return _listened(database.engine, on_a_connection)
+
+
+def statements_run_by(act: Callable[[], Any]) -> list[str]:
+    """The statements that `act` runs in this process, on whatever connection."""
+    return [statement for statement, _ in _listened(Engine, act)]
+
+
+def _listened(whose: Engine | type[Engine], act: Callable[[], Any]) -> list[tuple[str, Any]]:
     seen: list[tuple[str, Any]] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         seen.append((statement, parameters))
 
-    event.listen(database.engine, "before_cursor_execute", note)
+    event.listen(whose, "before_cursor_execute", note)
     try:
-        with database.autocommit() as connection:
-            act(connection)
+        act()
     finally:
-        event.remove(database.engine, "before_cursor_execute", note)
+        event.remove(whose, "before_cursor_execute", note)
     return seen
 
 

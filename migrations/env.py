@@ -59,7 +59,7 @@ def goes_somewhere() -> bool:
 
 def run_revisions(database: Database, settings: Settings) -> None:
     """Run them on one connection, and compare Alembic's books with the table."""
-    with database.engine.connect() as connection:
+    with explained(), database.lent() as connection:
         context.configure(connection=connection, version_table=VERSION_TABLE, transaction_per_migration=True)
         with context.begin_transaction():
             context.run_migrations()

@@ -87,6 +87,19 @@ class Database:
             finally:
                 self._give_back(connection)
 
+    @contextmanager
+    def lent(self) -> Iterator[Connection]:
+        """A connection whose transactions the caller begins and ends, as Alembic does."""
+        with self.reachable():
+            connection = self.engine.connect()
+            try:
+                yield connection
+            except BaseException:
+                connection.invalidate()  # it may have ended meanwhile, which its way back into the pool would tell in a traceback
+                raise
+            finally:
+                self._give_back(connection)
+
     def own_session(self, application_name: str) -> Connection:
         """A session that belongs to the caller alone, known to others by its name; ends when the caller closes it."""
         self._unpooled_sessions.kept = self.sessions.kept

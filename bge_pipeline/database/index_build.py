@@ -27,7 +27,7 @@ from bge_pipeline.database.lock_holders import (
 )
 from bge_pipeline.database.pooler import require_session
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.errors import ChangedMeanwhile, DatabaseUnavailable, IndexBuildFailed
+from bge_pipeline.errors import BgePipelineError, ChangedMeanwhile, IndexBuildFailed
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as RawConnection  # noqa: N812
@@ -163,9 +163,7 @@ def give_memory(connection: Connection, memory_bytes: int) -> int:
     if memory_bytes > current:
         megabytes = math.ceil(memory_bytes / MEBIBYTE)
         try:
-            connection.execute(
-                text("SELECT set_config('maintenance_work_mem', :value, false)"), {"value": f"{megabytes}MB"}
-            )
+            connection.execute(memory_statement(megabytes))
         except DBAPIError as error:
             if not isinstance(error.orig, InsufficientPrivilege):
                 raise
@@ -181,6 +179,11 @@ def give_memory(connection: Connection, memory_bytes: int) -> int:
         text("SELECT set_config('max_parallel_maintenance_workers', :n, false)"), {"n": str(min(workers, 8))}
     )
     return current // MEBIBYTE
+
+
+def memory_statement(megabytes: int) -> TextClause:
+    """The statement that gives the session's index builds so much memory."""
+    return text(f"SET maintenance_work_mem = '{megabytes}MB'")
 
 
 def _execute_watched(
@@ -245,7 +248,7 @@ def _remove_leftover(database: Database, target: TargetTable, name: str) -> None
                 drop_index(connection, target.schema, name)
             finally:
                 connection.invalidate()
-    except (DatabaseUnavailable, DBAPIError) as error:
+    except (BgePipelineError, DBAPIError) as error:
         held = f"; it waited for {shown_holders(watch.holders)}" if watch.holders else ""
         logger.warning("the unfinished index %s could not be removed, the next run will: %s%s", name, error, held)
 

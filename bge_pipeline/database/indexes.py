@@ -249,7 +249,12 @@ def create_index_statement(target: TargetTable, column: str, name: str, plan: In
 
 def drop_index(connection: Connection, schema: str, name: str) -> None:
     """Drop an index without blocking the table; give an autocommit connection."""
-    connection.execute(sql("DROP INDEX CONCURRENTLY IF EXISTS {index}", index=(schema, name)))
+    connection.execute(drop_index_statement(schema, name))
+
+
+def drop_index_statement(schema: str, name: str) -> TextClause:
+    """The statement that drops an index, if it is there, without blocking the table."""
+    return sql("DROP INDEX CONCURRENTLY IF EXISTS {index}", index=(schema, name))
 
 
 def index_is_valid(connection: Connection, schema: str, name: str) -> bool | None:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _LONGEST_STATEMENT_MS = 10_000
 """Whatever goes wrong under a strong lock, the application waits no longer than this for one statement of ours."""
 
+_LONGEST_SILENCE_MS = 3_000
+"""A process that was stopped, or a machine that sleeps, under a lock: after so long the server ends its session instead."""
+
 _FIRST_LOOK = 0.4
 """Share of LOCK_TIMEOUT_MS after which the server is asked who is in the way: while the wait lasts, and more than once."""
 
@@ -63,8 +66,8 @@ def short_transaction_on(
 
 
 def _bounded(connection: Connection, settings: LockSettings, work: Callable[[Connection], Result]) -> Result:
-    connection.execute(lock_timeout_statement(settings))
-    connection.execute(text(f"SET LOCAL statement_timeout = {settings.lock_timeout_ms + _LONGEST_STATEMENT_MS}"))
+    for statement in short_transaction_statements(settings):
+        connection.execute(statement)
     return work(connection)
 
 
@@ -142,9 +145,24 @@ def _held_by(watch: LockWatch) -> str:
     return shown_holders(watch.holders) or "somebody who had ended before the server could be asked"
 
 
-def lock_timeout_statement(settings: LockSettings) -> TextClause:
-    """The statement that bounds every wait for a lock in the current transaction."""
-    return text(f"SET LOCAL lock_timeout = '{settings.lock_timeout_ms}ms'")
+def short_transaction_statements(settings: LockSettings) -> list[TextClause]:
+    """The statements that bound what a transaction with a strong lock may cost: its waits, longest statement and silence."""
+    return [
+        text(f"SET LOCAL lock_timeout = '{settings.lock_timeout_ms}ms'"),
+        text(f"SET LOCAL statement_timeout = '{settings.lock_timeout_ms + _LONGEST_STATEMENT_MS}ms'"),
+        silence_statement(),
+    ]
+
+
+def silence_statement(busy_ms: int = 0) -> TextClause:
+    """The statement after which the server ends the session if its transaction says nothing for too long.
+
+    Whoever holds locks and was stopped (SIGSTOP, a laptop that sleeps, a network that is gone) would hold them for as long.
+
+    Args:
+        busy_ms: for how long the process may work between two statements of the transaction.
+    """
+    return text(f"SET LOCAL idle_in_transaction_session_timeout = '{_LONGEST_SILENCE_MS + busy_ms}ms'")
 
 
 def is_lock_conflict(error: BaseException) -> bool:

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from psycopg2.errors import UndefinedColumn, UndefinedObject, UndefinedTable
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, bindparam, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from bge_pipeline.database.catalog import missing_table, relation_exists
@@ -20,7 +20,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.lock_holders import LockHolder, find_advisory_holders
 from bge_pipeline.database.locks import short_transaction_on, with_lock_retries
 from bge_pipeline.database.pooler import require_session
-from bge_pipeline.database.sql import MAX_IDENTIFIER_BYTES
+from bge_pipeline.database.sql import MAX_IDENTIFIER_BYTES, with_values
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import ChangedMeanwhile, OperatorBusy
 
@@ -38,6 +38,7 @@ _KEY = "(CAST(:namespace AS bigint) << 32) | CAST(CAST(:table AS regclass) AS oi
 _TRY = f"SELECT pg_try_advisory_lock({_KEY})"
 _UNLOCK = f"SELECT pg_advisory_unlock({_KEY})"
 _KEY_OF = f"SELECT {_KEY}"
+_TAKE = f"SELECT pg_advisory_xact_lock({_KEY})"
 
 
 class Operator:
@@ -178,6 +179,11 @@ def naming_what_vanished(target: TargetTable, act: str) -> Iterator[None]:
             state="what was committed before stays, the rest was not done",
             next_step="bge-pipeline status says where the migration stands",
         ) from error
+
+
+def operator_lock_statement(target: TargetTable) -> TextClause:
+    """The statement by which a transaction for review is the table's operator until it ends; lock_timeout bounds its wait."""
+    return with_values(text(_TAKE).bindparams(bindparam("namespace", _NAMESPACE)), table=str(target))
 
 
 def _holder(connection: Connection, target: TargetTable) -> LockHolder | None:

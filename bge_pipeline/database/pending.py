@@ -72,17 +72,14 @@ def has_pending_index(connection: Connection, target: TargetTable, column: str) 
     return bool(connection.execute(text(_INDEX), {"name": str(target), "column": column}).scalar_one())
 
 
-def pending_index_statement(target: TargetTable, column: str, index: str, *, may_be_there: bool = False) -> TextClause:
+def pending_index_statement(target: TargetTable, column: str, index: str) -> TextClause:
     """The statement that builds the partial index of rows without a vector.
 
     An expression stays out of it: where it failed for a row, the application could not write that row.
     """
-    condition = "IF NOT EXISTS " if may_be_there else ""
     predicate = LACKS_VECTOR if target.row_text.is_column else "{only_part}{column} IS NULL"
     return target.sql(
-        f"CREATE INDEX CONCURRENTLY {condition}{{index}} ON {{table}} ({{id}}) WHERE {predicate}",
-        index=index,
-        column=column,
+        f"CREATE INDEX CONCURRENTLY {{index}} ON {{table}} ({{id}}) WHERE {predicate}", index=index, column=column
     )
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 import psycopg2
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, TextClause, event, text
 
 from bge_pipeline.database.sql import quote
 from bge_pipeline.errors import ConfigurationError
@@ -96,6 +96,12 @@ SELECT pg_catalog.current_setting('{MARKER}', true), pg_catalog.pg_backend_pid()
 """
 _REFUSES_OPTIONS = re.compile(r"parameter|option", re.IGNORECASE)
 """`unsupported startup parameter: options` (PgBouncer), `command-line options` (RDS Proxy), and what others make of it."""
+
+
+def unbounded_statements() -> list[TextClause]:
+    """The statements by which a session for review may take its time, as ours do outside of short transactions."""
+    names = ("statement_timeout", "lock_timeout")
+    return [text(f"SET {setting.name} = '{setting.value}'") for setting in FIXED_SETTINGS if setting.name in names]
 
 
 @dataclass

@@ -19,6 +19,7 @@ from bge_pipeline.database.binary_copy import run_copy, staged_vectors
 from bge_pipeline.database.commit_size import CommitSize
 from bge_pipeline.database.connection import Database, server_version
 from bge_pipeline.database.ids import IdKind
+from bge_pipeline.database.locks import silence_statement
 from bge_pipeline.database.pooler import require_session
 from bge_pipeline.database.reader import PendingBatch
 from bge_pipeline.database.target import TargetTable
@@ -186,6 +187,7 @@ class VectorWriter:
     def _write(self, batch: PendingBatch, vectors: NDArray[np.float32]) -> Stored:
         connection = self._open()
         with connection.begin() as transaction:
+            connection.execute(silence_statement())
             locked_at = time.perf_counter()
             stored = self._store(connection, batch, vectors)
             transaction.commit()

@@ -36,8 +36,8 @@ from bge_pipeline.settings import Settings
     asset=BACKFILLED,
     blocking=True,
     description=(
-        "No row waits for a vector (up to SWAP_MAX_PENDING_ROWS). Only a warning in the run of a partition, and while no "
-        "more than a hundredth of the table waits: the application writes on, and the swap embeds such rows itself."
+        "No row waits for a vector (up to SWAP_MAX_PENDING_ROWS). Only a warning in the run of a partition, and while no more "
+        "than 100 rows or a hundredth of the table wait: the application writes on, and the swap embeds such rows itself."
     ),
 )
 def nothing_pending(

@@ -21,8 +21,13 @@ def lock_for_exchange(connection: Connection, state: MigrationState) -> None:
     Raises:
         ChangedMeanwhile: another process exchanged or dropped them.
     """
-    connection.execute(state.table.target.sql("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
+    connection.execute(lock_statement(state.table.target))
     require_same_parts(connection, state)
+
+
+def lock_statement(target: TargetTable) -> TextClause:
+    """The statement that keeps readers and writers off the table until the transaction ends."""
+    return target.sql("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
 
 
 def exchange_statements(target: TargetTable, new: Column, old: Column, *, drop_old: bool) -> list[TextClause]:

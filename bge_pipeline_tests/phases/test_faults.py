@@ -1,0 +1,108 @@
+"""Faults at the worst moment: an answer to COMMIT that never comes, a victim of a deadlock, no space for an index, odd texts."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import Engine, event
+
+from bge_pipeline.errors import DatabaseUnavailable, IndexBuildFailed
+from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.status import read_status
+from bge_pipeline_tests.support import ENCODER, execute, fill, scalar, swap, wrong_vectors
+
+pytestmark = pytest.mark.pgvector
+
+
+@contextmanager
+def answer_lost(*, after_commit: bool):
+    """The server ends the session that exchanges the columns, as it commits: before, or after but before it has answered."""
+    exchanging = set()
+
+    def note(connection, _cursor, statement, *_):
+        if "RENAME COLUMN" in statement:
+            exchanging.add(connection.connection.dbapi_connection)
+
+    def lose(connection):
+        raw = connection.connection.dbapi_connection
+        if raw not in exchanging:
+            return
+        if after_commit:
+            raw.commit()
+        with raw.cursor() as cursor, pytest.raises(Exception, match=r"terminating connection|closed the connection"):
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    event.listen(Engine, "before_cursor_execute", note)
+    event.listen(Engine, "commit", lose)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+        event.remove(Engine, "commit", lose)
+
+
+@pytest.mark.parametrize("after_commit", [False, True], ids=["it was not committed", "it was committed"])
+def test_the_outcome_of_an_exchange_whose_answer_was_lost_is_found_out(database, settings, after_commit):
+    fill(database, settings)
+    with answer_lost(after_commit=after_commit), pytest.raises(DatabaseUnavailable) as refused:
+        swap(database, settings)
+    assert "run the same command again" in refused.value.next_step
+    assert read_status(database, settings).phase == ("swapped" if after_commit else "backfilled")
+
+    assert swap(database, settings).exchanged is not after_commit
+    assert read_status(database, settings).phase == "swapped"
+    assert wrong_vectors(database, ENCODER, "embedding") == []
+
+
+@pytest.mark.parametrize("victims", [1, 2])
+def test_an_exchange_that_is_the_victim_of_a_deadlock_is_tried_again(database, settings, victims):
+    fill(database, settings)
+    execute(database, "CREATE SEQUENCE renames")
+    execute(
+        database,
+        "CREATE FUNCTION deadlock() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "IF current_query() LIKE '%RENAME COLUMN%' AND nextval('renames') <= " + str(victims) + " THEN "
+        "RAISE EXCEPTION 'deadlock detected' USING ERRCODE = 'deadlock_detected'; END IF; END $$",
+    )
+    execute(database, "CREATE EVENT TRIGGER deadlocks ON ddl_command_start EXECUTE FUNCTION deadlock()")
+    assert swap(database, settings).exchanged
+    assert scalar(database, "SELECT last_value FROM renames") > victims
+
+
+def test_an_index_for_which_there_is_no_space_leaves_nothing_and_is_built_when_there_is(database, settings):
+    fill(database, settings)
+    execute(
+        database,
+        "CREATE FUNCTION full_disk() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "IF current_query() LIKE '%ivfflat%' THEN RAISE EXCEPTION 'could not extend file: No space left on device' "
+        "USING ERRCODE = 'disk_full'; END IF; END $$",
+    )
+    execute(database, "CREATE EVENT TRIGGER full_disk ON ddl_command_start EXECUTE FUNCTION full_disk()")
+    with pytest.raises(IndexBuildFailed, match="No space left on device") as refused:
+        swap(database, settings)
+    assert "free space" in refused.value.next_step
+    assert read_status(database, settings).dimensions == 1536
+    execute(database, "DROP EVENT TRIGGER full_disk")
+    assert swap(database, settings).exchanged
+
+
+def test_texts_of_every_odd_kind_are_embedded_or_left_alone(database, settings):
+    texts = {
+        1: "",
+        2: " \t\n",
+        3: "word " * 2_000_000,
+        4: "\x01\x1b[31m\x7f",
+        5: "\ufffd \u202e \u200b",
+        6: "🙂" * 1_000,
+    }
+    for identifier, odd in texts.items():
+        execute(database, "UPDATE segments SET text = :odd WHERE id = :id", odd=odd, id=identifier)
+    expand(database, settings, ENCODER.space)
+    assert backfill(database, settings, ENCODER).pending_after == 0
+    without = {row[0] for row in execute(database, "SELECT id FROM segments WHERE embedding_384 IS NULL")}
+    quarantined = {int(row[0]) for row in execute(database, "SELECT row_id FROM segments_embedding_quarantine")}
+    assert {1, 2} <= without == {1, 2} | quarantined
+    assert 3 not in without
+    assert wrong_vectors(database, ENCODER, "embedding_384") == []
