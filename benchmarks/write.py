@@ -25,7 +25,7 @@ from bge_pipeline.database.binary_copy import staged_vectors
 from bge_pipeline.database.catalog import describe_table
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.ids import INTEGERS
-from bge_pipeline.database.reader import PendingBatch, read_pending
+from bge_pipeline.database.pending_reader import PendingBatch, read_pending
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.writer import VectorWriter
 from bge_pipeline.demo.table import create_demo_table

@@ -8,7 +8,7 @@ from typing import Annotated
 import click
 import typer
 
-from bge_pipeline.cli import render
+from bge_pipeline.cli import printing
 from bge_pipeline.cli.consent import has_terminal
 from bge_pipeline.cli.env_file import write_env
 from bge_pipeline.cli.invocation import Json, Yes, app, invocation, opened
@@ -36,12 +36,14 @@ def discover_command(
     with opened() as (database, _):
         found = discover(database)
     if table is None and not write:
-        render.print_json({"columns": [one.as_metadata() for one in found]}) if json else render.print_discovered(found)
+        printing.print_json({"columns": [one.as_metadata() for one in found]}) if json else printing.print_discovered(
+            found
+        )
         return
     chosen = _chosen(found, table)
     if write:
         write_env(chosen.settings(), yes=yes)
-    render.print_json(chosen) if json else render.print_settings(chosen.settings())
+    printing.print_json(chosen) if json else printing.print_settings(chosen.settings())
 
 
 @app.command("init")
@@ -118,7 +120,7 @@ def _chosen(found: Sequence[Discovered], table: str | None) -> Discovered:
             state="nothing was written",
             next_step="the same command with --table and one of these names",
         )
-    render.print_discovered(those)
+    printing.print_discovered(those)
     number: int = typer.prompt(f"Which one (1 to {len(those)})", type=click.IntRange(1, len(those)), err=True)
     return those[number - 1]
 

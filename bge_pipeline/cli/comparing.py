@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from bge_pipeline.cli import render
+from bge_pipeline.cli import printing
 from bge_pipeline.cli.invocation import Json, app, invocation, opened
 from bge_pipeline.phases.migrate import open_service
 
@@ -39,17 +39,17 @@ def compare_search_command(
         invocation().overrides["compare_queries"] = str(queries.resolve())
     with opened() as (database, settings), open_service(database, settings) as service:
         found = compare_search(database, settings, service, questions or (), results=top_k)
-    render.print_json(found) if json else _print_comparison(found)
+    printing.print_json(found) if json else _print_comparison(found)
 
 
 def _print_comparison(found: Comparison) -> None:
-    render.print_facts(found.table, {"old": found.old, "new": found.new})
+    printing.print_facts(found.table, {"old": found.old, "new": found.new})
     for pair in found.pairs:
-        render.stdout.print()
-        render.stdout.print(Text(pair.query, "bold"), Text(pair.summary(), "dim"), sep="\n")
-        render.stdout.print(_beside(pair))
-    render.stdout.print()
-    render.stdout.print(Text(found.summary()))
+        printing.stdout.print()
+        printing.stdout.print(Text(pair.query, "bold"), Text(pair.summary(), "dim"), sep="\n")
+        printing.stdout.print(_beside(pair))
+    printing.stdout.print()
+    printing.stdout.print(Text(found.summary()))
 
 
 def _beside(pair: SideBySide) -> Table:

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from bge_pipeline.cli.render import megabytes, print_facts, told_time
+from bge_pipeline.cli.printing import megabytes, print_facts, told_time
 from bge_pipeline.console import stderr
 from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.service import EmbeddingsService

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from bge_pipeline.cli.render import megabytes, stdout
+from bge_pipeline.cli.printing import megabytes, stdout
 from bge_pipeline.cli.wording import worded
 from bge_pipeline.console import backfill_progress, loading_progress, stderr
 from bge_pipeline.database.connection import Database, embedded_folder, normalise_url

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bge_pipeline.cli import render
+from bge_pipeline.cli import printing
 from bge_pipeline.cli.invocation import Json, app, opened
 from bge_pipeline.console import stderr
 from bge_pipeline.phases.compare_models import TEXTS, compare_models
@@ -36,7 +36,7 @@ def doctor_command(
         found = examine(database, settings, most_rows=None if everything else SAMPLE_ROWS)
     if html is not None:
         _write(html, diagnosis.as_html(found))
-    render.print_json(found) if json else render.print_diagnosis(found)
+    printing.print_json(found) if json else printing.print_diagnosis(found)
     if fail_on is not None and found.reaches(fail_on):
         raise typer.Exit(_FOUND_WHAT_FAILS)
 
@@ -64,7 +64,7 @@ def compare_command(
         found = compare_models(database, settings, model, judged=judged, texts=texts, on_step=steps)
     if html is not None:
         _write(html, comparison.as_html(found))
-    render.print_json(found) if json else render.print_comparison(found)
+    printing.print_json(found) if json else printing.print_comparison(found)
 
 
 def _write(path: Path, page: str) -> None:

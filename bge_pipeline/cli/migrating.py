@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bge_pipeline.cli import render
+from bge_pipeline.cli import printing
 from bge_pipeline.cli.consent import ask_to_measure, ask_to_migrate, has_terminal
 from bge_pipeline.cli.invocation import Json, RetryQuarantined, Wait, Yes, app, invocation, opened
 from bge_pipeline.cli.stopping import stopping_on_sigterm
@@ -64,7 +64,7 @@ def plan_command(json: Json = False, yes: Yes = False) -> None:
         if result is None or ask_to_measure(result, yes=yes):
             with open_service(database, settings) as service:
                 result = plan(database, settings, service)
-    render.print_json(result) if json else render.print_plan(result)
+    printing.print_json(result) if json else printing.print_plan(result)
     if result.obstacles:
         raise typer.Exit(PhaseError.exit_code)
 
@@ -104,7 +104,7 @@ def migrate_command(
                 database, settings, service, on_backfill=on_backfill, on_index=on_index, until=goal, stop=stop
             )
         status = read_status(database, settings)
-    render.print_json(result) if json else render.print_migration(result, status)
+    printing.print_json(result) if json else printing.print_migration(result, status)
 
 
 @app.command("expand")
@@ -114,7 +114,7 @@ def expand_command(json: Json = False, wait: Wait = False, yes: Yes = False) -> 
     with _agreed(yes=yes) as (database, settings, service):
         result = expand(database, settings, service.space)
         status = read_status(database, settings)
-    render.print_json(result) if json else render.print_status(status)
+    printing.print_json(result) if json else printing.print_status(status)
 
 
 @app.command("backfill")
@@ -132,7 +132,7 @@ def backfill_command(
             result = backfill(database, settings, service.encoder, on_progress=on_progress, stop=stop, goal_rows=rows)
             require_whole(result, stop, "bge-pipeline backfill resumes")
         status = read_status(database, settings)
-    render.print_json(result) if json else render.print_status(status)
+    printing.print_json(result) if json else printing.print_status(status)
 
 
 @app.command("swap")
@@ -146,7 +146,7 @@ def swap_command(json: Json = False, force: Force = False, wait: Wait = False) -
         with open_service(database, settings) as service, index_progress() as on_progress:
             result = swap(database, settings, service, on_progress=on_progress)
         status = read_status(database, settings)
-    render.print_json(result) if json else render.print_status(status)
+    printing.print_json(result) if json else printing.print_status(status)
 
 
 @app.command("embed")
@@ -163,7 +163,7 @@ def embed_command(
         result = embed_pending(
             database, settings, retry_quarantined=retry_quarantined, on_progress=on_backfill, stop=stop
         )
-    render.print_json(result) if json else render.print_embedding(result)
+    printing.print_json(result) if json else printing.print_embedding(result)
 
 
 @contextmanager

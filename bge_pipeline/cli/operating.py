@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bge_pipeline.cli import render
+from bge_pipeline.cli import printing
 from bge_pipeline.cli.consent import confirm, rollback_warning
 from bge_pipeline.cli.invocation import Json, Wait, Yes, app, invocation, opened
 from bge_pipeline.cli.stopping import stopping_on_sigterm
@@ -39,7 +39,7 @@ def pause_command(
     """Hold every run on the table after the batch it has in hand, on whatever machine, until `resume`."""
     with opened() as (database, settings):
         result = pause(database, settings, reason=reason)
-    render.print_json(result) if json else render.print_pause(result)
+    printing.print_json(result) if json else printing.print_pause(result)
 
 
 @app.command("resume")
@@ -47,7 +47,7 @@ def resume_command(json: Json = False) -> None:
     """Let the runs on the table go on, whoever paused them."""
     with opened() as (database, settings):
         result = resume(database, settings)
-    render.print_json(result) if json else render.print_pause(result)
+    printing.print_json(result) if json else printing.print_pause(result)
 
 
 @app.command("status")
@@ -56,7 +56,7 @@ def status_command(json: Json = False) -> None:
     with opened() as (database, settings):
         result = read_status(database, settings)
         result = replace(result, application_vectors=compare_with_recorded_model(database, settings))
-    render.print_json(result) if json else render.print_status(result)
+    printing.print_json(result) if json else printing.print_status(result)
 
 
 @app.command("rollback")
@@ -85,7 +85,7 @@ def rollback_command(
         if discard or (state.new is not None and already is None):
             facts["dropped_column"] = collapse(database, settings)
         status = read_status(database, settings)
-    render.print_json(facts) if json else render.print_status(status)
+    printing.print_json(facts) if json else printing.print_status(status)
 
 
 @app.command("retire")
@@ -104,7 +104,7 @@ def retire_command(
         if state.previous is not None:
             confirm(f"This drops {state.previous.name!r} with the old vectors; there is no way back.", yes=yes)
         result = retire(database, settings, reclaim=reclaim)
-    render.print_json(result) if json else render.print_retirement(result)
+    printing.print_json(result) if json else printing.print_retirement(result)
 
 
 @quarantine.command("list")
@@ -114,7 +114,7 @@ def quarantine_list(
     """Show the rows that could not be embedded, the latest first, and why."""
     with opened() as (database, settings):
         found = read_quarantined(database, settings, limit)
-    render.print_json(found) if json else render.print_quarantined(found)
+    printing.print_json(found) if json else printing.print_quarantined(found)
 
 
 @quarantine.command("retry")
@@ -129,12 +129,12 @@ def quarantine_retry(ids: Ids = None, json: Json = False) -> None:
         result = embed_pending(database, settings, on_progress=on_progress, stop=stop) if released else None
         found = read_quarantined(database, settings)
     if json:
-        render.print_json(
+        printing.print_json(
             {"released": released, "left": found.rows} | ({"embedded": result.as_metadata()} if result else {})
         )
     else:
         stderr.print(f"{released:,} rows tried again")
-        render.print_quarantined(found)
+        printing.print_quarantined(found)
 
 
 @quarantine.command("drop")
@@ -146,4 +146,4 @@ def quarantine_drop(ids: Ids = None, json: Json = False, yes: Yes = False) -> No
             confirm(f"{len(ids) if ids else found.rows:,} rows become pending again, which a swap waits for.", yes=yes)
         released = release_quarantined(database, settings, ids)
         found = read_quarantined(database, settings)
-    render.print_json({"released": released, "left": found.rows}) if json else render.print_quarantined(found)
+    printing.print_json({"released": released, "left": found.rows}) if json else printing.print_quarantined(found)

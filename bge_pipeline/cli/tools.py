@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bge_pipeline.cli import render
+from bge_pipeline.cli import printing
 from bge_pipeline.cli.consent import confirm
 from bge_pipeline.cli.invocation import Json, Yes, app, invocation, opened
 from bge_pipeline.cli.wording import mean_the_demo
@@ -41,7 +41,7 @@ def search_command(
         response = retriever.search(query, mode=mode, rerank=rerank, top_k=top_k, explain=explain)
     for warning in response.warnings:
         stderr.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
-    render.print_json(response) if json else render.print_search(response, explain=explain)
+    printing.print_json(response) if json else printing.print_search(response, explain=explain)
 
 
 @app.command("text-index")
@@ -49,7 +49,7 @@ def text_index_command(json: Json = False) -> None:
     """Build the full-text index that makes lexical and hybrid search fast, beside live traffic."""
     with opened() as (database, settings), index_progress() as show:
         result = create_text_index(database, settings, on_progress=show)
-    render.print_json(asdict(result)) if json else render.print_facts(result.name, {"built": str(result.built)})
+    printing.print_json(asdict(result)) if json else printing.print_facts(result.name, {"built": str(result.built)})
 
 
 @app.command("alembic", context_settings={"ignore_unknown_options": True})
@@ -87,7 +87,7 @@ def benchmark_command(
             steps = stderr.print if stderr.is_terminal else logging.getLogger("bge_pipeline").info
             report = benchmark(database, settings, service, batch_sizes=batch_size or BATCH_SIZES, on_step=steps)
         written = write_report(report, output or settings.home / "reports")
-    render.print_json(report.as_json()) if json else render.print_report(report, written)
+    printing.print_json(report.as_json()) if json else printing.print_report(report, written)
 
 
 @app.command("demo")
@@ -116,7 +116,7 @@ def demo_command(
     mean_the_demo(True, elsewhere=database_url is not None)
     result = run_demo(settings, rows=rows, reset=reset)
     if json:
-        render.print_json(result)
+        printing.print_json(result)
 
 
 @app.command("dev")

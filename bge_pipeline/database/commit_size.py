@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bge_pipeline.database.reader import PendingBatch
+from bge_pipeline.database.pending_reader import PendingBatch
 
 _FIRST_ROWS = 100
 _FEWEST_ROWS_FOR_A_PAGE_EACH = 50

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, TextClause
 from bge_pipeline.database.beside import TableBeside, create_words
 from bge_pipeline.database.catalog import relation_exists
 from bge_pipeline.database.pending import IS_QUARANTINED_TEXT, TEXT_DIGEST, quarantine_is_usable
-from bge_pipeline.database.reader import PendingBatch
+from bge_pipeline.database.pending_reader import PendingBatch
 from bge_pipeline.database.target import TargetTable
 
 QUARANTINE_COLUMNS = frozenset({"row_id", "error", "quarantined_at"})

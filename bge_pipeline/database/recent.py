@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, text
 
 from bge_pipeline.database.pending import IS_TEXT
-from bge_pipeline.database.reader import PendingBatch
+from bge_pipeline.database.pending_reader import PendingBatch
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 

@@ -20,8 +20,8 @@ from bge_pipeline.database.commit_size import CommitSize
 from bge_pipeline.database.connection import Database, server_version
 from bge_pipeline.database.ids import IdKind
 from bge_pipeline.database.locks import silence_statement
+from bge_pipeline.database.pending_reader import PendingBatch
 from bge_pipeline.database.pooler import require_session
-from bge_pipeline.database.reader import PendingBatch
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import WRITING
 from bge_pipeline.errors import ChangedMeanwhile

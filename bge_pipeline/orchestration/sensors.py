@@ -25,7 +25,7 @@ from bge_pipeline.orchestration.jobs import (
 )
 from bge_pipeline.orchestration.names import SWAPPED
 from bge_pipeline.orchestration.own_history import require_own_history
-from bge_pipeline.orchestration.rerun import Decision, GiveUp, Rerun, RerunPolicy
+from bge_pipeline.orchestration.rerun_policy import Decision, GiveUp, Rerun, RerunPolicy
 from bge_pipeline.orchestration.status_check import seen_now
 from bge_pipeline.orchestration.workers import fail_runs_without_process
 from bge_pipeline.phases.application_vectors import written_since

@@ -9,7 +9,7 @@ from concurrent.futures import TimeoutError as NotDone
 from sqlalchemy import Connection, TextClause
 
 from bge_pipeline.database.pending import count_pending
-from bge_pipeline.database.reader import PendingBatch, read_pending
+from bge_pipeline.database.pending_reader import PendingBatch, read_pending
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.writer import VectorWriter
 from bge_pipeline.embedding.encoder import Encoder

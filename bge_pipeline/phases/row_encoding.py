@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_pipeline.database.reader import PendingBatch
+from bge_pipeline.database.pending_reader import PendingBatch
 from bge_pipeline.embedding.encoder import Encoder, TextsRefused, TokenizedTexts
 from bge_pipeline.errors import BgePipelineError, EncodingError
 from bge_pipeline.quality.bounds import UNIT_LENGTH_TOLERANCE

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from bge_pipeline.database.catalog import Column
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.ids import IdKind, IdRange
-from bge_pipeline.database.reader import PendingBatch, PendingReader
+from bge_pipeline.database.pending_reader import PendingBatch, PendingReader
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.writer import VectorWriter
 from bge_pipeline.embedding.encoder import Encoder, TokenizedTexts

@@ -13,8 +13,8 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from bge_pipeline.database.connection import Database, is_disk_full
+from bge_pipeline.database.pending_reader import PendingBatch
 from bge_pipeline.database.quarantine import quarantine_row
-from bge_pipeline.database.reader import PendingBatch
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.writer import Stored, VectorWriter
 from bge_pipeline.errors import DatabaseUnavailable, LoginRefused, PhaseError

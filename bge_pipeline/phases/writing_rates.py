@@ -15,7 +15,7 @@ from bge_pipeline.database.catalog import TableDescription
 from bge_pipeline.database.commit_size import CommitSize
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.indexes import Index, definition_on
-from bge_pipeline.database.reader import read_pending
+from bge_pipeline.database.pending_reader import read_pending
 from bge_pipeline.database.sampling import sample_percent
 from bge_pipeline.database.storage import tuple_target_for, tuple_target_statement
 from bge_pipeline.database.target import TargetTable

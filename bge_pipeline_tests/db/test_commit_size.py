@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bge_pipeline.database.commit_size import CommitSize
-from bge_pipeline.database.reader import PendingBatch
+from bge_pipeline.database.pending_reader import PendingBatch
 
 
 def batch(blocks):

@@ -14,9 +14,9 @@ from sqlalchemy.exc import DBAPIError
 from bge_pipeline.database.catalog import describe_table
 from bge_pipeline.database.ids import IdRange, id_as_text
 from bge_pipeline.database.pending import pending_index_statement
+from bge_pipeline.database.pending_reader import read_pending
 from bge_pipeline.database.quarantine import list_quarantined, quarantine_row, quarantine_statements
 from bge_pipeline.database.ranges import cut_ranges
-from bge_pipeline.database.reader import read_pending
 from bge_pipeline.database.writer import VectorWriter, update_template
 from bge_pipeline.errors import TargetTableError
 from bge_pipeline_tests.roads import ROOT

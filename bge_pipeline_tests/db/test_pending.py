@@ -15,7 +15,7 @@ from bge_pipeline.database.pending import (
     has_more_pending_than,
     pending_index_statement,
 )
-from bge_pipeline.database.reader import read_pending
+from bge_pipeline.database.pending_reader import read_pending
 from bge_pipeline_tests.support import application, execute, put_in_quarantine, require_icu, scalar, statements_of
 
 pytestmark = pytest.mark.pgvector

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from bge_pipeline.database.pending_reader import read_pending
 from bge_pipeline.database.quarantine import forget_changed, list_quarantined, quarantine_row, release_all
-from bge_pipeline.database.reader import read_pending
 from bge_pipeline_tests.support import application, execute, scalar
 
 pytestmark = pytest.mark.pgvector

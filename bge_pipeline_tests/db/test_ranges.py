@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from bge_pipeline.database.ids import INTEGERS, OTHERS, UUIDS, IdRange
 from bge_pipeline.database.pending import count_pending
+from bge_pipeline.database.pending_reader import read_pending
 from bge_pipeline.database.ranges import cut_ranges
-from bge_pipeline.database.reader import read_pending
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline_tests.support import SEGMENTS, execute
 

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.ids import INTEGERS, UUIDS
-from bge_pipeline.database.reader import read_pending
+from bge_pipeline.database.pending_reader import read_pending
 from bge_pipeline.database.writer import VectorWriter
 from bge_pipeline_tests.support import SEGMENTS, application, execute, scalar
 

@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from bge_pipeline.database import reader
 from bge_pipeline.database.ids import INTEGERS, IdRange
 from bge_pipeline.database.pending import pending_index_statement
-from bge_pipeline.database.reader import PendingBatch, PendingReader, read_pending
+from bge_pipeline.database.pending_reader import PendingBatch, PendingReader, read_pending
 from bge_pipeline.database.sampling import sample_texts
 from bge_pipeline_tests.support import SEGMENTS, application, execute, put_in_quarantine, scalar
 
@@ -55,8 +54,8 @@ def test_rows_come_in_turns_of_the_pages_the_largest_of_each_first(database, col
 
 
 def test_a_table_of_many_windows_is_read_whole(database, column, monkeypatch):
-    monkeypatch.setattr(reader, "_WINDOW_ROWS", 64)
-    monkeypatch.setattr(reader, "_FEWEST_PAGES", 1)
+    monkeypatch.setattr(pending_reader, "_WINDOW_ROWS", 64)
+    monkeypatch.setattr(pending_reader, "_FEWEST_PAGES", 1)
     execute(database, "INSERT INTO notes SELECT n, repeat('x', 300) FROM generate_series(1, 1000) n")
     execute(database, "ANALYZE notes")
     for id_range, count in ((None, 1_000), (IdRange(101, 901, INTEGERS), 800)):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bge_pipeline.orchestration.rerun import Attempt, GiveUp, Rerun, RerunPolicy, Wait
+from bge_pipeline.orchestration.rerun_policy import Attempt, GiveUp, Rerun, RerunPolicy, Wait
 
 POLICY = RerunPolicy(max_attempts=3, backoff_seconds=60)
 
