@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
 from bge_pipeline.cli import printing
-from bge_pipeline.cli.invocation import Json, app, opened
+from bge_pipeline.cli.consent import confirm
+from bge_pipeline.cli.invocation import Json, Yes, app, opened
 from bge_pipeline.console import stderr
-from bge_pipeline.phases.compare_models import TEXTS, compare_models
+from bge_pipeline.phases.compare_models import ENDPOINT, TEXTS, compare_models
 from bge_pipeline.phases.doctor import SAMPLE_ROWS, examine
 from bge_pipeline.quality.judgements import load_judged_queries
 from bge_pipeline.report import comparison, diagnosis
@@ -44,7 +46,11 @@ def doctor_command(
 @app.command("compare")
 def compare_command(
     model: Annotated[
-        list[str], typer.Option(help="A candidate, as EMBEDDING_MODEL takes it; may be given several times.")
+        list[str],
+        typer.Option(
+            help="A candidate, as EMBEDDING_MODEL takes it, or endpoint:NAME@DIMENSIONS, which EMBEDDING_API_URL serves; may be "
+            "given several times."
+        ),
     ],
     queries: Annotated[
         Path | None,
@@ -54,10 +60,14 @@ def compare_command(
     ] = None,
     texts: Annotated[int, typer.Option(min=2, help="Rows of the table to sample.")] = TEXTS,
     html: Annotated[Path | None, typer.Option(help="Also write the leaderboard to this file, as a page.")] = None,
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Measure models on a sample of the table's own texts: quality, speed here, size. Nothing leaves this machine."""
+    """Measure models on a sample of the table's own texts: quality, speed here, size. Asks before a text leaves the machine."""
     with opened() as (database, settings):
+        if any(name.startswith(ENDPOINT) for name in model):
+            host = urlsplit(settings.embedding_api_url).hostname
+            confirm(f"Up to {texts:,} texts of the table, and queries made of them, are sent to {host}.", yes=yes)
         judged_in = queries or settings.eval_queries
         judged = load_judged_queries(judged_in) if judged_in is not None else None
         steps = stderr.print if stderr.is_terminal else logging.getLogger("bge_pipeline").info

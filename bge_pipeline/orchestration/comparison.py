@@ -4,10 +4,11 @@ import dagster as dg
 from pydantic import Field
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.errors import ConsentRequired
 from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
 from bge_pipeline.orchestration.names import OWNERS, POOL
-from bge_pipeline.phases.compare_models import TEXTS, compare_models
+from bge_pipeline.phases.compare_models import ENDPOINT, TEXTS, compare_models
 from bge_pipeline.quality.judgements import load_judged_queries
 from bge_pipeline.report.comparison import as_html, as_markdown
 from bge_pipeline.settings import Settings
@@ -17,6 +18,9 @@ class Candidates(dg.Config):
     """Which models are compared, and on how much."""
 
     models: list[str] = Field(description="Candidates, each as EMBEDDING_MODEL takes it.", min_length=1)
+    send_texts: bool = Field(
+        False, description="Texts of the table may be sent to the endpoint of a candidate endpoint:NAME@DIMENSIONS."
+    )
     texts: int = Field(TEXTS, ge=2, description="Rows of the table to sample.")
 
 
@@ -30,7 +34,7 @@ class Candidates(dg.Config):
     description=(
         "Candidates for the next model, measured on a sample of the table's own texts: quality on EVAL_QUERIES or on known "
         "items, texts per second here, size, agreement with the vectors of today. Name them in the launchpad. Nothing is "
-        "changed, and nothing leaves the machine."
+        "changed, and nothing leaves the machine unless `send_texts` says that it may."
     ),
 )
 def model_comparison(
@@ -41,6 +45,12 @@ def model_comparison(
 ) -> dg.MaterializeResult[None]:
     """Compare."""
     with explained():
+        if not config.send_texts and any(name.startswith(ENDPOINT) for name in config.models):
+            raise ConsentRequired(
+                "a candidate is served by an endpoint, to which texts of the table would be sent",
+                state="nothing was sent",
+                next_step="send_texts: true in the launchpad",
+            )
         judged = load_judged_queries(settings.eval_queries) if settings.eval_queries is not None else None
         found = compare_models(
             database, settings, config.models, judged=judged, texts=config.texts, on_step=context.log.info

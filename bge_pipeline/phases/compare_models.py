@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 
 from sqlalchemy import Connection
 
@@ -15,7 +16,8 @@ from bge_pipeline.database.indexes import hnsw_memory_bytes
 from bge_pipeline.database.sampling import SampledRows, sample_texts, sample_vectors
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import QueryEncoder
-from bge_pipeline.embedding.loading import HASHING, load_encoder_named, load_encoder_of
+from bge_pipeline.embedding.endpoint.encoder import EndpointEncoder
+from bge_pipeline.embedding.loading import HASHING, load_encoder, load_encoder_named, load_encoder_of
 from bge_pipeline.embedding.models import find_sentence_model
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import BgePipelineError, ConfigurationError
@@ -31,6 +33,8 @@ from bge_pipeline.settings import Settings
 logger = logging.getLogger(__name__)
 
 TEXTS = 1_000
+ENDPOINT = "endpoint:"
+"""How a candidate's name begins that the endpoint of EMBEDDING_API_URL serves; it ends in `@` and its dimensions."""
 _KNOWN_ITEMS = 200
 _NEIGHBOURS = 20
 _MILLION = 1_000_000
@@ -61,7 +65,7 @@ def compare_models(
     Args:
         database: where the target table is.
         settings: name it, and the device; models run in the precision that suits them there.
-        models: as EMBEDDING_MODEL takes them.
+        models: as EMBEDDING_MODEL takes them, or `endpoint:text-embedding-3-small@512`, to which texts are sent: ask before.
         judged: queries with judged passages of the table; without them texts are searched for by words out of them.
         texts: rows to sample.
         on_step: told what is being measured.
@@ -130,13 +134,24 @@ def _loaders(
     """Name, whether search reads its vectors now, and what loads it."""
     space = state.current_space
     for name in dict.fromkeys(models):
-        yield name, False, lambda name=name: load_encoder_named(name, _dimensions(name, settings), settings)  # type: ignore[misc]
+        yield name, False, partial(_load, name, settings)
     if space is not None and space.model not in models:
         yield space.model, True, lambda: load_encoder_of(space, settings)
 
 
-def _dimensions(name: str, settings: Settings) -> int:
-    return settings.embedding_dimensions if name == HASHING else find_sentence_model(name).dimensions
+def _load(name: str, settings: Settings) -> QueryEncoder:
+    if name.startswith(ENDPOINT):
+        return load_encoder(_endpoint_settings(name, settings))
+    dimensions = settings.embedding_dimensions if name == HASHING else find_sentence_model(name).dimensions
+    return load_encoder_named(name, dimensions, settings)
+
+
+def _endpoint_settings(name: str, settings: Settings) -> Settings:
+    model, _, dimensions = name.removeprefix(ENDPOINT).rpartition("@")
+    if not model or not dimensions.isdecimal():
+        raise ConfigurationError(f"expected {ENDPOINT}MODEL@DIMENSIONS, got {name!r}", state="nothing was sent")
+    chosen = {"embedding_provider": "openai", "embedding_model": model, "embedding_dimensions": int(dimensions)}
+    return settings.model_copy(update=chosen)
 
 
 def _measured(
@@ -161,9 +176,17 @@ def _measured(
         agreement=_agreement(table.sample, column, task, embedded),
         bytes_per_million=_MILLION * (4 * space.dimensions + 8)
         + hnsw_memory_bytes(_MILLION, space.dimensions, _HNSW_M, "vector" if space.dimensions <= 2_000 else "halfvec"),
+        cost_per_million=_cost(encoder, task, settings),
         was_cached=was_cached,
     )
     return candidate, values
+
+
+def _cost(encoder: QueryEncoder, task: Task, settings: Settings) -> float | None:
+    price = settings.embedding_price_per_million
+    if price is None or not isinstance(encoder, EndpointEncoder):
+        return None
+    return float(encoder.tokenize(task.texts).token_counts.mean()) * price
 
 
 def _embed(task: Task, settings: Settings, encoder: QueryEncoder) -> EmbeddedTask:

@@ -29,6 +29,7 @@ class Candidate:
         agreement: share of the 20 nearest neighbours that it and the vectors of today have in common, chance taken off;
             None where there are none of today.
         bytes_per_million: of a million rows' vectors and their HNSW index.
+        cost_per_million: of a million texts, by EMBEDDING_PRICE_PER_MILLION tokens; None where nothing is paid or no price set.
         was_cached: whether its vectors and its rate are those of an earlier comparison.
     """
 
@@ -44,6 +45,7 @@ class Candidate:
     cut_off: float
     agreement: float | None
     bytes_per_million: int
+    cost_per_million: float | None
     was_cached: bool
 
 
@@ -82,7 +84,7 @@ class ModelComparison:
             "GB a million",
             "cut off",
         ]
-        head += ["neighbours as today"]
+        head += ["neighbours as today", "a million texts cost"]
         return [head, *(_row(candidate) for candidate in self.candidates)]
 
 
@@ -137,4 +139,5 @@ def _row(candidate: Candidate) -> list[str]:
         f"{candidate.bytes_per_million / 1e9:.1f}",
         f"{candidate.cut_off:.1%}",
         f"{candidate.agreement:.2f}" if candidate.agreement is not None else NOTHING,
+        f"{candidate.cost_per_million:,.2f}" if candidate.cost_per_million is not None else NOTHING,
     ]

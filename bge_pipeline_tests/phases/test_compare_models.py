@@ -11,6 +11,7 @@ from bge_pipeline.phases import compare_models as compare
 from bge_pipeline.phases.compare_models import compare_models
 from bge_pipeline.quality.judgements import JudgedQueries
 from bge_pipeline.report.comparison import as_html, as_markdown
+from bge_pipeline_tests.endpoint_server import serving
 from bge_pipeline_tests.support import execute, schema_of
 
 pytestmark = pytest.mark.pgvector
@@ -96,3 +97,17 @@ def test_pages_show_the_leaderboard_and_what_failed(database, settings):
     assert "&lt;script&gt;" in page
     assert "<script>" not in page
     assert found.candidates[0].model in as_markdown(found)
+
+
+def test_a_model_behind_an_endpoint_takes_part_with_its_price(database, make_settings):
+    with serving() as server:
+        settings = make_settings(embedding_api_url=server.url, embedding_price_per_million=2.0)
+        found = compare_models(database, settings, ["hashing", "endpoint:some-model@384", "endpoint:no dimensions"])
+        assert found.failed.keys() == {"endpoint:no dimensions"}
+        by_name = {candidate.model: candidate for candidate in found.candidates}
+        assert by_name["some-model"].cost_per_million > 0
+        assert by_name["some-model"].dimensions == 384
+        assert [c.model for c in found.candidates if c.cost_per_million is not None] == ["some-model"]
+        sent = len(server.requests)
+        compare_models(database, settings, ["endpoint:some-model@384"])
+        assert len(server.requests) == sent, "a second comparison sends nothing"
