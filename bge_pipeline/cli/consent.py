@@ -6,13 +6,15 @@ import sys
 
 import typer
 
-from bge_pipeline.cli.printing import megabytes, print_facts, told_time
+from bge_pipeline.cli.printing import megabytes, print_facts
+from bge_pipeline.cli.printing_plan import told_time
 from bge_pipeline.console import stderr
 from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConsentRequired
 from bge_pipeline.phases.consent import Step, has_consent, rolled_back, step_ahead, with_consent
-from bge_pipeline.phases.plan import SPEED_SAMPLE_ROWS, Plan, plan
+from bge_pipeline.phases.plan import Plan, plan
+from bge_pipeline.phases.plan_rates import SPEED_SAMPLE_ROWS
 from bge_pipeline.phases.state import MigrationState
 from bge_pipeline.phases.unloaded_model import unloaded_model
 from bge_pipeline.settings import Settings

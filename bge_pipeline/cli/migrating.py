@@ -11,6 +11,7 @@ import typer
 from bge_pipeline.cli import printing
 from bge_pipeline.cli.consent import ask_to_measure, ask_to_migrate, has_terminal
 from bge_pipeline.cli.invocation import Json, RetryQuarantined, Wait, Yes, app, invocation, opened
+from bge_pipeline.cli.printing_plan import print_plan
 from bge_pipeline.cli.stopping import stopping_on_sigterm
 from bge_pipeline.console import backfill_progress, index_progress
 from bge_pipeline.database.connection import Database
@@ -64,7 +65,7 @@ def plan_command(json: Json = False, yes: Yes = False) -> None:
         if result is None or ask_to_measure(result, yes=yes):
             with open_service(database, settings) as service:
                 result = plan(database, settings, service)
-    printing.print_json(result) if json else printing.print_plan(result)
+    printing.print_json(result) if json else print_plan(result)
     if result.obstacles:
         raise typer.Exit(PhaseError.exit_code)
 

@@ -13,9 +13,9 @@ from bge_pipeline.cli.invocation import Json, Wait, Yes, app, invocation, opened
 from bge_pipeline.cli.stopping import stopping_on_sigterm
 from bge_pipeline.console import backfill_progress, stderr
 from bge_pipeline.phases.application_vectors import compare_with_recorded_model
+from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.consent import rolled_back
 from bge_pipeline.phases.embed import embed_pending
-from bge_pipeline.phases.expand import collapse
 from bge_pipeline.phases.pause import pause, resume
 from bge_pipeline.phases.quarantined import Quarantined, read_quarantined, release_quarantined
 from bge_pipeline.phases.retire import retire

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from bge_pipeline.phases.embed import EmbedResult
     from bge_pipeline.phases.migrate import MigrateResult
     from bge_pipeline.phases.pause import PauseResult
-    from bge_pipeline.phases.plan import Plan
     from bge_pipeline.phases.quarantined import Quarantined
     from bge_pipeline.phases.retire import RetireResult
     from bge_pipeline.phases.status import IndexStatus, Status
@@ -122,64 +121,6 @@ def _search_misses(status: Status) -> str | None:
     if status.searched_pending is not None:
         who = f"{status.searched_pending:,} of them pending: bge-pipeline embed"
     return f"{status.not_searchable:,} rows without a vector in {status.searched_column!r}, {who}"
-
-
-def print_plan(plan: Plan) -> None:
-    """What a migration would do."""
-    tokens, index = plan.tokens, plan.index
-    print_facts(
-        f"{plan.table}: {plan.phase}",
-        {
-            "vectors": f"{plan.old_dimensions or 'no fixed'} dimensions by {plan.old_model or 'a model not recorded'} -> "
-            f"{plan.new_dimensions} by {plan.model}",
-            "rows": f"{plan.rows:,}, of which {plan.pending:,} are to be embedded",
-            "tokens": f"mean {tokens.mean:.0f}, median {tokens.median}, 95% up to {tokens.p95}, longest {tokens.longest} "
-            f"(of {tokens.sampled_rows:,} sampled texts)",
-            "truncated": f"{tokens.share_truncated:.1%} of texts are longer than the model's {tokens.limit} tokens",
-            "sent": str(plan.endpoint) if plan.endpoint else None,
-            "speed": f"{plan.texts_per_second:,.0f} texts/s measured here ({plan.device}, {plan.precision})"
-            if plan.texts_per_second
-            else "not measured",
-            "run by": plan.run_by,
-            "backfill": told_time(plan),
-            "disk": f"{megabytes(plan.disk_bytes)} more until retired (table now {megabytes(plan.table_bytes)})",
-            "index": f"{index.method}{f', {index.lists} lists' if index.lists else f', m {index.m}'} on {index.element}; "
-            f"its build wants {megabytes(index.memory_bytes)} of maintenance_work_mem "
-            f"(server default {megabytes(plan.maintenance_work_mem_bytes)}, raised for the build)",
-            "old index": ", ".join(plan.old_indexes) or "none",
-            "OLD_INDEX=drop": plan.old_index_costs["drop"],
-            "OLD_INDEX=keep": plan.old_index_costs["keep"],
-            "depend on it": ", ".join(plan.dependents) or None,
-            "mention it": f"{', '.join(plan.mentions)} (check by hand)" if plan.mentions else None,
-            "publications": "\n".join(plan.publications) or None,
-            "triggers": "\n".join(plan.triggers) or None,
-            "warnings": "\n".join(plan.warnings) or None,
-            "NOTE": "; ".join(plan.notices) or None,
-            "server": f"PostgreSQL {plan.postgres_version // 10_000}, pgvector {plan.pgvector_version}",
-            "obstacles": "; ".join(plan.obstacles) or f"none: {_first_step(plan)}",
-        },
-    )
-
-
-def told_time(plan: Plan) -> str:
-    """How long the backfill takes, as far as it is known."""
-    if plan.texts_per_second or not plan.pending:
-        return f"about {duration(plan.backfill_seconds)}, at {plan.texts_per_second:,.0f} texts/s measured here"
-    least = plan.endpoint.least_seconds if plan.endpoint else 0.0
-    return (
-        f"at least {duration(least)}, by the limits a minute" if least else "not known: nothing was sent to measure it"
-    )
-
-
-def _first_step(plan: Plan) -> str:
-    if plan.phase == "retired" and not plan.pending:
-        return "every row has a vector of this model; for another model, set EMBEDDING_MODEL"
-    return {
-        None: "bge-pipeline migrate",
-        "first": "bge-pipeline migrate",
-        "next": "bge-pipeline migrate, which begins the next migration and therefore asks (without a terminal, --yes)",
-        "forward": "bge-pipeline migrate, which was rolled back and therefore asks (without a terminal, --yes)",
-    }[plan.step]
 
 
 def print_migration(result: MigrateResult, status: Status) -> None:

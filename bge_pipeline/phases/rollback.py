@@ -17,9 +17,9 @@ from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import PhaseError
+from bge_pipeline.phases.collapse import restore_indexes
 from bge_pipeline.phases.consent import moment
 from bge_pipeline.phases.exchange import exchange_back_statements, lock_for_exchange
-from bge_pipeline.phases.expand import restore_indexes
 from bge_pipeline.phases.index_names import give_back_name
 from bge_pipeline.phases.state import read_state, space_of
 from bge_pipeline.settings import DatabaseSettings, Settings

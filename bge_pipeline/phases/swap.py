@@ -6,27 +6,23 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from sqlalchemy import Connection, text
 
 from bge_pipeline.database.build_progress import BuildProgress
-from bge_pipeline.database.catalog import describe_table
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.dependents import find_bound
 from bge_pipeline.database.index_build import BuildResult
-from bge_pipeline.database.indexes import IndexPlan, indexes_on
+from bge_pipeline.database.indexes import IndexPlan
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.locks import silence_statement
 from bge_pipeline.database.operator import Operator, operating
-from bge_pipeline.database.pending import count_pending, has_more_pending_than
+from bge_pipeline.database.pending import has_more_pending_than
 from bge_pipeline.database.pgvector_version import require_version
 from bge_pipeline.database.privileges import require_privileges
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.warming import warm
 from bge_pipeline.database.writer import VectorWriter
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.errors import SwapRefused
 from bge_pipeline.phases.application_vectors import same_dimensions
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.companion import CompanionKeeper
@@ -37,9 +33,16 @@ from bge_pipeline.phases.last_rows import StillPending, embed_last_rows, lock_ou
 from bge_pipeline.phases.old_vectors import OldVectors, no_longer_not_null
 from bge_pipeline.phases.part import reading
 from bge_pipeline.phases.pause import wait_while_paused
-from bge_pipeline.phases.pending_index import compact_pending_index, rows_that_are_few
+from bge_pipeline.phases.pending_index import compact_pending_index
 from bge_pipeline.phases.search_effort import note_search_effort, set_effort_on_server
 from bge_pipeline.phases.state import MigrationState, read_state, require_same_parts, require_space
+from bge_pipeline.phases.swap_checks import (
+    check_bulk_is_done,
+    check_dependents,
+    check_pending,
+    use_pending_index,
+    verify_new_column,
+)
 from bge_pipeline.phases.vector_index import build_index, filled_column
 from bge_pipeline.phases.verdict import require_quality
 from bge_pipeline.quality.gate import GateResult
@@ -137,8 +140,8 @@ def _swap(
         require_privileges(connection, state.table, skips_triggers=settings.skips_triggers)
         if state.new is not None:
             require_forward(state.new, settings, target)
-            _check_dependents(connection, settings, state)
-            _check_bulk_is_done(connection, settings, state)
+            check_dependents(connection, settings, state)
+            check_bulk_is_done(connection, settings, state)
         old = OldVectors.of(connection, target, state.table.embedding)
     gate = None
     with CompanionKeeper(database, settings):  # the application writes on for as long as index and gate take
@@ -195,16 +198,16 @@ def _exchange_when_caught_up(
             silence_statement(settings.swap_max_writer_pause_ms)
         )  # the last rows are embedded in between
         require_same_parts(connection, state)
-        _verify_new_column(connection, settings, state, service.space, index)
-        _use_pending_index(connection)
+        verify_new_column(connection, settings, state, service.space, index)
+        use_pending_index(connection)
         if has_more_pending_than(connection, target, new.name, settings.swap_max_pending_rows):
             done.last_rows = embed_last_rows(connection, target, new.name, writer, encoder, deadline)
         left = max(1, min(settings.lock_timeout_ms, int((deadline - time.monotonic()) * 1_000)))
         connection.execute(text(f"SET LOCAL lock_timeout = '{left}ms'"))
         lock_for_exchange(connection, state)
         done.locked_at = time.monotonic()
-        _check_pending(connection, settings, target, new.name)
-        _check_dependents(connection, settings, state)  # a view can be created beside the writers' lock
+        check_pending(connection, settings, target, new.name)
+        check_dependents(connection, settings, state)  # a view can be created beside the writers' lock
         name = name_to_take_over(connection, state)
         for statement in exchange_statements(target, new, old, drop_old=settings.old_embedding == "drop"):
             connection.execute(statement)
@@ -232,70 +235,6 @@ class _Exchange:
     locked_at: float = 0.0
     ended_at: float = 0.0
     last_rows: int = 0
-
-
-def _check_dependents(connection: Connection, settings: SwapSettings, state: MigrationState) -> None:
-    bound = find_bound(connection, state.table, state.table.embedding.name)
-    if not bound:
-        return
-    names = ", ".join(str(dependent) for dependent in bound)
-    if settings.dependents == "ignore" and settings.old_embedding == "keep":
-        logger.warning("these stay bound to the old vectors: %s", names)
-        return
-    drop_and_create = "drop them and create them again after the swap"
-    raise SwapRefused(
-        f"{len(bound)} objects depend on column {state.table.embedding.name!r} and would keep reading the old vectors: {names}",
-        state="nothing was exchanged; search reads the old column",
-        next_step=f"{drop_and_create}, or set DEPENDENTS=ignore to leave them on the old vectors"
-        if settings.old_embedding == "keep"
-        else f"{drop_and_create}; with OLD_EMBEDDING=drop there are no old vectors to leave them on",
-    )
-
-
-def _check_bulk_is_done(connection: Connection, settings: SwapSettings, state: MigrationState) -> None:
-    """Refuse where more rows wait than a live table gets while one looks; those few are embedded before the exchange."""
-    few = max(rows_that_are_few(state.table.estimated_rows), settings.swap_max_pending_rows)
-    if has_more_pending_than(connection, state.table.target, state.filled.name, few):
-        _raise_pending(connection, few, state.table.target, state.filled.name)
-
-
-def _check_pending(connection: Connection, settings: SwapSettings, target: TargetTable, column: str) -> None:
-    if has_more_pending_than(connection, target, column, settings.swap_max_pending_rows):
-        _raise_pending(connection, settings.swap_max_pending_rows, target, column)
-
-
-def _raise_pending(connection: Connection, most: int, target: TargetTable, column: str) -> NoReturn:
-    pending = count_pending(connection, target, column)
-    raise StillPending(
-        f"{pending} rows of {target} are pending: expected at most {most} (SWAP_MAX_PENDING_ROWS)",
-        state="nothing was exchanged; search reads the old column",
-        next_step="run the backfill again: bge-pipeline migrate",
-    )
-
-
-def _use_pending_index(connection: Connection) -> None:
-    # The planner may believe that most rows are pending and read the table to find one; the index settles it.
-    connection.execute(text("SET LOCAL enable_seqscan = off"))
-
-
-def _verify_new_column(
-    connection: Connection, settings: SwapSettings, state: MigrationState, space: EmbeddingSpace, index: str
-) -> None:
-    """See that the new column and its index are still what they were; the lock of `lock_out_writers` keeps them so."""
-    target = state.table.target
-    new = describe_table(connection, target).with_role("new")
-    if new is None or new.dimensions != space.dimensions:
-        raise SwapRefused(
-            f"the new column of {target} does not hold {space.dimensions} dimensions", state="nothing was exchanged"
-        )
-    require_space(new, space, target)
-    require_forward(new, settings, target)  # another process may have swapped and gone back meanwhile
-    if not any(i.name == index and i.valid for i in indexes_on(connection, state.table.oid, new.number)):
-        raise SwapRefused(
-            f"index {index} on column {new.name!r} is not valid",
-            state="nothing was exchanged",
-            next_step="run the same command again",
-        )
 
 
 def _result(

@@ -11,7 +11,8 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.privileges import missing_privileges
 from bge_pipeline.errors import MissingPrivilege
 from bge_pipeline.phases.backfill import backfill
-from bge_pipeline.phases.expand import collapse, expand
+from bge_pipeline.phases.collapse import collapse
+from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline_tests.support import ENCODER, SEGMENTS, execute, fill, fill_and_swap, schema_of, swap

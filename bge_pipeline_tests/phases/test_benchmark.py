@@ -10,7 +10,8 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.benchmark import benchmark
-from bge_pipeline.phases.expand import collapse, expand
+from bge_pipeline.phases.collapse import collapse
+from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.quality import search_runs
 from bge_pipeline.quality.judgements import JudgedQueries, write_judged_queries

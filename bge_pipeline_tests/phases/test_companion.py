@@ -18,8 +18,9 @@ from bge_pipeline.phases import backfill as backfill_module
 from bge_pipeline.phases import companion as companion_module
 from bge_pipeline.phases import swap as swap_module
 from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.companion import CompanionKeeper, keep_companion
-from bge_pipeline.phases.expand import collapse, expand
+from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import migrate, open_service
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire

@@ -10,8 +10,9 @@ from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConfigurationError, ConsentRequired, PhaseError
 from bge_pipeline.phases import swap as swap_module
 from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.consent import require_confirmation, step_ahead, with_consent
-from bge_pipeline.phases.expand import collapse, expand
+from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import migrate
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback

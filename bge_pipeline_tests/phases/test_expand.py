@@ -10,7 +10,8 @@ from bge_pipeline.database.catalog import describe_table
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.errors import ConfigurationError, EmbeddingSpaceMismatch, LockNotAcquired, PhaseError
 from bge_pipeline.phases.backfill import backfill
-from bge_pipeline.phases.expand import collapse, expand
+from bge_pipeline.phases.collapse import collapse
+from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.state import require_table, space_of
 from bge_pipeline.phases.status import read_status
 from bge_pipeline_tests.support import (

@@ -7,7 +7,7 @@ import pytest
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.sql import quote
 from bge_pipeline.embedding.hashing import HashingEncoder
-from bge_pipeline.phases.expand import collapse
+from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status

@@ -12,8 +12,9 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConfigurationError, EmbeddingSpaceMismatch, PhaseError, TargetTableError
 from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.embed import embed_pending
-from bge_pipeline.phases.expand import collapse, expand
+from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import migrate
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire

@@ -20,9 +20,10 @@ from bge_pipeline.database.privileges import missing_privileges
 from bge_pipeline.errors import PhaseError, ReadOnlyDatabase
 from bge_pipeline.phases import brakes
 from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.companion import CompanionKeeper
 from bge_pipeline.phases.embed import embed_pending
-from bge_pipeline.phases.expand import collapse, expand
+from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.pause import pause, paused_by, resume
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.status import read_status

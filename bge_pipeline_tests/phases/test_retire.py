@@ -7,7 +7,8 @@ import pytest
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.errors import LockNotAcquired, PhaseError
 from bge_pipeline.phases.backfill import backfill
-from bge_pipeline.phases.expand import collapse, expand
+from bge_pipeline.phases.collapse import collapse
+from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.state import require_table, space_of

@@ -9,7 +9,7 @@ from bge_pipeline.database.notes import comment_statement
 from bge_pipeline.errors import LockNotAcquired, PhaseError
 from bge_pipeline.phases import rollback as rollback_module
 from bge_pipeline.phases.backfill import backfill
-from bge_pipeline.phases.expand import collapse, restore_indexes
+from bge_pipeline.phases.collapse import collapse, restore_indexes
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.state import require_table

@@ -8,7 +8,8 @@ import pytest
 
 from bge_pipeline.database.journal import read_journal
 from bge_pipeline.phases.backfill import backfill
-from bge_pipeline.phases.expand import collapse, expand
+from bge_pipeline.phases.collapse import collapse
+from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import open_service
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire

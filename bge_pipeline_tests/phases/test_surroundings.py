@@ -13,7 +13,8 @@ from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import MissingPrivilege, PhaseError, ReadOnlyDatabase
 from bge_pipeline.phases.backfill import backfill
-from bge_pipeline.phases.expand import collapse, expand
+from bge_pipeline.phases.collapse import collapse
+from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback

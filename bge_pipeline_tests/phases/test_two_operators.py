@@ -20,6 +20,7 @@ from bge_pipeline.errors import ChangedMeanwhile, OperatorBusy
 from bge_pipeline.phases import expand as expand_module
 from bge_pipeline.phases import search_effort
 from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import migrate
 from bge_pipeline.phases.retire import retire
@@ -136,7 +137,7 @@ class TestTwoCommandsTogether:
         rollback,
         retire,
         lambda database, settings: migrate(database, settings, EmbeddingsService(ENCODER, settings)),
-        expand_module.collapse,
+        collapse,
     ],
     ids=["expand", "swap", "rollback", "retire", "migrate", "collapse"],
 )

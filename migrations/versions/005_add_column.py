@@ -5,7 +5,8 @@ from __future__ import annotations
 from alembic import context
 
 from bge_pipeline.embedding.loading import configured_space
-from bge_pipeline.phases.expand import collapse, expand
+from bge_pipeline.phases.collapse import collapse
+from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.review import expand_script
 from bge_pipeline.revisions import print_phase, run_phase
 

@@ -1,0 +1,90 @@
+"""What must hold before the columns are exchanged: looked at beforehand, and again under the locks."""
+
+from __future__ import annotations
+
+import logging
+from typing import NoReturn
+
+from sqlalchemy import Connection, text
+
+from bge_pipeline.database.catalog import describe_table
+from bge_pipeline.database.dependents import find_bound
+from bge_pipeline.database.indexes import indexes_on
+from bge_pipeline.database.pending import count_pending, has_more_pending_than
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.errors import SwapRefused
+from bge_pipeline.phases.consent import require_forward
+from bge_pipeline.phases.last_rows import StillPending
+from bge_pipeline.phases.pending_index import rows_that_are_few
+from bge_pipeline.phases.state import MigrationState, require_space
+from bge_pipeline.settings import SwapSettings
+from bge_pipeline.space import EmbeddingSpace
+
+logger = logging.getLogger(__name__)
+
+
+def check_dependents(connection: Connection, settings: SwapSettings, state: MigrationState) -> None:
+    """Refuse where something would keep reading the old vectors, unless that is wanted."""
+    bound = find_bound(connection, state.table, state.table.embedding.name)
+    if not bound:
+        return
+    names = ", ".join(str(dependent) for dependent in bound)
+    if settings.dependents == "ignore" and settings.old_embedding == "keep":
+        logger.warning("these stay bound to the old vectors: %s", names)
+        return
+    drop_and_create = "drop them and create them again after the swap"
+    raise SwapRefused(
+        f"{len(bound)} objects depend on column {state.table.embedding.name!r} and would keep reading the old vectors: {names}",
+        state="nothing was exchanged; search reads the old column",
+        next_step=f"{drop_and_create}, or set DEPENDENTS=ignore to leave them on the old vectors"
+        if settings.old_embedding == "keep"
+        else f"{drop_and_create}; with OLD_EMBEDDING=drop there are no old vectors to leave them on",
+    )
+
+
+def check_bulk_is_done(connection: Connection, settings: SwapSettings, state: MigrationState) -> None:
+    """Refuse where more rows wait than a live table gets while one looks; those few are embedded before the exchange."""
+    few = max(rows_that_are_few(state.table.estimated_rows), settings.swap_max_pending_rows)
+    if has_more_pending_than(connection, state.table.target, state.filled.name, few):
+        _raise_pending(connection, few, state.table.target, state.filled.name)
+
+
+def check_pending(connection: Connection, settings: SwapSettings, target: TargetTable, column: str) -> None:
+    """Refuse where more rows wait than SWAP_MAX_PENDING_ROWS."""
+    if has_more_pending_than(connection, target, column, settings.swap_max_pending_rows):
+        _raise_pending(connection, settings.swap_max_pending_rows, target, column)
+
+
+def _raise_pending(connection: Connection, most: int, target: TargetTable, column: str) -> NoReturn:
+    pending = count_pending(connection, target, column)
+    raise StillPending(
+        f"{pending} rows of {target} are pending: expected at most {most} (SWAP_MAX_PENDING_ROWS)",
+        state="nothing was exchanged; search reads the old column",
+        next_step="run the backfill again: bge-pipeline migrate",
+    )
+
+
+def use_pending_index(connection: Connection) -> None:
+    """Let the index of pending rows answer, for the rest of the transaction."""
+    # The planner may believe that most rows are pending and read the table to find one; the index settles it.
+    connection.execute(text("SET LOCAL enable_seqscan = off"))
+
+
+def verify_new_column(
+    connection: Connection, settings: SwapSettings, state: MigrationState, space: EmbeddingSpace, index: str
+) -> None:
+    """See that the new column and its index are still what they were; the lock of `lock_out_writers` keeps them so."""
+    target = state.table.target
+    new = describe_table(connection, target).with_role("new")
+    if new is None or new.dimensions != space.dimensions:
+        raise SwapRefused(
+            f"the new column of {target} does not hold {space.dimensions} dimensions", state="nothing was exchanged"
+        )
+    require_space(new, space, target)
+    require_forward(new, settings, target)  # another process may have swapped and gone back meanwhile
+    if not any(i.name == index and i.valid for i in indexes_on(connection, state.table.oid, new.number)):
+        raise SwapRefused(
+            f"index {index} on column {new.name!r} is not valid",
+            state="nothing was exchanged",
+            next_step="run the same command again",
+        )
