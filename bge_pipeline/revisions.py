@@ -18,7 +18,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.errors import BgePipelineError, ConfigurationError, DatabaseUnavailable
-from bge_pipeline.phases.review import Script
+from bge_pipeline.phases.sql_for_review import Script
 from bge_pipeline.settings import Settings, load_settings
 from bge_pipeline.space import EmbeddingSpace
 

@@ -33,7 +33,7 @@ def compare_search_command(
     json: Json = False,
 ) -> None:
     """Show what questions find with the old vectors and with the new ones, side by side; changes nothing."""
-    from bge_pipeline.phases.compare import compare_search
+    from bge_pipeline.phases.compare_search import compare_search
 
     if queries is not None:
         invocation().overrides["compare_queries"] = str(queries.resolve())

@@ -9,7 +9,7 @@ from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.orchestration.failures import explained
 from bge_pipeline.orchestration.names import BACKFILLED
 from bge_pipeline.orchestration.run_history import others_are_to_come
-from bge_pipeline.phases.compare import can_compare, compare_search
+from bge_pipeline.phases.compare_search import can_compare, compare_search
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.report.pages import comparison_as_markdown
 from bge_pipeline.settings import Settings

@@ -21,7 +21,7 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import EncodingError
-from bge_pipeline.phases.compare import can_compare, compare_search
+from bge_pipeline.phases.compare_search import can_compare, compare_search
 from bge_pipeline.phases.state import MigrationState, read_state, space_of
 from bge_pipeline.phases.verdict import Verdict, compared_columns, judge_quality
 from bge_pipeline.quality.columns import ComparedColumns

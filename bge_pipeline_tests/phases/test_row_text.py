@@ -18,8 +18,8 @@ from bge_pipeline.phases.embed import embed_pending
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
-from bge_pipeline.phases.review import expand_script
 from bge_pipeline.phases.rollback import rollback
+from bge_pipeline.phases.sql_for_review import expand_script
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.phases.swap import swap

@@ -15,8 +15,8 @@ from bge_pipeline.phases.embed import embed_pending
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
-from bge_pipeline.phases.review import expand_script, swap_script
 from bge_pipeline.phases.rollback import rollback
+from bge_pipeline.phases.sql_for_review import expand_script, swap_script
 from bge_pipeline.phases.swap import swap
 from bge_pipeline.phases.verify import verify_unit_length
 from bge_pipeline.quality.index_recall import recall_at_k

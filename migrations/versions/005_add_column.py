@@ -7,7 +7,7 @@ from alembic import context
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.expand import expand
-from bge_pipeline.phases.review import expand_script
+from bge_pipeline.phases.sql_for_review import expand_script
 from bge_pipeline.revisions import print_phase, run_phase
 
 revision = "005"

@@ -7,8 +7,8 @@ from alembic import context
 from bge_pipeline.console import index_progress
 from bge_pipeline.database.connection import Database
 from bge_pipeline.phases.migrate import open_service
-from bge_pipeline.phases.review import swap_script
 from bge_pipeline.phases.rollback import rollback
+from bge_pipeline.phases.sql_for_review import swap_script
 from bge_pipeline.phases.swap import swap
 from bge_pipeline.revisions import print_phase, run_phase
 from bge_pipeline.settings import Settings

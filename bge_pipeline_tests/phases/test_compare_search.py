@@ -9,7 +9,7 @@ import pytest
 from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConfigurationError, PhaseError
-from bge_pipeline.phases.compare import compare_search
+from bge_pipeline.phases.compare_search import compare_search
 from bge_pipeline.phases.retire import retire
 from bge_pipeline_tests.support import ENCODER, execute, fill, fill_and_swap, schema_of
 
