@@ -60,7 +60,7 @@ def print_discovered(found: Sequence[Discovered]) -> None:
     """Vector columns, numbered."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("", "column", "type", "rows", "index", "framework", "model"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading == "column")
     for number, one in enumerate(found, start=1):
         rows = f"about {one.found.rows:,}" if one.found.rows is not None else "not known"
         cells = (str(number), one.name, one.found.type, rows, one.found.index, one.framework, one.model)

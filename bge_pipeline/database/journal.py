@@ -62,11 +62,11 @@ def record(database: Database, target: TargetTable, act: str, facts: Mapping[str
 def read_journal(connection: Connection, target: TargetTable, act: str | None = None) -> list[JournalEntry]:
     """The entries of all phases, or those of one act, oldest first.
 
-    None where there is no journal, or an unlogged one on a standby.
+    None where there is no journal, an unlogged one on a standby, or one that this role may not read.
     """
     readable = text(
         "SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass(:name) "
-        "AND NOT (relpersistence = 'u' AND pg_is_in_recovery()))"
+        "AND NOT (relpersistence = 'u' AND pg_is_in_recovery()) AND has_table_privilege(oid, 'SELECT'))"
     )
     if not connection.execute(readable, {"name": target.journal}).scalar_one():
         return []

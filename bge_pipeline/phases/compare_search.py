@@ -13,6 +13,7 @@ from bge_pipeline.phases.state import MigrationState, require_table, space_of
 from bge_pipeline.phases.verdict import compared_columns
 from bge_pipeline.quality.own_queries import own_queries
 from bge_pipeline.quality.side_by_side import RESULTS, Comparison, compare_questions, compare_rows
+from bge_pipeline.search.column import SEARCHABLE_TYPES
 from bge_pipeline.settings import Settings
 
 QUESTIONS = 10
@@ -20,8 +21,11 @@ QUESTIONS = 10
 
 
 def can_compare(state: MigrationState) -> bool:
-    """Whether the table has the old vectors and the new ones."""
-    return state.phase not in ("legacy", "retired") and compared_columns(state).old is not None
+    """Whether the table has the old vectors and the new ones, and both can be searched."""
+    if state.phase in ("legacy", "retired"):
+        return False
+    old = compared_columns(state).old
+    return old is not None and old.type_name in SEARCHABLE_TYPES
 
 
 def compare_search(
@@ -53,7 +57,7 @@ def compare_search(
             state="nothing was changed",
             next_step="bge-pipeline backfill, then compare-search again"
             if state.phase == "legacy"
-            else "the old vectors are not there any more, or are bits: bge-pipeline search searches the new ones",
+            else "the old vectors are gone, or of a type that is not searched here: bge-pipeline search searches the new ones",
         )
     columns = compared_columns(state)
     assert columns.old is not None

@@ -139,7 +139,7 @@ class TestTheNextMigration:
             "rows 300, of which 300 are to be embedded",
             "backfill about",
             "texts/s measured here",
-            "dropped ix_segments_embedding_384_",
+            "dropped segments_embedding_idx",
             "search reads the whole table (OLD_INDEX=drop)",
             "this begins another one",
         ):

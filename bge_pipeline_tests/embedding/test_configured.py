@@ -50,7 +50,7 @@ def test_prompts_are_part_of_the_space_and_of_the_vectors(tiny):
 def test_a_column_with_prompts_finds_its_model_again_whatever_is_set_now(tiny):
     settings = tiny(embedding_passage_prompt="passage: ", embedding_dimensions=8, embedding_truncate=True)
     filled = load_encoder(settings)
-    assert is_at_hand(filled.space)
+    assert is_at_hand(filled.space, settings)
     again = load_encoder_of(filled.space, tiny(embedding_passage_prompt="other: ", trust_remote_code="0" * 40))
     assert again.space.is_same_as(filled.space)
     texts = ["cats", "dogs and more"]
