@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _LONGEST_STATEMENT_MS = 10_000
 """Whatever goes wrong under a strong lock, the application waits no longer than this for one statement of ours."""
 
-_LONGEST_SILENCE_MS = 3_000
+_LONGEST_SILENCE_MS = 5_000
 """A process that was stopped, or a machine that sleeps, under a lock: after so long the server ends its session instead."""
 
 _FIRST_LOOK = 0.4

@@ -6,8 +6,8 @@ from bge_pipeline_tests.chaos.scenario import Act, Fault, Scenario
 
 pytestmark = [pytest.mark.pgvector, pytest.mark.slow]
 
-SLEEP_SECONDS = 12
-PATIENCE_SECONDS = 7
+SLEEP_SECONDS = 14
+PATIENCE_SECONDS = 9
 """The longest that a session may be silent under a lock, the writers' pause, and time for a busy machine."""
 
 
