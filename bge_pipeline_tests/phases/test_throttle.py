@@ -156,6 +156,7 @@ class TestSearch:
         brake.take([0.004] * 20)
         assert "search takes 4.0 ms at p95, 0.4 ms before" in brake.words
 
+    @pytest.mark.thorough
     def test_a_search_that_becomes_slow_holds_the_backfill_and_lets_it_go_again(
         self, database, make_settings, log, monkeypatch
     ):
