@@ -18,9 +18,8 @@ from typing import Any
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from bge_pipeline.database.beside import find_beside
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.journal import WORKER
+from bge_pipeline.database.journal import WORKER, journal_is_readable
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.process import in_words, this_process
@@ -166,14 +165,7 @@ class Heartbeat:
 
 def read_workers(connection: Connection, target: TargetTable) -> list[Worker]:
     """Who fills the table now, or did when last heard of within a day and never said that it had ended."""
-    journal = find_beside(connection, target.schema, target.journal_table)
-    if journal is None or not journal.is_table:
-        return []
-    try:
-        return _read(connection, target)
-    except SQLAlchemyError as error:  # a role that may not read it; an unlogged one on a standby
-        logger.debug("the journal could not be read: %s", error)
-        return []
+    return _read(connection, target) if journal_is_readable(connection, target) else []
 
 
 def _read(connection: Connection, target: TargetTable) -> list[Worker]:

@@ -22,6 +22,12 @@ JOURNAL_COLUMNS = frozenset({"number", "at", "act", "facts"})
 PAUSE, RESUME, WORKER = "pause", "resume", "worker"
 """Acts that are no phase's."""
 
+# A role that only asks for the status may lack the right to read it.
+_READABLE = """
+SELECT EXISTS (SELECT FROM pg_class c WHERE c.oid = to_regclass(:name) AND c.relkind = 'r'
+  AND NOT (c.relpersistence = 'u' AND pg_is_in_recovery()) AND has_table_privilege(c.oid, 'SELECT'))
+"""
+
 
 @dataclass(frozen=True)
 class JournalEntry:
@@ -59,16 +65,17 @@ def record(database: Database, target: TargetTable, act: str, facts: Mapping[str
         connection.execute(statement, {"act": act, "facts": json.dumps(facts, default=str)})
 
 
+def journal_is_readable(connection: Connection, target: TargetTable) -> bool:
+    """Whether there is a journal, not an unlogged one on a standby, and this role may read it."""
+    return bool(connection.execute(text(_READABLE), {"name": target.journal}).scalar_one())
+
+
 def read_journal(connection: Connection, target: TargetTable, act: str | None = None) -> list[JournalEntry]:
     """The entries of all phases, or those of one act, oldest first.
 
     None where there is no journal, an unlogged one on a standby, or one that this role may not read.
     """
-    readable = text(
-        "SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass(:name) "
-        "AND NOT (relpersistence = 'u' AND pg_is_in_recovery()) AND has_table_privilege(oid, 'SELECT'))"
-    )
-    if not connection.execute(readable, {"name": target.journal}).scalar_one():
+    if not journal_is_readable(connection, target):
         return []
     statement = target.sql(
         "SELECT act, at::text, facts FROM {journal} "

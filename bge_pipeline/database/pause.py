@@ -10,19 +10,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
-from bge_pipeline.database.journal import PAUSE, RESUME
+from bge_pipeline.database.journal import PAUSE, RESUME, journal_is_readable
 from bge_pipeline.database.target import TargetTable
 
 _LATE = 1_000
 """So many numbers back are looked at again: an entry is seen when it is committed, perhaps after one with a higher number."""
 
-# Without the right to read the journal, as a role may be that only asks for the status, there is nothing to see.
-_READABLE = """
-SELECT EXISTS (SELECT FROM pg_class c WHERE c.oid = to_regclass(:name) AND c.relkind = 'r'
-  AND NOT (c.relpersistence = 'u' AND pg_is_in_recovery()) AND has_table_privilege(c.oid, 'SELECT'))
-"""
 _LATEST = """
 SELECT newest.number AS newest, latest.number, latest.act, latest.at, latest.facts
 FROM (SELECT max(number) AS number FROM {journal}) newest
@@ -70,7 +65,7 @@ class PauseReader:
 
     def look(self, connection: Connection) -> PauseEntry | None:
         """The latest pause or resume; None where there never was one, or no journal that this role may read."""
-        if not connection.execute(text(_READABLE), {"name": self._target.journal}).scalar_one():
+        if not journal_is_readable(connection, self._target):
             self._newest, self._latest = 0, None
             return None
         values = {"pause": PAUSE, "resume": RESUME, "after": self._newest - _LATE}
