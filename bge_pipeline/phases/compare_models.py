@@ -24,9 +24,10 @@ from bge_pipeline.errors import BgePipelineError, ConfigurationError
 from bge_pipeline.phases.comparison_cache import EmbeddedTask, cached
 from bge_pipeline.phases.state import MigrationState, read_state
 from bge_pipeline.quality.bounds import MIN_ROWS_PER_NEIGHBOUR
-from bge_pipeline.quality.candidates import Against, Task, judged_task, known_item_task
+from bge_pipeline.quality.candidates import Task, judged_task, known_item_task
 from bge_pipeline.quality.judgements import JudgedQueries
 from bge_pipeline.quality.label_free import neighbour_agreement
+from bge_pipeline.quality.metrics import paired_difference
 from bge_pipeline.report.comparison import Candidate, ModelComparison
 from bge_pipeline.settings import Settings
 
@@ -95,7 +96,7 @@ def compare_models(
         )
     measured.sort(key=lambda found: -found[0].quality)
     best = measured[0][1]
-    others = (replace(candidate, against_best=Against.of(values, best)) for candidate, values in measured[1:])
+    others = (replace(candidate, against_best=paired_difference(values, best)) for candidate, values in measured[1:])
     return ModelComparison(
         table=str(table.state.table.target),
         metric=table.task.metric,

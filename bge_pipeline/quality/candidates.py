@@ -11,7 +11,7 @@ from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.quality.judgements import JudgedQueries
 from bge_pipeline.quality.known_items import known_item_search, scattered_words
 from bge_pipeline.quality.label_free import Vectors
-from bge_pipeline.quality.metrics import Difference, paired_difference, ranking_quality, to_unit_length
+from bge_pipeline.quality.metrics import ranking_quality, to_unit_length
 
 _RANKS = 20
 _BLOCK = 256
@@ -85,26 +85,6 @@ def judged_task(judged: JudgedQueries, relevant: dict[str, str], others: dict[st
     texts = relevant | others
     known = JudgedQueries(kept, {i: qrels[i] for i in kept}, judged.dropped + len(judged) - len(kept))
     return Task(list(texts.values()), list(kept.values()), known, list(texts))
-
-
-@dataclass(frozen=True)
-class Against:
-    """One candidate's values held against the best one's, query by query."""
-
-    mean: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float], best: Sequence[float]) -> Against:
-        """The difference and its 95% interval."""
-        found: Difference = paired_difference(values, best)
-        return cls(found.mean, found.low, found.high)
-
-    @property
-    def is_worse(self) -> bool:
-        """Whether the whole interval is below nothing."""
-        return self.high < 0
 
 
 def _nearest(queries: Vectors, passages: Vectors, k: int) -> list[list[int]]:

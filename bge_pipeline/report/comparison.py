@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bge_pipeline.duration import duration
-from bge_pipeline.quality.candidates import Against
+from bge_pipeline.quality.metrics import Difference
 from bge_pipeline.report.pages import html_page, markdown_table
 from bge_pipeline.report.plots import scatter
 from bge_pipeline.report.sections import NOTHING, Headline, Section
@@ -39,7 +39,7 @@ class Candidate:
     device: str
     dimensions: int
     quality: float
-    against_best: Against | None
+    against_best: Difference | None
     texts_per_second: float
     table_seconds: float
     cut_off: float
