@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pty
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,30 @@ def vectors(database: Database) -> dict[int, str]:
     """The vectors that search reads, by id."""
     with database.autocommit() as connection:
         return {row.id: row.embedding for row in connection.execute(text(_VECTORS))}
+
+
+def run_command(
+    settings: Settings, cwd: Path, *arguments: str, answer: str | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """`bge-pipeline` as a process of its own; `answer` is typed at a terminal, None is cron's empty input."""
+    terminal, end = pty.openpty() if answer is not None else (None, subprocess.DEVNULL)
+    if terminal is not None:
+        os.write(terminal, f"{answer}\n".encode())
+    try:
+        return subprocess.run(
+            [sys.executable, "-m", "bge_pipeline", *arguments],
+            env=environment(settings, **variables),
+            cwd=cwd,
+            stdin=end,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+    finally:
+        if terminal is not None:
+            os.close(terminal)
+            os.close(end)
 
 
 def run_psql(script: str, database_url: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
-from bge_pipeline_tests.roads import environment
+from bge_pipeline_tests.roads import run_command
 from bge_pipeline_tests.support import (
     ENCODER,
     execute,
@@ -44,24 +41,7 @@ def run(settings: Settings, tmp_path: Path) -> Run:
     """Runs the command; `answer` is typed at a terminal, None is cron's empty input."""
 
     def command(*arguments: str, answer: str | None = None, **variables: str) -> Done:
-        terminal, end = pty.openpty() if answer is not None else (None, subprocess.DEVNULL)
-        if terminal is not None:
-            os.write(terminal, f"{answer}\n".encode())
-        try:
-            return subprocess.run(
-                [sys.executable, "-m", "bge_pipeline", *arguments],
-                env=environment(settings, **variables),
-                cwd=tmp_path,
-                stdin=end,
-                capture_output=True,
-                text=True,
-                timeout=180,
-                check=False,
-            )
-        finally:
-            if terminal is not None:
-                os.close(terminal)
-                os.close(end)
+        return run_command(settings, tmp_path, *arguments, answer=answer, **variables)
 
     return command
 

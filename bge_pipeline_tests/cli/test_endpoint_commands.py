@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +12,7 @@ import pytest
 from bge_pipeline.database.connection import Database
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.endpoint_server import KEY, EndpointServer, error, serving
-from bge_pipeline_tests.roads import environment
+from bge_pipeline_tests.roads import run_command
 from bge_pipeline_tests.support import columns_of, pending_ids, wrong_vectors
 
 pytestmark = pytest.mark.pgvector
@@ -42,24 +39,7 @@ def run(settings: Settings, server: EndpointServer, tmp_path: Path) -> Run:
             "EMBEDDING_PRICE_PER_MILLION": "100",
             "COLUMNS": "500",
         }
-        terminal, end = pty.openpty() if answer is not None else (None, subprocess.DEVNULL)
-        if terminal is not None:
-            os.write(terminal, f"{answer}\n".encode())
-        try:
-            done = subprocess.run(
-                [sys.executable, "-m", "bge_pipeline", *arguments],
-                env=environment(settings, **(own | variables)),
-                cwd=tmp_path,
-                stdin=end,
-                capture_output=True,
-                text=True,
-                timeout=180,
-                check=False,
-            )
-        finally:
-            if terminal is not None:
-                os.close(terminal)
-                os.close(end)
+        done = run_command(settings, tmp_path, *arguments, answer=answer, **(own | variables))
         assert KEY not in done.stdout + done.stderr
         return done
 
