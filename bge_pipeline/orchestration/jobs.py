@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from pydantic import Field
 
 from bge_pipeline.database.connection import Database
@@ -191,7 +190,7 @@ def _log_state(
 ) -> None:
     """What became of the table is the latest state of `swapped_index`, of which the report is then no longer up to date."""
     # A version of the data: without one, the assets downstream would look as if nothing had happened.
-    version = {DATA_VERSION_TAG: f"{state} in run {context.run_id}"}
+    version = {"dagster/data_version": f"{state} in run {context.run_id}"}
     metadata = as_dagster_metadata({"state": state, **facts})
     context.log_event(dg.AssetMaterialization(SWAPPED, metadata=metadata, tags=version))
     log_status(context, database, settings)

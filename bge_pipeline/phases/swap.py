@@ -194,9 +194,7 @@ def _exchange_when_caught_up(
         lock_out_writers(connection, target)
         done.writers_locked_at = time.monotonic()
         deadline = done.writers_locked_at + settings.swap_max_writer_pause_ms / 1_000
-        connection.execute(
-            silence_statement(settings.swap_max_writer_pause_ms)
-        )  # the last rows are embedded in between
+        connection.execute(silence_statement(settings.swap_max_writer_pause_ms))  # in which the last rows are embedded
         require_same_parts(connection, state)
         verify_new_column(connection, settings, state, service.space, index)
         use_pending_index(connection)
