@@ -31,6 +31,7 @@ from bge_pipeline.database.writer import VectorWriter
 from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import Settings, load_settings
 
 Vectors = NDArray[np.float32]
@@ -55,7 +56,7 @@ def main() -> None:
         settings = load_settings(bge_pipeline_home=home, embedding_model="hashing", old_index="keep")
         with Database.from_settings(settings) as database:
             create_demo_table(database, settings, arguments.table_rows, with_index=False)
-            expand(database, settings, configured_space(settings))
+            expand(Migration(database, settings), configured_space(settings))
             rates = measure(database, settings, WAYS, arguments.rows, arguments.rounds)
             for name, definition, share in OLD_INDEXES:
                 if name in arguments.old_indexes:

@@ -15,6 +15,7 @@ from bge_pipeline.cli.invocation import Json, Yes, app, opened
 from bge_pipeline.console import stderr
 from bge_pipeline.phases.compare_models import ENDPOINT, TEXTS, compare_models
 from bge_pipeline.phases.doctor import SAMPLE_ROWS, examine
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.quality.judgements import load_judged_queries
 from bge_pipeline.report import comparison, diagnosis
 from bge_pipeline.report.diagnosis import Grade
@@ -35,7 +36,7 @@ def doctor_command(
 ) -> None:
     """Say what is wrong with the vectors that search reads, and what mends it. Changes nothing; works on a replica."""
     with opened() as (database, settings):
-        found = examine(database, settings, most_rows=None if everything else SAMPLE_ROWS)
+        found = examine(Migration(database, settings), most_rows=None if everything else SAMPLE_ROWS)
     if html is not None:
         _write(html, diagnosis.as_html(found))
     printing.print_json(found) if json else printing.print_diagnosis(found)
@@ -71,7 +72,7 @@ def compare_command(
         judged_in = queries or settings.eval_queries
         judged = load_judged_queries(judged_in) if judged_in is not None else None
         steps = stderr.print if stderr.is_terminal else logging.getLogger("bge_pipeline").info
-        found = compare_models(database, settings, model, judged=judged, texts=texts, on_step=steps)
+        found = compare_models(Migration(database, settings), model, judged=judged, texts=texts, on_step=steps)
     if html is not None:
         _write(html, comparison.as_html(found))
     printing.print_json(found) if json else printing.print_comparison(found)

@@ -25,6 +25,7 @@ from bge_pipeline.phases.embed import embed_pending
 from bge_pipeline.phases.ending import require_whole
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import migrate, open_service
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.quarantined import release_quarantined
 from bge_pipeline.phases.state import require_table
@@ -58,13 +59,13 @@ def plan_command(json: Json = False, yes: Yes = False) -> None:
     with --yes it measures at once, without a terminal and --yes it does not measure.
     """
     with opened() as (database, settings):
-        require_table(database, settings)
+        require_table(Migration(database, settings))
         result = None
         if settings.embedding_provider == "openai":
-            result = plan(database, settings, unloaded_model(database, settings))
+            result = plan(Migration(database, settings), unloaded_model(Migration(database, settings)))
         if result is None or ask_to_measure(result, yes=yes):
-            with open_service(database, settings) as service:
-                result = plan(database, settings, service)
+            with open_service(Migration(database, settings)) as service:
+                result = plan(Migration(database, settings), service)
     printing.print_json(result) if json else print_plan(result)
     if result.obstacles:
         raise typer.Exit(PhaseError.exit_code)
@@ -99,12 +100,17 @@ def migrate_command(
     invocation().wait_for_others(wait)
     with stopping_on_sigterm("bge-pipeline migrate resumes") as stop, _agreed(yes=yes) as (database, settings, service):
         if retry_quarantined:
-            release_quarantined(database, settings)
+            release_quarantined(Migration(database, settings))
         with backfill_progress() as on_backfill, index_progress() as on_index:
             result = migrate(
-                database, settings, service, on_backfill=on_backfill, on_index=on_index, until=goal, stop=stop
+                Migration(database, settings),
+                service,
+                on_backfill=on_backfill,
+                on_index=on_index,
+                until=goal,
+                stop=stop,
             )
-        status = read_status(database, settings)
+        status = read_status(Migration(database, settings))
     printing.print_json(result) if json else printing.print_migration(result, status)
 
 
@@ -113,8 +119,8 @@ def expand_command(json: Json = False, wait: Wait = False, yes: Yes = False) -> 
     """The first step of migrate alone: add the column and what keeps it true. Asks as migrate does."""
     invocation().wait_for_others(wait)
     with _agreed(yes=yes) as (database, settings, service):
-        result = expand(database, settings, service.space)
-        status = read_status(database, settings)
+        result = expand(Migration(database, settings), service.space)
+        status = read_status(Migration(database, settings))
     printing.print_json(result) if json else printing.print_status(status)
 
 
@@ -125,14 +131,16 @@ def backfill_command(
     """The second step of migrate alone: embed what is pending, without a swap. Resumes where it was stopped."""
     goal = Until.parse(until) if until is not None else None
     with stopping_on_sigterm("bge-pipeline backfill resumes") as stop, opened() as (database, settings):
-        _ = require_table(database, settings).filled  # says how to begin, before the model is loaded
+        _ = require_table(Migration(database, settings)).filled  # says how to begin, before the model is loaded
         if retry_quarantined:
-            release_quarantined(database, settings)
-        with open_service(database, settings) as service, backfill_progress() as on_progress:
-            rows = rows_until(database, settings, goal)
-            result = backfill(database, settings, service.encoder, on_progress=on_progress, stop=stop, goal_rows=rows)
+            release_quarantined(Migration(database, settings))
+        with open_service(Migration(database, settings)) as service, backfill_progress() as on_progress:
+            rows = rows_until(Migration(database, settings), goal)
+            result = backfill(
+                Migration(database, settings), service.encoder, on_progress=on_progress, stop=stop, goal_rows=rows
+            )
             require_whole(result, stop, "bge-pipeline backfill resumes")
-        status = read_status(database, settings)
+        status = read_status(Migration(database, settings))
     printing.print_json(result) if json else printing.print_status(status)
 
 
@@ -143,10 +151,10 @@ def swap_command(json: Json = False, force: Force = False, wait: Wait = False) -
         invocation().overrides["quality_gate"] = "warn"
     invocation().wait_for_others(wait)
     with opened() as (database, settings):
-        _ = require_table(database, settings).filled
-        with open_service(database, settings) as service, index_progress() as on_progress:
-            result = swap(database, settings, service, on_progress=on_progress)
-        status = read_status(database, settings)
+        _ = require_table(Migration(database, settings)).filled
+        with open_service(Migration(database, settings)) as service, index_progress() as on_progress:
+            result = swap(Migration(database, settings), service, on_progress=on_progress)
+        status = read_status(Migration(database, settings))
     printing.print_json(result) if json else printing.print_status(status)
 
 
@@ -162,7 +170,7 @@ def embed_command(
         backfill_progress() as on_backfill,
     ):
         result = embed_pending(
-            database, settings, retry_quarantined=retry_quarantined, on_progress=on_backfill, stop=stop
+            Migration(database, settings), retry_quarantined=retry_quarantined, on_progress=on_backfill, stop=stop
         )
     printing.print_json(result) if json else printing.print_embedding(result)
 
@@ -175,12 +183,12 @@ def _agreed(*, yes: bool) -> Iterator[tuple[Database, Settings, EmbeddingsServic
         ConsentRequired: there is nobody to ask.
     """
     with opened() as (database, settings):
-        state = require_table(database, settings)
+        state = require_table(Migration(database, settings))
         agreed = with_consent(settings, state) if yes else settings
         if not has_terminal():
             require_consent(state, agreed, configured_space(agreed))
         require_session(database)
-        with open_service(database, settings) as service:
+        with open_service(Migration(database, settings)) as service:
             if has_terminal() and not yes:
-                agreed = ask_to_migrate(database, settings, service, state)
+                agreed = ask_to_migrate(Migration(database, settings), service, state)
             yield database, agreed, service

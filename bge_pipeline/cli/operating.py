@@ -16,6 +16,7 @@ from bge_pipeline.phases.application_vectors import compare_with_recorded_model
 from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.consent import rolled_back
 from bge_pipeline.phases.embed import embed_pending
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.pause import pause, resume
 from bge_pipeline.phases.quarantined import Quarantined, read_quarantined, release_quarantined
 from bge_pipeline.phases.retire import retire
@@ -38,7 +39,7 @@ def pause_command(
 ) -> None:
     """Hold every run on the table after the batch it has in hand, on whatever machine, until `resume`."""
     with opened() as (database, settings):
-        result = pause(database, settings, reason=reason)
+        result = pause(Migration(database, settings), reason=reason)
     printing.print_json(result) if json else printing.print_pause(result)
 
 
@@ -46,7 +47,7 @@ def pause_command(
 def resume_command(json: Json = False) -> None:
     """Let the runs on the table go on, whoever paused them."""
     with opened() as (database, settings):
-        result = resume(database, settings)
+        result = resume(Migration(database, settings))
     printing.print_json(result) if json else printing.print_pause(result)
 
 
@@ -54,8 +55,8 @@ def resume_command(json: Json = False) -> None:
 def status_command(json: Json = False) -> None:
     """Say where the migration stands."""
     with opened() as (database, settings):
-        result = read_status(database, settings)
-        result = replace(result, application_vectors=compare_with_recorded_model(database, settings))
+        result = read_status(Migration(database, settings))
+        result = replace(result, application_vectors=compare_with_recorded_model(Migration(database, settings)))
     printing.print_json(result) if json else printing.print_status(result)
 
 
@@ -69,22 +70,22 @@ def rollback_command(
     """Exchange the columns back; before the first swap, or with --discard, drop the new column."""
     invocation().wait_for_others(wait)
     with opened() as (database, settings):
-        state = require_table(database, settings)
+        state = require_table(Migration(database, settings))
         facts: dict[str, object] = {}
         already = None if discard else rolled_back(state.new)
         warning = rollback_warning(state, discard=discard)
         if warning is not None:
-            confirm(" ".join(filter(None, (rollback_cost(database, settings), warning))), yes=yes)
+            confirm(" ".join(filter(None, (rollback_cost(Migration(database, settings)), warning))), yes=yes)
         elif already is not None:
             stderr.print(f"rolled back at {already} already, nothing was changed; --discard drops the new column")
         if state.phase in ("swapped", "retired"):
-            result = rollback(database, settings)
+            result = rollback(Migration(database, settings))
             facts = result.as_metadata()
             for notice in result.notices:
                 stderr.print(notice)
         if discard or (state.new is not None and already is None):
-            facts["dropped_column"] = collapse(database, settings)
-        status = read_status(database, settings)
+            facts["dropped_column"] = collapse(Migration(database, settings))
+        status = read_status(Migration(database, settings))
     printing.print_json(facts) if json else printing.print_status(status)
 
 
@@ -100,10 +101,10 @@ def retire_command(
     """Drop the old column. There is no way back after it."""
     invocation().wait_for_others(wait)
     with opened() as (database, settings):
-        state = require_table(database, settings)
+        state = require_table(Migration(database, settings))
         if state.previous is not None:
             confirm(f"This drops {state.previous.name!r} with the old vectors; there is no way back.", yes=yes)
-        result = retire(database, settings, reclaim=reclaim)
+        result = retire(Migration(database, settings), reclaim=reclaim)
     printing.print_json(result) if json else printing.print_retirement(result)
 
 
@@ -113,7 +114,7 @@ def quarantine_list(
 ) -> None:
     """Show the rows that could not be embedded, the latest first, and why."""
     with opened() as (database, settings):
-        found = read_quarantined(database, settings, limit)
+        found = read_quarantined(Migration(database, settings), limit)
     printing.print_json(found) if json else printing.print_quarantined(found)
 
 
@@ -125,9 +126,9 @@ def quarantine_retry(ids: Ids = None, json: Json = False) -> None:
         opened() as (database, settings),
         backfill_progress() as on_progress,
     ):
-        released = release_quarantined(database, settings, ids)
-        result = embed_pending(database, settings, on_progress=on_progress, stop=stop) if released else None
-        found = read_quarantined(database, settings)
+        released = release_quarantined(Migration(database, settings), ids)
+        result = embed_pending(Migration(database, settings), on_progress=on_progress, stop=stop) if released else None
+        found = read_quarantined(Migration(database, settings))
     if json:
         printing.print_json(
             {"released": released, "left": found.rows} | ({"embedded": result.as_metadata()} if result else {})
@@ -141,9 +142,9 @@ def quarantine_retry(ids: Ids = None, json: Json = False) -> None:
 def quarantine_drop(ids: Ids = None, json: Json = False, yes: Yes = False) -> None:
     """Forget that they failed: they are pending again, and the next run tries them."""
     with opened() as (database, settings):
-        found: Quarantined = read_quarantined(database, settings)
+        found: Quarantined = read_quarantined(Migration(database, settings))
         if found.rows:
             confirm(f"{len(ids) if ids else found.rows:,} rows become pending again, which a swap waits for.", yes=yes)
-        released = release_quarantined(database, settings, ids)
-        found = read_quarantined(database, settings)
+        released = release_quarantined(Migration(database, settings), ids)
+        found = read_quarantined(Migration(database, settings))
     printing.print_json({"released": released, "left": found.rows}) if json else printing.print_quarantined(found)

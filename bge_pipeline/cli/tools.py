@@ -17,6 +17,7 @@ from bge_pipeline.console import index_progress, stderr
 from bge_pipeline.demo.home import SCHEMA, demo_settings
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.search import RerankMode, Retriever, SearchMode, create_text_index
 
@@ -34,7 +35,7 @@ def search_command(
     json: Json = False,
 ) -> None:
     """Search the target table and print ranked text with scores."""
-    with opened() as (database, settings), open_service(database, settings) as service:
+    with opened() as (database, settings), open_service(Migration(database, settings)) as service:
         if rerank == "always" and not settings.enable_reranker:
             raise ConfigurationError("--rerank always needs a reranker", next_step="set ENABLE_RERANKER=true")
         retriever = Retriever(database, settings, service)
@@ -82,10 +83,12 @@ def benchmark_command(
     if texts is not None:
         invocation().overrides["benchmark_texts"] = str(texts)
     with opened() as (database, settings):
-        require_table(database, settings)
-        with open_service(database, settings) as service:
+        require_table(Migration(database, settings))
+        with open_service(Migration(database, settings)) as service:
             steps = stderr.print if stderr.is_terminal else logging.getLogger("bge_pipeline").info
-            report = benchmark(database, settings, service, batch_sizes=batch_size or BATCH_SIZES, on_step=steps)
+            report = benchmark(
+                Migration(database, settings), service, batch_sizes=batch_size or BATCH_SIZES, on_step=steps
+            )
         written = write_report(report, output or settings.home / "reports")
     printing.print_json(report.as_json()) if json else printing.print_report(report, written)
 

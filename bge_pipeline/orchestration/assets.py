@@ -19,6 +19,7 @@ from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.benchmark import benchmark
 from bge_pipeline.phases.ending import require_whole
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.swap import swap
 from bge_pipeline.phases.verify import require_backfilled
 from bge_pipeline.report.pages import as_markdown, summary_as_markdown, write_report
@@ -48,7 +49,7 @@ def schema_with_384_column(
     register_pool(context.instance)
     with explained():
         require_own_history(context.instance, database, settings)
-        result = expand(database, settings, configured_space(settings))
+        result = expand(Migration(database, settings), configured_space(settings))
         if result.added or not partitions.known_keys(context.instance):
             partitions.recut(context.instance, database, settings)
     counts = {"partitions": len(partitions.known_keys(context.instance))}
@@ -89,8 +90,7 @@ def backfilled_embeddings(
             overall = how_far(context.instance, key, settings.partition_rows)
             require_own_history(context.instance, database, settings)
             result = backfill(
-                database,
-                settings,
+                Migration(database, settings),
                 embeddings.encoder,
                 partitions.range_of(context.instance, key),
                 on_progress=log_backfill(context, BACKFILLED, overall),
@@ -129,8 +129,8 @@ def swapped_index(
     """Swap."""
     with explained():
         require_own_history(context.instance, database, settings)
-        require_backfilled(database, settings)
-        result = swap(database, settings, embeddings, on_progress=log_index_build(context.log, SWAPPED))
+        require_backfilled(Migration(database, settings))
+        result = swap(Migration(database, settings), embeddings, on_progress=log_index_build(context.log, SWAPPED))
     facts = result.as_metadata() | {"gate": None} | settings_metadata(settings)
     return dg.MaterializeResult(metadata=as_dagster_metadata(facts) | gate_metadata(result.gate))
 
@@ -160,7 +160,7 @@ def benchmark_report(
     """Report."""
     with explained():
         require_own_history(context.instance, database, settings)
-        report = benchmark(database, settings, embeddings, on_step=context.log.info)
+        report = benchmark(Migration(database, settings), embeddings, on_step=context.log.info)
         written = write_report(report, settings.home / "reports")
     link = f"{settings.reports_url.rstrip('/')}/{written.html.name}" if settings.reports_url is not None else None
     page: dict[str, dg.MetadataValue[Any]] = {

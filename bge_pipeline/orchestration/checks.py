@@ -20,6 +20,7 @@ from bge_pipeline.orchestration.run_history import others_are_to_come
 from bge_pipeline.orchestration.side_by_side_check import side_by_side
 from bge_pipeline.orchestration.status_check import migration_status
 from bge_pipeline.phases.application_vectors import compare_application_vectors
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.verdict import judge_for_swap
 from bge_pipeline.phases.verify import (
     verify_index,
@@ -48,7 +49,7 @@ def nothing_pending(
     """Whether every row has its vector."""
     id_range = targeted_range(context.run.tags, context.instance)
     with explained():
-        found = verify_nothing_pending(database, settings, id_range)
+        found = verify_nothing_pending(Migration(database, settings), id_range)
     is_error = id_range is None and found.blocks_swap
     return dg.AssetCheckResult(
         passed=found.passed,
@@ -70,7 +71,7 @@ def unit_length(
 ) -> dg.AssetCheckResult:
     """Whether cosine and inner product agree on the new vectors."""
     with explained():
-        found = verify_unit_length(database, settings, targeted_range(context.run.tags, context.instance))
+        found = verify_unit_length(Migration(database, settings), targeted_range(context.run.tags, context.instance))
     return dg.AssetCheckResult(
         passed=found.passed,
         description=(
@@ -93,7 +94,9 @@ def right_embedding_space(
 ) -> dg.AssetCheckResult:
     """Whether the column holds what the configured model makes."""
     with explained():
-        found = verify_space(database, settings, embeddings.encoder, targeted_range(context.run.tags, context.instance))
+        found = verify_space(
+            Migration(database, settings), embeddings.encoder, targeted_range(context.run.tags, context.instance)
+        )
     return dg.AssetCheckResult(
         passed=found.passed,
         description=_compared(found),
@@ -130,7 +133,7 @@ def quality_gate(
         if others_are_to_come(context.instance, context.run):
             context.log.info("not measured here: the whole table is compared once its last partition is embedded")
             return
-        report = judge_for_swap(database, settings, embeddings)
+        report = judge_for_swap(Migration(database, settings), embeddings)
     if report is None:
         yield dg.AssetCheckResult(passed=True, description="no row has a vector yet: nothing to compare")
         return
@@ -151,7 +154,7 @@ def quality_gate(
 def index_valid(settings: dg.ResourceParam[Settings], database: dg.ResourceParam[Database]) -> dg.AssetCheckResult:
     """Whether search uses a complete index."""
     with explained():
-        found = verify_index(database, settings)
+        found = verify_index(Migration(database, settings))
     return dg.AssetCheckResult(
         passed=found.passed,
         description=(
@@ -177,7 +180,7 @@ def only_new_vectors(
 ) -> dg.AssetCheckResult:
     """Whether the application writes the new model's vectors."""
     with explained():
-        found = compare_application_vectors(database, settings, lambda: embeddings.encoder)
+        found = compare_application_vectors(Migration(database, settings), lambda: embeddings.encoder)
     if found is None:
         return dg.AssetCheckResult(passed=True, description="nothing to compare: no vector was written since the swap")
     is_unknown = found.not_compared is not None

@@ -9,6 +9,7 @@ from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
 from bge_pipeline.orchestration.names import OWNERS, POOL
 from bge_pipeline.phases.compare_models import ENDPOINT, TEXTS, compare_models
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.quality.judgements import load_judged_queries
 from bge_pipeline.report.comparison import as_html, as_markdown
 from bge_pipeline.settings import Settings
@@ -53,7 +54,7 @@ def model_comparison(
             )
         judged = load_judged_queries(settings.eval_queries) if settings.eval_queries is not None else None
         found = compare_models(
-            database, settings, config.models, judged=judged, texts=config.texts, on_step=context.log.info
+            Migration(database, settings), config.models, judged=judged, texts=config.texts, on_step=context.log.info
         )
     page = settings.home / "reports" / "model-comparison.html"
     page.parent.mkdir(parents=True, exist_ok=True)

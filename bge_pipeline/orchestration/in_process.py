@@ -15,6 +15,7 @@ from bge_pipeline.orchestration.names import BACKFILLED, REPORT, SCHEMA, SWAPPED
 from bge_pipeline.orchestration.own_history import adopt
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.progress import StepProgress, listening
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.verify import verify_nothing_pending
 from bge_pipeline.settings import Settings
 
@@ -117,7 +118,7 @@ def migrate_through_dagster(
 
 def _backfill_is_due(settings: Settings) -> bool:
     with Database.from_settings(settings) as database:
-        return verify_nothing_pending(database, settings).blocks_swap
+        return verify_nothing_pending(Migration(database, settings)).blocks_swap
 
 
 def _why_failed(job: str, result: dg.ExecuteInProcessResult) -> BgePipelineError:

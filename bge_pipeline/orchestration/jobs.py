@@ -22,6 +22,7 @@ from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.companion import keep_companion
 from bge_pipeline.phases.consent import require_confirmation
 from bge_pipeline.phases.ending import require_whole
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.pause import PauseResult, pause, resume, this_user
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
@@ -71,7 +72,9 @@ def embed_pending(
     """Embed what is pending; seen in the history of `backfilled_embeddings` as an observation."""
     with explained():
         require_own_history(context.instance, database, settings)
-        result = backfill(database, settings, embeddings.encoder, on_progress=log_backfill(context, "embed_pending"))
+        result = backfill(
+            Migration(database, settings), embeddings.encoder, on_progress=log_backfill(context, "embed_pending")
+        )
     _tag_without_old_model(context, result.companion_is_kept)
     context.log_event(dg.AssetObservation(BACKFILLED, metadata=as_dagster_metadata(result.as_metadata())))
     with explained():
@@ -95,7 +98,7 @@ def keep_old_current(
     """Keep the companion column current; the new model is not loaded."""
     with explained():
         require_own_history(context.instance, database, settings)
-        result = keep_companion(database, settings)
+        result = keep_companion(Migration(database, settings))
     _tag_without_old_model(context, result.is_kept)
     context.log_event(dg.AssetObservation(BACKFILLED, metadata=as_dagster_metadata(result.as_metadata())))
 
@@ -120,7 +123,7 @@ def pause_runs(
 ) -> None:
     """Pause; seen in the history of `backfilled_embeddings` as an observation."""
     with explained():
-        result = pause(database, settings, by=_by(context), reason=config.reason or None)
+        result = pause(Migration(database, settings), by=_by(context), reason=config.reason or None)
     _log_pause(context, result)
 
 
@@ -130,7 +133,7 @@ def resume_runs(
 ) -> None:
     """Resume; seen in the history of `backfilled_embeddings` as an observation."""
     with explained():
-        result = resume(database, settings, by=_by(context))
+        result = resume(Migration(database, settings), by=_by(context))
     _log_pause(context, result)
 
 
@@ -154,7 +157,7 @@ def roll_back(
     with explained():
         _require_confirmed(context, config, settings)
         require_own_history(context.instance, database, settings)
-        result = rollback(database, settings)
+        result = rollback(Migration(database, settings))
         _log_state(context, database, settings, "rolled back", result.as_metadata())
     for notice in result.notices:
         context.log.warning(notice)
@@ -181,7 +184,7 @@ def retire_old_column(
     with explained():
         _require_confirmed(context, config, settings)
         require_own_history(context.instance, database, settings)
-        result = retire(database, settings, reclaim=config.reclaim)
+        result = retire(Migration(database, settings), reclaim=config.reclaim)
         _log_state(context, database, settings, "retired", result.as_metadata())
 
 

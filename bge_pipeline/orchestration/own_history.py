@@ -7,8 +7,8 @@ import dagster as dg
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.identity import TableIdentity, identity_of
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import HistoryOfAnotherTable
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import DatabaseSettings
 
 _KEPT = "bge_pipeline/table_of_history"
@@ -20,7 +20,7 @@ def require_own_history(instance: dg.DagsterInstance, database: Database, settin
     Raises:
         HistoryOfAnotherTable: names both tables.
     """
-    configured = _configured(database, settings)
+    configured = _configured(Migration(database, settings))
     if foreign := _foreign(instance, configured):
         raise HistoryOfAnotherTable(
             told_foreign(foreign, configured),
@@ -34,7 +34,7 @@ def require_own_history(instance: dg.DagsterInstance, database: Database, settin
 
 def adopt(instance: dg.DagsterInstance, database: Database, settings: DatabaseSettings) -> TableIdentity:
     """Say that the history is of the configured table from now on; returns that table."""
-    configured = _configured(database, settings)
+    configured = _configured(Migration(database, settings))
     _keep(instance, configured)
     return configured
 
@@ -43,7 +43,7 @@ def foreign_table(
     instance: dg.DagsterInstance, database: Database, settings: DatabaseSettings
 ) -> tuple[TableIdentity, TableIdentity] | None:
     """The table of the history and the configured one, where these are two."""
-    configured = _configured(database, settings)
+    configured = _configured(Migration(database, settings))
     foreign = _foreign(instance, configured)
     return (foreign, configured) if foreign is not None else None
 
@@ -58,9 +58,9 @@ def _foreign(instance: dg.DagsterInstance, configured: TableIdentity) -> TableId
     return None if kept is None or kept.is_same_as(configured) else kept
 
 
-def _configured(database: Database, settings: DatabaseSettings) -> TableIdentity:
-    with database.autocommit() as connection:
-        return identity_of(connection, TargetTable.from_settings(settings))
+def _configured(migration: Migration) -> TableIdentity:
+    with migration.database.autocommit() as connection:
+        return identity_of(connection, migration.target)
 
 
 def _kept(instance: dg.DagsterInstance) -> TableIdentity | None:

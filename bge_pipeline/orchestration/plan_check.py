@@ -9,6 +9,7 @@ from bge_pipeline.orchestration.failures import explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
 from bge_pipeline.orchestration.names import SCHEMA
 from bge_pipeline.phases.endpoint_use import EndpointUse
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.unloaded_model import unloaded_model
 from bge_pipeline.settings import Settings
@@ -34,7 +35,7 @@ def plan_of_migration(
 ) -> dg.AssetCheckResult:
     """Whether anything stands in the way of the migration."""
     with explained():
-        plan_now = plan(database, settings, unloaded_model(database, settings))
+        plan_now = plan(Migration(database, settings), unloaded_model(Migration(database, settings)))
     found = plan_now.as_metadata()
     if not found["texts_per_second"]:
         found = {name: value for name, value in found.items() if name not in _MEASURED}

@@ -12,6 +12,7 @@ from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.orchestration.failures import launch_again
 from bge_pipeline.orchestration.workers import WORKER_TAG
 from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.process import this_process
 from bge_pipeline.settings import Settings, load_settings
 from bge_pipeline.settings.configuration import in_force
@@ -92,7 +93,7 @@ class EmbeddingsResource(dg.ConfigurableResource[EmbeddingsService]):
         """The service, its model loaded."""
         with ExitStack() as stack:
             try:
-                service = stack.enter_context(open_service(self.database, self.settings))
+                service = stack.enter_context(open_service(Migration(self.database, self.settings)))
             except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
                 if context.log is not None and context.run is not None:
                     context.log.warning(

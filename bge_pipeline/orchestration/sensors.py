@@ -30,6 +30,7 @@ from bge_pipeline.orchestration.status_check import seen_now
 from bge_pipeline.orchestration.workers import fail_runs_without_process
 from bge_pipeline.phases.application_vectors import written_since
 from bge_pipeline.phases.companion import count_companion_pending
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.pause import paused_by
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.verify import verify_nothing_pending
@@ -71,7 +72,7 @@ def rerun_failed_partitions(context: dg.SensorEvaluationContext) -> dg.SensorRes
     try:
         with Database.from_settings(settings) as database:
             require_own_history(context.instance, database, settings)
-            if pause := paused_by(database, settings):
+            if pause := paused_by(Migration(database, settings)):
                 return dg.SkipReason(f"{len(requests)} partitions wait to be run again: the table is {pause}")
     except BgePipelineError as error:
         return dg.SkipReason(f"{len(requests)} partitions wait to be run again: {error}")
@@ -115,7 +116,7 @@ def embed_new_rows(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.
         settings = load_settings()
         with Database.from_settings(settings) as database:
             require_own_history(instance, database, settings)
-            if pause := paused_by(database, settings):
+            if pause := paused_by(Migration(database, settings)):
                 return dg.SkipReason(f"the table is {pause}: launch resume_job, or bge-pipeline resume")
             return _requests_for_new_rows(instance, database, settings)
     except BgePipelineError as error:
@@ -125,7 +126,7 @@ def embed_new_rows(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.
 def _requests_for_new_rows(
     instance: dg.DagsterInstance, database: Database, settings: Settings
 ) -> dg.SensorResult | dg.SkipReason:
-    phase = require_table(database, settings).phase
+    phase = require_table(Migration(database, settings)).phase
     if phase == "legacy":
         return dg.SkipReason("the table is in phase legacy: materialize schema_with_384_column to begin a migration")
     beside = _pending_beside(instance, database, settings)
@@ -145,7 +146,7 @@ def _requests_for_new_rows(
                 dg.RunRequest(job_name=backfill_job.name, partition_key=key, run_key=f"grown:{key}") for key in grown
             ],
         )
-    pending = verify_nothing_pending(database, settings).pending
+    pending = verify_nothing_pending(Migration(database, settings)).pending
     if not pending and not beside:
         return dg.SkipReason(f"the table is in phase {phase} and nothing is pending")
     job_name = embed_pending_job.name if pending else keep_old_current_job.name
@@ -156,7 +157,7 @@ def _pending_beside(instance: dg.DagsterInstance, database: Database, settings: 
     """Rows that wait for the old model's vector, where a run could give them one."""
     if settings.keep_old_current == "off" or run_history.lately_without_old_model(instance):
         return 0
-    return count_companion_pending(database, settings)
+    return count_companion_pending(Migration(database, settings))
 
 
 @dg.sensor(
@@ -173,7 +174,7 @@ def notice_old_vectors(context: dg.SensorEvaluationContext) -> dg.SensorResult |
     try:
         settings = load_settings()
         with Database.from_settings(settings) as database:
-            found = written_since(database, settings, int(context.cursor) if context.cursor else None)
+            found = written_since(Migration(database, settings), int(context.cursor) if context.cursor else None)
     except BgePipelineError as error:
         return dg.SkipReason(str(error))
     if found is None:
@@ -204,7 +205,7 @@ def watch_status(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.Sk
     try:
         settings = load_settings()
         with Database.from_settings(settings) as database:
-            cursor, is_due = seen_now(database, settings, context.cursor)
+            cursor, is_due = seen_now(Migration(database, settings), context.cursor)
     except BgePipelineError as error:
         return dg.SkipReason(str(error))
     if not is_due:

@@ -10,6 +10,7 @@ from bge_pipeline.orchestration.failures import explained
 from bge_pipeline.orchestration.names import BACKFILLED
 from bge_pipeline.orchestration.run_history import others_are_to_come
 from bge_pipeline.phases.compare_search import can_compare, compare_search
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.report.pages import comparison_as_markdown
 from bge_pipeline.settings import Settings
@@ -42,12 +43,12 @@ def side_by_side(
         if others_are_to_come(context.instance, context.run):
             context.log.info("not compared here: the whole table is searched once its last partition is embedded")
             return
-        if not can_compare(require_table(database, settings)):
+        if not can_compare(require_table(Migration(database, settings))):
             yield dg.AssetCheckResult(
                 passed=True, description="the table has not both the old vectors and the new ones"
             )
             return
-        found = compare_search(database, settings, embeddings)
+        found = compare_search(Migration(database, settings), embeddings)
     yield dg.AssetCheckResult(
         passed=True,
         description=found.summary(),

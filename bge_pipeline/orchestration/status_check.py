@@ -12,6 +12,7 @@ from bge_pipeline.orchestration.failures import explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
 from bge_pipeline.orchestration.names import SWAPPED
 from bge_pipeline.orchestration.own_history import foreign_table, told_foreign
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.standing import outline, read_standing
 from bge_pipeline.settings import Settings
 
@@ -45,7 +46,7 @@ def migration_status(
 
 def evaluate_status(instance: dg.DagsterInstance, database: Database, settings: Settings) -> dg.AssetCheckEvaluation:
     """The check's answer now, for an op to log as well."""
-    standing = read_standing(database, settings, configured_space(settings))
+    standing = read_standing(Migration(database, settings), configured_space(settings))
     foreign = foreign_table(instance, database, settings)
     is_bad = foreign is not None or standing.level == "bad"
     return dg.AssetCheckEvaluation(
@@ -65,9 +66,9 @@ def log_status(context: dg.OpExecutionContext, database: Database, settings: Set
     context.log_event(evaluation)
 
 
-def seen_now(database: Database, settings: Settings, cursor: str | None) -> tuple[str, bool]:
+def seen_now(migration: Migration, cursor: str | None) -> tuple[str, bool]:
     """What there is to be seen, as the sensor's next cursor, and whether it calls for another look than the last."""
-    seen, written = outline(database, settings, configured_space(settings))
+    seen, written = outline(migration, configured_space(migration.settings))
     now = time.time()
     last = json.loads(cursor) if cursor else {}
     is_due = last.get("seen") != seen or (last["written"] != written and now - last["at"] >= _AGAIN_SECONDS)

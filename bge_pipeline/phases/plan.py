@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import pgvector_version
-from bge_pipeline.database.connection import Database, server_version
+from bge_pipeline.database.connection import server_version
 from bge_pipeline.database.dependents import find_dependents
 from bge_pipeline.database.indexes import MEBIBYTE, IndexPlan, vector_indexes_on
 from bge_pipeline.database.pending import count_lacking, count_rows
@@ -17,12 +17,12 @@ from bge_pipeline.database.pgvector_version import version_obstacle
 from bge_pipeline.database.pooler import session_obstacle
 from bge_pipeline.database.sampling import sample_texts
 from bge_pipeline.database.size import table_bytes
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.text_columns import explaining_text
 from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.phases.consent import Step, step_ahead
 from bge_pipeline.phases.endpoint_use import EndpointUse, count_unsent, endpoint_use
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.old_vectors import OldVectors
 from bge_pipeline.phases.part import told_part
 from bge_pipeline.phases.plan_rates import (
@@ -48,7 +48,6 @@ from bge_pipeline.phases.text_source import text_obstacle
 from bge_pipeline.phases.unloaded_model import UnloadedModel
 from bge_pipeline.phases.vector_index import index_to_resemble, plan_vector_index
 from bge_pipeline.phases.writing_rates import WritingRates, measure_writing
-from bge_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -127,51 +126,53 @@ class Plan:
         return asdict(self)
 
 
-def plan(database: Database, settings: Settings, service: EmbeddingsService | UnloadedModel) -> Plan:
+def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Plan:
     """Look at the table, measure the model on a sample of it, and say what a migration would do.
 
     Of a model that is not loaded, the speed is what is known of it; texts are counted in tokens only for an endpoint's, to
     which nothing is sent then.
     """
-    target = TargetTable.from_settings(settings)
-    with explaining_text(target), database.autocommit() as connection:
+    target = migration.target
+    with explaining_text(target), migration.database.autocommit() as connection:
         state = read_state(connection, target)
         column = (state.new or state.table.embedding).name
         counts = count_rows(connection, target, column)
         pending = counts.rows - counts.without_text if begins_anew(state, service.space) else counts.pending
         texts = sample_texts(connection, target, TOKEN_SAMPLE_ROWS)
-        vector = VectorType(settings.target_vector_type, service.dimensions)
+        vector = VectorType(migration.settings.target_vector_type, service.dimensions)
         is_made_anew = state.new is None and begins_anew(state, service.space)
         filled_type = vector.element if is_made_anew else state.filled.type_name
         resembled = index_to_resemble(connection, state)
-        index = plan_vector_index(settings, service.space, counts.rows, resembled, filled_type)
+        index = plan_vector_index(migration.settings, service.space, counts.rows, resembled, filled_type)
         old_indexes = vector_indexes_on(connection, state.table.oid, state.table.embedding.number)
         dependents = find_dependents(connection, state.table, target.embedding_column)
-        around = look_around(connection, settings, state, service.space, pending)
+        around = look_around(connection, migration.settings, state, service.space, pending)
         version = pgvector_version(connection)
         memory = _setting_bytes(connection, "maintenance_work_mem")
         size = table_bytes(connection, target)
         disk = disk_bytes(connection, target, pending, index, vector)
         postgres = server_version(connection)
         unfit = [
-            session_obstacle(database),
-            version_obstacle(connection, settings),
-            text_obstacle(database, state.table),
+            session_obstacle(migration.database),
+            version_obstacle(connection, migration.settings),
+            text_obstacle(migration.database, state.table),
         ]
         old = OldVectors.of(connection, target, state.previous or state.table.embedding)
         part = told_part(connection, target, target.column_for(service.dimensions))
         without_previous = count_lacking(connection, target, state.previous.name) if state.previous else 0
     tokens = token_lengths(
         service.space.max_tokens,
-        count_unsent(settings, texts) if isinstance(service, UnloadedModel) else service.encoder.tokenize(texts),
+        count_unsent(migration.settings, texts)
+        if isinstance(service, UnloadedModel)
+        else service.encoder.tokenize(texts),
     )
-    endpoint = endpoint_use(settings, tokens.mean, pending)
+    endpoint = endpoint_use(migration.settings, tokens.mean, pending)
     speed = texts_per_second(service, texts)
     writing = None
-    if pending and session_obstacle(database) is None:  # a temporary table would stay in the pooler's session
-        writing = measure_writing(database, settings, state.table, old_indexes, service.dimensions)
+    if pending and session_obstacle(migration.database) is None:  # a temporary table would stay in the pooler's session
+        writing = measure_writing(migration, state.table, old_indexes, service.dimensions)
     bound = tuple(str(dependent) for dependent in dependents if dependent.bound)
-    keeps_current = keeps_search_current(settings, state, service.space)
+    keeps_current = keeps_search_current(migration.settings, state, service.space)
     return Plan(
         table=str(target),
         phase=state.phase,
@@ -189,7 +190,7 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService | Un
         texts_per_second=speed,
         writing=writing,
         backfill_seconds=max(
-            backfill_seconds(pending, speed, writing, keeps_index=settings.old_index == "keep"),
+            backfill_seconds(pending, speed, writing, keeps_index=migration.settings.old_index == "keep"),
             endpoint.least_seconds if endpoint is not None else 0.0,
         ),
         endpoint=endpoint,
@@ -198,7 +199,7 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService | Un
         index=index,
         maintenance_work_mem_bytes=memory,
         old_indexes=tuple(f"{old.name} ({old.method}, {old.bytes / MEBIBYTE:,.0f} MB)" for old in old_indexes),
-        drops=told_drops(settings, [old.name for old in old_indexes]),
+        drops=told_drops(migration.settings, [old.name for old in old_indexes]),
         old_index_costs=old_index_costs([old.name for old in old_indexes], pending, speed, writing),
         dependents=bound,
         mentions=tuple(str(d) for d in dependents if not d.bound and d.kind != "publication"),
@@ -211,9 +212,9 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService | Un
         keeps_search_current=keeps_current,
         notices=(
             *filter(None, [part]),
-            *told_notices(settings, state, service.space, old, without_previous, keeps_current=keeps_current),
+            *told_notices(migration.settings, state, service.space, old, without_previous, keeps_current=keeps_current),
         ),
-        obstacles=find_obstacles(settings, service, state, bound, around, unfit),
+        obstacles=find_obstacles(migration.settings, service, state, bound, around, unfit),
     )
 
 

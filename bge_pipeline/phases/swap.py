@@ -11,7 +11,6 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from bge_pipeline.database.build_progress import BuildProgress
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.index_build import BuildResult
 from bge_pipeline.database.indexes import IndexPlan
 from bge_pipeline.database.journal import record
@@ -30,6 +29,7 @@ from bge_pipeline.phases.consent import require_forward
 from bge_pipeline.phases.exchange import exchange_statements, lock_for_exchange
 from bge_pipeline.phases.index_names import name_to_take_over, take_over_name
 from bge_pipeline.phases.last_rows import StillPending, embed_last_rows, lock_out_writers
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.old_vectors import OldVectors, no_longer_not_null
 from bge_pipeline.phases.part import reading
 from bge_pipeline.phases.pause import wait_while_paused
@@ -93,8 +93,7 @@ class SwapResult:
 
 
 def swap(
-    database: Database,
-    settings: Settings,
+    migration: Migration,
     service: EmbeddingsService,
     *,
     on_progress: Callable[[BuildProgress], None] | None = None,
@@ -106,8 +105,7 @@ def swap(
     Rows that the application writes meanwhile are embedded at the last moment.
 
     Args:
-        database: where the target table is.
-        settings: among them OLD_EMBEDDING, DEPENDENTS, SWAP_MAX_PENDING_ROWS and QUALITY_GATE.
+        migration: among its settings OLD_EMBEDDING, DEPENDENTS, SWAP_MAX_PENDING_ROWS and QUALITY_GATE.
         service: the model that is believed to have made the new column's vectors.
         on_progress: told how far the index build is.
 
@@ -120,9 +118,9 @@ def swap(
         OperatorBusy: another process changes the table's schema now.
         ChangedMeanwhile: another process changed it while this one had lost its session.
     """
-    wait_while_paused(database, settings)
-    with operating(database, settings, "swap") as operator:
-        return _swap(operator, settings, service, on_progress)
+    wait_while_paused(migration)
+    with operating(migration.database, migration.settings, "swap") as operator:
+        return _swap(operator, migration.settings, service, on_progress)
 
 
 def _swap(
@@ -144,12 +142,12 @@ def _swap(
             check_bulk_is_done(connection, settings, state)
         old = OldVectors.of(connection, target, state.table.embedding)
     gate = None
-    with CompanionKeeper(database, settings):  # the application writes on for as long as index and gate take
-        index, plan = build_index(database, settings, on_progress=on_progress)
+    with CompanionKeeper(Migration(database, settings)):  # the application writes on for as long as index and gate take
+        index, plan = build_index(Migration(database, settings), on_progress=on_progress)
         if state.new is not None:
             note_search_effort(operator, settings, state)
-            set_effort_on_server(database, settings, state.new.name)
-            gate = require_quality(database, settings, service)
+            set_effort_on_server(Migration(database, settings), state.new.name)
+            gate = require_quality(Migration(database, settings), service)
             with database.autocommit() as connection:
                 require_same_parts(connection, state)
                 state = read_state(connection, target)  # the notes are newer
@@ -157,7 +155,7 @@ def _swap(
             compact_pending_index(database, target, state.new.name, space)
             warm(database, target, state.new.name, index.name, plan)
     if target.condition is not None and state.new is not None:
-        backfill(database, settings, service.encoder)  # what came while index and gate took their time
+        backfill(Migration(database, settings), service.encoder)  # what came while index and gate took their time
         result = _result(state, index, plan, None, gate, None, (reading(target, state.new.name),))
         record(database, target, "index", result.as_metadata())
         return result
@@ -212,7 +210,7 @@ def _exchange_when_caught_up(
         done.index = take_over_name(connection, target, name, index, target.column_for(old.dimensions))
 
     for attempt in range(1, _CATCH_UP_ROUNDS + 1):
-        backfill(operator.database, settings, encoder, keeps_companion=False)
+        backfill(Migration(operator.database, settings), encoder, keeps_companion=False)
         try:
             operator.change(settings, "swap: exchange the columns", exchange)
             break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bge_pipeline.database.quarantine import quarantine_statements
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline_tests.support import ENCODER, SEGMENTS, execute
 
 
@@ -13,7 +14,7 @@ def expanded(database, settings):
     """The demo table in phase expanded."""
     from bge_pipeline.phases.expand import expand
 
-    expand(database, settings, ENCODER.space)
+    expand(Migration(database, settings), ENCODER.space)
     return database
 
 

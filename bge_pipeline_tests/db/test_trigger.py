@@ -8,6 +8,7 @@ import pytest
 from bge_pipeline.database.quarantine import list_quarantined
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline_tests.support import (
     ENCODER,
     SEGMENTS,
@@ -169,8 +170,8 @@ def test_a_text_that_a_trigger_edits_while_its_vector_is_written_gets_the_vector
     case_matters = Wrapped(
         after=lambda texts, vectors: np.where([[text.isupper()] for text in texts], vectors, -vectors)
     )
-    expand(database, settings, case_matters.space)
-    result = backfill(database, settings, case_matters)
+    expand(Migration(database, settings), case_matters.space)
+    result = backfill(Migration(database, settings), case_matters)
     assert (result.pending_after, result.left_changed >= 300) == (0, True)
     assert wrong_vectors(database, ENCODER, "embedding_384") == []
 
@@ -182,12 +183,12 @@ def test_a_text_that_a_trigger_edits_each_time_stays_pending_and_the_backfill_en
         "CREATE TRIGGER shouts BEFORE UPDATE ON segments FOR EACH ROW WHEN (NEW.id = 7) EXECUTE FUNCTION shout()",
     )
     settings = make_settings(backfill_max_attempts=1)
-    expand(database, settings, ENCODER.space)
-    assert backfill(database, settings, ENCODER).pending_after == 1
+    expand(Migration(database, settings), ENCODER.space)
+    assert backfill(Migration(database, settings), ENCODER).pending_after == 1
     assert pending_ids(database) == [7]
     assert "by a trigger of its own" in caplog.text
     skipping = make_settings(backfill_triggers="skip")
-    assert backfill(database, skipping, ENCODER).pending_after == 0
+    assert backfill(Migration(database, skipping), ENCODER).pending_after == 0
 
 
 def test_a_changed_text_leaves_quarantine(database, settings):

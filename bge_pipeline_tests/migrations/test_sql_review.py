@@ -13,6 +13,7 @@ from alembic import command
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.operator import operating
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline_tests.roads import ROOT, alembic_config, environment, run_psql, schema
 from bge_pipeline_tests.support import (
@@ -68,7 +69,7 @@ def test_psql_runs_it_as_it_stands_on_an_empty_copy_of_the_schema(
             execute(database, "COMMENT ON COLUMN segments.embedding IS NULL")  # the model, which no script knows
         done = run_psql(script, by_hand)
         assert done.returncode == 0, done.stderr
-        assert read_status(empty, make_settings(database_url=by_hand)).phase in ("swapped", "retired")
+        assert read_status(Migration(empty, make_settings(database_url=by_hand))).phase in ("swapped", "retired")
         fill_and_swap(other, make_settings(database_url=by_command, **choices))
         assert without_effort(schema(empty)) == without_effort(schema(other))
 
@@ -85,7 +86,7 @@ def test_it_exchanges_nothing_while_rows_are_pending(database, settings, capsys,
     done = run_psql(script, settings.database_url.get_secret_value())
     assert done.returncode != 0
     assert 'rows of "public"."segments" are pending (SWAP_MAX_PENDING_ROWS): nothing was exchanged' in done.stderr
-    status = read_status(database, settings)
+    status = read_status(Migration(database, settings))
     assert (status.phase, status.dimensions, status.pending) == ("expanded", 1536, 300)
 
 
@@ -96,14 +97,14 @@ def test_it_exchanges_nothing_while_the_index_is_not_valid(database, settings, c
     index = re.search(r'CREATE INDEX CONCURRENTLY "([^"]+ivfflat)"', script).group(1)
     done = run_psql(script.replace("BEGIN;\n\nSET LOCAL", invalid % index), settings.database_url.get_secret_value())
     assert "is not valid: nothing was exchanged" in done.stderr
-    assert read_status(database, settings).dimensions == 1536
+    assert read_status(Migration(database, settings)).dimensions == 1536
 
 
 def test_it_waits_for_nobody_longer_than_the_command_does(database, make_settings, capsys, monkeypatch):
     settings = make_settings(index_lists=1)
     script = printed(settings, capsys, monkeypatch, LOCK_TIMEOUT_MS="200")
     bounds = re.compile(r"SET LOCAL (?:lock|statement)_timeout = '\d+ms'")
-    live = statements_run_by(lambda: expand(database, settings, ENCODER.space))
+    live = statements_run_by(lambda: expand(Migration(database, settings), ENCODER.space))
     for_expand = [found for statement in live for found in bounds.findall(statement)]
     fill(database, settings)
     live = statements_run_by(lambda: swap(database, settings))

@@ -7,6 +7,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.definitions import defs
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.orchestration.in_process import migrate_through_dagster
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
@@ -96,7 +97,7 @@ def test_a_confirmed_run_that_failed_may_be_repeated(
         reexecution_options=dg.ReexecutionOptions(parent_run_id=failed.run_id),
     ) as repeated:
         assert repeated.success
-    assert read_status(database, settings).dimensions == 1_536
+    assert read_status(Migration(database, settings)).dimensions == 1_536
 
 
 def test_the_next_migration_begins_only_for_a_run_that_names_its_model(
@@ -115,13 +116,13 @@ def test_the_next_migration_begins_only_for_a_run_that_names_its_model(
     failure_of(run("expand_job", run_config=consenting(begin_next_migration="BAAI/bge-small-en-v1.5")))
     assert table(database) == before
     assert run("expand_job", run_config=consenting(begin_next_migration="hashing")).success
-    assert read_status(database, settings).new_dimensions == 256
+    assert read_status(Migration(database, settings)).new_dimensions == 256
 
 
 @pytest.mark.parametrize("job", ["expand_job", "swap_job"])
 def test_after_a_rollback_no_job_goes_forward_by_itself(database: Database, settings: Settings, run: Runner, job: str):
     run.migrate()
-    moment = rollback(database, settings).rolled_back
+    moment = rollback(Migration(database, settings)).rolled_back
     before = table(database)
 
     refused = failure_of(run(job))

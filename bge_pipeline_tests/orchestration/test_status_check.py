@@ -9,6 +9,7 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from bge_pipeline.database.connection import Database
 from bge_pipeline.definitions import defs
 from bge_pipeline.orchestration.sensors import watch_status
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.orchestration.conftest import Runner, insert_segment
@@ -151,7 +152,7 @@ class TestWatchStatus:
         assert len(first.run_requests or ()) == 1
         assert isinstance(tick(first.cursor), dg.SkipReason)
 
-        rollback(database, settings)
+        rollback(Migration(database, settings))
 
         second = tick(first.cursor)
         assert isinstance(second, dg.SensorResult)

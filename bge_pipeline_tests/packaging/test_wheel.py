@@ -14,6 +14,7 @@ from zipfile import ZipFile
 import pytest
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.packaging.wheel_environment import WheelEnvironment, make_environment
@@ -148,7 +149,7 @@ def test_the_revisions_take_the_table_through_all_phases_and_back(
     phases = []
     for revision in ("005", "006", "007"):
         alembic("upgrade", revision)
-        phases.append(read_status(database, settings).phase)
+        phases.append(read_status(Migration(database, settings)).phase)
     assert phases == ["expanded", "backfilled", "swapped"]
     assert "007 (head)" in alembic("current")
     alembic("downgrade", "004")
@@ -164,4 +165,4 @@ def test_an_alembic_ini_of_ones_own_names_the_revisions_by_the_package(
     done = run("python", "-m", "alembic", "-c", "embedding.ini", "upgrade", "005", **environment(settings))
 
     assert done.returncode == 0, done.stderr
-    assert read_status(database, settings).phase == "expanded"
+    assert read_status(Migration(database, settings)).phase == "expanded"

@@ -12,6 +12,7 @@ from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.benchmark import benchmark
 from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.quality import search_runs
 from bge_pipeline.quality.judgements import JudgedQueries, write_judged_queries
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.pgvector
 
 
 def measured(database: Database, settings: Settings) -> BenchmarkReport:
-    return benchmark(database, settings, EmbeddingsService(ENCODER, settings), batch_sizes=(8,))
+    return benchmark(Migration(database, settings), EmbeddingsService(ENCODER, settings), batch_sizes=(8,))
 
 
 def acts(report: BenchmarkReport) -> list[str]:
@@ -83,17 +84,17 @@ def test_judged_queries_are_all_asked_and_judged(
 @pytest.mark.thorough
 def test_the_phases_are_those_of_the_latest_migration(database: Database, settings: Settings) -> None:
     fill(database, settings)
-    collapse(database, settings)
+    collapse(Migration(database, settings))
     fill_and_swap(database, settings)
-    retire(database, settings)
+    retire(Migration(database, settings))
     assert acts(measured(database, settings)) == ["expand", "backfill", "swap", "retire"]
 
     following = settings.model_copy(update={"embedding_dimensions": 64})
     encoder = type(ENCODER)(64)
-    expand(database, following, encoder.space, begin_next=True)
-    backfill(database, following, encoder)
+    expand(Migration(database, following), encoder.space, begin_next=True)
+    backfill(Migration(database, following), encoder)
 
-    report = benchmark(database, following, EmbeddingsService(encoder, following), batch_sizes=(8,))
+    report = benchmark(Migration(database, following), EmbeddingsService(encoder, following), batch_sizes=(8,))
 
     assert acts(report) == ["expand", "backfill"]
     assert report.storage.new_vector_bytes == 4 * 64 + 8

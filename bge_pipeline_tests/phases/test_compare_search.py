@@ -10,6 +10,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConfigurationError, PhaseError
 from bge_pipeline.phases.compare_search import compare_search
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
 from bge_pipeline_tests.support import ENCODER, execute, fill, fill_and_swap, schema_of
 
@@ -37,7 +38,9 @@ def test_without_the_old_model_the_row_found_first_asks_both_columns(database, s
     fill(database, settings)
     before = schema_of(database)
 
-    (pair,) = compare_search(database, settings, service, ["open a file and read its lines"], results=5).pairs
+    (pair,) = compare_search(
+        Migration(database, settings), service, ["open a file and read its lines"], results=5
+    ).pairs
 
     assert pair.row_id is not None
     assert [hit.row_id for hit in pair.old] == nearest(database, "embedding", pair.row_id, 5)
@@ -48,7 +51,7 @@ def test_without_the_old_model_the_row_found_first_asks_both_columns(database, s
 def test_each_hit_says_where_it_is_on_the_other_side(database, settings, service):
     fill_and_swap(database, settings)
 
-    found = compare_search(database, settings, service, results=7)
+    found = compare_search(Migration(database, settings), service, results=7)
 
     assert found.pairs
     assert "rows of the table as questions" in found.source
@@ -64,7 +67,7 @@ def test_each_hit_says_where_it_is_on_the_other_side(database, settings, service
 def test_with_both_models_at_hand_each_column_is_asked_by_its_own(database, settings, service):
     fill(database, settings)
 
-    found = compare_search(database, settings, service, ["sort a list of numbers"])
+    found = compare_search(Migration(database, settings), service, ["sort a list of numbers"])
 
     (pair,) = found.pairs
     assert pair.row_id is None
@@ -80,7 +83,7 @@ def test_questions_come_from_a_file(database, make_settings, service, tmp_path: 
     settings = make_settings(compare_queries=questions)
     fill_and_swap(database, settings)
 
-    found = compare_search(database, settings, service)
+    found = compare_search(Migration(database, settings), service)
 
     assert [pair.query for pair in found.pairs] == ["how are sets compared", "what is a generator"]
 
@@ -92,7 +95,7 @@ def test_questions_come_from_the_applications_log(database, make_settings, servi
     execute(database, "INSERT INTO \"Asked\" SELECT 'question ' || n % 3 FROM generate_series(1, 30) n")
     execute(database, "INSERT INTO \"Asked\" VALUES (NULL), ('  ')")
 
-    found = compare_search(database, settings, service)
+    found = compare_search(Migration(database, settings), service)
 
     assert sorted(pair.query for pair in found.pairs) == ["question 0", "question 1", "question 2"]
 
@@ -102,13 +105,13 @@ def test_a_log_that_is_not_there_is_named(database, make_settings, service):
     fill_and_swap(database, settings)
 
     with pytest.raises(ConfigurationError, match=r"QUERY_LOG: there is no column public\.asked\.words"):
-        compare_search(database, settings, service)
+        compare_search(Migration(database, settings), service)
 
 
 def test_one_column_alone_has_nothing_beside_it(database, settings, service):
     with pytest.raises(PhaseError, match="phase legacy: there are not two columns"):
-        compare_search(database, settings, service)
+        compare_search(Migration(database, settings), service)
     fill_and_swap(database, settings)
-    retire(database, settings)
+    retire(Migration(database, settings))
     with pytest.raises(PhaseError, match="phase retired: there are not two columns"):
-        compare_search(database, settings, service)
+        compare_search(Migration(database, settings), service)

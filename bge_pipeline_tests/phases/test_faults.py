@@ -10,6 +10,7 @@ from sqlalchemy import Engine, event
 from bge_pipeline.errors import DatabaseUnavailable, IndexBuildFailed
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline_tests.support import ENCODER, execute, fill, scalar, swap, wrong_vectors
 
@@ -49,10 +50,10 @@ def test_the_outcome_of_an_exchange_whose_answer_was_lost_is_found_out(database,
     with answer_lost(after_commit=after_commit), pytest.raises(DatabaseUnavailable) as refused:
         swap(database, settings)
     assert "run the same command again" in refused.value.next_step
-    assert read_status(database, settings).phase == ("swapped" if after_commit else "backfilled")
+    assert read_status(Migration(database, settings)).phase == ("swapped" if after_commit else "backfilled")
 
     assert swap(database, settings).exchanged is not after_commit
-    assert read_status(database, settings).phase == "swapped"
+    assert read_status(Migration(database, settings)).phase == "swapped"
     assert wrong_vectors(database, ENCODER, "embedding") == []
 
 
@@ -83,7 +84,7 @@ def test_an_index_for_which_there_is_no_space_leaves_nothing_and_is_built_when_t
     with pytest.raises(IndexBuildFailed, match="No space left on device") as refused:
         swap(database, settings)
     assert "free space" in refused.value.next_step
-    assert read_status(database, settings).dimensions == 1536
+    assert read_status(Migration(database, settings)).dimensions == 1536
     execute(database, "DROP EVENT TRIGGER full_disk")
     assert swap(database, settings).exchanged
 
@@ -99,8 +100,8 @@ def test_texts_of_every_odd_kind_are_embedded_or_left_alone(database, settings):
     }
     for identifier, odd in texts.items():
         execute(database, "UPDATE segments SET text = :odd WHERE id = :id", odd=odd, id=identifier)
-    expand(database, settings, ENCODER.space)
-    assert backfill(database, settings, ENCODER).pending_after == 0
+    expand(Migration(database, settings), ENCODER.space)
+    assert backfill(Migration(database, settings), ENCODER).pending_after == 0
     without = {row[0] for row in execute(database, "SELECT id FROM segments WHERE embedding_384 IS NULL")}
     quarantined = {int(row[0]) for row in execute(database, "SELECT row_id FROM segments_embedding_quarantine")}
     assert {1, 2} <= without == {1, 2} | quarantined

@@ -6,6 +6,7 @@ import pytest
 
 from bge_pipeline.database.sql import quote
 from bge_pipeline.phases.collapse import collapse
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
@@ -41,10 +42,10 @@ def test_the_name_goes_over_and_comes_back(database, make_settings, name, old_in
 
     aside = [] if old_index == "drop" else [f"{name}_of_embedding_1536"]
     assert result.index_name == name
-    assert read_status(database, settings).index.name == name
+    assert read_status(Migration(database, settings)).index.name == name
     assert names_by_column(database) == {"embedding": [name]} | ({"embedding_1536": aside} if aside else {})
 
-    back = rollback(database, settings)
+    back = rollback(Migration(database, settings))
 
     assert back.restored_indexes == ((name,) if old_index == "drop" else ())
     found = names_by_column(database)
@@ -54,7 +55,7 @@ def test_the_name_goes_over_and_comes_back(database, make_settings, name, old_in
     again = swap(database, settings)
 
     assert (again.index_name, again.index_built) == (name, False)
-    retire(database, settings)
+    retire(Migration(database, settings))
     assert names_by_column(database) == {"embedding": [name]}
 
 
@@ -67,8 +68,8 @@ def test_the_old_vectors_may_go_in_the_swap_and_the_name_stays(database, make_se
 def test_nothing_is_left_of_it_after_a_rollback_that_discards(database, settings):
     before = schema_of(database)
     fill_and_swap(database, settings)
-    rollback(database, settings)
-    collapse(database, settings)
+    rollback(Migration(database, settings))
+    collapse(Migration(database, settings))
     assert schema_of(database) == before
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline_tests.support import execute, fill_and_swap, scalar, swap
 
@@ -36,7 +37,7 @@ def test_the_new_index_is_as_the_old_one_was(database, make_settings, old, new, 
     built = scalar(database, "SELECT pg_get_indexdef(to_regclass(:name))", name=result.index_name)
     assert built.partition(" USING ")[2] == new
     assert result.index_method == new.split()[0]
-    rollback(database, settings)
+    rollback(Migration(database, settings))
     assert not swap(database, settings).index_built, "the same index is found again"
 
 

@@ -9,6 +9,7 @@ from bge_pipeline.errors import LockNotAcquired, PhaseError
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.state import require_table, space_of
@@ -35,21 +36,21 @@ OTHER = HashingEncoder(seed=7)
 class TestRetire:
     def test_the_old_column_goes_and_texts_are_still_followed(self, database, settings):
         fill_and_swap(database, settings)
-        assert retire(database, settings).dropped_column == "embedding_1536"
+        assert retire(Migration(database, settings)).dropped_column == "embedding_1536"
         assert "embedding_1536" not in columns_of(database)
-        assert read_status(database, settings).phase == "retired"
+        assert read_status(Migration(database, settings)).phase == "retired"
         execute(database, "UPDATE segments SET text = 'changed' WHERE id = 1")
         assert pending_ids(database, "embedding") == [1]
-        assert backfill(database, settings, ENCODER).rows == 1
+        assert backfill(Migration(database, settings), ENCODER).rows == 1
 
     def test_a_second_call_drops_nothing(self, database, settings):
         fill_and_swap(database, settings)
-        retire(database, settings)
-        assert retire(database, settings).dropped_column is None
+        retire(Migration(database, settings))
+        assert retire(Migration(database, settings)).dropped_column is None
 
     def test_space_is_given_back_when_asked_for(self, database, settings):
         fill_and_swap(database, settings)
-        result = retire(database, settings, reclaim=True)
+        result = retire(Migration(database, settings), reclaim=True)
         assert result.rewritten
         assert result.table_bytes_after < result.table_bytes_before / 2
 
@@ -58,7 +59,7 @@ class TestRetire:
         prepare(database, settings)
         before = columns_of(database)
         with pytest.raises(PhaseError, match="search still reads the old column"):
-            retire(database, settings)
+            retire(Migration(database, settings))
         assert columns_of(database) == before
 
     def test_what_still_reads_the_old_vectors_is_named(self, database, make_settings):
@@ -66,10 +67,10 @@ class TestRetire:
         settings = make_settings(dependents="ignore")
         fill_and_swap(database, settings)
         with pytest.raises(PhaseError, match="view nearest") as refused:
-            retire(database, settings)
+            retire(Migration(database, settings))
         assert refused.value.state == "nothing was dropped"
         execute(database, "DROP VIEW nearest")
-        assert retire(database, settings).dropped_column == "embedding_1536"
+        assert retire(Migration(database, settings)).dropped_column == "embedding_1536"
 
     @pytest.mark.parametrize("reclaim", [False, True])
     def test_a_busy_table_is_given_up(self, database, settings, reclaim):
@@ -77,14 +78,14 @@ class TestRetire:
         with application(database) as other:
             other.exec_driver_sql("SELECT * FROM segments LIMIT 1")
             with pytest.raises(LockNotAcquired, match="retire:"):
-                retire(database, settings, reclaim=reclaim)
+                retire(Migration(database, settings), reclaim=reclaim)
 
 
 class TestASecondMigration:
     @pytest.fixture
     def retired(self, database, settings):
         fill_and_swap(database, settings)
-        retire(database, settings)
+        retire(Migration(database, settings))
         return database
 
     def test_goes_through_all_phases_at_equal_dimensions(self, retired, settings):
@@ -92,18 +93,18 @@ class TestASecondMigration:
         assert swap(retired, settings, OTHER).previous_column == "embedding_384"
         assert wrong_vectors(retired, OTHER, "embedding") == []
         assert wrong_vectors(retired, ENCODER, "embedding_384") == []
-        rollback(retired, settings)
+        rollback(Migration(retired, settings))
         assert wrong_vectors(retired, ENCODER, "embedding") == []
         assert wrong_vectors(retired, OTHER, "embedding_384") == []
         swap(retired, settings, OTHER)
-        retire(retired, settings)
-        assert space_of(require_table(retired, settings).table.embedding) == OTHER.space
+        retire(Migration(retired, settings))
+        assert space_of(require_table(Migration(retired, settings)).table.embedding) == OTHER.space
         assert wrong_vectors(retired, OTHER, "embedding") == []
 
     def test_cannot_begin_before_the_first_is_retired(self, database, settings):
         fill_and_swap(database, settings)
         with pytest.raises(PhaseError, match="still keeps 'embedding_1536'") as refused:
-            expand(database, settings, OTHER.space)
+            expand(Migration(database, settings), OTHER.space)
         assert "bge-pipeline retire" in refused.value.next_step
 
     def test_empties_both_vectors_of_a_text_that_changes_meanwhile(self, retired, settings):
@@ -116,14 +117,14 @@ class TestASecondMigration:
         fill(retired, settings, OTHER)
         if after_the_swap:
             swap(retired, settings, OTHER)
-            rollback(retired, settings)
-        collapse(retired, settings)
-        status = read_status(retired, settings)
+            rollback(Migration(retired, settings))
+        collapse(Migration(retired, settings))
+        status = read_status(Migration(retired, settings))
         assert (status.phase, status.pending, status.model) == ("retired", 0, "hashing")
         assert status.index is not None
         assert wrong_vectors(retired, ENCODER, "embedding") == []
         execute(retired, "UPDATE segments SET text = 'changed' WHERE id = 1")
-        assert backfill(retired, settings, ENCODER).rows == 1
+        assert backfill(Migration(retired, settings), ENCODER).rows == 1
         assert wrong_vectors(retired, ENCODER, "embedding") == []
 
     def test_tries_rows_again_that_the_first_model_could_not_embed(self, retired, settings):

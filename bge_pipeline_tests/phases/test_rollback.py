@@ -10,6 +10,7 @@ from bge_pipeline.errors import LockNotAcquired, PhaseError
 from bge_pipeline.phases import rollback as rollback_module
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.collapse import collapse, restore_indexes
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.state import require_table
@@ -50,12 +51,12 @@ def test_search_reads_the_old_vectors_again_with_their_index(database, settings)
     definition = index_definition(database)
     fill_and_swap(database, settings)
     assert index_definition(database, KEPT_INDEX) is None
-    result = rollback(database, settings)
+    result = rollback(Migration(database, settings))
     assert (result.kept_column, result.restored_indexes) == ("embedding_384", (INDEX,))
     assert (result.rows_without_old_vector, result.notices) == (0, ())
     assert execute(database, "SELECT id, embedding::text FROM segments ORDER BY id") == old
     assert index_definition(database) == definition
-    assert require_table(database, settings).phase == "backfilled"
+    assert require_table(Migration(database, settings)).phase == "backfilled"
     assert wrong_vectors(database, ENCODER, "embedding_384") == []
 
 
@@ -73,7 +74,7 @@ def test_every_kind_of_old_index_comes_back_as_it_was(database, settings, defini
         connection.connection.dbapi_connection.cursor().execute(definition)
     before = [row for row in schema_of(database) if row[0].startswith("CREATE INDEX")]
     fill_and_swap(database, settings)
-    rollback(database, settings)
+    rollback(Migration(database, settings))
     assert set(before) <= set(schema_of(database))
 
 
@@ -85,12 +86,12 @@ def test_an_index_that_needs_more_memory_than_the_server_gives_comes_back(databa
             f"CREATE INDEX {INDEX} ON segments USING ivfflat (embedding vector_cosine_ops) WITH (lists = 250)"
         )
     fill_and_swap(database, settings)
-    assert rollback(database, settings).restored_indexes == (INDEX,)
+    assert rollback(Migration(database, settings)).restored_indexes == (INDEX,)
 
 
 def test_swapping_again_needs_no_new_vectors(database, settings):
     fill_and_swap(database, settings)
-    rollback(database, settings)
+    rollback(Migration(database, settings))
     result = swap(database, settings)
     assert (result.exchanged, result.index_built) == (True, False)
     assert wrong_vectors(database, ENCODER, "embedding") == []
@@ -100,11 +101,11 @@ def test_there_and_back_many_times_leaves_nothing_behind(database, make_settings
     settings = make_settings(old_index="keep")
     fill_and_swap(database, settings)
     swapped = schema_of(database)
-    first = rollback(database, settings).rolled_back
+    first = rollback(Migration(database, settings)).rolled_back
     back = schema_of(database)
     swap(database, settings)
     assert schema_of(database) == swapped
-    second = rollback(database, settings).rolled_back
+    second = rollback(Migration(database, settings)).rolled_back
     assert str(schema_of(database)).replace(second, first) == str(back)
 
 
@@ -116,8 +117,8 @@ def test_rows_that_came_or_changed_since_are_counted_and_have_no_wrong_vector(da
         "INSERT INTO segments (source_id, video_id, start_sec, end_sec, text) "
         "SELECT source_id, 'new', 1, 2, 'new' FROM segments LIMIT 1",
     )
-    backfill(database, settings, ENCODER)
-    result = rollback(database, settings)
+    backfill(Migration(database, settings), ENCODER)
+    result = rollback(Migration(database, settings))
     assert result.rows_without_old_vector == 4
     assert "4 rows" in result.notices[0]
     assert len(pending_ids(database, "embedding")) == 4
@@ -126,7 +127,7 @@ def test_rows_that_came_or_changed_since_are_counted_and_have_no_wrong_vector(da
 
 def test_texts_that_change_after_the_way_back_are_followed_in_the_new_column_only(database, settings):
     fill_and_swap(database, settings)
-    rollback(database, settings)
+    rollback(Migration(database, settings))
     execute(database, "UPDATE segments SET text = 'changed' WHERE id = 1")
     assert pending_ids(database) == [1]
     assert pending_ids(database, "embedding") == []
@@ -135,7 +136,7 @@ def test_texts_that_change_after_the_way_back_are_followed_in_the_new_column_onl
 def test_a_column_that_was_not_null_is_mentioned_with_a_statement_that_works(database, settings):
     execute(database, "ALTER TABLE segments ALTER COLUMN embedding SET NOT NULL")
     fill_and_swap(database, settings)
-    (notice,) = rollback(database, settings).notices
+    (notice,) = rollback(Migration(database, settings)).notices
     execute(database, notice.rpartition(": ")[2])
     assert scalar(
         database,
@@ -148,11 +149,11 @@ def test_the_comment_of_a_column_without_recorded_space_comes_back(database, set
     with database.transaction() as connection:
         connection.execute(comment_statement(SEGMENTS, "embedding", comment))
     fill_and_swap(database, settings)
-    rollback(database, settings)
+    rollback(Migration(database, settings))
     with database.autocommit() as connection:
         assert describe_table(connection, SEGMENTS).embedding.comment == comment
-    collapse(database, settings)
-    assert require_table(database, settings).phase == "legacy"
+    collapse(Migration(database, settings))
+    assert require_table(Migration(database, settings)).phase == "legacy"
 
 
 def test_a_busy_table_is_given_up_with_the_index_already_there_and_a_second_call_goes_on(
@@ -168,11 +169,11 @@ def test_a_busy_table_is_given_up_with_the_index_already_there_and_a_second_call
 
         monkeypatch.setattr(rollback_module, "restore_indexes", restore_and_occupy)
         with pytest.raises(LockNotAcquired, match="rollback: exchange"):
-            rollback(database, settings)
+            rollback(Migration(database, settings))
         monkeypatch.undo()
-    assert require_table(database, settings).phase == "swapped"
+    assert require_table(Migration(database, settings)).phase == "swapped"
     assert "(embedding_1536 vector_cosine_ops)" in index_definition(database, KEPT_INDEX)
-    rollback(database, settings)
+    rollback(Migration(database, settings))
     assert "(embedding vector_cosine_ops)" in index_definition(database)
 
 
@@ -181,7 +182,7 @@ def test_a_busy_table_is_given_up_with_the_index_already_there_and_a_second_call
     [
         (lambda *_: None, None),
         (fill, None),
-        (lambda d, s: (fill_and_swap(d, s), retire(d, s)), "migrate to the old model"),
+        (lambda d, s: (fill_and_swap(d, s), retire(Migration(d, s))), "migrate to the old model"),
     ],
     ids=["legacy", "backfilled", "retired"],
 )
@@ -189,6 +190,6 @@ def test_without_an_old_column_there_is_no_way_back(database, settings, prepare,
     prepare(database, settings)
     before = columns_of(database)
     with pytest.raises(PhaseError, match="no old column to go back to") as refused:
-        rollback(database, settings)
+        rollback(Migration(database, settings))
     assert hint is None or hint in refused.value.next_step
     assert columns_of(database) == before

@@ -15,6 +15,7 @@ from bge_pipeline.errors import MissingPrivilege, PhaseError, ReadOnlyDatabase
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
@@ -50,7 +51,7 @@ ALTER TABLE segments DISABLE TRIGGER switched_off
 
 
 def planned(database, settings, encoder=ENCODER):
-    return plan(database, settings, EmbeddingsService(encoder, settings))
+    return plan(Migration(database, settings), EmbeddingsService(encoder, settings))
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ class TestTriggers:
         execute(triggers, "UPDATE segments SET text = 'another text' WHERE id = 1")
         assert (stamped(triggers), audited(triggers)) == (1, 1), "the application's own statements fire them"
         assert scalar(triggers, "SELECT embedding FROM segments WHERE id = 1") is None
-        backfill(triggers, settings, ENCODER)
+        backfill(Migration(triggers, settings), ENCODER)
         assert audited(triggers) == 1
 
     def test_a_trigger_that_is_always_enabled_fires_all_the_same_and_plan_says_so(self, triggers, make_settings):
@@ -121,9 +122,9 @@ class TestTriggers:
     @pytest.mark.parametrize(
         ("prepare", "act"),
         [
-            (lambda *_: None, lambda d, s: expand(d, s, ENCODER.space)),
-            (lambda d, s: expand(d, s, ENCODER.space), lambda d, s: backfill(d, s, ENCODER)),
-            (lambda d, s: expand(d, s, ENCODER.space), swap),
+            (lambda *_: None, lambda d, s: expand(Migration(d, s), ENCODER.space)),
+            (lambda d, s: expand(Migration(d, s), ENCODER.space), lambda d, s: backfill(Migration(d, s), ENCODER)),
+            (lambda d, s: expand(Migration(d, s), ENCODER.space), swap),
         ],
         ids=["expand", "backfill", "swap"],
     )
@@ -164,12 +165,12 @@ class TestTriggers:
         with caplog.at_level(logging.WARNING, logger="bge_pipeline"):
             fill_and_swap(database, settings)
         assert warning in caplog.text
-        assert read_status(database, settings).warnings == (warning,)
+        assert read_status(Migration(database, settings)).warnings == (warning,)
         execute(database, warning.rpartition("; ")[2])
-        assert read_status(database, settings).warnings == ()
+        assert read_status(Migration(database, settings)).warnings == ()
         execute(database, "UPDATE segments SET text = 'quiet' WHERE id = 1")
         assert scalar(database, "SELECT text FROM segments WHERE id = 1") == "QUIET"
-        backfill(database, settings, ENCODER)
+        backfill(Migration(database, settings), ENCODER)
         assert wrong_vectors(database, ENCODER, "embedding") == []
 
     def test_triggers_of_ours_for_another_column_are_not_the_applications(self, database, make_settings):
@@ -188,15 +189,15 @@ class TestTriggers:
     )
     def test_ours_out_of_order_is_named_and_mended_by_expand(self, database, settings, statement, warning):
         fill_and_swap(database, settings)
-        assert read_status(database, settings).warnings == ()
+        assert read_status(Migration(database, settings)).warnings == ()
         execute(database, statement)
-        (found,) = read_status(database, settings).warnings
+        (found,) = read_status(Migration(database, settings)).warnings
         assert warning in found
-        expand(database, settings, ENCODER.space)
-        assert read_status(database, settings).warnings == ()
+        expand(Migration(database, settings), ENCODER.space)
+        assert read_status(Migration(database, settings)).warnings == ()
 
     def test_it_follows_another_text_column_when_expand_is_told_of_one(self, database, make_settings):
-        expand(database, make_settings(), ENCODER.space)
+        expand(Migration(database, make_settings()), ENCODER.space)
         execute(database, "ALTER TABLE segments ADD COLUMN body text; UPDATE segments SET body = text")
         fill(database, make_settings(target_text_column="body"))
         execute(database, "UPDATE segments SET body = 'another body' WHERE id = 1")
@@ -205,7 +206,7 @@ class TestTriggers:
     def test_a_filled_column_that_may_not_be_null_is_named(self, database, settings):
         fill_and_swap(database, settings)
         execute(database, "ALTER TABLE segments ALTER COLUMN embedding SET NOT NULL")
-        (found,) = read_status(database, settings).warnings
+        (found,) = read_status(Migration(database, settings)).warnings
         execute(database, found.rpartition("; ")[2])
         execute(database, "UPDATE segments SET text = 'another text' WHERE id = 1")
 
@@ -231,16 +232,16 @@ class TestNames:
         (obstacle,) = planned(database, settings).obstacles
         assert "whose name a migration needs" in obstacle
         with pytest.raises(PhaseError, match="which this tool did not make"):
-            expand(database, settings, ENCODER.space)
+            expand(Migration(database, settings), ENCODER.space)
         assert schema_of(database) == before
 
     def test_names_of_ours_are_none_of_the_users(self, database, make_settings):
         settings = make_settings()
-        expand(database, settings, ENCODER.space)
+        expand(Migration(database, settings), ENCODER.space)
         assert planned(database, settings).obstacles == ()
         fill_and_swap(database, settings)
         assert not [o for o in planned(database, settings).obstacles if "already has" in o]
-        retire(database, settings)
+        retire(Migration(database, settings))
         assert planned(database, settings, HashingEncoder(seed=1)).obstacles == ()
 
 
@@ -256,8 +257,8 @@ class TestReadOnly:
     @pytest.mark.parametrize(
         ("prepare", "act"),
         [
-            (lambda *_: None, lambda d, s: expand(d, s, ENCODER.space)),
-            (lambda d, s: expand(d, s, ENCODER.space), lambda d, s: backfill(d, s, ENCODER)),
+            (lambda *_: None, lambda d, s: expand(Migration(d, s), ENCODER.space)),
+            (lambda d, s: expand(Migration(d, s), ENCODER.space), lambda d, s: backfill(Migration(d, s), ENCODER)),
             (fill, swap),
             (fill, collapse),
             (fill_and_swap, rollback),
@@ -274,7 +275,7 @@ class TestReadOnly:
             with pytest.raises(ReadOnlyDatabase, match="default_transaction_read_only is on") as refused:
                 act(read_only, settings)
             assert f'ALTER DATABASE "{name}" RESET default_transaction_read_only' in refused.value.next_step
-            assert read_status(read_only, settings).rows == 300
+            assert read_status(Migration(read_only, settings)).rows == 300
         assert schema_of(database) == before
 
     def test_plan_names_it_as_an_obstacle(self, read_only, settings):
@@ -291,10 +292,10 @@ class TestReadOnly:
                 execute(database, "CREATE PUBLICATION p FOR ALL TABLES")
                 fill(database, settings)
                 put_in_quarantine(database, 1)
-                whole = read_status(database, settings)
+                whole = read_status(Migration(database, settings))
             standby = primary.standby()
             with Database(standby.url) as replica:
-                assert read_status(replica, settings).embedded == whole.embedded == 30
+                assert read_status(Migration(replica, settings)).embedded == whole.embedded == 30
                 assert planned(replica, settings).obstacles[0].startswith("this server is a replica")
                 with pytest.raises(ReadOnlyDatabase, match="this server is a replica") as refused:
                     swap(replica, settings)
@@ -305,7 +306,9 @@ class TestReadOnly:
 
 
 class TestWhatIsLeftBehind:
-    @pytest.mark.parametrize("go_back", [collapse, lambda d, s: (swap(d, s), rollback(d, s), collapse(d, s))])
+    @pytest.mark.parametrize(
+        "go_back", [collapse, lambda d, s: (swap(d, s), rollback(Migration(d, s)), collapse(Migration(d, s)))]
+    )
     def test_nothing_of_a_first_migration_that_was_undone(self, database, make_settings, go_back):
         settings = make_settings(old_index="keep")
         before = schema_of(database)
@@ -315,9 +318,9 @@ class TestWhatIsLeftBehind:
 
     def test_the_journal_of_a_migration_that_stays(self, database, settings):
         fill_and_swap(database, settings)
-        retire(database, settings)
+        retire(Migration(database, settings))
         following = settings.model_copy(update={"embedding_dimensions": 8})
-        expand(database, following, HashingEncoder(8).space, begin_next=True)
-        collapse(database, settings)
+        expand(Migration(database, following), HashingEncoder(8).space, begin_next=True)
+        collapse(Migration(database, settings))
         acts = execute(database, "SELECT act FROM segments_embedding_journal WHERE act <> 'worker' ORDER BY number")
         assert [row[0] for row in acts] == ["expand", "backfill", "swap", "retire", "expand", "collapse"]

@@ -17,6 +17,7 @@ from bge_pipeline.errors import EmbeddingSpaceMismatch, LockNotAcquired, PhaseEr
 from bge_pipeline.phases import swap as swap_module
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import require_table, space_of
 from bge_pipeline.phases.status import read_status
 from bge_pipeline_tests.support import (
@@ -99,14 +100,14 @@ class TestTheExchange:
         assert (types["embedding"], types["embedding_1536"]) == ("vector(384)", "vector(1536)")
         assert wrong_vectors(database, ENCODER, "embedding") == []
         assert execute(database, "SELECT id, embedding_1536::text FROM segments ORDER BY id") == old
-        state = require_table(database, settings)
+        state = require_table(Migration(database, settings))
         assert state.phase == "swapped"
         assert space_of(state.table.embedding) == ENCODER.space
         assert space_of(state.previous).dimensions == 1536
 
     def test_the_new_column_has_a_valid_index_that_search_uses(self, database, settings):
         result = fill_and_swap(database, settings)
-        status = read_status(database, settings)
+        status = read_status(Migration(database, settings))
         assert (status.index.name, status.index.method, status.index.valid) == (result.index_name, "ivfflat", True)
         with database.transaction() as connection:
             connection.execute(text("SET LOCAL enable_seqscan = off"))
@@ -128,7 +129,7 @@ class TestTheExchange:
         result = fill_and_swap(database, make_settings(old_embedding="drop"))
         assert result.previous_column is None
         assert "embedding_1536" not in columns_of(database)
-        assert require_table(database, make_settings()).phase == "retired"
+        assert require_table(Migration(database, make_settings())).phase == "retired"
         execute(database, "UPDATE segments SET text = 'changed' WHERE id = 1")
         assert scalar(database, "SELECT embedding FROM segments WHERE id = 1") is None
 
@@ -153,7 +154,7 @@ class TestTheExchange:
             "INSERT INTO segments (source_id, video_id, start_sec, end_sec, text) "
             "SELECT source_id, 'new', 1, 2, 'new' FROM segments LIMIT 1",
         )
-        assert backfill(database, settings, ENCODER).rows == 1
+        assert backfill(Migration(database, settings), ENCODER).rows == 1
 
     @pytest.mark.parametrize("old", ["keep", "drop"])
     def test_rights_on_the_column_follow_its_name(self, database, make_settings, old):
@@ -182,7 +183,7 @@ class TestTheExchange:
 
 class TestWhatIsVerified:
     def test_rows_that_are_pending(self, database, settings):
-        expand(database, settings, ENCODER.space)
+        expand(Migration(database, settings), ENCODER.space)
         refusal = refuses(database, settings, match="300 rows of .* are pending")
         assert "migrate" in refusal.next_step
 
@@ -240,7 +241,7 @@ class TestWhatIsVerified:
         before_the_lock(monkeypatch, exchange_meanwhile)
         with pytest.raises(PhaseError, match="by another process"):
             swap(filled, settings)
-        assert require_table(filled, settings).phase == "swapped"
+        assert require_table(Migration(filled, settings)).phase == "swapped"
 
     def test_that_there_is_something_to_swap(self, database, settings):
         with pytest.raises(PhaseError, match="phase legacy"):
@@ -344,7 +345,7 @@ class TestBesideALiveApplication:
             for thread in threads:
                 thread.join()
         assert result.exchanged
-        backfill(filled, settings, ENCODER)
+        backfill(Migration(filled, settings), ENCODER)
         assert wrong_vectors(filled, ENCODER, "embedding") == []
 
     def test_a_table_that_stays_busy_is_given_up_and_nothing_exchanged(self, filled, make_settings, monkeypatch):

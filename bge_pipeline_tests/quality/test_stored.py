@@ -7,6 +7,7 @@ import pytest
 
 from bge_pipeline.database.ids import INTEGERS, IdRange
 from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.verdict import judge_quality
 from bge_pipeline.phases.verify import verify_space, verify_unit_length
 from bge_pipeline.quality.bounds import SAME_VECTOR_COSINE, UNIT_LENGTH_TOLERANCE
@@ -37,11 +38,11 @@ def rewrite(database, settings):
 
 def failed(database, settings) -> set[str]:
     """What the checks of Dagster and of the gate say about the column, by the same names."""
-    verdict = judge_quality(database, settings, EmbeddingsService(ENCODER, settings))
+    verdict = judge_quality(Migration(database, settings), EmbeddingsService(ENCODER, settings))
     names = {check.name for check in verdict.gate.failures} & {"unit_length", "stored_vectors_matching"}
     own = {
-        "unit_length": verify_unit_length(database, settings).passed,
-        "stored_vectors_matching": verify_space(database, settings, ENCODER).passed,
+        "unit_length": verify_unit_length(Migration(database, settings)).passed,
+        "stored_vectors_matching": verify_space(Migration(database, settings), ENCODER).passed,
     }
     assert {name for name, passed in own.items() if not passed} == names
     return names
@@ -61,14 +62,14 @@ def test_a_range_is_judged_by_its_own_rows(database, settings, rewrite):
     rewrite()
     execute(database, "UPDATE segments SET embedding_384 = embedding_384 + embedding_384 WHERE id > 200")
     first, second = IdRange(1, 201, INTEGERS), IdRange(201, 301, INTEGERS)
-    assert verify_unit_length(database, settings, first).passed
-    found = verify_unit_length(database, settings, second)
+    assert verify_unit_length(Migration(database, settings), first).passed
+    found = verify_unit_length(Migration(database, settings), second)
     assert (found.rows_off_length, found.sampled_rows) == (100, 100)
-    assert verify_space(database, settings, ENCODER, second).passed
+    assert verify_space(Migration(database, settings), ENCODER, second).passed
 
 
 def test_a_column_without_vectors_has_nothing_wrong(database, settings, rewrite):
     rewrite()
     execute(database, "UPDATE segments SET embedding_384 = NULL")
-    assert verify_unit_length(database, settings).sampled_rows == 0
-    assert verify_space(database, settings, ENCODER).agreement is None
+    assert verify_unit_length(Migration(database, settings)).sampled_rows == 0
+    assert verify_space(Migration(database, settings), ENCODER).agreement is None

@@ -17,6 +17,7 @@ from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConfigurationError, EmbeddingSpaceMismatch, TargetTableError
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.search import Retriever
@@ -76,16 +77,16 @@ def test_each_phase_is_searched_with_the_encoder_of_its_column(
 ) -> None:
     before = exact_ids(database, old_encoder, QUERY, 10)
     assert ids(retriever, top_k=10) == before
-    expand(database, settings, service.space)
+    expand(Migration(database, settings), service.space)
     assert ids(retriever, top_k=10) == before
     run_migration()
     after = exact_ids(database, service.encoder, QUERY, 10)
     assert ids(retriever, top_k=10) == after
     assert ids(Retriever(database, settings, service), top_k=10) == after, "a process that starts after the swap"
-    rollback(database, settings)
+    rollback(Migration(database, settings))
     assert ids(retriever, top_k=10) == before
     run_migration()
-    retire(database, settings)
+    retire(Migration(database, settings))
     assert ids(retriever, top_k=10) == after
 
 
@@ -154,7 +155,7 @@ def test_searches_while_columns_are_exchanged_are_all_right(
     try:
         run_migration()
         new = exact_ids(database, service.encoder, QUERY, 10)
-        rollback(database, settings)
+        rollback(Migration(database, settings))
     finally:
         done.set()
         for thread in threads:
@@ -185,7 +186,7 @@ def test_the_old_encoder_alone_is_refused_after_the_swap(
     run_migration()
     with pytest.raises(EmbeddingSpaceMismatch, match="nothing was searched"):
         retriever.search(QUERY)
-    rollback(database, settings)
+    rollback(Migration(database, settings))
     assert ids(retriever)
 
 

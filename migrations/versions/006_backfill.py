@@ -9,6 +9,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.ending import require_whole
 from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.revisions import run_phase
 from bge_pipeline.settings import Settings
 
@@ -29,6 +30,6 @@ def downgrade() -> None:
 
 
 def _embed(database: Database, settings: Settings) -> None:
-    with open_service(database, settings) as service, backfill_progress() as show:
-        result = backfill(database, settings, service.encoder, on_progress=show)
+    with open_service(Migration(database, settings)) as service, backfill_progress() as show:
+        result = backfill(Migration(database, settings), service.encoder, on_progress=show)
     require_whole(result, None, "the same upgrade again")

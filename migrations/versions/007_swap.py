@@ -7,6 +7,7 @@ from alembic import context
 from bge_pipeline.console import index_progress
 from bge_pipeline.database.connection import Database
 from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.sql_for_review import swap_script
 from bge_pipeline.phases.swap import swap
@@ -33,5 +34,5 @@ def downgrade() -> None:
 
 
 def _swap(database: Database, settings: Settings) -> None:
-    with open_service(database, settings) as service, index_progress() as show:
-        swap(database, settings, service, on_progress=show)
+    with open_service(Migration(database, settings)) as service, index_progress() as show:
+        swap(Migration(database, settings), service, on_progress=show)
