@@ -13,7 +13,6 @@ from rich.text import Text
 from bge_pipeline.cli import printing
 from bge_pipeline.cli.invocation import Json, app, invocation, opened
 from bge_pipeline.phases.migrate import open_service
-from bge_pipeline.phases.migration import Migration
 
 if TYPE_CHECKING:
     from bge_pipeline.quality.side_by_side import Comparison, Hit, SideBySide
@@ -38,8 +37,8 @@ def compare_search_command(
 
     if queries is not None:
         invocation().overrides["compare_queries"] = str(queries.resolve())
-    with opened() as (database, settings), open_service(Migration(database, settings)) as service:
-        found = compare_search(Migration(database, settings), service, questions or (), results=top_k)
+    with opened() as migration, open_service(migration) as service:
+        found = compare_search(migration, service, questions or (), results=top_k)
     printing.print_json(found) if json else _print_comparison(found)
 
 

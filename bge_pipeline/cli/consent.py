@@ -53,13 +53,14 @@ def ask_to_migrate(migration: Migration, service: EmbeddingsService, state: Migr
     Raises:
         typer.Abort: the answer was no.
     """
+    settings = migration.settings
     step = step_ahead(state, service.space)
-    if step is None or (step != "first" and has_consent(step, state, migration.settings, service.space)):
-        return migration.settings
-    is_sent = migration.settings.embedding_provider == "openai"
+    if step is None or (step != "first" and has_consent(step, state, settings, service.space)):
+        return settings
+    is_sent = settings.embedding_provider == "openai"
     _show(plan(migration, unloaded_model(migration) if is_sent else service))
     confirm(_QUESTIONS[step], yes=False)
-    return with_consent(migration.settings, state)
+    return with_consent(settings, state)
 
 
 def ask_to_measure(unmeasured: Plan, *, yes: bool) -> bool:

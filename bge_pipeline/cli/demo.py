@@ -88,21 +88,21 @@ def run_demo(settings: Settings, *, rows: int | None, reset: bool) -> DemoResult
             f"{table.rows:,} segments of Python documentation, with {table.legacy_dimensions}-d vectors: {table.legacy_model}"
         )
         judged = _judged(Migration(database, settings))
-        settings = settings.model_copy(update=_for_demo(settings, judged))
-        before = read_status(Migration(database, settings))
-        create_text_index(database, settings)
-        with open_service(Migration(database, settings)) as service:
-            legacy = Retriever(database, settings, service, query_encoder=legacy_encoder(settings))
+        migration = Migration(database, settings.model_copy(update=_for_demo(settings, judged)))
+        before = read_status(migration)
+        create_text_index(database, migration.settings)
+        with open_service(migration) as service:
+            legacy = Retriever(database, migration.settings, service, query_encoder=legacy_encoder(migration.settings))
             old_answer = legacy.search(QUERY, top_k=_SHOWN_RESULTS)
 
         with _watched_migration() as watch:
-            migration = migrate_through_dagster(settings, on_progress=watch)
+            through_dagster = migrate_through_dagster(migration.settings, on_progress=watch)
 
-        after = read_status(Migration(database, settings))
-        with open_service(Migration(database, settings)) as service:
-            retriever = Retriever(database, settings, service)
+        after = read_status(migration)
+        with open_service(migration) as service:
+            retriever = Retriever(database, migration.settings, service)
             new_answer = retriever.search(QUERY, top_k=_SHOWN_RESULTS)
-    figures = migration.figures
+    figures = through_dagster.figures
     result = DemoResult(
         before=before,
         after=after,

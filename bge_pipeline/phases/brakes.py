@@ -66,13 +66,14 @@ def make_pace(
 
 def throttles(migration: Migration, workers: Callable[[], int] = lambda: 1) -> Sequence[Brake]:
     """The brakes that the settings ask for."""
+    settings = migration.settings
     brakes: list[Brake] = []
-    if migration.settings.max_replication_lag_mb is not None:
-        brakes.append(LagBrake(migration.database, migration.settings.max_replication_lag_mb))
-    if migration.settings.max_search_slowdown is not None:
-        brakes.append(SearchBrake(migration, migration.settings.max_search_slowdown))
-    if migration.settings.max_rows_per_second is not None:
-        brakes.append(RateBrake(migration.settings.max_rows_per_second, workers))
+    if settings.max_replication_lag_mb is not None:
+        brakes.append(LagBrake(migration.database, settings.max_replication_lag_mb))
+    if settings.max_search_slowdown is not None:
+        brakes.append(SearchBrake(migration, settings.max_search_slowdown))
+    if settings.max_rows_per_second is not None:
+        brakes.append(RateBrake(settings.max_rows_per_second, workers))
     return brakes
 
 

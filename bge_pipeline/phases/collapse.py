@@ -13,7 +13,7 @@ from bge_pipeline.database.indexes import (
     definition_on,
 )
 from bge_pipeline.database.journal import drop_journal_statement, record
-from bge_pipeline.database.operator import Operator, operating
+from bge_pipeline.database.operator import Operator
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.quarantine import copy_quarantine_statement, drop_quarantine_statement, release_all
 from bge_pipeline.database.storage import tuple_target_statement
@@ -26,7 +26,6 @@ from bge_pipeline.phases.safeguards import (
     maintains_old,
 )
 from bge_pipeline.phases.state import read_state
-from bge_pipeline.settings import Settings
 
 
 def collapse(migration: Migration) -> str | None:
@@ -38,12 +37,12 @@ def collapse(migration: Migration) -> str | None:
         PhaseError: the columns are swapped; exchange them back first.
         OperatorBusy: another process changes the table's schema now.
     """
-    with operating(migration.database, migration.settings, "collapse") as operator:
-        return _collapse(operator, migration.settings)
+    with migration.operating("collapse") as operator:
+        return _collapse(migration, operator)
 
 
-def _collapse(operator: Operator, settings: Settings) -> str | None:
-    database, target = operator.database, operator.target
+def _collapse(migration: Migration, operator: Operator) -> str | None:
+    database, target = migration.database, migration.target
     with database.autocommit() as connection:
         state = read_state(connection, target)
     if state.phase in ("swapped", "retired"):
@@ -59,7 +58,7 @@ def _collapse(operator: Operator, settings: Settings) -> str | None:
     new = state.new
     with database.autocommit() as connection:
         require_privileges(connection, state.table)
-    restore_indexes(Migration(database, settings), new, state.table.embedding)
+    restore_indexes(migration, new, state.table.embedding)
 
     def drop_column(connection: Connection) -> None:
         lock_for_exchange(connection, state)
@@ -77,7 +76,7 @@ def _collapse(operator: Operator, settings: Settings) -> str | None:
             connection.execute(copy_quarantine_statement(target.companion, target))
             connection.execute(drop_quarantine_statement(target.companion))
 
-    operator.change(settings, "collapse: drop the new column", drop_column)
+    operator.change(migration.settings, "collapse: drop the new column", drop_column)
     if maintains_old(state):
         record(database, target, "collapse", {"dropped_column": new.name})
     return new.name

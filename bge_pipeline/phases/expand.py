@@ -18,7 +18,7 @@ from bge_pipeline.database.indexes import (
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.lock_holders import naming_blockers
 from bge_pipeline.database.notes import ColumnNote, note_statement
-from bge_pipeline.database.operator import Operator, operating
+from bge_pipeline.database.operator import Operator
 from bge_pipeline.database.pgvector_version import require_version
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.publications import find_replication, require_updates
@@ -85,7 +85,7 @@ def expand(migration: Migration, space: EmbeddingSpace, *, begin_next: bool = Fa
         EmbeddingSpaceMismatch: a migration to another space is under way.
         OperatorBusy: another process changes the table's schema now.
     """
-    with operating(migration.database, migration.settings, "expand") as operator:
+    with migration.operating("expand") as operator:
         return _expand(operator, migration.settings, space, begin_next=begin_next)
 
 

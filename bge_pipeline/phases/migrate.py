@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from bge_pipeline.database.build_progress import BuildProgress
-from bge_pipeline.database.operator import operating
 from bge_pipeline.database.sampling import sample_texts
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.phases.backfill import BackfillProgress, BackfillResult, backfill
@@ -85,7 +84,7 @@ def migrate(
         ConsentRequired: it would begin the next migration or go forward after a rollback; the settings can say yes.
         BgePipelineError: whatever a phase raises; what was committed stays, and another call resumes.
     """
-    with operating(migration.database, migration.settings, "migrate"):
+    with migration.operating("migrate"):
         expanded = expand(migration, service.space)
         goal = rows_until(migration, until)
         filled = backfill(migration, service.encoder, on_progress=on_backfill, stop=stop, goal_rows=goal)

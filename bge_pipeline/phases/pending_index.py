@@ -6,7 +6,6 @@ import logging
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.index_build import build_concurrently, rebuild_concurrently
-from bge_pipeline.database.operator import operating
 from bge_pipeline.database.pending import (
     count_pending_at_most,
     has_pending_index,
@@ -72,11 +71,7 @@ def index_when_few_are_left(migration: Migration) -> None:
         ):
             return
     try:
-        with operating(
-            migration.database,
-            migration.settings.model_copy(update={"operator_wait_seconds": 0.0}),
-            "index what is pending",
-        ):
+        with migration.with_settings(operator_wait_seconds=0.0).operating("index what is pending"):
             build_pending_index(migration.database, target, state.new.name, space)
     except OperatorBusy as busy:
         logger.debug("the index of pending rows is left to the swap: %s", busy.message)

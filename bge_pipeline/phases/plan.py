@@ -132,6 +132,7 @@ def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Pl
     Of a model that is not loaded, the speed is what is known of it; texts are counted in tokens only for an endpoint's, to
     which nothing is sent then.
     """
+    settings = migration.settings
     target = migration.target
     with explaining_text(target), migration.database.autocommit() as connection:
         state = read_state(connection, target)
@@ -139,14 +140,14 @@ def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Pl
         counts = count_rows(connection, target, column)
         pending = counts.rows - counts.without_text if begins_anew(state, service.space) else counts.pending
         texts = sample_texts(connection, target, TOKEN_SAMPLE_ROWS)
-        vector = VectorType(migration.settings.target_vector_type, service.dimensions)
+        vector = VectorType(settings.target_vector_type, service.dimensions)
         is_made_anew = state.new is None and begins_anew(state, service.space)
         filled_type = vector.element if is_made_anew else state.filled.type_name
         resembled = index_to_resemble(connection, state)
-        index = plan_vector_index(migration.settings, service.space, counts.rows, resembled, filled_type)
+        index = plan_vector_index(settings, service.space, counts.rows, resembled, filled_type)
         old_indexes = vector_indexes_on(connection, state.table.oid, state.table.embedding.number)
         dependents = find_dependents(connection, state.table, target.embedding_column)
-        around = look_around(connection, migration.settings, state, service.space, pending)
+        around = look_around(connection, settings, state, service.space, pending)
         version = pgvector_version(connection)
         memory = _setting_bytes(connection, "maintenance_work_mem")
         size = table_bytes(connection, target)
@@ -154,7 +155,7 @@ def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Pl
         postgres = server_version(connection)
         unfit = [
             session_obstacle(migration.database),
-            version_obstacle(connection, migration.settings),
+            version_obstacle(connection, settings),
             text_obstacle(migration.database, state.table),
         ]
         old = OldVectors.of(connection, target, state.previous or state.table.embedding)
@@ -162,17 +163,15 @@ def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Pl
         without_previous = count_lacking(connection, target, state.previous.name) if state.previous else 0
     tokens = token_lengths(
         service.space.max_tokens,
-        count_unsent(migration.settings, texts)
-        if isinstance(service, UnloadedModel)
-        else service.encoder.tokenize(texts),
+        count_unsent(settings, texts) if isinstance(service, UnloadedModel) else service.encoder.tokenize(texts),
     )
-    endpoint = endpoint_use(migration.settings, tokens.mean, pending)
+    endpoint = endpoint_use(settings, tokens.mean, pending)
     speed = texts_per_second(service, texts)
     writing = None
     if pending and session_obstacle(migration.database) is None:  # a temporary table would stay in the pooler's session
         writing = measure_writing(migration, state.table, old_indexes, service.dimensions)
     bound = tuple(str(dependent) for dependent in dependents if dependent.bound)
-    keeps_current = keeps_search_current(migration.settings, state, service.space)
+    keeps_current = keeps_search_current(settings, state, service.space)
     return Plan(
         table=str(target),
         phase=state.phase,
@@ -190,7 +189,7 @@ def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Pl
         texts_per_second=speed,
         writing=writing,
         backfill_seconds=max(
-            backfill_seconds(pending, speed, writing, keeps_index=migration.settings.old_index == "keep"),
+            backfill_seconds(pending, speed, writing, keeps_index=settings.old_index == "keep"),
             endpoint.least_seconds if endpoint is not None else 0.0,
         ),
         endpoint=endpoint,
@@ -199,7 +198,7 @@ def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Pl
         index=index,
         maintenance_work_mem_bytes=memory,
         old_indexes=tuple(f"{old.name} ({old.method}, {old.bytes / MEBIBYTE:,.0f} MB)" for old in old_indexes),
-        drops=told_drops(migration.settings, [old.name for old in old_indexes]),
+        drops=told_drops(settings, [old.name for old in old_indexes]),
         old_index_costs=old_index_costs([old.name for old in old_indexes], pending, speed, writing),
         dependents=bound,
         mentions=tuple(str(d) for d in dependents if not d.bound and d.kind != "publication"),
@@ -212,9 +211,9 @@ def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Pl
         keeps_search_current=keeps_current,
         notices=(
             *filter(None, [part]),
-            *told_notices(migration.settings, state, service.space, old, without_previous, keeps_current=keeps_current),
+            *told_notices(settings, state, service.space, old, without_previous, keeps_current=keeps_current),
         ),
-        obstacles=find_obstacles(migration.settings, service, state, bound, around, unfit),
+        obstacles=find_obstacles(settings, service, state, bound, around, unfit),
     )
 
 

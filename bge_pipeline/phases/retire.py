@@ -16,7 +16,7 @@ from bge_pipeline.database.index_build import give_memory
 from bge_pipeline.database.indexes import MEBIBYTE, build_memory_bytes, indexes_on
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.locks import with_short_lock_wait
-from bge_pipeline.database.operator import Operator, operating
+from bge_pipeline.database.operator import Operator
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.quarantine import drop_quarantine_statement
 from bge_pipeline.database.size import table_bytes
@@ -61,7 +61,7 @@ def retire(migration: Migration, *, reclaim: bool = False) -> RetireResult:
         LockNotAcquired: the table was never free for LOCK_TIMEOUT_MS.
         OperatorBusy: another process changes the table's schema now.
     """
-    with operating(migration.database, migration.settings, "retire") as operator:
+    with migration.operating("retire") as operator:
         return _retire(operator, migration.settings, reclaim=reclaim)
 
 

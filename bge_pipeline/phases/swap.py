@@ -15,7 +15,7 @@ from bge_pipeline.database.index_build import BuildResult
 from bge_pipeline.database.indexes import IndexPlan
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.locks import silence_statement
-from bge_pipeline.database.operator import Operator, operating
+from bge_pipeline.database.operator import Operator
 from bge_pipeline.database.pending import has_more_pending_than
 from bge_pipeline.database.pgvector_version import require_version
 from bge_pipeline.database.privileges import require_privileges
@@ -46,7 +46,7 @@ from bge_pipeline.phases.swap_checks import (
 from bge_pipeline.phases.vector_index import build_index, filled_column
 from bge_pipeline.phases.verdict import require_quality
 from bge_pipeline.quality.gate import GateResult
-from bge_pipeline.settings import Settings, SwapSettings
+from bge_pipeline.settings import SwapSettings
 from bge_pipeline.space import EmbeddingSpace
 
 logger = logging.getLogger(__name__)
@@ -119,17 +119,18 @@ def swap(
         ChangedMeanwhile: another process changed it while this one had lost its session.
     """
     wait_while_paused(migration)
-    with operating(migration.database, migration.settings, "swap") as operator:
-        return _swap(operator, migration.settings, service, on_progress)
+    with migration.operating("swap") as operator:
+        return _swap(migration, operator, service, on_progress)
 
 
 def _swap(
+    migration: Migration,
     operator: Operator,
-    settings: Settings,
     service: EmbeddingsService,
     on_progress: Callable[[BuildProgress], None] | None,
 ) -> SwapResult:
-    database, target, space = operator.database, operator.target, service.space
+    database, settings, target = migration.database, migration.settings, migration.target
+    space = service.space
     with database.autocommit() as connection:
         state = read_state(connection, target)
         require_version(connection, settings)
@@ -142,12 +143,12 @@ def _swap(
             check_bulk_is_done(connection, settings, state)
         old = OldVectors.of(connection, target, state.table.embedding)
     gate = None
-    with CompanionKeeper(Migration(database, settings)):  # the application writes on for as long as index and gate take
-        index, plan = build_index(Migration(database, settings), on_progress=on_progress)
+    with CompanionKeeper(migration):  # the application writes on for as long as index and gate take
+        index, plan = build_index(migration, on_progress=on_progress)
         if state.new is not None:
             note_search_effort(operator, settings, state)
-            set_effort_on_server(Migration(database, settings), state.new.name)
-            gate = require_quality(Migration(database, settings), service)
+            set_effort_on_server(migration, state.new.name)
+            gate = require_quality(migration, service)
             with database.autocommit() as connection:
                 require_same_parts(connection, state)
                 state = read_state(connection, target)  # the notes are newer
@@ -155,14 +156,14 @@ def _swap(
             compact_pending_index(database, target, state.new.name, space)
             warm(database, target, state.new.name, index.name, plan)
     if target.condition is not None and state.new is not None:
-        backfill(Migration(database, settings), service.encoder)  # what came while index and gate took their time
+        backfill(migration, service.encoder)  # what came while index and gate took their time
         result = _result(state, index, plan, None, gate, None, (reading(target, state.new.name),))
         record(database, target, "index", result.as_metadata())
         return result
     if state.new is None:
         previous = state.previous.name if state.previous else None
         return _result(state, index, plan, previous, None, None)
-    exchange = _exchange_when_caught_up(operator, settings, service, state, index.name)
+    exchange = _exchange_when_caught_up(migration, operator, service, state, index.name)
     kept = target.column_for(state.table.embedding.dimensions) if settings.old_embedding == "keep" else None
     notices = _notices(settings, old, space)
     result = _result(state, index, plan, kept, gate, exchange, notices)
@@ -173,16 +174,17 @@ def _swap(
 
 
 def _exchange_when_caught_up(
-    operator: Operator, settings: Settings, service: EmbeddingsService, state: MigrationState, index: str
+    migration: Migration, operator: Operator, service: EmbeddingsService, state: MigrationState, index: str
 ) -> _Exchange:
     """Embed what the application wrote since the last look, and exchange: the last rows while writers wait.
 
     Index and gate take minutes, in which a live table always gets rows; only the moment of the locks counts.
     """
+    settings = migration.settings
     target, new, old, encoder = state.table.target, state.new, state.table.embedding, service.encoder
     assert new is not None
     writer = VectorWriter(
-        operator.database, target, new.name, new.number, state.table.id_kind, encoder.space.dimensions,
+        migration.database, target, new.name, new.number, state.table.id_kind, encoder.space.dimensions,
         max_lock_ms=settings.swap_max_writer_pause_ms, max_rows=settings.backfill_batch_rows,
         skip_triggers=settings.skips_triggers,
     )  # fmt: skip
@@ -210,7 +212,7 @@ def _exchange_when_caught_up(
         done.index = take_over_name(connection, target, name, index, target.column_for(old.dimensions))
 
     for attempt in range(1, _CATCH_UP_ROUNDS + 1):
-        backfill(Migration(operator.database, settings), encoder, keeps_companion=False)
+        backfill(migration, encoder, keeps_companion=False)
         try:
             operator.change(settings, "swap: exchange the columns", exchange)
             break

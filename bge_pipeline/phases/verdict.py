@@ -50,14 +50,15 @@ def compared_columns(state: MigrationState) -> ComparedColumns:
 
 def judge_quality(migration: Migration, service: EmbeddingsService) -> Verdict | None:
     """Measure and decide; None with QUALITY_GATE=off and on a table without a vector."""
-    if migration.settings.quality_gate == "off":
+    settings = migration.settings
+    if settings.quality_gate == "off":
         return None
     with migration.database.autocommit() as connection:
         columns = compared_columns(read_state(connection, migration.target))
-    measured = measure_quality(migration.database, migration.settings, service, columns)
+    measured = measure_quality(migration.database, settings, service, columns)
     if measured is None:
         return None
-    return Verdict(measured, decide(measured, bounds_of(migration.settings), migration.settings.quality_gate))
+    return Verdict(measured, decide(measured, bounds_of(settings), settings.quality_gate))
 
 
 def judge_for_swap(migration: Migration, service: EmbeddingsService) -> Verdict | None:
@@ -107,7 +108,8 @@ def require_quality(migration: Migration, service: EmbeddingsService) -> GateRes
 
 def _fresh_verdict(migration: Migration, service: EmbeddingsService) -> Verdict | None:
     """The last verdict in the journal, where it passed, is minutes old, and is about these columns as they are."""
-    if migration.settings.quality_gate == "off":
+    settings = migration.settings
+    if settings.quality_gate == "off":
         return None
     target = migration.target
     with migration.database.autocommit() as connection:
@@ -119,14 +121,12 @@ def _fresh_verdict(migration: Migration, service: EmbeddingsService) -> Verdict 
         return None
     facts, since = journal[last].facts, journal[last + 1 :]
     age = now - facts["measured_at"]
-    is_same = facts["subject"] == _subject(migration.settings, service, columns)
+    is_same = facts["subject"] == _subject(settings, service, columns)
     if not (facts["passed"] and is_same and 0 <= age <= FRESH_SECONDS and _is_as_it_was(since, columns)):
         return None
     logger.info("quality gate: the verdict of %.0f s ago is taken; the index is measured", age)
-    measured = measure_index(
-        migration.database, migration.settings, columns, QualityMeasurements.from_dict(facts["measured"])
-    )
-    return Verdict(measured, decide(measured, bounds_of(migration.settings), migration.settings.quality_gate))
+    measured = measure_index(migration.database, settings, columns, QualityMeasurements.from_dict(facts["measured"]))
+    return Verdict(measured, decide(measured, bounds_of(settings), settings.quality_gate))
 
 
 def _is_as_it_was(since: Sequence[JournalEntry], columns: ComparedColumns) -> bool:

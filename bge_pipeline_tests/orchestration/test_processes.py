@@ -149,7 +149,7 @@ mutation Backfill($partitions: [String!]!) {
 def cut(database: Database, settings: Settings, instance: dg.DagsterInstance) -> dg.DagsterInstance:
     """An instance that has partitions and in which nothing has ever run, so that it knows no pool."""
     expand(Migration(database, settings), ENCODER.space)
-    assert recut(instance, database, settings) == KEYS
+    assert recut(instance, Migration(database, settings)) == KEYS
     assert not instance.event_log_storage.get_pool_limits()
     return instance
 

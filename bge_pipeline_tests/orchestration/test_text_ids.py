@@ -55,7 +55,7 @@ def test_long_ids_have_short_keys_that_still_mean_the_same_rows(
     assert whole is not None
     assert (whole.lower, whole.upper) == (ranges[1].lower, ranges[2].upper)
     assert read_status(Migration(text_ids, settings)).pending == 0
-    assert recut(instance, text_ids, settings) == keys
+    assert recut(instance, Migration(text_ids, settings)) == keys
 
 
 def test_what_the_table_has_grown_by_becomes_partitions_with_the_next_numbers(

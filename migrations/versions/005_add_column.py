@@ -7,7 +7,6 @@ from alembic import context
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.expand import expand
-from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.sql_for_review import expand_script
 from bge_pipeline.revisions import print_phase, run_phase
 
@@ -22,7 +21,7 @@ def upgrade() -> None:
     if context.is_offline_mode():
         print_phase(expand_script)
     else:
-        run_phase(lambda database, settings: expand(Migration(database, settings), configured_space(settings)))
+        run_phase(lambda migration: expand(migration, configured_space(migration.settings)))
 
 
 def downgrade() -> None:
