@@ -1,5 +1,6 @@
 """A minute of chaos: one seed a road; `make chaos` plays many, with new seeds each time."""
 
+from bge_pipeline.phases.migration import Migration
 import pytest
 
 from bge_pipeline.database.connection import Database
@@ -49,7 +50,7 @@ def test_the_judge_sees_what_is_wrong(database, settings):
     execute(database, "INSERT INTO segments VALUES (21, ' ', 'x')")
     old = {n: "[" + ",".join(["1"] * 32) + "]" for n in range(1, 21)}
     execute(database, "UPDATE segments SET embedding = :old WHERE id < 21", old=old[1])
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     ledger = {n: Row(f"text {n}", "x") for n in range(1, 21)} | {21: Row(" ", "x")}
 
     database.close()

@@ -49,14 +49,14 @@ def run(settings: Settings, tmp_path: Path) -> Run:
 
 @pytest.fixture
 def finished(database: Database, settings: Settings) -> Database:
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     retire(Migration(database, settings))
     return database
 
 
 @pytest.fixture
 def swapped(database: Database, settings: Settings) -> Database:
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     return database
 
 

@@ -86,7 +86,7 @@ def test_commands_that_change_something_are_refused_before_they_do(
     prepare: Callable[..., object],
     arguments: list[str],
 ) -> None:
-    prepare(database, settings)
+    prepare(Migration(database, settings))
     before = schema_of(database)
     url = pooled("transaction")
     result = run(*arguments, DATABASE_URL=url)

@@ -60,9 +60,9 @@ def test_the_remedies_make_a_role_able_to_go_through_all_phases(database, as_rol
     assert "only the owner of" in str(privileges[0])
     grant(database, privileges)
     assert lacking(as_role) == []
-    fill_and_swap(as_role, settings)
+    fill_and_swap(Migration(as_role, settings))
     rollback(Migration(as_role, settings))
-    swap(as_role, settings)
+    swap(Migration(as_role, settings))
     retire(Migration(as_role, settings), reclaim=True)
 
 
@@ -117,7 +117,7 @@ def test_a_vector_type_in_a_closed_schema_is_found(database, as_role):
 @pytest.mark.parametrize(
     ("prepare", "act"),
     [
-        (lambda *_: None, lambda database, settings: expand(Migration(database, settings), ENCODER.space)),
+        (lambda *_: None, lambda migration: expand(migration, ENCODER.space)),
         (fill, swap),
         (fill, collapse),
         (fill_and_swap, rollback),
@@ -126,11 +126,11 @@ def test_a_vector_type_in_a_closed_schema_is_found(database, as_role):
     ids=["expand", "swap", "collapse", "rollback", "retire"],
 )
 def test_a_phase_refuses_before_it_changes_anything(database, as_role, role, settings, prepare, act):
-    prepare(database, settings)
+    prepare(Migration(database, settings))
     execute(database, f"GRANT SELECT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}")
     before = schema_of(database)
     with pytest.raises(MissingPrivilege, match="only the owner of") as refused:
-        act(as_role, settings)
+        act(Migration(as_role, settings))
     assert refused.value.state == "nothing was changed"
     assert "GRANT" in refused.value.next_step
     assert schema_of(database) == before

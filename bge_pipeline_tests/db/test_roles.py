@@ -59,5 +59,5 @@ def test_who_fills_writes_vectors_and_cannot_swap(logins, database, settings):
     filler = logins["bge_filler"]
     assert backfill(Migration(filler, settings), ENCODER).rows == 300
     with pytest.raises(MissingPrivilege):
-        swap(filler, settings)
-    assert swap(database, settings).exchanged
+        swap(Migration(filler, settings))
+    assert swap(Migration(database, settings)).exchanged

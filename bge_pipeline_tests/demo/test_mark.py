@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bge_pipeline.phases.migration import Migration
 import threading
 from collections.abc import Callable
 
@@ -51,7 +52,7 @@ def functions_of(database: Database) -> int:
 def test_everything_of_a_migrated_demo_goes_and_the_users_tables_stay(database: Database, settings: Settings) -> None:
     users = contents_of(database)
     make_demo(database, settings)
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     assert len(contents_of(database, SCHEMA)) == 4
 
     drop_demo_table(database, settings)
@@ -65,7 +66,7 @@ def test_a_demo_can_be_made_again_after_it_was_dropped(database: Database, setti
     for _ in range(2):
         drop_demo_table(database, settings)
         make_demo(database, settings)
-        fill_and_swap(database, settings)
+        fill_and_swap(Migration(database, settings))
 
 
 def test_a_second_demo_is_refused_with_the_way_to_a_first_one(database: Database, settings: Settings) -> None:

@@ -70,7 +70,7 @@ def test_psql_runs_it_as_it_stands_on_an_empty_copy_of_the_schema(
         done = run_psql(script, by_hand)
         assert done.returncode == 0, done.stderr
         assert read_status(Migration(empty, make_settings(database_url=by_hand))).phase in ("swapped", "retired")
-        fill_and_swap(other, make_settings(database_url=by_command, **choices))
+        fill_and_swap(Migration(other, make_settings(database_url=by_command, **choices)))
         assert without_effort(schema(empty)) == without_effort(schema(other))
 
 
@@ -91,7 +91,7 @@ def test_it_exchanges_nothing_while_rows_are_pending(database, settings, capsys,
 
 
 def test_it_exchanges_nothing_while_the_index_is_not_valid(database, settings, capsys, monkeypatch):
-    fill(database, settings)
+    fill(Migration(database, settings))
     script = printed(settings, capsys, monkeypatch, "006:007")
     invalid = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = '\"%s\"'::regclass;\nBEGIN;\n\nSET LOCAL"
     index = re.search(r'CREATE INDEX CONCURRENTLY "([^"]+ivfflat)"', script).group(1)
@@ -106,8 +106,8 @@ def test_it_waits_for_nobody_longer_than_the_command_does(database, make_setting
     bounds = re.compile(r"SET LOCAL (?:lock|statement)_timeout = '\d+ms'")
     live = statements_run_by(lambda: expand(Migration(database, settings), ENCODER.space))
     for_expand = [found for statement in live for found in bounds.findall(statement)]
-    fill(database, settings)
-    live = statements_run_by(lambda: swap(database, settings))
+    fill(Migration(database, settings))
+    live = statements_run_by(lambda: swap(Migration(database, settings)))
     for_swap = [found for statement in live for found in bounds.findall(statement) if "300ms" not in found]
     assert set(for_expand) == set(bounds.findall(script))
     assert set(for_expand) <= set(for_swap)

@@ -38,7 +38,7 @@ def failure_of(result: dg.ExecuteInProcessResult | dg.JobExecutionResult) -> str
 def test_a_click_without_the_table_s_name_changes_nothing(
     database: Database, settings: Settings, run: Runner, job: str, typed: str | None
 ):
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     before = table(database)
 
     result = run(job, run_config=None if typed is None else confirming(job, typed))
@@ -52,7 +52,7 @@ def test_a_click_without_the_table_s_name_changes_nothing(
 def test_the_table_s_name_is_asked_of_the_settings_and_not_of_a_constant(
     database: Database, settings: Settings, run: Runner, monkeypatch: pytest.MonkeyPatch, job: str
 ):
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     monkeypatch.setenv("TARGET_TABLE", "sources")
 
     assert "expected 'public.sources'" in failure_of(run(job, run_config=confirming(job)))
@@ -66,10 +66,10 @@ def rollback_job() -> dg.JobDefinition:
 def test_repeating_a_run_that_was_confirmed_does_not_confirm_it_again(
     database: Database, settings: Settings, instance: dg.DagsterInstance, run: Runner
 ):
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     confirmed = run.rollback()
     assert confirmed.success
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     before = table(database)
 
     with dg.execute_job(
@@ -88,7 +88,7 @@ def test_a_confirmed_run_that_failed_may_be_repeated(
 ):
     failed = run.rollback()
     assert not failed.success
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
 
     with dg.execute_job(
         dg.reconstructable(rollback_job),

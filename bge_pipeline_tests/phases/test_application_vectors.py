@@ -53,7 +53,7 @@ def legacy(database):
 @pytest.fixture
 def swapped(legacy, settings):
     """The same after its migration to ENCODER."""
-    fill_and_swap(legacy, settings)
+    fill_and_swap(Migration(legacy, settings))
     return legacy
 
 
@@ -155,7 +155,7 @@ def test_a_model_that_cannot_be_asked_is_said(swapped, settings, reason):
 
 
 def test_other_dimensions_keep_old_vectors_out_by_themselves(database, settings):
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     write(database, OLD, "of the right dimensions")
     assert compared(database, settings) is None
     assert written_since(Migration(database, settings), None) is None
@@ -171,7 +171,7 @@ def test_a_second_swap_begins_anew(swapped, settings):
     write(swapped, OLD, "an old one")
     rollback(Migration(swapped, settings))
     backfill(Migration(swapped, settings), ENCODER)
-    swap(swapped, settings)
+    swap(Migration(swapped, settings))
     assert written_since(Migration(swapped, settings), None)[0] == 0
 
 
@@ -253,15 +253,15 @@ class TestItIsSaidLoudly:
 
     def test_by_the_swap(self, legacy, settings, caplog):
         with caplog.at_level(logging.WARNING, logger="bge_pipeline"):
-            result = fill_and_swap(legacy, settings)
+            result = fill_and_swap(Migration(legacy, settings))
         assert "BOTH HAVE 384 DIMENSIONS" in result.notices[0]
         assert "BOTH HAVE 384 DIMENSIONS" in caplog.text
 
     def test_without_a_promise_where_the_old_column_is_dropped(self, legacy, make_settings):
-        (notice,) = fill_and_swap(legacy, make_settings(old_embedding="drop")).notices
+        (notice,) = fill_and_swap(Migration(legacy, make_settings(old_embedding="drop"))).notices
         assert "until retire" not in notice
 
     def test_and_not_at_all_where_the_dimensions_differ(self, database, settings):
         service = EmbeddingsService(ENCODER, settings)
         assert plan(Migration(database, settings), service).notices == ()
-        assert fill_and_swap(database, settings).notices == ()
+        assert fill_and_swap(Migration(database, settings)).notices == ()

@@ -81,7 +81,7 @@ class TestTheOrdinaryCourse:
         assert (status.embedded, status.pending, status.without_text) == (298, 0, 2)
 
     def test_after_the_swap_it_fills_the_column_that_search_reads(self, database, settings):
-        fill_and_swap(database, settings)
+        fill_and_swap(Migration(database, settings))
         execute(database, "UPDATE segments SET text = 'changed' WHERE id < 10")
         assert backfill(Migration(database, settings), ENCODER).rows == 9
         assert wrong_vectors(database, ENCODER, "embedding") == []
@@ -96,7 +96,7 @@ class TestTheOrdinaryCourse:
     def test_text_and_all_other_columns_stay_as_they_are(self, database, settings):
         columns = "id, source_id, video_id, start_sec, text, metadata::text, created_at, embedding::text"
         before = execute(database, f"SELECT {columns} FROM segments ORDER BY id")
-        fill(database, settings)
+        fill(Migration(database, settings))
         assert execute(database, f"SELECT {columns} FROM segments ORDER BY id") == before
 
     def test_no_thread_is_left(self, expanded, settings):
@@ -113,7 +113,7 @@ class TestOneColumnOneSpace:
         assert len(pending_ids(expanded)) == 300
 
     def test_another_model_is_refused_after_the_swap_too(self, database, settings):
-        fill_and_swap(database, settings)
+        fill_and_swap(Migration(database, settings))
         with pytest.raises(EmbeddingSpaceMismatch):
             backfill(Migration(database, settings), HashingEncoder(seed=1))
 

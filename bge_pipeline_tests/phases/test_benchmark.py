@@ -46,7 +46,7 @@ def test_before_a_migration_the_old_column_alone_is_searched(database: Database,
 def test_after_the_swap_both_columns_are_timed_and_the_index_is_held_against_exact_search(
     database: Database, settings: Settings
 ) -> None:
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
 
     report = measured(database, settings)
 
@@ -71,7 +71,7 @@ def test_judged_queries_are_all_asked_and_judged(
         tmp_path / "queries.jsonl", JudgedQueries({"1": text, "2": "nothing like it"}, {"1": {"7": 1}, "2": {"9": 1}})
     )
     settings = make_settings(eval_queries=tmp_path / "queries.jsonl")
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
 
     report = measured(database, settings)
 
@@ -83,9 +83,9 @@ def test_judged_queries_are_all_asked_and_judged(
 
 @pytest.mark.thorough
 def test_the_phases_are_those_of_the_latest_migration(database: Database, settings: Settings) -> None:
-    fill(database, settings)
+    fill(Migration(database, settings))
     collapse(Migration(database, settings))
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     retire(Migration(database, settings))
     assert acts(measured(database, settings)) == ["expand", "backfill", "swap", "retire"]
 
@@ -130,7 +130,7 @@ def test_where_each_search_takes_long_fewer_are_timed_and_the_report_says_so(
 def test_an_old_model_that_is_recorded_and_not_at_hand_is_searched_by_stored_vectors(
     database: Database, settings: Settings
 ) -> None:
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     note = scalar(
         database,
         "SELECT col_description('segments'::regclass, attnum) FROM pg_attribute "

@@ -61,7 +61,7 @@ def settings(make_settings):
 def finished(database, make_settings):
     """The demo table after its first migration."""
     settings = make_settings()
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     retire(Migration(database, settings))
     return database
 
@@ -161,7 +161,7 @@ class TestBesideALongBackfill:
             return ordinary(*arguments, **named)
 
         monkeypatch.setattr(swap_module, step, slow)
-        assert swap(migrating, settings, NEXT).exchanged
+        assert swap(Migration(migrating, settings), NEXT).exchanged
         assert wrong_vectors(migrating, NEXT, "embedding") == []
         assert wrong_vectors(migrating, ENCODER, "embedding_384") == []
 
@@ -337,7 +337,7 @@ class TestTheExchange:
             if not swapped:
                 swapped.append(1)
                 backfill(Migration(migrating, settings), NEXT, keeps_companion=False)
-                swap(migrating, settings, NEXT)
+                swap(Migration(migrating, settings), NEXT)
                 execute(migrating, "UPDATE segments SET embedding = NULL WHERE id = 7")
 
         assert backfill(Migration(migrating, settings), Hooked(exchange)).pending_after == 0
@@ -361,7 +361,7 @@ class TestTheExchange:
 
         monkeypatch.setattr(swap_module, "lock_out_writers", lock)
         monkeypatch.setattr(backfill_module, "CompanionKeeper", lambda *_, **__: pytest.fail("the moment was missed"))
-        assert swap(migrating, settings, NEXT).exchanged
+        assert swap(Migration(migrating, settings), NEXT).exchanged
         assert len(pending_ids(migrating, "embedding_384")) == 1
 
 
@@ -369,7 +369,7 @@ class TestAfterTheSwap:
     @pytest.fixture
     def swapped(self, migrating, settings):
         backfill(Migration(migrating, settings), NEXT)
-        swap(migrating, settings, NEXT)
+        swap(Migration(migrating, settings), NEXT)
         return migrating
 
     def test_a_rollback_loses_nothing(self, swapped, settings):
@@ -403,7 +403,7 @@ class TestAfterTheSwap:
 
     def test_nothing_is_kept_of_a_column_that_the_swap_drops(self, finished, make_settings):
         settings = make_settings(embedding_dimensions=256, old_embedding="drop")
-        fill_and_swap(finished, settings, NEXT)
+        fill_and_swap(Migration(finished, settings), NEXT)
         assert scalar(finished, f"SELECT to_regclass('{COMPANION_QUARANTINE}')") is None
         execute(finished, "UPDATE segments SET text = 'changed' WHERE id = 1")
         assert backfill(Migration(finished, settings), NEXT).companion_is_kept is None
@@ -417,10 +417,10 @@ class TestAfterTheSwap:
 
     def test_there_and_back_leaves_nothing_behind(self, finished, make_settings):
         settings = make_settings(embedding_dimensions=256, old_index="keep")
-        fill_and_swap(finished, settings, NEXT)
+        fill_and_swap(Migration(finished, settings), NEXT)
         before = schema_of(finished)
         rollback(Migration(finished, settings))
-        swap(finished, settings, NEXT)
+        swap(Migration(finished, settings), NEXT)
         assert schema_of(finished) == before
 
 

@@ -35,7 +35,7 @@ def nearest(database: Database, column: str, row_id: str, k: int) -> list[str]:
 
 def test_without_the_old_model_the_row_found_first_asks_both_columns(database, settings, service):
     execute(database, "COMMENT ON COLUMN segments.embedding IS NULL")
-    fill(database, settings)
+    fill(Migration(database, settings))
     before = schema_of(database)
 
     (pair,) = compare_search(
@@ -49,7 +49,7 @@ def test_without_the_old_model_the_row_found_first_asks_both_columns(database, s
 
 
 def test_each_hit_says_where_it_is_on_the_other_side(database, settings, service):
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
 
     found = compare_search(Migration(database, settings), service, results=7)
 
@@ -65,7 +65,7 @@ def test_each_hit_says_where_it_is_on_the_other_side(database, settings, service
 
 
 def test_with_both_models_at_hand_each_column_is_asked_by_its_own(database, settings, service):
-    fill(database, settings)
+    fill(Migration(database, settings))
 
     found = compare_search(Migration(database, settings), service, ["sort a list of numbers"])
 
@@ -81,7 +81,7 @@ def test_questions_come_from_a_file(database, make_settings, service, tmp_path: 
     questions = tmp_path / "questions.txt"
     questions.write_text("how are sets compared\n\nhow are sets compared\nwhat is a generator\n")
     settings = make_settings(compare_queries=questions)
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
 
     found = compare_search(Migration(database, settings), service)
 
@@ -90,7 +90,7 @@ def test_questions_come_from_a_file(database, make_settings, service, tmp_path: 
 
 def test_questions_come_from_the_applications_log(database, make_settings, service):
     settings = make_settings(query_log="public.Asked.words")
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     execute(database, 'CREATE TABLE "Asked" (words text)')
     execute(database, "INSERT INTO \"Asked\" SELECT 'question ' || n % 3 FROM generate_series(1, 30) n")
     execute(database, "INSERT INTO \"Asked\" VALUES (NULL), ('  ')")
@@ -102,7 +102,7 @@ def test_questions_come_from_the_applications_log(database, make_settings, servi
 
 def test_a_log_that_is_not_there_is_named(database, make_settings, service):
     settings = make_settings(query_log="public.asked.words")
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
 
     with pytest.raises(ConfigurationError, match=r"QUERY_LOG: there is no column public\.asked\.words"):
         compare_search(Migration(database, settings), service)
@@ -111,7 +111,7 @@ def test_a_log_that_is_not_there_is_named(database, make_settings, service):
 def test_one_column_alone_has_nothing_beside_it(database, settings, service):
     with pytest.raises(PhaseError, match="phase legacy: there are not two columns"):
         compare_search(Migration(database, settings), service)
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     retire(Migration(database, settings))
     with pytest.raises(PhaseError, match="phase retired: there are not two columns"):
         compare_search(Migration(database, settings), service)

@@ -43,14 +43,14 @@ def quiet(make_settings):
 
 @pytest.fixture
 def finished(database, quiet):
-    fill_and_swap(database, quiet)
+    fill_and_swap(Migration(database, quiet))
     retire(Migration(database, quiet))
     return database
 
 
 @pytest.fixture
 def went_back(database, quiet):
-    fill_and_swap(database, quiet)
+    fill_and_swap(Migration(database, quiet))
     rollback(Migration(database, quiet))
     return database
 
@@ -102,19 +102,19 @@ class TestTheNextMigration:
         assert wrong_vectors(finished, OTHER, "embedding") == []
 
     def test_wants_consent_anew_after_it_was_discarded(self, finished, quiet):
-        fill(finished, quiet, OTHER)
+        fill(Migration(finished, quiet), OTHER)
         collapse(Migration(finished, quiet))
         with pytest.raises(ConsentRequired):
             expand(Migration(finished, quiet), OTHER.space)
 
     def test_wants_the_last_one_retired_even_by_consent(self, database, quiet):
-        fill_and_swap(database, quiet)
+        fill_and_swap(Migration(database, quiet))
         with pytest.raises(PhaseError, match="still keeps"):
             expand(Migration(database, quiet), OTHER.space, begin_next=True)
 
     def test_is_what_a_swap_that_dropped_the_old_vectors_leaves_to_consent(self, database, make_settings):
         settings = make_settings(old_embedding="drop")
-        fill_and_swap(database, settings)
+        fill_and_swap(Migration(database, settings))
         with pytest.raises(ConsentRequired, match="OLD_EMBEDDING=drop"):
             expand(Migration(database, settings), OTHER.space)
 
@@ -173,7 +173,7 @@ class TestAfterARollback:
 
     def test_the_moment_of_an_earlier_rollback_is_no_consent(self, went_back, make_settings, quiet):
         earlier = make_settings(forward_after_rollback=rollback_moment(went_back, quiet))
-        swap(went_back, earlier)
+        swap(Migration(went_back, earlier))
         rollback(Migration(went_back, quiet))
         with pytest.raises(ConsentRequired):
             expand(Migration(went_back, earlier), ENCODER.space)
@@ -183,7 +183,7 @@ class TestAfterARollback:
             make_settings(forward_after_rollback="yes")
 
     def test_of_a_second_migration_it_is_remembered_too(self, finished, quiet):
-        fill_and_swap(finished, quiet, OTHER)
+        fill_and_swap(Migration(finished, quiet), OTHER)
         rollback(Migration(finished, quiet))
         with pytest.raises(ConsentRequired, match="rolled back"):
             migrate(Migration(finished, quiet), EmbeddingsService(OTHER, quiet))
@@ -192,7 +192,7 @@ class TestAfterARollback:
     def test_a_swap_that_began_before_another_swap_and_rollback_is_stopped_under_its_lock(
         self, database, quiet, monkeypatch
     ):
-        fill(database, quiet)
+        fill(Migration(database, quiet))
         searched = vectors(database)
         compact = swap_module.compact_pending_index
         meanwhile = []
@@ -201,7 +201,7 @@ class TestAfterARollback:
             compact(*arguments)
             if not meanwhile:
                 meanwhile.append("another process")
-                swap(database, quiet)
+                swap(Migration(database, quiet))
                 rollback(Migration(database, quiet))
 
         monkeypatch.setattr(swap_module, "compact_pending_index", swap_and_go_back_meanwhile)
@@ -222,9 +222,9 @@ def test_consent_is_given_to_the_step_that_was_ahead_and_to_no_other(database, q
         return step_ahead(require_table(Migration(database, quiet)), OTHER.space)
 
     assert (ahead(), given(with_consent(quiet, require_table(Migration(database, quiet))))) == ("first", (None, None))
-    fill(database, quiet)
+    fill(Migration(database, quiet))
     assert (ahead(), given(with_consent(quiet, require_table(Migration(database, quiet))))) == (None, (None, None))
-    swap(database, quiet)
+    swap(Migration(database, quiet))
     assert (ahead(), given(with_consent(quiet, require_table(Migration(database, quiet))))) == (None, (None, None))
     rollback(Migration(database, quiet))
     moment = rollback_moment(database, quiet)
@@ -232,7 +232,7 @@ def test_consent_is_given_to_the_step_that_was_ahead_and_to_no_other(database, q
         "forward",
         (None, moment),
     )
-    swap(database, quiet)
+    swap(Migration(database, quiet))
     retire(Migration(database, quiet))
     assert (ahead(), given(with_consent(quiet, require_table(Migration(database, quiet))))) == (
         "next",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bge_pipeline.phases.migration import Migration
 import pytest
 
 from bge_pipeline.phases.discover import discover
@@ -22,7 +23,7 @@ def test_the_columns_of_this_project_are_not_listed_but_the_one_that_search_read
     assert legacy.found.index == "segments_embedding_idx (ivfflat)"
     assert legacy.framework is None
 
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
 
     (swapped,) = discover(database)
     assert (swapped.found.dimensions, swapped.model) == (384, str(ENCODER.space))

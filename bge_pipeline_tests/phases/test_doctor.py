@@ -27,7 +27,7 @@ def found(database, settings):
 
 @pytest.fixture
 def migrated(database, settings):
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     retire(Migration(database, settings))
     return database
 

@@ -25,7 +25,7 @@ def without_model(monkeypatch):
 
 
 def test_new_and_changed_rows_get_their_vectors(database, settings):
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     execute(database, "UPDATE segments SET text = 'changed' WHERE id <= 3")
     result = embed_pending(Migration(database, settings)).as_metadata()
     assert (result["rows"], result["pending_after"], result["column"]) == (3, 0, "embedding")
@@ -35,7 +35,7 @@ def test_new_and_changed_rows_get_their_vectors(database, settings):
 
 @pytest.mark.usefixtures("without_model")
 def test_where_nothing_is_pending_no_model_is_loaded(database, settings):
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     result = embed_pending(Migration(database, settings))
     assert result.backfill is None
     assert result.as_metadata()["rows"] == 0
@@ -43,7 +43,7 @@ def test_where_nothing_is_pending_no_model_is_loaded(database, settings):
 
 @pytest.mark.usefixtures("without_model")
 def test_another_model_is_refused_before_it_is_loaded_and_the_quarantine_stays(database, settings, make_settings):
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     execute(database, "INSERT INTO segments_embedding_quarantine VALUES (5, 'too hard', now())")
     execute(database, "UPDATE segments SET embedding = NULL WHERE id IN (4, 5)")
     with pytest.raises(EmbeddingSpaceMismatch, match="256"):

@@ -61,7 +61,7 @@ def configured(server: EndpointServer, make_settings: MakeSettings) -> MakeSetti
 
 def fill(database: Database, settings: Settings) -> BackfillResult:
     with open_service(Migration(database, settings)) as service:
-        expand(Migration(database, agreed(database, settings)), service.space)
+        expand(Migration(database, agreed(Migration(database, settings))), service.space)
         return backfill(Migration(database, settings), service.encoder)
 
 
@@ -70,7 +70,7 @@ def test_a_table_goes_all_the_way_and_is_searched_and_kept_current(
 ) -> None:
     settings = configured()
     with open_service(Migration(database, settings)) as service:
-        result = migrate(Migration(database, agreed(database, settings)), service)
+        result = migrate(Migration(database, agreed(Migration(database, settings))), service)
 
         assert (result.backfill.rows, result.backfill.device) == (300, server.url.split("/")[2])
         assert result.swap is not None
@@ -180,7 +180,7 @@ class TestABudget:
     ) -> None:
         settings = configured(embedding_max_cost=0.002, embedding_price_per_million=1)
         with open_service(Migration(database, settings)) as service:
-            expand(Migration(database, agreed(database, settings)), service.space)
+            expand(Migration(database, agreed(Migration(database, settings))), service.space)
             result = backfill(Migration(database, settings), service.encoder)
             assert isinstance(service.encoder, EndpointEncoder)
             spent = service.encoder.budget.spent
@@ -197,13 +197,13 @@ class TestABudget:
             open_service(Migration(database, settings)) as service,
             pytest.raises(BudgetSpent, match="EMBEDDING_MAX_TOKENS=1000") as told,
         ):
-            migrate(Migration(database, agreed(database, settings)), service)
+            migrate(Migration(database, agreed(Migration(database, settings))), service)
         assert told.value.exit_code == 7
         assert read_status(Migration(database, settings)).phase == "expanded"
         with pytest.raises(BudgetSpent):
             embed_pending(Migration(database, settings))
         with open_service(Migration(database, configured())) as service:
-            migrate(Migration(database, agreed(database, settings)), service)
+            migrate(Migration(database, agreed(Migration(database, settings))), service)
         assert read_status(Migration(database, settings)).phase == "swapped"
 
     def test_one_that_pays_for_no_row_sends_nothing(
@@ -245,11 +245,11 @@ def test_the_old_model_behind_the_endpoint_keeps_its_column_current_too(
 ) -> None:
     settings = configured(quality_gate="off")
     with open_service(Migration(database, settings)) as service:
-        migrate(Migration(database, agreed(database, settings)), service)
+        migrate(Migration(database, agreed(Migration(database, settings))), service)
     retire(Migration(database, settings))
     following = configured(embedding_model="the-next", quality_gate="off")
     with open_service(Migration(database, following)) as service:
-        expand(Migration(database, agreed(database, following)), service.space)
+        expand(Migration(database, agreed(Migration(database, following))), service.space)
         execute(database, "UPDATE segments SET text = 'new words' WHERE id = 5")
         result = backfill(Migration(database, following), service.encoder)
 
@@ -259,7 +259,7 @@ def test_the_old_model_behind_the_endpoint_keeps_its_column_current_too(
             "some-model",
             "the-next",
         }
-        swap(Migration(database, agreed(database, following)), service)
+        swap(Migration(database, agreed(Migration(database, following))), service)
     assert KEY not in str(execute(database, "SELECT * FROM segments_embedding_journal"))
 
 
@@ -268,7 +268,7 @@ def test_an_address_that_serves_another_model_by_now_writes_nothing_into_either_
 ) -> None:
     settings = configured(quality_gate="off")
     with open_service(Migration(database, settings)) as service:
-        migrate(Migration(database, agreed(database, settings)), service)
+        migrate(Migration(database, agreed(Migration(database, settings))), service)
     retire(Migration(database, settings))
     server.rule = lambda request: (200, {}, server.proper(request) | {"model": "the-next"})
     execute(database, "UPDATE segments SET text = 'new words' WHERE id = 5")
@@ -276,7 +276,7 @@ def test_an_address_that_serves_another_model_by_now_writes_nothing_into_either_
         embed_pending(Migration(database, settings))
     following = configured(embedding_model="the-next", quality_gate="off")
     with open_service(Migration(database, following)) as service:
-        expand(Migration(database, agreed(database, following)), service.space)
+        expand(Migration(database, agreed(Migration(database, following))), service.space)
         result = backfill(Migration(database, following), service.encoder)
 
     assert (result.rows, result.companion_rows, result.companion_pending) == (300, 0, 1)

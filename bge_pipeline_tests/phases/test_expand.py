@@ -109,7 +109,7 @@ def test_collapse_brings_back_the_table_word_for_word(database, settings):
     execute(database, "COMMENT ON COLUMN segments.embedding IS 'mine'")
     execute(database, 'CREATE INDEX "Half: 100%" ON segments USING hnsw ((embedding::halfvec(1536)) halfvec_l2_ops)')
     before = schema_of(database)
-    fill(database, settings)
+    fill(Migration(database, settings))
     assert collapse(Migration(database, settings)) == "embedding_384"
     assert schema_of(database) == before, "and leaves nothing behind"
 
@@ -121,7 +121,7 @@ def test_collapse_of_a_table_that_was_not_expanded_does_nothing(database, settin
 
 
 def test_collapse_after_the_swap_is_refused_with_the_way_back(database, settings):
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     with pytest.raises(PhaseError, match="the one that search reads") as refused:
         collapse(Migration(database, settings))
     assert refused.value.next_step == "bge-pipeline rollback"
@@ -177,7 +177,7 @@ def test_the_user_s_own_table_is_not_taken_for_the_quarantine_of_another_column(
 def test_two_embedding_columns_of_one_table_migrate_without_meeting(database, make_settings):
     execute(database, "ALTER TABLE segments ADD COLUMN title_embedding vector(8)")
     body, title = make_settings(), make_settings(target_embedding_column="title_embedding")
-    fill_and_swap(database, body)
+    fill_and_swap(Migration(database, body))
     assert require_table(Migration(database, title)).phase == "legacy"
     expand(Migration(database, title), ENCODER.space)
     assert require_table(Migration(database, body)).phase == "swapped"
@@ -193,7 +193,7 @@ def test_two_embedding_columns_of_one_table_migrate_without_meeting(database, ma
 
 def test_a_comment_of_the_user_survives(database, settings):
     execute(database, "COMMENT ON COLUMN segments.embedding IS 'mine'")
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     with database.autocommit() as connection:
         table = describe_table(connection, SEGMENTS)
     assert table.embedding.note.comment == "mine"

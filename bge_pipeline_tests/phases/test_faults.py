@@ -46,20 +46,20 @@ def answer_lost(*, after_commit: bool):
 
 @pytest.mark.parametrize("after_commit", [False, True], ids=["it was not committed", "it was committed"])
 def test_the_outcome_of_an_exchange_whose_answer_was_lost_is_found_out(database, settings, after_commit):
-    fill(database, settings)
+    fill(Migration(database, settings))
     with answer_lost(after_commit=after_commit), pytest.raises(DatabaseUnavailable) as refused:
-        swap(database, settings)
+        swap(Migration(database, settings))
     assert "run the same command again" in refused.value.next_step
     assert read_status(Migration(database, settings)).phase == ("swapped" if after_commit else "backfilled")
 
-    assert swap(database, settings).exchanged is not after_commit
+    assert swap(Migration(database, settings)).exchanged is not after_commit
     assert read_status(Migration(database, settings)).phase == "swapped"
     assert wrong_vectors(database, ENCODER, "embedding") == []
 
 
 @pytest.mark.parametrize("victims", [1, 2])
 def test_an_exchange_that_is_the_victim_of_a_deadlock_is_tried_again(database, settings, victims):
-    fill(database, settings)
+    fill(Migration(database, settings))
     execute(database, "CREATE SEQUENCE renames")
     execute(
         database,
@@ -68,12 +68,12 @@ def test_an_exchange_that_is_the_victim_of_a_deadlock_is_tried_again(database, s
         "RAISE EXCEPTION 'deadlock detected' USING ERRCODE = 'deadlock_detected'; END IF; END $$",
     )
     execute(database, "CREATE EVENT TRIGGER deadlocks ON ddl_command_start EXECUTE FUNCTION deadlock()")
-    assert swap(database, settings).exchanged
+    assert swap(Migration(database, settings)).exchanged
     assert scalar(database, "SELECT last_value FROM renames") > victims
 
 
 def test_an_index_for_which_there_is_no_space_leaves_nothing_and_is_built_when_there_is(database, settings):
-    fill(database, settings)
+    fill(Migration(database, settings))
     execute(
         database,
         "CREATE FUNCTION full_disk() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN "
@@ -82,11 +82,11 @@ def test_an_index_for_which_there_is_no_space_leaves_nothing_and_is_built_when_t
     )
     execute(database, "CREATE EVENT TRIGGER full_disk ON ddl_command_start EXECUTE FUNCTION full_disk()")
     with pytest.raises(IndexBuildFailed, match="No space left on device") as refused:
-        swap(database, settings)
+        swap(Migration(database, settings))
     assert "free space" in refused.value.next_step
     assert read_status(Migration(database, settings)).dimensions == 1536
     execute(database, "DROP EVENT TRIGGER full_disk")
-    assert swap(database, settings).exchanged
+    assert swap(Migration(database, settings)).exchanged
 
 
 def test_texts_of_every_odd_kind_are_embedded_or_left_alone(database, settings):

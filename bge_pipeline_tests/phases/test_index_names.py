@@ -38,7 +38,7 @@ def test_the_name_goes_over_and_comes_back(database, make_settings, name, old_in
     if name != INDEX:
         as_it_stands(database, f"ALTER INDEX {INDEX} RENAME TO {quote(name)}")
 
-    result = fill_and_swap(database, settings)
+    result = fill_and_swap(Migration(database, settings))
 
     aside = [] if old_index == "drop" else [f"{name}_of_embedding_1536"]
     assert result.index_name == name
@@ -52,7 +52,7 @@ def test_the_name_goes_over_and_comes_back(database, make_settings, name, old_in
     assert found["embedding"] == [name]
     assert found["embedding_384"][0].startswith("ix_segments_embedding_384_")
 
-    again = swap(database, settings)
+    again = swap(Migration(database, settings))
 
     assert (again.index_name, again.index_built) == (name, False)
     retire(Migration(database, settings))
@@ -60,14 +60,14 @@ def test_the_name_goes_over_and_comes_back(database, make_settings, name, old_in
 
 
 def test_the_old_vectors_may_go_in_the_swap_and_the_name_stays(database, make_settings):
-    result = fill_and_swap(database, make_settings(old_embedding="drop"))
+    result = fill_and_swap(Migration(database, make_settings(old_embedding="drop")))
     assert result.index_name == INDEX
     assert names_by_column(database) == {"embedding": [INDEX]}
 
 
 def test_nothing_is_left_of_it_after_a_rollback_that_discards(database, settings):
     before = schema_of(database)
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     rollback(Migration(database, settings))
     collapse(Migration(database, settings))
     assert schema_of(database) == before
@@ -75,10 +75,10 @@ def test_nothing_is_left_of_it_after_a_rollback_that_discards(database, settings
 
 def test_a_name_that_somebody_took_meanwhile_is_left_alone(database, make_settings):
     settings = make_settings(old_index="drop")
-    fill(database, settings)
+    fill(Migration(database, settings))
     execute(database, f"CREATE INDEX {INDEX} ON segments (text)")
 
-    result = swap(database, settings)
+    result = swap(Migration(database, settings))
 
     assert result.index_name.startswith("ix_segments_embedding_384_")
     assert names_by_column(database) == {"embedding": [result.index_name]}
@@ -86,4 +86,4 @@ def test_a_name_that_somebody_took_meanwhile_is_left_alone(database, make_settin
 
 def test_without_an_old_index_the_new_one_has_a_name_of_its_own(database, settings):
     execute(database, f"DROP INDEX {INDEX}")
-    assert fill_and_swap(database, settings).index_name.startswith("ix_segments_embedding_384_")
+    assert fill_and_swap(Migration(database, settings)).index_name.startswith("ix_segments_embedding_384_")

@@ -89,7 +89,7 @@ def test_every_type_goes_through_all_phases_with_the_gate_enforced(database, mak
     benchmark(Migration(database, settings), service)
     rollback(Migration(database, settings))
     assert columns_of(database)["embedding"] == held
-    swap(Migration(database, agreed(database, settings)), service)
+    swap(Migration(database, agreed(Migration(database, settings))), service)
     retire(Migration(database, settings))
     assert require_table(Migration(database, settings)).phase == "retired"
     assert wrong_vectors(database, ENCODER, "embedding") == []

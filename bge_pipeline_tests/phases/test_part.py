@@ -183,7 +183,7 @@ def test_another_part_or_the_whole_table_is_refused_for_the_same_column(database
         with pytest.raises(EmbeddingSpaceMismatch, match="WHERE"):
             backfill(Migration(database, settings), ENCODER)
     collapse(Migration(database, odd))
-    fill_and_swap(database, make_settings())
+    fill_and_swap(Migration(database, make_settings()))
     before = schema_of(database)
     with pytest.raises(EmbeddingSpaceMismatch, match="WHERE"):
         expand(Migration(database, odd), ENCODER.space)

@@ -113,9 +113,9 @@ class TestRuns:
         assert result.as_metadata()["paused"]["by"] == "anna@desk"
 
     def test_columns_are_not_exchanged_while_it_is_paused(self, database, settings):
-        fill(database, settings)
+        fill(Migration(database, settings))
         pause(Migration(database, settings))
-        thread = threading.Thread(target=swap, args=(database, settings))
+        thread = threading.Thread(target=swap, args=(Migration(database, settings),))
         thread.start()
         try:
             thread.join(1)
@@ -128,11 +128,11 @@ class TestRuns:
 
     def test_the_companion_column_waits_too(self, database, make_settings):
         settings = make_settings()
-        fill_and_swap(database, settings)
+        fill_and_swap(Migration(database, settings))
         execute(database, "ALTER TABLE segments DROP COLUMN embedding_1536")
         other = make_settings(embedding_dimensions=256)
         keeper = CompanionKeeper(Migration(database, other))
-        expand(Migration(database, agreed(database, other)), _space_of(256))
+        expand(Migration(database, agreed(Migration(database, other))), _space_of(256))
         execute(database, "UPDATE segments SET text = text || ' more' WHERE id = 1")
         pause(Migration(database, other))
         keeper.embed_pending(threading.Event())
@@ -190,7 +190,7 @@ class TestWhoCameLast:
 
             def press(act, results=results, pressed=pressed):
                 pressed.wait()
-                results.append(act(expanded, settings))
+                results.append(act(Migration(expanded, settings)))
 
             threads = [threading.Thread(target=press, args=(act,)) for act in (pause, resume, pause, resume)]
             for thread in threads:
@@ -247,10 +247,10 @@ class TestWhoCameLast:
 class TestWhereItStands:
     def test_it_outlives_the_process_and_the_machine_that_paused(self, expanded, settings):
         script = (
-            "import time; from bge_pipeline.database.connection import Database\n"
+            "import time; from bge_pipeline.phases.migration import Migration\n"
             "from bge_pipeline.phases.pause import pause; from bge_pipeline.settings import load_settings\n"
-            "s = load_settings()\nwith Database.from_settings(s) as d:\n"
-            " pause(d, s, by='anna@gone'); print('paused', flush=True); time.sleep(600)"
+            "with Migration.opened(load_settings()) as migration:\n"
+            " pause(migration, by='anna@gone'); print('paused', flush=True); time.sleep(600)"
         )
         process = subprocess.Popen(
             [sys.executable, "-c", script], env=environment(settings), stdout=subprocess.PIPE, text=True
@@ -284,7 +284,7 @@ class TestWhereItStands:
     def test_a_table_without_a_migration_has_nothing_to_pause(self, database, settings):
         for act in (pause, resume):
             with pytest.raises(PhaseError, match=r"no migration of .* has begun"):
-                act(database, settings)
+                act(Migration(database, settings))
         assert read_status(Migration(database, settings)).paused is None
 
     def test_a_database_that_takes_no_changes_is_named(self, expanded, settings):

@@ -72,7 +72,7 @@ def spoil(database: Database, damage: Damage) -> None:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_the_swap_refuses_it(database: Database, settings: Settings, damage: Damage) -> None:
-    fill(database, settings)
+    fill(Migration(database, settings))
     spoil(database, damage)
 
     with pytest.raises(SwapRefused, match="quality gate"):
@@ -175,7 +175,7 @@ def test_alembic_refuses_it(
 
 def test_an_override_goes_on_and_is_recorded(database: Database, make_settings: Callable[..., Settings]) -> None:
     settings = make_settings(quality_gate="warn")
-    fill(database, settings)
+    fill(Migration(database, settings))
     spoil(database, shuffled)
 
     result = swap(Migration(database, settings), EmbeddingsService(ENCODER, settings))
@@ -215,7 +215,7 @@ def test_labelled_queries_that_the_new_model_answers_worse_stop_the_swap(
     )
     blind = HashingEncoder(8)
     settings = make_settings(eval_queries=path, embedding_dimensions=8)
-    fill(database, settings, blind)
+    fill(Migration(database, settings), blind)
 
     with pytest.raises(SwapRefused, match="ndcg_retained"):
         swap(Migration(database, settings), EmbeddingsService(blind, settings))

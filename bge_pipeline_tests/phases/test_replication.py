@@ -83,10 +83,10 @@ def test_an_application_on_a_published_table_goes_on_writing(database, settings,
     assert backfill(Migration(database, settings), Wrapped(before=chokes)).quarantined == 3
     execute(database, "UPDATE segments SET text = 'another text' WHERE id = 1")
     execute(database, "DELETE FROM segments WHERE id = 2")
-    fill(database, settings)
+    fill(Migration(database, settings))
     with database.autocommit() as connection:
         assert [row.row_id for row in list_quarantined(connection, SEGMENTS)] == ["3"]
-    swap(database, settings)
+    swap(Migration(database, settings))
     execute(database, "UPDATE segments SET text = 'yet another' WHERE id = 3")
     assert read_status(Migration(database, settings)).pending == 1
     retire(Migration(database, settings))
@@ -94,7 +94,7 @@ def test_an_application_on_a_published_table_goes_on_writing(database, settings,
 
 def test_every_table_of_ours_has_a_primary_key(database, settings):
     before = {row[0] for row in execute(database, "SELECT relname FROM pg_class WHERE relkind = 'r'")}
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     ours = execute(
         database,
         "SELECT relname, EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary) FROM pg_class c "
@@ -143,10 +143,10 @@ def test_an_installation_of_an_earlier_version_is_mended_when_expand_is_repeated
 
 
 @pytest.mark.parametrize(
-    "finish", [swap, lambda database, settings: (swap(database, settings), retire(Migration(database, settings)))]
+    "finish", [swap, lambda database, settings: (swap(Migration(database, settings)), retire(Migration(database, settings)))]
 )
 def test_a_finished_table_is_mended_too_and_a_third_call_changes_nothing(database, settings, finish):
-    fill(database, settings)
+    fill(Migration(database, settings))
     finish(database, settings)
     whole = schema_of(database)
     make_earlier(database)
@@ -168,7 +168,7 @@ def test_a_lost_quarantine_is_named_by_the_backfill_and_made_again_by_expand(dat
     with pytest.raises(Exception, match="is missing or of an earlier version") as refused:
         backfill(Migration(database, settings), ENCODER)
     assert "bge-pipeline migrate" in refused.value.next_step
-    assert fill(database, settings).pending_after == 0
+    assert fill(Migration(database, settings)).pending_after == 0
 
 
 @pytest.mark.parametrize(
@@ -200,13 +200,13 @@ def test_a_table_whose_updates_postgres_refuses_is_refused_before_anything_is_ch
     assert refused.value.next_step == remedy
     assert schema_of(database) == before
     execute(database, remedy)
-    assert fill(database, settings).rows == 300
+    assert fill(Migration(database, settings)).rows == 300
 
 
 def test_a_publication_of_inserts_alone_needs_no_replica_identity(database, settings):
     execute(database, "ALTER TABLE segments REPLICA IDENTITY NOTHING")
     execute(database, "CREATE PUBLICATION p FOR TABLE segments WITH (publish = 'insert')")
-    assert fill(database, settings).rows == 300
+    assert fill(Migration(database, settings)).rows == 300
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -316,13 +316,13 @@ def test_a_subscriber_that_does_what_plan_says_follows_a_migration(pair, kind):
     assert told(pair.subscriber, settings)[0].startswith("subscription shop fills the table from elsewhere")
     add, exchange, drop = statements(publisher, settings)
     pair.run_at_the_subscriber(add)
-    fill(publisher, settings)
+    fill(Migration(publisher, settings))
     execute(publisher, "UPDATE segments SET text = 'written meanwhile' WHERE id = 1")
     put_in_quarantine(publisher, 1)
     execute(publisher, "UPDATE segments SET text = 'written again' WHERE id = 1")
     query = "SELECT id, text, embedding_384::text FROM segments ORDER BY id"
     wait_until(lambda: execute(publisher, query) == execute(pair.subscriber, query), 30)
-    fill_and_swap(publisher, settings)
+    fill_and_swap(Migration(publisher, settings))
     pair.run_at_the_subscriber(exchange)
     execute(publisher, "UPDATE segments SET text = 'written after' WHERE id = 2")
     backfill(Migration(publisher, settings), ENCODER)
@@ -339,11 +339,11 @@ def test_a_subscriber_that_nobody_told_stops_and_goes_on_when_it_is(pair, logica
     publisher, settings = pair.publisher, pair.settings
     pair.subscribe(KINDS["the table"])
     add, exchange, _ = statements(publisher, settings)
-    fill(publisher, settings)
+    fill(Migration(publisher, settings))
     wait_until(lambda: 'missing replicated column: "embedding_384"' in logical_server.log, 60)
     pair.run_at_the_subscriber(add)
     wait_until(lambda: scalar(pair.subscriber, "SELECT count(embedding_384) FROM segments") == 30, 60)
-    swap(publisher, settings)
+    swap(Migration(publisher, settings))
     execute(publisher, "UPDATE segments SET speaker_label = 'x', text = 'written after'")
     backfill(Migration(publisher, settings), ENCODER)
     wait_until(lambda: 'missing replicated column: "embedding_1536"' in logical_server.log, 60)
@@ -354,7 +354,7 @@ def test_a_subscriber_that_nobody_told_stops_and_goes_on_when_it_is(pair, logica
 def test_our_own_tables_are_not_sent_to_subscribers_of_all_tables(pair):
     pair.subscribe(KINDS["all tables"])
     pair.run_at_the_subscriber('ALTER TABLE segments ADD COLUMN "embedding_384" vector(384)')
-    fill(pair.publisher, pair.settings)
+    fill(Migration(pair.publisher, pair.settings))
     published = execute(pair.publisher, "SELECT tablename FROM pg_publication_tables ORDER BY 1")
     assert published == [("segments",), ("sources",)]
     assert scalar(pair.publisher, f"SELECT count(*) FROM {JOURNAL} WHERE act <> 'worker'") == 2
@@ -362,7 +362,7 @@ def test_our_own_tables_are_not_sent_to_subscribers_of_all_tables(pair):
 
 
 def test_tables_of_an_earlier_version_are_taken_out_of_publications_of_all_tables(database, settings):
-    fill(database, settings)
+    fill(Migration(database, settings))
     execute(database, "CREATE PUBLICATION p FOR ALL TABLES")
     execute(database, f"CREATE PUBLICATION q FOR TABLE {JOURNAL}")
     expand(Migration(database, settings), ENCODER.space)

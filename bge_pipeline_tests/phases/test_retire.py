@@ -35,7 +35,7 @@ OTHER = HashingEncoder(seed=7)
 
 class TestRetire:
     def test_the_old_column_goes_and_texts_are_still_followed(self, database, settings):
-        fill_and_swap(database, settings)
+        fill_and_swap(Migration(database, settings))
         assert retire(Migration(database, settings)).dropped_column == "embedding_1536"
         assert "embedding_1536" not in columns_of(database)
         assert read_status(Migration(database, settings)).phase == "retired"
@@ -44,19 +44,19 @@ class TestRetire:
         assert backfill(Migration(database, settings), ENCODER).rows == 1
 
     def test_a_second_call_drops_nothing(self, database, settings):
-        fill_and_swap(database, settings)
+        fill_and_swap(Migration(database, settings))
         retire(Migration(database, settings))
         assert retire(Migration(database, settings)).dropped_column is None
 
     def test_space_is_given_back_when_asked_for(self, database, settings):
-        fill_and_swap(database, settings)
+        fill_and_swap(Migration(database, settings))
         result = retire(Migration(database, settings), reclaim=True)
         assert result.rewritten
         assert result.table_bytes_after < result.table_bytes_before / 2
 
     @pytest.mark.parametrize("prepare", [lambda *_: None, fill], ids=["legacy", "backfilled"])
     def test_before_the_swap_it_is_refused(self, database, settings, prepare):
-        prepare(database, settings)
+        prepare(Migration(database, settings))
         before = columns_of(database)
         with pytest.raises(PhaseError, match="search still reads the old column"):
             retire(Migration(database, settings))
@@ -65,7 +65,7 @@ class TestRetire:
     def test_what_still_reads_the_old_vectors_is_named(self, database, make_settings):
         execute(database, "CREATE VIEW nearest AS SELECT embedding FROM segments")
         settings = make_settings(dependents="ignore")
-        fill_and_swap(database, settings)
+        fill_and_swap(Migration(database, settings))
         with pytest.raises(PhaseError, match="view nearest") as refused:
             retire(Migration(database, settings))
         assert refused.value.state == "nothing was dropped"
@@ -74,7 +74,7 @@ class TestRetire:
 
     @pytest.mark.parametrize("reclaim", [False, True])
     def test_a_busy_table_is_given_up(self, database, settings, reclaim):
-        fill_and_swap(database, settings)
+        fill_and_swap(Migration(database, settings))
         with application(database) as other:
             other.exec_driver_sql("SELECT * FROM segments LIMIT 1")
             with pytest.raises(LockNotAcquired, match="retire:"):
@@ -84,39 +84,39 @@ class TestRetire:
 class TestASecondMigration:
     @pytest.fixture
     def retired(self, database, settings):
-        fill_and_swap(database, settings)
+        fill_and_swap(Migration(database, settings))
         retire(Migration(database, settings))
         return database
 
     def test_goes_through_all_phases_at_equal_dimensions(self, retired, settings):
-        fill(retired, settings, OTHER)
-        assert swap(retired, settings, OTHER).previous_column == "embedding_384"
+        fill(Migration(retired, settings), OTHER)
+        assert swap(Migration(retired, settings), OTHER).previous_column == "embedding_384"
         assert wrong_vectors(retired, OTHER, "embedding") == []
         assert wrong_vectors(retired, ENCODER, "embedding_384") == []
         rollback(Migration(retired, settings))
         assert wrong_vectors(retired, ENCODER, "embedding") == []
         assert wrong_vectors(retired, OTHER, "embedding_384") == []
-        swap(retired, settings, OTHER)
+        swap(Migration(retired, settings), OTHER)
         retire(Migration(retired, settings))
         assert space_of(require_table(Migration(retired, settings)).table.embedding) == OTHER.space
         assert wrong_vectors(retired, OTHER, "embedding") == []
 
     def test_cannot_begin_before_the_first_is_retired(self, database, settings):
-        fill_and_swap(database, settings)
+        fill_and_swap(Migration(database, settings))
         with pytest.raises(PhaseError, match="still keeps 'embedding_1536'") as refused:
             expand(Migration(database, settings), OTHER.space)
         assert "bge-pipeline retire" in refused.value.next_step
 
     def test_empties_both_vectors_of_a_text_that_changes_meanwhile(self, retired, settings):
-        fill(retired, settings, OTHER)
+        fill(Migration(retired, settings), OTHER)
         execute(retired, "UPDATE segments SET text = 'changed' WHERE id = 1")
         assert execute(retired, "SELECT embedding, embedding_384 FROM segments WHERE id = 1") == [(None, None)]
 
     @pytest.mark.parametrize("after_the_swap", [False, True])
     def test_that_is_given_up_leaves_the_first_as_it_was(self, retired, settings, after_the_swap):
-        fill(retired, settings, OTHER)
+        fill(Migration(retired, settings), OTHER)
         if after_the_swap:
-            swap(retired, settings, OTHER)
+            swap(Migration(retired, settings), OTHER)
             rollback(Migration(retired, settings))
         collapse(Migration(retired, settings))
         status = read_status(Migration(retired, settings))
@@ -130,12 +130,12 @@ class TestASecondMigration:
     def test_tries_rows_again_that_the_first_model_could_not_embed(self, retired, settings):
         put_in_quarantine(retired, 5)
         execute(retired, "UPDATE segments SET embedding = NULL WHERE id = 5")
-        assert fill(retired, settings, OTHER).rows == 300
+        assert fill(Migration(retired, settings), OTHER).rows == 300
         assert scalar(retired, "SELECT count(*) FROM segments_embedding_quarantine") == 0
 
     def test_back_to_the_first_dimensions(self, retired, make_settings):
         old = HashingEncoder(1536, seed=3)
         settings = make_settings(embedding_dimensions=1536)
-        fill_and_swap(retired, settings, old)
+        fill_and_swap(Migration(retired, settings), old)
         assert columns_of(retired)["embedding"] == "vector(1536)"
         assert wrong_vectors(retired, old, "embedding") == []

@@ -49,7 +49,7 @@ def settings(make_settings):
 def test_search_reads_the_old_vectors_again_with_their_index(database, settings):
     old = execute(database, "SELECT id, embedding::text FROM segments ORDER BY id")
     definition = index_definition(database)
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     assert index_definition(database, KEPT_INDEX) is None
     result = rollback(Migration(database, settings))
     assert (result.kept_column, result.restored_indexes) == ("embedding_384", (INDEX,))
@@ -73,7 +73,7 @@ def test_every_kind_of_old_index_comes_back_as_it_was(database, settings, defini
     with database.autocommit() as connection:
         connection.connection.dbapi_connection.cursor().execute(definition)
     before = [row for row in schema_of(database) if row[0].startswith("CREATE INDEX")]
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     rollback(Migration(database, settings))
     assert set(before) <= set(schema_of(database))
 
@@ -85,32 +85,32 @@ def test_an_index_that_needs_more_memory_than_the_server_gives_comes_back(databa
         connection.exec_driver_sql(
             f"CREATE INDEX {INDEX} ON segments USING ivfflat (embedding vector_cosine_ops) WITH (lists = 250)"
         )
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     assert rollback(Migration(database, settings)).restored_indexes == (INDEX,)
 
 
 def test_swapping_again_needs_no_new_vectors(database, settings):
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     rollback(Migration(database, settings))
-    result = swap(database, settings)
+    result = swap(Migration(database, settings))
     assert (result.exchanged, result.index_built) == (True, False)
     assert wrong_vectors(database, ENCODER, "embedding") == []
 
 
 def test_there_and_back_many_times_leaves_nothing_behind(database, make_settings):
     settings = make_settings(old_index="keep")
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     swapped = schema_of(database)
     first = rollback(Migration(database, settings)).rolled_back
     back = schema_of(database)
-    swap(database, settings)
+    swap(Migration(database, settings))
     assert schema_of(database) == swapped
     second = rollback(Migration(database, settings)).rolled_back
     assert str(schema_of(database)).replace(second, first) == str(back)
 
 
 def test_rows_that_came_or_changed_since_are_counted_and_have_no_wrong_vector(database, settings):
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     execute(database, "UPDATE segments SET text = 'changed' WHERE id <= 3")
     execute(
         database,
@@ -126,7 +126,7 @@ def test_rows_that_came_or_changed_since_are_counted_and_have_no_wrong_vector(da
 
 
 def test_texts_that_change_after_the_way_back_are_followed_in_the_new_column_only(database, settings):
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     rollback(Migration(database, settings))
     execute(database, "UPDATE segments SET text = 'changed' WHERE id = 1")
     assert pending_ids(database) == [1]
@@ -135,7 +135,7 @@ def test_texts_that_change_after_the_way_back_are_followed_in_the_new_column_onl
 
 def test_a_column_that_was_not_null_is_mentioned_with_a_statement_that_works(database, settings):
     execute(database, "ALTER TABLE segments ALTER COLUMN embedding SET NOT NULL")
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     (notice,) = rollback(Migration(database, settings)).notices
     execute(database, notice.rpartition(": ")[2])
     assert scalar(
@@ -148,7 +148,7 @@ def test_a_column_that_was_not_null_is_mentioned_with_a_statement_that_works(dat
 def test_the_comment_of_a_column_without_recorded_space_comes_back(database, settings, comment):
     with database.transaction() as connection:
         connection.execute(comment_statement(SEGMENTS, "embedding", comment))
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     rollback(Migration(database, settings))
     with database.autocommit() as connection:
         assert describe_table(connection, SEGMENTS).embedding.comment == comment
@@ -159,7 +159,7 @@ def test_the_comment_of_a_column_without_recorded_space_comes_back(database, set
 def test_a_busy_table_is_given_up_with_the_index_already_there_and_a_second_call_goes_on(
     database, settings, monkeypatch
 ):
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     with application(database) as other:
 
         def restore_and_occupy(*arguments):
@@ -182,12 +182,12 @@ def test_a_busy_table_is_given_up_with_the_index_already_there_and_a_second_call
     [
         (lambda *_: None, None),
         (fill, None),
-        (lambda d, s: (fill_and_swap(d, s), retire(Migration(d, s))), "migrate to the old model"),
+        (lambda migration: (fill_and_swap(migration), retire(migration)), "migrate to the old model"),
     ],
     ids=["legacy", "backfilled", "retired"],
 )
 def test_without_an_old_column_there_is_no_way_back(database, settings, prepare, hint):
-    prepare(database, settings)
+    prepare(Migration(database, settings))
     before = columns_of(database)
     with pytest.raises(PhaseError, match="no old column to go back to") as refused:
         rollback(Migration(database, settings))

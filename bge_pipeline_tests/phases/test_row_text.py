@@ -120,7 +120,7 @@ def test_every_kind_of_text_goes_through_all_phases(database, notes_settings):
     assert retriever.search("oryx zebra").results[0].id == 5
 
     rollback(Migration(database, settings))
-    swap(Migration(database, agreed(database, settings)), service)
+    swap(Migration(database, agreed(Migration(database, settings))), service)
     retire(Migration(database, settings))
     assert stale(database, settings) == []
     assert read_status(Migration(database, settings)).warnings == ()
@@ -228,11 +228,11 @@ def test_the_next_migration_keeps_both_models_vectors_current_with_the_same_text
     make_notes(database)
     names = {"target_table": "notes", "target_embedding_column": "vector", **TEXTS["of a template"]}
     settings = make_settings(**names)
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     retire(Migration(database, settings))
     small = HashingEncoder(dimensions=64)
     following = make_settings(**names, embedding_dimensions=64)
-    fill(database, following, small)
+    fill(Migration(database, following), small)
     execute(database, "UPDATE notes SET title = 'oryx' WHERE id = 5")
     execute(database, "UPDATE notes SET version = 0 WHERE id = 6")
     assert (pending(database, "vector"), pending(database, "vector_64")) == ([5], [5])
@@ -240,10 +240,10 @@ def test_the_next_migration_keeps_both_models_vectors_current_with_the_same_text
     assert (pending(database, "vector"), pending(database, "vector_64")) == ([], [])
     assert stale(database, settings, "vector") == []
     assert read_status(Migration(database, following)).warnings == ()
-    assert swap_quietly(database, following, small).exchanged
+    assert swap_quietly(Migration(database, following), small).exchanged
     rollback(Migration(database, following))
     assert stale(database, settings, "vector") == []
-    swap_quietly(database, following, small)
+    swap_quietly(Migration(database, following), small)
     retire(Migration(database, following))
     assert read_status(Migration(database, following)).warnings == ()
 

@@ -87,7 +87,7 @@ class TestRetireThatReclaims:
         execute(database, f"ALTER DATABASE {database.url.database} SET maintenance_work_mem = '1MB'")
         settings = make_settings(index_lists=self.LISTS)
         with Database(database_url) as fresh:
-            fill_and_swap(fresh, settings)
+            fill_and_swap(Migration(fresh, settings))
             with pytest.raises(DBAPIError, match="memory required"), fresh.autocommit() as connection:
                 connection.exec_driver_sql("VACUUM (FULL) segments")
             assert retire(Migration(fresh, settings), reclaim=True).rewritten
@@ -96,7 +96,7 @@ class TestRetireThatReclaims:
         assert status.index.valid
 
     def test_more_than_is_allowed_is_refused_before_the_column_goes(self, database, make_settings):
-        fill_and_swap(database, make_settings(index_lists=self.LISTS))
+        fill_and_swap(Migration(database, make_settings(index_lists=self.LISTS)))
         before = columns_of(database)
         with pytest.raises(IndexBuildFailed, match="INDEX_MAX_MEMORY_MB is 10") as refused:
             retire(Migration(database, make_settings(index_max_memory_mb=10)), reclaim=True)
@@ -107,11 +107,11 @@ class TestRetireThatReclaims:
 
     def test_an_hnsw_index_makes_do_with_what_is_allowed(self, database, make_settings):
         settings = make_settings(index_method="hnsw", index_max_memory_mb=1)
-        fill_and_swap(database, settings)
+        fill_and_swap(Migration(database, settings))
         assert retire(Migration(database, settings), reclaim=True).rewritten
 
     def test_a_rewrite_that_fails_says_that_the_column_is_gone(self, database, settings):
-        fill_and_swap(database, settings)
+        fill_and_swap(Migration(database, settings))
         execute(database, "CREATE FUNCTION f(text) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN 1; END $$")
         execute(database, "CREATE INDEX depends ON segments (f(text))")
         execute(
@@ -149,10 +149,10 @@ class TestPgvectorBefore07:
         assert any("INDEX_ELEMENT=halfvec" in obstacle for obstacle in obstacles)
 
     def test_chosen_after_the_backfill_it_is_refused_by_the_swap(self, database, make_settings):
-        fill(database, make_settings())
+        fill(Migration(database, make_settings()))
         with pytest.raises(ConfigurationError, match="INDEX_ELEMENT=halfvec"):
-            swap(database, make_settings(index_element="halfvec"))
+            swap(Migration(database, make_settings(index_element="halfvec")))
 
     def test_vector_is_not(self, database, settings):
-        fill_and_swap(database, settings)
+        fill_and_swap(Migration(database, settings))
         assert read_status(Migration(database, settings)).phase == "swapped"

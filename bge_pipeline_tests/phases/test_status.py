@@ -39,30 +39,30 @@ def test_every_step_of_a_migration_is_told_apart(database, settings):
     assert facts(database, settings) == ("expanded", 0, 300, 1536, 384, None)
     backfill(Migration(database, settings), ENCODER)
     assert facts(database, settings) == ("backfilled", 300, 0, 1536, 384, None)
-    swap(database, settings)
+    swap(Migration(database, settings))
     assert facts(database, settings) == ("swapped", 300, 0, 384, None, "embedding_1536")
     rollback(Migration(database, settings))
     assert facts(database, settings) == ("backfilled", 300, 0, 1536, 384, None)
-    swap(database, settings)
+    swap(Migration(database, settings))
     retire(Migration(database, settings))
     assert facts(database, settings) == ("retired", 300, 0, 384, None, None)
 
 
 def test_a_collapsed_table_is_as_if_nothing_had_happened(database, settings):
-    fill(database, settings)
+    fill(Migration(database, settings))
     collapse(Migration(database, settings))
     assert facts(database, settings) == ("legacy", 300, 0, 1536, None, None)
 
 
 def test_status_changes_nothing(database, settings):
-    fill(database, settings)
+    fill(Migration(database, settings))
     before = schema_of(database)
     read_status(Migration(database, settings))
     assert schema_of(database) == before
 
 
 def test_status_is_json_with_what_is_promised(database, settings):
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     told = json.loads(json.dumps(read_status(Migration(database, settings)).as_metadata()))
     assert told["table"] == '"public"."segments"'
     assert {"phase", "rows", "embedded", "pending", "quarantined", "dimensions", "model", "index"} <= told.keys()
@@ -79,7 +79,7 @@ def test_a_valid_index_is_shown_before_an_invalid_one(database, settings):
 
 
 def test_what_each_phase_did_is_kept_in_the_journal(database, settings):
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     rollback(Migration(database, settings))
     with database.autocommit() as connection:
         entries = read_journal(connection, SEGMENTS)

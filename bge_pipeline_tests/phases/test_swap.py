@@ -43,7 +43,7 @@ pytestmark = pytest.mark.pgvector
 @pytest.fixture
 def filled(database, settings):
     """The demo table in phase backfilled."""
-    fill(database, settings)
+    fill(Migration(database, settings))
     return database
 
 
@@ -86,7 +86,7 @@ def before_writers_are_locked_out(monkeypatch, act):
 def refuses(database, settings, error=SwapRefused, match=None, encoder=ENCODER):
     before = {name: columns_of(database)[name] for name in ("embedding", "embedding_384")}
     with pytest.raises(error, match=match) as refused:
-        swap(database, settings, encoder)
+        swap(Migration(database, settings), encoder)
     assert columns_of(database).items() >= before.items()
     return refused.value
 
@@ -94,7 +94,7 @@ def refuses(database, settings, error=SwapRefused, match=None, encoder=ENCODER):
 class TestTheExchange:
     def test_search_reads_the_new_vectors_and_the_old_ones_are_kept(self, database, settings):
         old = execute(database, "SELECT id, embedding::text FROM segments ORDER BY id")
-        result = fill_and_swap(database, settings)
+        result = fill_and_swap(Migration(database, settings))
         assert (result.exchanged, result.previous_column) == (True, "embedding_1536")
         types = columns_of(database)
         assert (types["embedding"], types["embedding_1536"]) == ("vector(384)", "vector(1536)")
@@ -106,7 +106,7 @@ class TestTheExchange:
         assert space_of(state.previous).dimensions == 1536
 
     def test_the_new_column_has_a_valid_index_that_search_uses(self, database, settings):
-        result = fill_and_swap(database, settings)
+        result = fill_and_swap(Migration(database, settings))
         status = read_status(Migration(database, settings))
         assert (status.index.name, status.index.method, status.index.valid) == (result.index_name, "ivfflat", True)
         with database.transaction() as connection:
@@ -116,17 +116,17 @@ class TestTheExchange:
             assert any(result.index_name in row[0] for row in plan)
 
     def test_the_lock_is_held_for_milliseconds(self, database, settings):
-        assert 0 < fill_and_swap(database, settings).lock_milliseconds < 1_000
+        assert 0 < fill_and_swap(Migration(database, settings)).lock_milliseconds < 1_000
 
     def test_a_second_call_exchanges_nothing(self, database, settings):
-        fill_and_swap(database, settings)
+        fill_and_swap(Migration(database, settings))
         before = schema_of(database)
-        result = swap(database, settings)
+        result = swap(Migration(database, settings))
         assert (result.exchanged, result.previous_column, result.index_built) == (False, "embedding_1536", False)
         assert schema_of(database) == before
 
     def test_old_embedding_drop_drops_them_in_the_same_transaction(self, database, make_settings):
-        result = fill_and_swap(database, make_settings(old_embedding="drop"))
+        result = fill_and_swap(Migration(database, make_settings(old_embedding="drop")))
         assert result.previous_column is None
         assert "embedding_1536" not in columns_of(database)
         assert require_table(Migration(database, make_settings())).phase == "retired"
@@ -134,13 +134,13 @@ class TestTheExchange:
         assert scalar(database, "SELECT embedding FROM segments WHERE id = 1") is None
 
     def test_old_index_keep_moves_with_the_old_vectors(self, database, make_settings):
-        fill_and_swap(database, make_settings(old_index="keep"))
+        fill_and_swap(Migration(database, make_settings(old_index="keep")))
         definition = scalar(database, "SELECT pg_get_indexdef('segments_embedding_idx_of_embedding_1536'::regclass)")
         assert "(embedding_1536 vector_cosine_ops)" in definition
 
     def test_hnsw_and_half_precision_can_be_asked_for(self, database, make_settings):
         settings = make_settings(index_method="hnsw", index_element="halfvec", index_m=8, index_ef_construction=20)
-        result = fill_and_swap(database, settings)
+        result = fill_and_swap(Migration(database, settings))
         definition = scalar(database, "SELECT pg_get_indexdef(to_regclass(:name))", name=result.index_name)
         assert "USING hnsw" in definition
         assert "halfvec_cosine_ops" in definition
@@ -148,7 +148,7 @@ class TestTheExchange:
 
     def test_an_old_column_that_must_not_be_null_no_longer_stops_inserts(self, database, settings):
         execute(database, "ALTER TABLE segments ALTER COLUMN embedding SET NOT NULL")
-        assert fill_and_swap(database, settings).not_null_dropped
+        assert fill_and_swap(Migration(database, settings)).not_null_dropped
         execute(
             database,
             "INSERT INTO segments (source_id, video_id, start_sec, end_sec, text) "
@@ -165,7 +165,7 @@ class TestTheExchange:
             execute(database, f"CREATE ROLE {role}")
         execute(database, f"GRANT SELECT (id, embedding) ON segments TO {quoted[0]}, PUBLIC")
         execute(database, f"GRANT UPDATE (embedding) ON segments TO {quoted[1]} WITH GRANT OPTION")
-        fill_and_swap(database, make_settings(old_embedding=old))
+        fill_and_swap(Migration(database, make_settings(old_embedding=old)))
         assert scalar(database, "SELECT has_column_privilege(:r, 'segments', 'embedding', 'SELECT')", r=roles[0])
         assert scalar(
             database, "SELECT has_column_privilege(:r, 'segments', 'embedding', 'UPDATE WITH GRANT OPTION')", r=roles[1]
@@ -178,7 +178,7 @@ class TestTheExchange:
     def test_vectors_without_a_declared_length_are_kept_as_legacy(self, database, settings):
         execute(database, "DROP INDEX segments_embedding_idx")
         execute(database, "ALTER TABLE segments ALTER COLUMN embedding TYPE vector")
-        assert fill_and_swap(database, settings).previous_column == "embedding_legacy"
+        assert fill_and_swap(Migration(database, settings)).previous_column == "embedding_legacy"
 
 
 class TestWhatIsVerified:
@@ -191,7 +191,7 @@ class TestWhatIsVerified:
     def test_pending_rows_may_be_allowed(self, filled, make_settings, monkeypatch, most, left):
         monkeypatch.setattr(swap_module, "backfill", lambda *_, **__: None)  # the catch-up
         execute(filled, "UPDATE segments SET text = 'changed' WHERE id <= 5")
-        assert swap(filled, make_settings(swap_max_pending_rows=most)).last_rows == 5 - left
+        assert swap(Migration(filled, make_settings(swap_max_pending_rows=most))).last_rows == 5 - left
         assert len(pending_ids(filled, "embedding")) == left
 
     def test_a_view_that_is_created_after_the_last_look(self, filled, settings, monkeypatch):
@@ -206,18 +206,18 @@ class TestWhatIsVerified:
         before_the_lock(monkeypatch, lambda: execute(filled, invalidate))
         refuses(filled, settings, match="is not valid")
         monkeypatch.undo()
-        assert swap(filled, settings).index_built, "the next run builds it again"
+        assert swap(Migration(filled, settings)).index_built, "the next run builds it again"
 
     def test_a_column_of_other_dimensions(self, filled, settings, monkeypatch):
         alter = "ALTER TABLE segments ALTER COLUMN embedding_384 TYPE vector(3) USING NULL::vector(3)"
         before_the_last_lock(monkeypatch, lambda: execute(filled, alter))
         with pytest.raises(SwapRefused, match="does not hold 384 dimensions"):
-            swap(filled, settings)
+            swap(Migration(filled, settings))
         assert columns_of(filled)["embedding"] == "vector(1536)"
 
     def test_vectors_of_another_model(self, filled, settings):
         with pytest.raises(EmbeddingSpaceMismatch):
-            swap(filled, settings, HashingEncoder(seed=1))
+            swap(Migration(filled, settings), HashingEncoder(seed=1))
         assert columns_of(filled)["embedding"] == "vector(1536)"
 
     def test_a_comment_that_says_another_model_by_the_time_of_the_lock(self, filled, settings, monkeypatch):
@@ -236,16 +236,16 @@ class TestWhatIsVerified:
         def exchange_meanwhile():
             if not once:
                 once.append(1)
-                swap(filled, settings)
+                swap(Migration(filled, settings))
 
         before_the_lock(monkeypatch, exchange_meanwhile)
         with pytest.raises(PhaseError, match="by another process"):
-            swap(filled, settings)
+            swap(Migration(filled, settings))
         assert require_table(Migration(filled, settings)).phase == "swapped"
 
     def test_that_there_is_something_to_swap(self, database, settings):
         with pytest.raises(PhaseError, match="phase legacy"):
-            swap(database, settings)
+            swap(Migration(database, settings))
 
 
 def describe(database):
@@ -263,7 +263,7 @@ class TestWhatDependsOnTheOldColumn:
 
     def test_can_be_left_on_the_old_vectors_on_purpose(self, filled, make_settings):
         execute(filled, self.VIEW)
-        assert swap(filled, make_settings(dependents="ignore")).exchanged
+        assert swap(Migration(filled, make_settings(dependents="ignore"))).exchanged
         assert scalar(filled, "SELECT max(vector_dims(embedding)) FROM nearest") == 1536
 
     def test_cannot_be_left_on_vectors_that_are_dropped(self, filled, make_settings):
@@ -274,19 +274,19 @@ class TestWhatDependsOnTheOldColumn:
     def test_does_not_stop_the_swap_when_it_goes_by_name(self, filled, settings):
         body = "'SELECT count(embedding) FROM segments'"
         execute(filled, f"CREATE FUNCTION counted() RETURNS bigint LANGUAGE sql AS {body}")
-        assert swap(filled, settings).exchanged
+        assert swap(Migration(filled, settings)).exchanged
         assert scalar(filled, "SELECT counted()") == 300
 
 
 class TestBesideALiveApplication:
     def test_rows_that_come_while_index_and_gate_take_their_time_are_embedded(self, filled, settings, monkeypatch):
         before_the_lock(monkeypatch, lambda: execute(filled, "UPDATE segments SET text = 'late' WHERE id = 9"))
-        assert swap(filled, settings).exchanged
+        assert swap(Migration(filled, settings)).exchanged
         assert wrong_vectors(filled, ENCODER, "embedding") == []
 
     def test_rows_that_come_after_the_catch_up_are_embedded_while_writers_wait(self, filled, settings, monkeypatch):
         before_writers_are_locked_out(monkeypatch, lambda: execute(filled, LATE))
-        result = swap(filled, settings)
+        result = swap(Migration(filled, settings))
         assert (result.exchanged, result.last_rows) == (True, 40)
         assert result.writer_pause_milliseconds >= result.lock_milliseconds
         assert wrong_vectors(filled, ENCODER, "embedding") == []
@@ -304,7 +304,7 @@ class TestBesideALiveApplication:
                     wrote.append("waits")
 
         before_writers_are_locked_out(monkeypatch, lambda: execute(filled, LATE))
-        assert swap(filled, settings, Wrapped(before=look)).exchanged
+        assert swap(Migration(filled, settings), Wrapped(before=look)).exchanged
         assert (read[:1], wrote[:1]) == ([300], ["waits"])
 
     def test_it_gives_way_when_writers_would_wait_too_long_and_says_what_it_needs(
@@ -339,7 +339,7 @@ class TestBesideALiveApplication:
             thread.start()
         try:
             wait_until(lambda: len(written) > 20)
-            result = swap(filled, settings)
+            result = swap(Migration(filled, settings))
         finally:
             stop.set()
             for thread in threads:
@@ -398,7 +398,7 @@ class TestBesideALiveApplication:
         thread.start()
         try:
             wait_until(lambda: seen == {1536})
-            swap(filled, settings)
+            swap(Migration(filled, settings))
             wait_until(lambda: 384 in seen)
         finally:
             stop.set()
@@ -408,7 +408,7 @@ class TestBesideALiveApplication:
 
 
 def test_the_exchange_is_as_durable_as_any_commit_though_the_last_rows_were_not(database, settings, monkeypatch):
-    fill(database, settings)
+    fill(Migration(database, settings))
     before_writers_are_locked_out(monkeypatch, lambda: execute(database, LATE))
     original = swap_module.exchange_statements
     look = "BEGIN IF current_setting('synchronous_commit') <> 'on' THEN RAISE EXCEPTION 'not durable'; END IF; END"
@@ -417,4 +417,4 @@ def test_the_exchange_is_as_durable_as_any_commit_though_the_last_rows_were_not(
         return [text(f"DO $$ {look} $$"), *original(*arguments, **named)]
 
     monkeypatch.setattr(swap_module, "exchange_statements", statements)
-    assert swap(database, settings).last_rows == 40
+    assert swap(Migration(database, settings)).last_rows == 40

@@ -102,7 +102,7 @@ def test_text_ids_go_through_all_phases(text_ids, make_settings):
 
     rollback(Migration(database, settings))
     assert read_status(Migration(database, settings)).dimensions == 1_536
-    swap(Migration(database, agreed(database, settings)), service)
+    swap(Migration(database, agreed(Migration(database, settings))), service)
     retire(Migration(database, settings))
     assert read_status(Migration(database, settings)).phase == "retired"
     assert wrong_vectors(database, ENCODER, "embedding") == []

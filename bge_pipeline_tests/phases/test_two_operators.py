@@ -113,9 +113,9 @@ class TestTwoCommandsTogether:
 
     def test_a_lock_ends_with_the_process_that_holds_it(self, database, settings):
         holder = (
-            "import sys, time; from bge_pipeline.database.connection import Database; "
-            "from bge_pipeline.database.operator import operating; from bge_pipeline.settings import load_settings; "
-            "s = load_settings()\nwith Database.from_settings(s) as d, operating(d, s, 'swap'):\n"
+            "import sys, time; from bge_pipeline.phases.migration import Migration; "
+            "from bge_pipeline.settings import load_settings\n"
+            "with Migration.opened(load_settings()) as migration, migration.operating('swap'):\n"
             " print('held', flush=True); time.sleep(600)"
         )
         variables = environment(settings)
@@ -133,17 +133,17 @@ class TestTwoCommandsTogether:
 @pytest.mark.parametrize(
     "act",
     [
-        lambda database, settings: expand(Migration(database, settings), ENCODER.space),
+        lambda migration: expand(migration, ENCODER.space),
         swap,
         rollback,
         retire,
-        lambda database, settings: migrate(Migration(database, settings), EmbeddingsService(ENCODER, settings)),
+        lambda migration: migrate(migration, EmbeddingsService(ENCODER, migration.settings)),
         collapse,
     ],
     ids=["expand", "swap", "rollback", "retire", "migrate", "collapse"],
 )
 def test_every_act_that_changes_the_schema_is_refused_while_another_operates(database, settings, act):
-    fill(database, settings)
+    fill(Migration(database, settings))
     before = columns_of(database)
     held, done = threading.Event(), threading.Event()
 
@@ -157,7 +157,7 @@ def test_every_act_that_changes_the_schema_is_refused_while_another_operates(dat
     assert held.wait(30)
     try:
         with pytest.raises(OperatorBusy, match="another act"):
-            act(database, settings)
+            act(Migration(database, settings))
     finally:
         done.set()
         other.join()
@@ -182,14 +182,14 @@ class TestAnOperatorThatSlept:
     """Its session was ended meanwhile, so that another operator could do everything."""
 
     def test_in_the_recall_probe_does_not_label_the_old_vectors_as_new(self, same_dimensions, settings, monkeypatch):
-        fill(same_dimensions, settings)
+        fill(Migration(same_dimensions, settings))
         measured = settings.model_copy(update={"quality_gate": "off", "search_probes": None})
         original = search_effort.recommend_for_recall
 
         def sleep_meanwhile(*args, **keywords):
             execute(same_dimensions, END_OPERATORS)
             monkeypatch.setattr(search_effort, "recommend_for_recall", original)
-            in_another_thread(lambda: swap(same_dimensions, settings))
+            in_another_thread(lambda: swap(Migration(same_dimensions, settings)))
             return original(*args, **keywords)
 
         monkeypatch.setattr(search_effort, "recommend_for_recall", sleep_meanwhile)
@@ -204,7 +204,7 @@ class TestAnOperatorThatSlept:
         def sleep_meanwhile(*args, **keywords):
             monkeypatch.setattr(expand_module, "require_privileges", original)
             execute(same_dimensions, END_OPERATORS)
-            in_another_thread(lambda: fill_and_swap(same_dimensions, settings))
+            in_another_thread(lambda: fill_and_swap(Migration(same_dimensions, settings)))
 
         monkeypatch.setattr(expand_module, "require_privileges", sleep_meanwhile)
         with pytest.raises(ChangedMeanwhile):
@@ -243,7 +243,7 @@ class TestAnOperatorThatSlept:
         class Sleepy(HashingEncoder):
             def encode(self, tokens, *, batch_size=None):  # noqa: ARG002
                 if require_table(Migration(same_dimensions, settings)).phase == "expanded":
-                    in_another_thread(lambda: fill_and_swap(same_dimensions, settings))
+                    in_another_thread(lambda: fill_and_swap(Migration(same_dimensions, settings)))
                 return super().encode(tokens)
 
         assert backfill(Migration(same_dimensions, settings), Sleepy()).pending_after == 0

@@ -95,7 +95,7 @@ def test_the_index_of_pending_rows_comes_when_the_bulk_is_done(large, make_setti
 
 def test_a_swap_builds_it_where_no_run_did(large, settings, monkeypatch):
     monkeypatch.setattr("bge_pipeline.phases.backfill.index_when_few_are_left", lambda *_: None)
-    fill_and_swap(large, settings)
+    fill_and_swap(Migration(large, settings))
     assert is_indexed(large, "embedding")
 
 

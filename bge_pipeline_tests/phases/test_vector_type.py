@@ -87,7 +87,7 @@ def test_float16_goes_through_all_phases_with_the_gate_enforced(database, make_s
 
     rollback(Migration(database, settings))
     assert columns_of(database)["embedding"] == "vector(1536)"
-    swap(Migration(database, agreed(database, settings)), service)
+    swap(Migration(database, agreed(Migration(database, settings))), service)
     retire(Migration(database, settings))
     assert columns_of(database)["embedding"] == "halfvec(384)"
     planned = plan(Migration(database, settings), service)
@@ -95,14 +95,14 @@ def test_float16_goes_through_all_phases_with_the_gate_enforced(database, make_s
 
 
 def test_float16_takes_half_the_space(database, settings):
-    fill(database, settings)
+    fill(Migration(database, settings))
     whole = scalar(database, "SELECT sum(pg_column_size(embedding_384)) FROM segments")
     execute(database, "ALTER TABLE segments ALTER COLUMN embedding_384 TYPE halfvec(384)")
     assert scalar(database, "SELECT sum(pg_column_size(embedding_384)) FROM segments") < 0.52 * whole
 
 
 def test_another_type_than_that_of_the_column_being_filled_is_refused(database, settings, half):
-    fill(database, half)
+    fill(Migration(database, half))
     with pytest.raises(PhaseError, match=r"is halfvec\(384\), and the settings ask for vector\(384\)") as refused:
         expand(Migration(database, settings), ENCODER.space)
     assert "TARGET_VECTOR_TYPE=halfvec" in refused.value.next_step
@@ -135,7 +135,7 @@ def test_not_null_and_default_are_remembered_said_and_come_back(database, settin
         database,
         f"ALTER TABLE segments ALTER COLUMN embedding SET NOT NULL, ALTER COLUMN embedding SET DEFAULT {zeros}",
     )
-    not_null, default = fill_and_swap(database, settings).notices
+    not_null, default = fill_and_swap(Migration(database, settings)).notices
     assert "'embedding' was NOT NULL and no longer is" in not_null
     assert "had DEFAULT" in default
     assert "stays with the old vectors" in default
@@ -152,5 +152,5 @@ def test_not_null_and_default_are_remembered_said_and_come_back(database, settin
         "SELECT column_default FROM information_schema.columns WHERE table_name = 'segments' AND column_name = 'embedding'",
     )
     as_it_stands(database, reminder.rpartition(": ")[2])
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     assert "NOT NULL" in retire(Migration(database, settings)).notices[0]

@@ -38,7 +38,7 @@ def service(settings):
 @pytest.fixture
 def judged(database, settings, service, measured):
     """A filled column with a verdict in the journal."""
-    fill(database, settings)
+    fill(Migration(database, settings))
     assert verdict.judge_for_swap(Migration(database, settings), service).gate.passed
     assert len(measured) == 1
 
@@ -80,7 +80,7 @@ class TestAVerdictInTheJournal:
 
 
 def test_a_refusal_is_never_taken_but_measured_again(database, settings, service, measured):
-    fill(database, settings)
+    fill(Migration(database, settings))
     execute(database, "UPDATE segments SET embedding_384 = embedding_384 + embedding_384")
     assert not verdict.judge_for_swap(Migration(database, settings), service).gate.passed
     execute(database, "UPDATE segments SET embedding_384 = l2_normalize(embedding_384)")

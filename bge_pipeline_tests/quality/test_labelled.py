@@ -36,7 +36,7 @@ def made_by(database, encoder):
 
 
 def measured(database, settings, service=None, **options):
-    fill(database, settings)
+    fill(Migration(database, settings))
     service = service or EmbeddingsService(ENCODER, settings)
     state = require_table(Migration(database, settings))
     with database.autocommit() as connection:

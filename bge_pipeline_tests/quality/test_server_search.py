@@ -46,8 +46,8 @@ def many_lists(database: Database, make_settings: MakeSettings) -> MakeSettings:
 
 
 def filled(database: Database, settings: Settings) -> tuple[Settings, EmbeddingsService]:
-    fill(database, settings)
-    settings = agreed(database, settings)
+    fill(Migration(database, settings))
+    settings = agreed(Migration(database, settings))
     return settings, EmbeddingsService(ENCODER, settings)
 
 

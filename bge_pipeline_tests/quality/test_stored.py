@@ -21,7 +21,7 @@ def rewrite(database, settings):
     """Give every row the model's vector, turned by an angle and of another length."""
 
     def rewrite(cosine: float = 1.0, length: float = 1.0) -> None:
-        fill(database, settings)
+        fill(Migration(database, settings))
         rows = execute(database, "SELECT id, text FROM segments")
         vectors = ENCODER.encode(ENCODER.tokenize([row.text for row in rows])).astype(np.float64)
         aside = np.random.default_rng(0).standard_normal(vectors.shape)

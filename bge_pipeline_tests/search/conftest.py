@@ -37,7 +37,7 @@ def old_encoder(settings: Settings) -> HashingEncoder:
 @pytest.fixture
 def run_migration(database: Database, settings: Settings, service: EmbeddingsService) -> Callable[[], None]:
     """Migrates as somebody does who agrees to it, after a rollback too."""
-    return lambda: migrate(Migration(database, agreed(database, settings)), service) and None
+    return lambda: migrate(Migration(database, agreed(Migration(database, settings))), service) and None
 
 
 @pytest.fixture

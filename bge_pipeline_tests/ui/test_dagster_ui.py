@@ -94,7 +94,7 @@ def test_a_migration_by_clicks_with_a_failed_partition_and_a_report(
 def test_a_rollback_at_the_terminal_turns_the_graph_red_and_says_why(
     ui: DagsterUI, database: Database, settings: Settings, tmp_path: Path
 ):
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
     rollback(Migration(database, settings))
 
     ui.open_start_page(tmp_path / "ui.log")

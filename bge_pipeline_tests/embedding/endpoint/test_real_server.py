@@ -83,7 +83,7 @@ def test_its_vectors_are_those_of_the_model_here_whatever_the_text(remote: Setti
 @pytest.mark.pgvector
 def test_a_table_goes_all_the_way_by_it(remote: Settings, local: EmbeddingsService, database: Database) -> None:
     with open_service(Migration(database, remote)) as service:
-        result = migrate(Migration(database, agreed(database, remote)), service)
+        result = migrate(Migration(database, agreed(Migration(database, remote))), service)
         query = "remove an item from a dict"
         found = Retriever(database, remote, service).search(query, top_k=5).results
         assert isinstance(service.encoder, EndpointEncoder)
