@@ -48,15 +48,15 @@ def run(settings: Settings, tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def finished(database: Database, settings: Settings) -> Database:
-    fill_and_swap(Migration(database, settings))
-    retire(Migration(database, settings))
+def finished(database: Database, migration: Migration) -> Database:
+    fill_and_swap(migration)
+    retire(migration)
     return database
 
 
 @pytest.fixture
-def swapped(database: Database, settings: Settings) -> Database:
-    fill_and_swap(Migration(database, settings))
+def swapped(database: Database, migration: Migration) -> Database:
+    fill_and_swap(migration)
     return database
 
 
@@ -155,22 +155,20 @@ class TestAFirstMigration:
         assert "stand-in for Alibaba-NLP/gte-Qwen2-1.5B-instruct (hashed words, not a model), 1536 dimensions" in said
         assert "dropped segments_embedding_idx" in said
 
-    def test_begins_by_yes_without_a_question(self, run: Run, database: Database, settings: Settings) -> None:
+    def test_begins_by_yes_without_a_question(self, run: Run, migration: Migration) -> None:
         done = run("migrate", "--yes", answer="n", QUALITY_GATE="off")
 
         assert done.returncode == 0, done.stderr
         assert "Go on?" not in done.stderr
-        assert read_status(Migration(database, settings)).phase == "swapped"
+        assert read_status(migration).phase == "swapped"
 
-    def test_that_is_under_way_is_resumed_without_a_question(
-        self, run: Run, database: Database, settings: Settings
-    ) -> None:
-        expand(Migration(database, settings), ENCODER.space)
+    def test_that_is_under_way_is_resumed_without_a_question(self, run: Run, migration: Migration) -> None:
+        expand(migration, ENCODER.space)
 
         done = run("migrate", answer="n", QUALITY_GATE="off")
 
         assert done.returncode == 0, done.stderr
-        assert read_status(Migration(database, settings)).phase == "swapped"
+        assert read_status(migration).phase == "swapped"
 
 
 class TestEmbed:
@@ -207,9 +205,9 @@ class TestEmbed:
         assert table(database) == before
 
     def test_fills_the_new_column_before_the_swap_and_does_not_swap(
-        self, run: Run, database: Database, settings: Settings
+        self, run: Run, database: Database, migration: Migration
     ) -> None:
-        expand(Migration(database, settings), ENCODER.space)
+        expand(migration, ENCODER.space)
         before = table(database)
 
         assert json.loads(run("embed", "--json").stdout)["rows"] == 300
@@ -217,7 +215,7 @@ class TestEmbed:
         (schema, searched), after = before, table(database)
         assert searched == after[1]
         assert set(schema) <= set(after[0]), "and an index of what is pending from now on"
-        assert read_status(Migration(database, settings)).phase == "backfilled"
+        assert read_status(migration).phase == "backfilled"
 
     def test_keeps_the_new_vectors_current_after_a_rollback_and_goes_no_further(
         self, run: Run, went_back: Database

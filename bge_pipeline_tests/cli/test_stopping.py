@@ -26,9 +26,9 @@ CREATE TRIGGER dawdle BEFORE UPDATE ON segments FOR EACH ROW EXECUTE FUNCTION da
 
 
 @pytest.fixture
-def slow(database, settings):
+def slow(database, migration):
     """A table in phase expanded, of which ten rows take a third of a second to write."""
-    expand(Migration(database, settings), ENCODER.space)
+    expand(migration, ENCODER.space)
     execute(database, SLOW_WRITES)
     return database
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import pytest
 
 from bge_pipeline.database.quarantine import quarantine_statements
-from bge_pipeline.phases.migration import Migration
 from bge_pipeline_tests.support import ENCODER, SEGMENTS, execute
 
 
 @pytest.fixture
-def expanded(database, settings):
+def expanded(database, migration):
     """The demo table in phase expanded."""
     from bge_pipeline.phases.expand import expand
 
-    expand(Migration(database, settings), ENCODER.space)
+    expand(migration, ENCODER.space)
     return database
 
 

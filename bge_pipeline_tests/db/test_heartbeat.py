@@ -38,8 +38,8 @@ with Database(sys.argv[1]) as database, heartbeat.Heartbeat(
 
 
 @pytest.fixture
-def expanded(database, settings):
-    expand(Migration(database, settings), ENCODER.space)
+def expanded(database, migration):
+    expand(migration, ENCODER.space)
     return database
 
 

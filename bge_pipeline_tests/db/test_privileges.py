@@ -77,15 +77,15 @@ def test_nobody_is_advised_to_become_an_administrator(database, as_role, role):
     execute(database, f"REASSIGN OWNED BY {owner} TO CURRENT_USER; DROP ROLE {owner}")
 
 
-def test_a_role_that_only_fills_needs_no_ownership(database, as_role, settings):
-    expand(Migration(database, settings), ENCODER.space)
+def test_a_role_that_only_fills_needs_no_ownership(database, migration, as_role, settings):
+    expand(migration, ENCODER.space)
     grant(database, lacking(as_role, column="embedding_384", alters=False))
     assert lacking(as_role)
     assert backfill(Migration(as_role, settings), ENCODER).pending_after == 0
 
 
-def test_rights_on_the_two_columns_are_enough_to_fill(database, as_role, role, settings):
-    expand(Migration(database, settings), ENCODER.space)
+def test_rights_on_the_two_columns_are_enough_to_fill(database, migration, as_role, role):
+    expand(migration, ENCODER.space)
     execute(database, f"GRANT SELECT, UPDATE (embedding_384) ON segments TO {role}")
     needs = [privilege.need for privilege in lacking(as_role, column="embedding_384", alters=False)]
     assert not [need for need in needs if "reads and updates" in need]
@@ -136,7 +136,7 @@ def test_a_phase_refuses_before_it_changes_anything(database, as_role, role, set
     assert schema_of(database) == before
 
 
-def test_a_table_that_may_not_even_be_read_is_a_missing_privilege_in_words(database, as_role, settings):
-    expand(Migration(database, settings), ENCODER.space)
+def test_a_table_that_may_not_even_be_read_is_a_missing_privilege_in_words(migration, as_role, settings):
+    expand(migration, ENCODER.space)
     with pytest.raises(MissingPrivilege, match="may not do this: the backfill reads and updates"):
         backfill(Migration(as_role, settings), ENCODER)

@@ -24,9 +24,9 @@ ROLES = ("bge_planner", "bge_filler")
 
 
 @pytest.fixture
-def logins(database, settings, database_url, server_url):
+def logins(database, migration, database_url, server_url):
     """After expand and the script: a database that is logged in to as a member of each role."""
-    expand(Migration(database, settings), ENCODER.space)
+    expand(migration, ENCODER.space)
     for _ in range(2):  # it can be repeated
         done = run_psql(
             (ROOT / "deploy/roles.sql").read_text(), database_url, schema="public", table="segments", column="embedding"
@@ -55,9 +55,9 @@ def test_who_plans_reads_and_can_change_nothing(logins, settings):
         backfill(Migration(planner, settings), ENCODER)
 
 
-def test_who_fills_writes_vectors_and_cannot_swap(logins, database, settings):
+def test_who_fills_writes_vectors_and_cannot_swap(logins, migration, settings):
     filler = logins["bge_filler"]
     assert backfill(Migration(filler, settings), ENCODER).rows == 300
     with pytest.raises(MissingPrivilege):
         swap(Migration(filler, settings))
-    assert swap(Migration(database, settings)).exchanged
+    assert swap(migration).exchanged

@@ -89,14 +89,14 @@ def _embedded_programs() -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name.replace(" ", "-"))
 def test_the_guide_does_what_it_says(
-    scenario: Scenario, run: Callable[[Scenario], str], database: Database, settings: Settings
+    scenario: Scenario, run: Callable[[Scenario], str], database: Database, migration: Migration
 ) -> None:
     with database.transaction() as connection:
         connection.execute(text("COMMENT ON COLUMN segments.embedding IS NULL"))  # a user's table has no note of ours
 
     run(scenario)
 
-    assert read_status(Migration(database, settings)).phase == scenario.ends
+    assert read_status(migration).phase == scenario.ends
 
 
 def test_every_block_is_run_or_says_why_not() -> None:

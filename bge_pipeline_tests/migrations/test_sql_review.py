@@ -81,23 +81,23 @@ def without_effort(found):
     return re.sub(r', "search": \{[^}]*\}', "", str(found | {"indexes": indexes}))
 
 
-def test_it_exchanges_nothing_while_rows_are_pending(database, settings, capsys, monkeypatch):
+def test_it_exchanges_nothing_while_rows_are_pending(migration, settings, capsys, monkeypatch):
     script = printed(settings, capsys, monkeypatch)
     done = run_psql(script, settings.database_url.get_secret_value())
     assert done.returncode != 0
     assert 'rows of "public"."segments" are pending (SWAP_MAX_PENDING_ROWS): nothing was exchanged' in done.stderr
-    status = read_status(Migration(database, settings))
+    status = read_status(migration)
     assert (status.phase, status.dimensions, status.pending) == ("expanded", 1536, 300)
 
 
-def test_it_exchanges_nothing_while_the_index_is_not_valid(database, settings, capsys, monkeypatch):
-    fill(Migration(database, settings))
+def test_it_exchanges_nothing_while_the_index_is_not_valid(migration, settings, capsys, monkeypatch):
+    fill(migration)
     script = printed(settings, capsys, monkeypatch, "006:007")
     invalid = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = '\"%s\"'::regclass;\nBEGIN;\n\nSET LOCAL"
     index = re.search(r'CREATE INDEX CONCURRENTLY "([^"]+ivfflat)"', script).group(1)
     done = run_psql(script.replace("BEGIN;\n\nSET LOCAL", invalid % index), settings.database_url.get_secret_value())
     assert "is not valid: nothing was exchanged" in done.stderr
-    assert read_status(Migration(database, settings)).dimensions == 1536
+    assert read_status(migration).dimensions == 1536
 
 
 def test_it_waits_for_nobody_longer_than_the_command_does(database, make_settings, capsys, monkeypatch):

@@ -154,11 +154,11 @@ def test_a_model_that_cannot_be_asked_is_said(swapped, settings, reason):
     assert "could not be compared" in str(found)
 
 
-def test_other_dimensions_keep_old_vectors_out_by_themselves(database, settings):
-    fill_and_swap(Migration(database, settings))
+def test_other_dimensions_keep_old_vectors_out_by_themselves(database, migration, settings):
+    fill_and_swap(migration)
     write(database, OLD, "of the right dimensions")
     assert compared(database, settings) is None
-    assert written_since(Migration(database, settings), None) is None
+    assert written_since(migration, None) is None
 
 
 def test_retire_ends_it(swapped, settings):
@@ -261,7 +261,7 @@ class TestItIsSaidLoudly:
         (notice,) = fill_and_swap(Migration(legacy, make_settings(old_embedding="drop"))).notices
         assert "until retire" not in notice
 
-    def test_and_not_at_all_where_the_dimensions_differ(self, database, settings):
+    def test_and_not_at_all_where_the_dimensions_differ(self, migration, settings):
         service = EmbeddingsService(ENCODER, settings)
-        assert plan(Migration(database, settings), service).notices == ()
-        assert fill_and_swap(Migration(database, settings)).notices == ()
+        assert plan(migration, service).notices == ()
+        assert fill_and_swap(migration).notices == ()

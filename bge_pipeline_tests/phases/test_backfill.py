@@ -41,9 +41,9 @@ def settings(make_settings):
 
 
 @pytest.fixture
-def expanded(database, settings):
+def expanded(database, migration):
     """The demo table in phase expanded."""
-    expand(Migration(database, settings), ENCODER.space)
+    expand(migration, ENCODER.space)
     return database
 
 
@@ -80,10 +80,10 @@ class TestTheOrdinaryCourse:
         status = read_status(Migration(expanded, settings))
         assert (status.embedded, status.pending, status.without_text) == (298, 0, 2)
 
-    def test_after_the_swap_it_fills_the_column_that_search_reads(self, database, settings):
-        fill_and_swap(Migration(database, settings))
+    def test_after_the_swap_it_fills_the_column_that_search_reads(self, database, migration):
+        fill_and_swap(migration)
         execute(database, "UPDATE segments SET text = 'changed' WHERE id < 10")
-        assert backfill(Migration(database, settings), ENCODER).rows == 9
+        assert backfill(migration, ENCODER).rows == 9
         assert wrong_vectors(database, ENCODER, "embedding") == []
 
     def test_texts_longer_than_the_model_reads_are_counted_and_reported(self, expanded, settings, caplog):
@@ -93,10 +93,10 @@ class TestTheOrdinaryCourse:
         assert result.truncated == 1
         assert "1 of 300 texts were longer than the 8192 tokens" in caplog.text
 
-    def test_text_and_all_other_columns_stay_as_they_are(self, database, settings):
+    def test_text_and_all_other_columns_stay_as_they_are(self, database, migration):
         columns = "id, source_id, video_id, start_sec, text, metadata::text, created_at, embedding::text"
         before = execute(database, f"SELECT {columns} FROM segments ORDER BY id")
-        fill(Migration(database, settings))
+        fill(migration)
         assert execute(database, f"SELECT {columns} FROM segments ORDER BY id") == before
 
     def test_no_thread_is_left(self, expanded, settings):
@@ -112,19 +112,19 @@ class TestOneColumnOneSpace:
         assert refused.value.state == "nothing was written"
         assert len(pending_ids(expanded)) == 300
 
-    def test_another_model_is_refused_after_the_swap_too(self, database, settings):
-        fill_and_swap(Migration(database, settings))
+    def test_another_model_is_refused_after_the_swap_too(self, migration):
+        fill_and_swap(migration)
         with pytest.raises(EmbeddingSpaceMismatch):
-            backfill(Migration(database, settings), HashingEncoder(seed=1))
+            backfill(migration, HashingEncoder(seed=1))
 
     def test_a_column_whose_identity_was_lost_is_refused(self, expanded, settings):
         execute(expanded, "COMMENT ON COLUMN segments.embedding_384 IS 'oops'")
         with pytest.raises(PhaseError, match="no column to fill"):
             backfill(Migration(expanded, settings), ENCODER)
 
-    def test_a_table_that_was_not_expanded_is_told_how_to_begin(self, database, settings):
+    def test_a_table_that_was_not_expanded_is_told_how_to_begin(self, migration):
         with pytest.raises(PhaseError, match="phase legacy") as refused:
-            backfill(Migration(database, settings), ENCODER)
+            backfill(migration, ENCODER)
         assert "bge-pipeline migrate" in refused.value.next_step
 
 

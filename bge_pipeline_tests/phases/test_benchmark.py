@@ -44,9 +44,9 @@ def test_before_a_migration_the_old_column_alone_is_searched(database: Database,
 
 
 def test_after_the_swap_both_columns_are_timed_and_the_index_is_held_against_exact_search(
-    database: Database, settings: Settings
+    database: Database, migration: Migration, settings: Settings
 ) -> None:
-    fill_and_swap(Migration(database, settings))
+    fill_and_swap(migration)
 
     report = measured(database, settings)
 
@@ -82,11 +82,13 @@ def test_judged_queries_are_all_asked_and_judged(
 
 
 @pytest.mark.thorough
-def test_the_phases_are_those_of_the_latest_migration(database: Database, settings: Settings) -> None:
-    fill(Migration(database, settings))
-    collapse(Migration(database, settings))
-    fill_and_swap(Migration(database, settings))
-    retire(Migration(database, settings))
+def test_the_phases_are_those_of_the_latest_migration(
+    database: Database, migration: Migration, settings: Settings
+) -> None:
+    fill(migration)
+    collapse(migration)
+    fill_and_swap(migration)
+    retire(migration)
     assert acts(measured(database, settings)) == ["expand", "backfill", "swap", "retire"]
 
     following = settings.model_copy(update={"embedding_dimensions": 64})
@@ -128,9 +130,9 @@ def test_where_each_search_takes_long_fewer_are_timed_and_the_report_says_so(
 
 
 def test_an_old_model_that_is_recorded_and_not_at_hand_is_searched_by_stored_vectors(
-    database: Database, settings: Settings
+    database: Database, migration: Migration, settings: Settings
 ) -> None:
-    fill_and_swap(Migration(database, settings))
+    fill_and_swap(migration)
     note = scalar(
         database,
         "SELECT col_description('segments'::regclass, attnum) FROM pg_attribute "

@@ -33,14 +33,12 @@ def nearest(database: Database, column: str, row_id: str, k: int) -> list[str]:
     return [row[0] for row in rows]
 
 
-def test_without_the_old_model_the_row_found_first_asks_both_columns(database, settings, service):
+def test_without_the_old_model_the_row_found_first_asks_both_columns(database, migration, service):
     execute(database, "COMMENT ON COLUMN segments.embedding IS NULL")
-    fill(Migration(database, settings))
+    fill(migration)
     before = schema_of(database)
 
-    (pair,) = compare_search(
-        Migration(database, settings), service, ["open a file and read its lines"], results=5
-    ).pairs
+    (pair,) = compare_search(migration, service, ["open a file and read its lines"], results=5).pairs
 
     assert pair.row_id is not None
     assert [hit.row_id for hit in pair.old] == nearest(database, "embedding", pair.row_id, 5)
@@ -48,10 +46,10 @@ def test_without_the_old_model_the_row_found_first_asks_both_columns(database, s
     assert schema_of(database) == before
 
 
-def test_each_hit_says_where_it_is_on_the_other_side(database, settings, service):
-    fill_and_swap(Migration(database, settings))
+def test_each_hit_says_where_it_is_on_the_other_side(migration, service):
+    fill_and_swap(migration)
 
-    found = compare_search(Migration(database, settings), service, results=7)
+    found = compare_search(migration, service, results=7)
 
     assert found.pairs
     assert "rows of the table as questions" in found.source
@@ -64,10 +62,10 @@ def test_each_hit_says_where_it_is_on_the_other_side(database, settings, service
         assert pair.summary().startswith(f"{len(set(old) & set(new))} of 7 stayed")
 
 
-def test_with_both_models_at_hand_each_column_is_asked_by_its_own(database, settings, service):
-    fill(Migration(database, settings))
+def test_with_both_models_at_hand_each_column_is_asked_by_its_own(migration, service):
+    fill(migration)
 
-    found = compare_search(Migration(database, settings), service, ["sort a list of numbers"])
+    found = compare_search(migration, service, ["sort a list of numbers"])
 
     (pair,) = found.pairs
     assert pair.row_id is None
@@ -108,10 +106,10 @@ def test_a_log_that_is_not_there_is_named(database, make_settings, service):
         compare_search(Migration(database, settings), service)
 
 
-def test_one_column_alone_has_nothing_beside_it(database, settings, service):
+def test_one_column_alone_has_nothing_beside_it(migration, service):
     with pytest.raises(PhaseError, match="phase legacy: there are not two columns"):
-        compare_search(Migration(database, settings), service)
-    fill_and_swap(Migration(database, settings))
-    retire(Migration(database, settings))
+        compare_search(migration, service)
+    fill_and_swap(migration)
+    retire(migration)
     with pytest.raises(PhaseError, match="phase retired: there are not two columns"):
-        compare_search(Migration(database, settings), service)
+        compare_search(migration, service)

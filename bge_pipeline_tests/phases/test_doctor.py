@@ -26,9 +26,9 @@ def found(database, settings):
 
 
 @pytest.fixture
-def migrated(database, settings):
-    fill_and_swap(Migration(database, settings))
-    retire(Migration(database, settings))
+def migrated(database, migration):
+    fill_and_swap(migration)
+    retire(migration)
     return database
 
 
@@ -91,9 +91,9 @@ def test_other_types_of_vectors_are_counted_too(database, found, column_type):
     assert grades(found())["lengths"] == "ok"
 
 
-def test_a_large_table_is_sampled_unless_all_of_it_is_asked_for(database, settings):
+def test_a_large_table_is_sampled_unless_all_of_it_is_asked_for(database, migration):
     execute(database, "ANALYZE segments")
-    sampled, whole = (examine(Migration(database, settings), most_rows=rows) for rows in (20, None))
+    sampled, whole = (examine(migration, most_rows=rows) for rows in (20, None))
     assert sampled.content.is_sample
     assert 0 < sampled.content.rows < 300
     assert (whole.content.is_sample, whole.content.rows) == (False, 300)

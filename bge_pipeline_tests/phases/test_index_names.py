@@ -65,11 +65,11 @@ def test_the_old_vectors_may_go_in_the_swap_and_the_name_stays(database, make_se
     assert names_by_column(database) == {"embedding": [INDEX]}
 
 
-def test_nothing_is_left_of_it_after_a_rollback_that_discards(database, settings):
+def test_nothing_is_left_of_it_after_a_rollback_that_discards(database, migration):
     before = schema_of(database)
-    fill_and_swap(Migration(database, settings))
-    rollback(Migration(database, settings))
-    collapse(Migration(database, settings))
+    fill_and_swap(migration)
+    rollback(migration)
+    collapse(migration)
     assert schema_of(database) == before
 
 
@@ -84,6 +84,6 @@ def test_a_name_that_somebody_took_meanwhile_is_left_alone(database, make_settin
     assert names_by_column(database) == {"embedding": [result.index_name]}
 
 
-def test_without_an_old_index_the_new_one_has_a_name_of_its_own(database, settings):
+def test_without_an_old_index_the_new_one_has_a_name_of_its_own(database, migration):
     execute(database, f"DROP INDEX {INDEX}")
-    assert fill_and_swap(Migration(database, settings)).index_name.startswith("ix_segments_embedding_384_")
+    assert fill_and_swap(migration).index_name.startswith("ix_segments_embedding_384_")

@@ -41,9 +41,9 @@ def test_the_new_index_is_as_the_old_one_was(database, make_settings, old, new, 
     assert not swap(Migration(database, settings)).index_built, "the same index is found again"
 
 
-def test_without_an_old_index_it_is_ivfflat(database, settings):
+def test_without_an_old_index_it_is_ivfflat(database, migration):
     execute(database, f"DROP INDEX {INDEX}")
-    assert fill_and_swap(Migration(database, settings)).index_method == "ivfflat"
+    assert fill_and_swap(migration).index_method == "ivfflat"
 
 
 def test_what_is_asked_for_goes_before_the_old_one(database, make_settings):

@@ -95,14 +95,14 @@ def test_every_type_goes_through_all_phases_with_the_gate_enforced(database, mak
     assert wrong_vectors(database, ENCODER, "embedding") == []
 
 
-def test_plan_says_which_dimensions_an_untyped_column_holds_and_warns_only_of_equal_ones(database, settings):
+def test_plan_says_which_dimensions_an_untyped_column_holds_and_warns_only_of_equal_ones(database, migration, settings):
     service = EmbeddingsService(ENCODER, settings)
     as_it_stands(database, "ALTER TABLE segments ALTER COLUMN embedding TYPE vector")
-    assert plan(Migration(database, settings), service).notices == (
+    assert plan(migration, service).notices == (
         "the old column 'embedding' is of no fixed dimensions: of its sampled rows 300 with 1,536 dimensions",
     )
     give_type(database, "two dimensions")
-    told, equal = plan(Migration(database, settings), service).notices
+    told, equal = plan(migration, service).notices
     assert "200 with 1,536 dimensions and 100 with 384 dimensions" in told
     assert "compared on rows of 1,536" in told
     assert "BOTH HAVE 384 DIMENSIONS" in equal
@@ -148,7 +148,7 @@ def test_an_untyped_column_is_searched_and_measured_among_rows_of_the_querys_dim
         ("bits", "(embedding bit_hamming_ops)"),
     ],
 )
-def test_the_new_index_is_of_the_old_ones_method_whatever_the_old_type(database, settings, name, index):
+def test_the_new_index_is_of_the_old_ones_method_whatever_the_old_type(database, migration, name, index):
     give_type(database, name)
     as_it_stands(database, f"CREATE INDEX theirs ON segments USING hnsw {index}")
-    assert plan(Migration(database, settings), EmbeddingsService(ENCODER, settings)).index.method == "hnsw"
+    assert plan(migration, EmbeddingsService(ENCODER, migration.settings)).index.method == "hnsw"

@@ -46,8 +46,8 @@ pytestmark = pytest.mark.pgvector
 
 
 @pytest.fixture
-def expanded(database, settings):
-    expand(Migration(database, settings), ENCODER.space)
+def expanded(database, migration):
+    expand(migration, ENCODER.space)
     return database
 
 
@@ -112,19 +112,19 @@ class TestRuns:
         assert result.backfill is None
         assert result.as_metadata()["paused"]["by"] == "anna@desk"
 
-    def test_columns_are_not_exchanged_while_it_is_paused(self, database, settings):
-        fill(Migration(database, settings))
-        pause(Migration(database, settings))
-        thread = threading.Thread(target=swap, args=(Migration(database, settings),))
+    def test_columns_are_not_exchanged_while_it_is_paused(self, migration):
+        fill(migration)
+        pause(migration)
+        thread = threading.Thread(target=swap, args=(migration,))
         thread.start()
         try:
             thread.join(1)
             assert thread.is_alive(), "it waits"
-            assert require_table(Migration(database, settings)).phase == "backfilled"
+            assert require_table(migration).phase == "backfilled"
         finally:
-            resume(Migration(database, settings))
+            resume(migration)
             thread.join()
-        assert require_table(Migration(database, settings)).phase == "swapped"
+        assert require_table(migration).phase == "swapped"
 
     def test_the_companion_column_waits_too(self, database, make_settings):
         settings = make_settings()
@@ -281,11 +281,11 @@ class TestWhereItStands:
             assert [entry.act for entry in read_journal(connection, SEGMENTS)] == ["expand"]
             assert [entry.act for entry in read_journal(connection, SEGMENTS, "pause")] == ["pause"]
 
-    def test_a_table_without_a_migration_has_nothing_to_pause(self, database, settings):
+    def test_a_table_without_a_migration_has_nothing_to_pause(self, migration):
         for act in (pause, resume):
             with pytest.raises(PhaseError, match=r"no migration of .* has begun"):
-                act(Migration(database, settings))
-        assert read_status(Migration(database, settings)).paused is None
+                act(migration)
+        assert read_status(migration).paused is None
 
     def test_a_database_that_takes_no_changes_is_named(self, expanded, settings):
         execute(expanded, f"ALTER DATABASE {expanded.url.database} SET default_transaction_read_only = on")

@@ -71,14 +71,14 @@ def spoil(database: Database, damage: Damage) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_the_swap_refuses_it(database: Database, settings: Settings, damage: Damage) -> None:
-    fill(Migration(database, settings))
+def test_the_swap_refuses_it(database: Database, migration: Migration, settings: Settings, damage: Damage) -> None:
+    fill(migration)
     spoil(database, damage)
 
     with pytest.raises(SwapRefused, match="quality gate"):
-        swap(Migration(database, settings), EmbeddingsService(ENCODER, settings))
+        swap(migration, EmbeddingsService(ENCODER, settings))
 
-    status = read_status(Migration(database, settings))
+    status = read_status(migration)
     assert (status.phase, status.dimensions) == ("backfilled", 1536)
 
 
@@ -160,7 +160,7 @@ def test_a_model_that_pools_wrongly_all_along_is_refused(
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_alembic_refuses_it(
-    database: Database, settings: Settings, damage: Damage, monkeypatch: pytest.MonkeyPatch
+    database: Database, migration: Migration, settings: Settings, damage: Damage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment(settings).items():
         monkeypatch.setenv(name, value)
@@ -170,7 +170,7 @@ def test_alembic_refuses_it(
     with pytest.raises(CommandError, match="quality gate"):
         command.upgrade(alembic_config(), "007")
 
-    assert read_status(Migration(database, settings)).phase == "backfilled"
+    assert read_status(migration).phase == "backfilled"
 
 
 def test_an_override_goes_on_and_is_recorded(database: Database, make_settings: Callable[..., Settings]) -> None:
@@ -189,8 +189,10 @@ def test_an_override_goes_on_and_is_recorded(database: Database, make_settings: 
     assert not entry.facts["gate"]["passed"]
 
 
-def test_a_sound_column_passes_and_the_search_effort_is_noted(database: Database, settings: Settings) -> None:
-    result = migrate(Migration(database, settings), EmbeddingsService(ENCODER, settings))
+def test_a_sound_column_passes_and_the_search_effort_is_noted(
+    database: Database, migration: Migration, settings: Settings
+) -> None:
+    result = migrate(migration, EmbeddingsService(ENCODER, settings))
 
     assert result.swap.gate is not None
     assert result.swap.gate.passed

@@ -73,28 +73,28 @@ def chokes(texts):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("when", ["before expand", "after expand"])
-def test_an_application_on_a_published_table_goes_on_writing(database, settings, kind, when):
+def test_an_application_on_a_published_table_goes_on_writing(database, migration, kind, when):
     if when == "before expand":
         execute(database, f"CREATE PUBLICATION p {KINDS[kind]}")
-    expand(Migration(database, settings), ENCODER.space)
+    expand(migration, ENCODER.space)
     if when == "after expand":
         execute(database, f"CREATE PUBLICATION p {KINDS[kind]}")
     execute(database, "UPDATE segments SET text = 'poison' WHERE id IN (1, 2, 3)")
-    assert backfill(Migration(database, settings), Wrapped(before=chokes)).quarantined == 3
+    assert backfill(migration, Wrapped(before=chokes)).quarantined == 3
     execute(database, "UPDATE segments SET text = 'another text' WHERE id = 1")
     execute(database, "DELETE FROM segments WHERE id = 2")
-    fill(Migration(database, settings))
+    fill(migration)
     with database.autocommit() as connection:
         assert [row.row_id for row in list_quarantined(connection, SEGMENTS)] == ["3"]
-    swap(Migration(database, settings))
+    swap(migration)
     execute(database, "UPDATE segments SET text = 'yet another' WHERE id = 3")
-    assert read_status(Migration(database, settings)).pending == 1
-    retire(Migration(database, settings))
+    assert read_status(migration).pending == 1
+    retire(migration)
 
 
-def test_every_table_of_ours_has_a_primary_key(database, settings):
+def test_every_table_of_ours_has_a_primary_key(database, migration):
     before = {row[0] for row in execute(database, "SELECT relname FROM pg_class WHERE relkind = 'r'")}
-    fill_and_swap(Migration(database, settings))
+    fill_and_swap(migration)
     ours = execute(
         database,
         "SELECT relname, EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary) FROM pg_class c "
@@ -124,8 +124,8 @@ def make_earlier(database):
 
 
 @pytest.mark.parametrize("publication", [None, "FOR ALL TABLES"])
-def test_an_installation_of_an_earlier_version_is_mended_when_expand_is_repeated(database, settings, publication):
-    expand(Migration(database, settings), ENCODER.space)
+def test_an_installation_of_an_earlier_version_is_mended_when_expand_is_repeated(database, migration, publication):
+    expand(migration, ENCODER.space)
     whole = schema_of(database)
     make_earlier(database)
     if publication:
@@ -133,17 +133,18 @@ def test_an_installation_of_an_earlier_version_is_mended_when_expand_is_repeated
         with pytest.raises(DBAPIError, match="replica identity"):
             execute(database, "UPDATE segments SET text = 'another text' WHERE id = 1")
     assert schema_of(database) != whole
-    expand(Migration(database, settings), ENCODER.space)
+    expand(migration, ENCODER.space)
     assert schema_of(database) == whole
     assert execute(database, f"SELECT row_id FROM {QUARANTINE}") == [(1,)]
-    assert backfill(Migration(database, settings), ENCODER).pending_after == 0
+    assert backfill(migration, ENCODER).pending_after == 0
     assert scalar(database, "SELECT embedding_384 FROM segments WHERE id = 1") is None, "still in quarantine"
     execute(database, "UPDATE segments SET text = 'another text' WHERE id = 1")
-    assert read_status(Migration(database, settings)).pending == 1
+    assert read_status(migration).pending == 1
 
 
 @pytest.mark.parametrize(
-    "finish", [swap, lambda database, settings: (swap(Migration(database, settings)), retire(Migration(database, settings)))]
+    "finish",
+    [swap, lambda database, settings: (swap(Migration(database, settings)), retire(Migration(database, settings)))],
 )
 def test_a_finished_table_is_mended_too_and_a_third_call_changes_nothing(database, settings, finish):
     fill(Migration(database, settings))
@@ -161,14 +162,14 @@ def test_a_finished_table_is_mended_too_and_a_third_call_changes_nothing(databas
     assert schema_of(database) == whole
 
 
-def test_a_lost_quarantine_is_named_by_the_backfill_and_made_again_by_expand(database, settings):
-    expand(Migration(database, settings), ENCODER.space)
+def test_a_lost_quarantine_is_named_by_the_backfill_and_made_again_by_expand(database, migration):
+    expand(migration, ENCODER.space)
     execute(database, f"DROP TABLE {QUARANTINE}")
-    assert read_status(Migration(database, settings)).pending == 300
+    assert read_status(migration).pending == 300
     with pytest.raises(Exception, match="is missing or of an earlier version") as refused:
-        backfill(Migration(database, settings), ENCODER)
+        backfill(migration, ENCODER)
     assert "bge-pipeline migrate" in refused.value.next_step
-    assert fill(Migration(database, settings)).pending_after == 0
+    assert fill(migration).pending_after == 0
 
 
 @pytest.mark.parametrize(
@@ -190,23 +191,23 @@ def test_a_lost_quarantine_is_named_by_the_backfill_and_made_again_by_expand(dat
     ids=["nothing", "no primary key", "deferrable"],
 )
 def test_a_table_whose_updates_postgres_refuses_is_refused_before_anything_is_changed(
-    database, settings, prepare, remedy
+    database, migration, prepare, remedy
 ):
     execute(database, prepare)
     execute(database, "CREATE PUBLICATION p FOR TABLE segments")
     before = schema_of(database)
     with pytest.raises(TargetTableError, match="no replica identity, and publication p publishes updates") as refused:
-        expand(Migration(database, settings), ENCODER.space)
+        expand(migration, ENCODER.space)
     assert refused.value.next_step == remedy
     assert schema_of(database) == before
     execute(database, remedy)
-    assert fill(Migration(database, settings)).rows == 300
+    assert fill(migration).rows == 300
 
 
-def test_a_publication_of_inserts_alone_needs_no_replica_identity(database, settings):
+def test_a_publication_of_inserts_alone_needs_no_replica_identity(database, migration):
     execute(database, "ALTER TABLE segments REPLICA IDENTITY NOTHING")
     execute(database, "CREATE PUBLICATION p FOR TABLE segments WITH (publish = 'insert')")
-    assert fill(Migration(database, settings)).rows == 300
+    assert fill(migration).rows == 300
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -361,11 +362,11 @@ def test_our_own_tables_are_not_sent_to_subscribers_of_all_tables(pair):
     wait_until(lambda: scalar(pair.subscriber, "SELECT count(embedding_384) FROM segments") == 30, 30)
 
 
-def test_tables_of_an_earlier_version_are_taken_out_of_publications_of_all_tables(database, settings):
-    fill(Migration(database, settings))
+def test_tables_of_an_earlier_version_are_taken_out_of_publications_of_all_tables(database, migration):
+    fill(migration)
     execute(database, "CREATE PUBLICATION p FOR ALL TABLES")
     execute(database, f"CREATE PUBLICATION q FOR TABLE {JOURNAL}")
-    expand(Migration(database, settings), ENCODER.space)
+    expand(migration, ENCODER.space)
     kinds = dict(
         map(tuple, execute(database, "SELECT relname, relpersistence::text FROM pg_class WHERE relkind = 'r'"))
     )

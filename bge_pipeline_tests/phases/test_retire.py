@@ -34,32 +34,32 @@ OTHER = HashingEncoder(seed=7)
 
 
 class TestRetire:
-    def test_the_old_column_goes_and_texts_are_still_followed(self, database, settings):
-        fill_and_swap(Migration(database, settings))
-        assert retire(Migration(database, settings)).dropped_column == "embedding_1536"
+    def test_the_old_column_goes_and_texts_are_still_followed(self, database, migration):
+        fill_and_swap(migration)
+        assert retire(migration).dropped_column == "embedding_1536"
         assert "embedding_1536" not in columns_of(database)
-        assert read_status(Migration(database, settings)).phase == "retired"
+        assert read_status(migration).phase == "retired"
         execute(database, "UPDATE segments SET text = 'changed' WHERE id = 1")
         assert pending_ids(database, "embedding") == [1]
-        assert backfill(Migration(database, settings), ENCODER).rows == 1
+        assert backfill(migration, ENCODER).rows == 1
 
-    def test_a_second_call_drops_nothing(self, database, settings):
-        fill_and_swap(Migration(database, settings))
-        retire(Migration(database, settings))
-        assert retire(Migration(database, settings)).dropped_column is None
+    def test_a_second_call_drops_nothing(self, migration):
+        fill_and_swap(migration)
+        retire(migration)
+        assert retire(migration).dropped_column is None
 
-    def test_space_is_given_back_when_asked_for(self, database, settings):
-        fill_and_swap(Migration(database, settings))
-        result = retire(Migration(database, settings), reclaim=True)
+    def test_space_is_given_back_when_asked_for(self, migration):
+        fill_and_swap(migration)
+        result = retire(migration, reclaim=True)
         assert result.rewritten
         assert result.table_bytes_after < result.table_bytes_before / 2
 
     @pytest.mark.parametrize("prepare", [lambda *_: None, fill], ids=["legacy", "backfilled"])
-    def test_before_the_swap_it_is_refused(self, database, settings, prepare):
-        prepare(Migration(database, settings))
+    def test_before_the_swap_it_is_refused(self, database, migration, prepare):
+        prepare(migration)
         before = columns_of(database)
         with pytest.raises(PhaseError, match="search still reads the old column"):
-            retire(Migration(database, settings))
+            retire(migration)
         assert columns_of(database) == before
 
     def test_what_still_reads_the_old_vectors_is_named(self, database, make_settings):
@@ -73,19 +73,19 @@ class TestRetire:
         assert retire(Migration(database, settings)).dropped_column == "embedding_1536"
 
     @pytest.mark.parametrize("reclaim", [False, True])
-    def test_a_busy_table_is_given_up(self, database, settings, reclaim):
-        fill_and_swap(Migration(database, settings))
+    def test_a_busy_table_is_given_up(self, database, migration, reclaim):
+        fill_and_swap(migration)
         with application(database) as other:
             other.exec_driver_sql("SELECT * FROM segments LIMIT 1")
             with pytest.raises(LockNotAcquired, match="retire:"):
-                retire(Migration(database, settings), reclaim=reclaim)
+                retire(migration, reclaim=reclaim)
 
 
 class TestASecondMigration:
     @pytest.fixture
-    def retired(self, database, settings):
-        fill_and_swap(Migration(database, settings))
-        retire(Migration(database, settings))
+    def retired(self, database, migration):
+        fill_and_swap(migration)
+        retire(migration)
         return database
 
     def test_goes_through_all_phases_at_equal_dimensions(self, retired, settings):
@@ -101,10 +101,10 @@ class TestASecondMigration:
         assert space_of(require_table(Migration(retired, settings)).table.embedding) == OTHER.space
         assert wrong_vectors(retired, OTHER, "embedding") == []
 
-    def test_cannot_begin_before_the_first_is_retired(self, database, settings):
-        fill_and_swap(Migration(database, settings))
+    def test_cannot_begin_before_the_first_is_retired(self, migration):
+        fill_and_swap(migration)
         with pytest.raises(PhaseError, match="still keeps 'embedding_1536'") as refused:
-            expand(Migration(database, settings), OTHER.space)
+            expand(migration, OTHER.space)
         assert "bge-pipeline retire" in refused.value.next_step
 
     def test_empties_both_vectors_of_a_text_that_changes_meanwhile(self, retired, settings):

@@ -110,8 +110,8 @@ class TestRetireThatReclaims:
         fill_and_swap(Migration(database, settings))
         assert retire(Migration(database, settings), reclaim=True).rewritten
 
-    def test_a_rewrite_that_fails_says_that_the_column_is_gone(self, database, settings):
-        fill_and_swap(Migration(database, settings))
+    def test_a_rewrite_that_fails_says_that_the_column_is_gone(self, database, migration):
+        fill_and_swap(migration)
         execute(database, "CREATE FUNCTION f(text) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN 1; END $$")
         execute(database, "CREATE INDEX depends ON segments (f(text))")
         execute(
@@ -120,11 +120,11 @@ class TestRetireThatReclaims:
             "$$ BEGIN RAISE EXCEPTION 'not today'; END $$",
         )
         with pytest.raises(IndexBuildFailed, match="could not be rewritten: not today") as refused:
-            retire(Migration(database, settings), reclaim=True)
+            retire(migration, reclaim=True)
         assert "the old column is dropped" in refused.value.state
-        assert read_status(Migration(database, settings)).phase == "retired"
+        assert read_status(migration).phase == "retired"
         execute(database, "DROP INDEX depends")
-        assert retire(Migration(database, settings), reclaim=True).rewritten
+        assert retire(migration, reclaim=True).rewritten
 
 
 class TestPgvectorBefore07:
@@ -153,6 +153,6 @@ class TestPgvectorBefore07:
         with pytest.raises(ConfigurationError, match="INDEX_ELEMENT=halfvec"):
             swap(Migration(database, make_settings(index_element="halfvec")))
 
-    def test_vector_is_not(self, database, settings):
-        fill_and_swap(Migration(database, settings))
-        assert read_status(Migration(database, settings)).phase == "swapped"
+    def test_vector_is_not(self, migration):
+        fill_and_swap(migration)
+        assert read_status(migration).phase == "swapped"

@@ -153,7 +153,7 @@ class TestTriggers:
         execute(triggers, f"REASSIGN OWNED BY {name} TO CURRENT_USER; DROP OWNED BY {name}; DROP ROLE {name}")
 
     @pytest.mark.parametrize("name", ["~zz", "é_last"])
-    def test_one_that_fires_after_ours_is_named_with_the_way_out(self, database, settings, caplog, name):
+    def test_one_that_fires_after_ours_is_named_with_the_way_out(self, database, migration, settings, caplog, name):
         execute(
             database,
             "CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS "
@@ -163,14 +163,14 @@ class TestTriggers:
         (warning,) = planned(database, settings).warnings
         assert f"trigger {name} fires after this project's own" in warning
         with caplog.at_level(logging.WARNING, logger="bge_pipeline"):
-            fill_and_swap(Migration(database, settings))
+            fill_and_swap(migration)
         assert warning in caplog.text
-        assert read_status(Migration(database, settings)).warnings == (warning,)
+        assert read_status(migration).warnings == (warning,)
         execute(database, warning.rpartition("; ")[2])
-        assert read_status(Migration(database, settings)).warnings == ()
+        assert read_status(migration).warnings == ()
         execute(database, "UPDATE segments SET text = 'quiet' WHERE id = 1")
         assert scalar(database, "SELECT text FROM segments WHERE id = 1") == "QUIET"
-        backfill(Migration(database, settings), ENCODER)
+        backfill(migration, ENCODER)
         assert wrong_vectors(database, ENCODER, "embedding") == []
 
     def test_triggers_of_ours_for_another_column_are_not_the_applications(self, database, make_settings):
@@ -187,14 +187,14 @@ class TestTriggers:
             ("ALTER FUNCTION zz_segments_embedding_stale SECURITY DEFINER", "not as this version makes it"),
         ],
     )
-    def test_ours_out_of_order_is_named_and_mended_by_expand(self, database, settings, statement, warning):
-        fill_and_swap(Migration(database, settings))
-        assert read_status(Migration(database, settings)).warnings == ()
+    def test_ours_out_of_order_is_named_and_mended_by_expand(self, database, migration, statement, warning):
+        fill_and_swap(migration)
+        assert read_status(migration).warnings == ()
         execute(database, statement)
-        (found,) = read_status(Migration(database, settings)).warnings
+        (found,) = read_status(migration).warnings
         assert warning in found
-        expand(Migration(database, settings), ENCODER.space)
-        assert read_status(Migration(database, settings)).warnings == ()
+        expand(migration, ENCODER.space)
+        assert read_status(migration).warnings == ()
 
     def test_it_follows_another_text_column_when_expand_is_told_of_one(self, database, make_settings):
         expand(Migration(database, make_settings()), ENCODER.space)
@@ -203,10 +203,10 @@ class TestTriggers:
         execute(database, "UPDATE segments SET body = 'another body' WHERE id = 1")
         assert scalar(database, "SELECT embedding_384 FROM segments WHERE id = 1") is None
 
-    def test_a_filled_column_that_may_not_be_null_is_named(self, database, settings):
-        fill_and_swap(Migration(database, settings))
+    def test_a_filled_column_that_may_not_be_null_is_named(self, database, migration):
+        fill_and_swap(migration)
         execute(database, "ALTER TABLE segments ALTER COLUMN embedding SET NOT NULL")
-        (found,) = read_status(Migration(database, settings)).warnings
+        (found,) = read_status(migration).warnings
         execute(database, found.rpartition("; ")[2])
         execute(database, "UPDATE segments SET text = 'another text' WHERE id = 1")
 
@@ -226,13 +226,13 @@ class TestNames:
             "CREATE VIEW segments_embedding_journal AS SELECT 1 AS number, 2 AS at, 3 AS act, 4 AS facts",
         ],
     )
-    def test_a_table_of_the_users_own_is_not_taken_for_ours(self, database, settings, statement):
+    def test_a_table_of_the_users_own_is_not_taken_for_ours(self, database, migration, settings, statement):
         execute(database, statement)
         before = schema_of(database)
         (obstacle,) = planned(database, settings).obstacles
         assert "whose name a migration needs" in obstacle
         with pytest.raises(PhaseError, match="which this tool did not make"):
-            expand(Migration(database, settings), ENCODER.space)
+            expand(migration, ENCODER.space)
         assert schema_of(database) == before
 
     def test_names_of_ours_are_none_of_the_users(self, database, make_settings):
@@ -316,11 +316,11 @@ class TestWhatIsLeftBehind:
         go_back(Migration(database, settings))
         assert schema_of(database) == before
 
-    def test_the_journal_of_a_migration_that_stays(self, database, settings):
-        fill_and_swap(Migration(database, settings))
-        retire(Migration(database, settings))
+    def test_the_journal_of_a_migration_that_stays(self, database, migration, settings):
+        fill_and_swap(migration)
+        retire(migration)
         following = settings.model_copy(update={"embedding_dimensions": 8})
         expand(Migration(database, following), HashingEncoder(8).space, begin_next=True)
-        collapse(Migration(database, settings))
+        collapse(migration)
         acts = execute(database, "SELECT act FROM segments_embedding_journal WHERE act <> 'worker' ORDER BY number")
         assert [row[0] for row in acts] == ["expand", "backfill", "swap", "retire", "expand", "collapse"]

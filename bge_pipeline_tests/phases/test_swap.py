@@ -41,9 +41,9 @@ pytestmark = pytest.mark.pgvector
 
 
 @pytest.fixture
-def filled(database, settings):
+def filled(database, migration):
     """The demo table in phase backfilled."""
-    fill(Migration(database, settings))
+    fill(migration)
     return database
 
 
@@ -92,22 +92,22 @@ def refuses(database, settings, error=SwapRefused, match=None, encoder=ENCODER):
 
 
 class TestTheExchange:
-    def test_search_reads_the_new_vectors_and_the_old_ones_are_kept(self, database, settings):
+    def test_search_reads_the_new_vectors_and_the_old_ones_are_kept(self, database, migration):
         old = execute(database, "SELECT id, embedding::text FROM segments ORDER BY id")
-        result = fill_and_swap(Migration(database, settings))
+        result = fill_and_swap(migration)
         assert (result.exchanged, result.previous_column) == (True, "embedding_1536")
         types = columns_of(database)
         assert (types["embedding"], types["embedding_1536"]) == ("vector(384)", "vector(1536)")
         assert wrong_vectors(database, ENCODER, "embedding") == []
         assert execute(database, "SELECT id, embedding_1536::text FROM segments ORDER BY id") == old
-        state = require_table(Migration(database, settings))
+        state = require_table(migration)
         assert state.phase == "swapped"
         assert space_of(state.table.embedding) == ENCODER.space
         assert space_of(state.previous).dimensions == 1536
 
-    def test_the_new_column_has_a_valid_index_that_search_uses(self, database, settings):
-        result = fill_and_swap(Migration(database, settings))
-        status = read_status(Migration(database, settings))
+    def test_the_new_column_has_a_valid_index_that_search_uses(self, database, migration):
+        result = fill_and_swap(migration)
+        status = read_status(migration)
         assert (status.index.name, status.index.method, status.index.valid) == (result.index_name, "ivfflat", True)
         with database.transaction() as connection:
             connection.execute(text("SET LOCAL enable_seqscan = off"))
@@ -115,13 +115,13 @@ class TestTheExchange:
             plan = connection.execute(text(f"EXPLAIN SELECT id FROM segments ORDER BY embedding <=> {nearest} LIMIT 5"))
             assert any(result.index_name in row[0] for row in plan)
 
-    def test_the_lock_is_held_for_milliseconds(self, database, settings):
-        assert 0 < fill_and_swap(Migration(database, settings)).lock_milliseconds < 1_000
+    def test_the_lock_is_held_for_milliseconds(self, migration):
+        assert 0 < fill_and_swap(migration).lock_milliseconds < 1_000
 
-    def test_a_second_call_exchanges_nothing(self, database, settings):
-        fill_and_swap(Migration(database, settings))
+    def test_a_second_call_exchanges_nothing(self, database, migration):
+        fill_and_swap(migration)
         before = schema_of(database)
-        result = swap(Migration(database, settings))
+        result = swap(migration)
         assert (result.exchanged, result.previous_column, result.index_built) == (False, "embedding_1536", False)
         assert schema_of(database) == before
 
@@ -146,15 +146,15 @@ class TestTheExchange:
         assert "halfvec_cosine_ops" in definition
         assert "m='8'" in definition
 
-    def test_an_old_column_that_must_not_be_null_no_longer_stops_inserts(self, database, settings):
+    def test_an_old_column_that_must_not_be_null_no_longer_stops_inserts(self, database, migration):
         execute(database, "ALTER TABLE segments ALTER COLUMN embedding SET NOT NULL")
-        assert fill_and_swap(Migration(database, settings)).not_null_dropped
+        assert fill_and_swap(migration).not_null_dropped
         execute(
             database,
             "INSERT INTO segments (source_id, video_id, start_sec, end_sec, text) "
             "SELECT source_id, 'new', 1, 2, 'new' FROM segments LIMIT 1",
         )
-        assert backfill(Migration(database, settings), ENCODER).rows == 1
+        assert backfill(migration, ENCODER).rows == 1
 
     @pytest.mark.parametrize("old", ["keep", "drop"])
     def test_rights_on_the_column_follow_its_name(self, database, make_settings, old):
@@ -175,15 +175,15 @@ class TestTheExchange:
             execute(database, f"DROP OWNED BY {role}")
             execute(database, f"DROP ROLE {role}")
 
-    def test_vectors_without_a_declared_length_are_kept_as_legacy(self, database, settings):
+    def test_vectors_without_a_declared_length_are_kept_as_legacy(self, database, migration):
         execute(database, "DROP INDEX segments_embedding_idx")
         execute(database, "ALTER TABLE segments ALTER COLUMN embedding TYPE vector")
-        assert fill_and_swap(Migration(database, settings)).previous_column == "embedding_legacy"
+        assert fill_and_swap(migration).previous_column == "embedding_legacy"
 
 
 class TestWhatIsVerified:
-    def test_rows_that_are_pending(self, database, settings):
-        expand(Migration(database, settings), ENCODER.space)
+    def test_rows_that_are_pending(self, database, migration, settings):
+        expand(migration, ENCODER.space)
         refusal = refuses(database, settings, match="300 rows of .* are pending")
         assert "migrate" in refusal.next_step
 
@@ -243,9 +243,9 @@ class TestWhatIsVerified:
             swap(Migration(filled, settings))
         assert require_table(Migration(filled, settings)).phase == "swapped"
 
-    def test_that_there_is_something_to_swap(self, database, settings):
+    def test_that_there_is_something_to_swap(self, migration):
         with pytest.raises(PhaseError, match="phase legacy"):
-            swap(Migration(database, settings))
+            swap(migration)
 
 
 def describe(database):
@@ -407,8 +407,8 @@ class TestBesideALiveApplication:
         assert seen == {1536, 384}
 
 
-def test_the_exchange_is_as_durable_as_any_commit_though_the_last_rows_were_not(database, settings, monkeypatch):
-    fill(Migration(database, settings))
+def test_the_exchange_is_as_durable_as_any_commit_though_the_last_rows_were_not(database, migration, monkeypatch):
+    fill(migration)
     before_writers_are_locked_out(monkeypatch, lambda: execute(database, LATE))
     original = swap_module.exchange_statements
     look = "BEGIN IF current_setting('synchronous_commit') <> 'on' THEN RAISE EXCEPTION 'not durable'; END IF; END"
@@ -417,4 +417,4 @@ def test_the_exchange_is_as_durable_as_any_commit_though_the_last_rows_were_not(
         return [text(f"DO $$ {look} $$"), *original(*arguments, **named)]
 
     monkeypatch.setattr(swap_module, "exchange_statements", statements)
-    assert swap(Migration(database, settings)).last_rows == 40
+    assert swap(migration).last_rows == 40

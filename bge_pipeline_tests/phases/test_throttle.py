@@ -60,9 +60,9 @@ def test_a_limit_of_rows_a_second_is_kept_and_told(database, make_settings, log)
     assert wrong_vectors(database, ENCODER, "embedding_384") == []
 
 
-def test_without_limits_nothing_is_held(database, settings):
-    expand(Migration(database, settings), ENCODER.space)
-    assert backfill(Migration(database, settings), ENCODER).held_seconds == {}
+def test_without_limits_nothing_is_held(migration):
+    expand(migration, ENCODER.space)
+    assert backfill(migration, ENCODER).held_seconds == {}
 
 
 class TestReplication:

@@ -111,7 +111,7 @@ class TestTwoCommandsTogether:
         assert sorted(json.loads(out)["swap"]["exchanged"] for out, _ in outputs) == [False, True]
         assert migrated_rightly(same_dimensions, settings)
 
-    def test_a_lock_ends_with_the_process_that_holds_it(self, database, settings):
+    def test_a_lock_ends_with_the_process_that_holds_it(self, database, migration, settings):
         holder = (
             "import sys, time; from bge_pipeline.phases.migration import Migration; "
             "from bge_pipeline.settings import load_settings\n"
@@ -122,7 +122,7 @@ class TestTwoCommandsTogether:
         process = subprocess.Popen([sys.executable, "-c", holder], env=variables, stdout=subprocess.PIPE)
         assert process.stdout.readline() == b"held\n"
         with pytest.raises(OperatorBusy, match=f"process {process.pid} on"):
-            expand(Migration(database, settings), ENCODER.space)
+            expand(migration, ENCODER.space)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
@@ -211,7 +211,7 @@ class TestAnOperatorThatSlept:
             expand(Migration(same_dimensions, settings), ENCODER.space)
         assert migrated_rightly(same_dimensions, settings)
 
-    def test_while_another_has_begun_is_told_so(self, database, settings, monkeypatch):
+    def test_while_another_has_begun_is_told_so(self, database, migration, settings, monkeypatch):
         original = expand_module.require_privileges
         done = threading.Event()
 
@@ -231,7 +231,7 @@ class TestAnOperatorThatSlept:
         monkeypatch.setattr(expand_module, "require_privileges", sleep_meanwhile)
         try:
             with pytest.raises(OperatorBusy, match="another act"):
-                expand(Migration(database, settings), ENCODER.space)
+                expand(migration, ENCODER.space)
         finally:
             done.set()
         assert "embedding_384" not in columns_of(database)

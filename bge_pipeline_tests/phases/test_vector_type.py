@@ -94,19 +94,19 @@ def test_float16_goes_through_all_phases_with_the_gate_enforced(database, make_s
     assert planned.step is None
 
 
-def test_float16_takes_half_the_space(database, settings):
-    fill(Migration(database, settings))
+def test_float16_takes_half_the_space(database, migration):
+    fill(migration)
     whole = scalar(database, "SELECT sum(pg_column_size(embedding_384)) FROM segments")
     execute(database, "ALTER TABLE segments ALTER COLUMN embedding_384 TYPE halfvec(384)")
     assert scalar(database, "SELECT sum(pg_column_size(embedding_384)) FROM segments") < 0.52 * whole
 
 
-def test_another_type_than_that_of_the_column_being_filled_is_refused(database, settings, half):
+def test_another_type_than_that_of_the_column_being_filled_is_refused(database, migration, half):
     fill(Migration(database, half))
     with pytest.raises(PhaseError, match=r"is halfvec\(384\), and the settings ask for vector\(384\)") as refused:
-        expand(Migration(database, settings), ENCODER.space)
+        expand(migration, ENCODER.space)
     assert "TARGET_VECTOR_TYPE=halfvec" in refused.value.next_step
-    assert backfill(Migration(database, settings), ENCODER).rows == 0
+    assert backfill(migration, ENCODER).rows == 0
 
 
 def test_a_script_for_review_has_the_type_and_an_index_without_a_cast(half):
@@ -129,13 +129,13 @@ def test_settings_that_contradict_each_other_and_an_old_pgvector_are_refused(
         assert "TARGET_VECTOR_TYPE=halfvec: expected pgvector 0.7" in version_obstacle(connection, half).message
 
 
-def test_not_null_and_default_are_remembered_said_and_come_back(database, settings):
+def test_not_null_and_default_are_remembered_said_and_come_back(database, migration):
     zeros = "array_fill(0, ARRAY[1536])::vector"
     as_it_stands(
         database,
         f"ALTER TABLE segments ALTER COLUMN embedding SET NOT NULL, ALTER COLUMN embedding SET DEFAULT {zeros}",
     )
-    not_null, default = fill_and_swap(Migration(database, settings)).notices
+    not_null, default = fill_and_swap(migration).notices
     assert "'embedding' was NOT NULL and no longer is" in not_null
     assert "had DEFAULT" in default
     assert "stays with the old vectors" in default
@@ -145,12 +145,12 @@ def test_not_null_and_default_are_remembered_said_and_come_back(database, settin
         "SELECT source_id, video_id, 0, 0, 'new' FROM segments WHERE id = 1",
     )
     assert scalar(database, "SELECT count(*) FROM segments WHERE embedding IS NULL") == 1
-    embed_pending(Migration(database, settings))
-    (reminder,) = rollback(Migration(database, settings)).notices
+    embed_pending(migration)
+    (reminder,) = rollback(migration).notices
     assert "array_fill" in scalar(
         database,
         "SELECT column_default FROM information_schema.columns WHERE table_name = 'segments' AND column_name = 'embedding'",
     )
     as_it_stands(database, reminder.rpartition(": ")[2])
-    fill_and_swap(Migration(database, settings))
-    assert "NOT NULL" in retire(Migration(database, settings)).notices[0]
+    fill_and_swap(migration)
+    assert "NOT NULL" in retire(migration).notices[0]

@@ -35,9 +35,9 @@ def old_encoder(settings: Settings) -> HashingEncoder:
 
 
 @pytest.fixture
-def run_migration(database: Database, settings: Settings, service: EmbeddingsService) -> Callable[[], None]:
+def run_migration(database: Database, migration: Migration, service: EmbeddingsService) -> Callable[[], None]:
     """Migrates as somebody does who agrees to it, after a rollback too."""
-    return lambda: migrate(Migration(database, agreed(Migration(database, settings))), service) and None
+    return lambda: migrate(Migration(database, agreed(migration)), service) and None
 
 
 @pytest.fixture
