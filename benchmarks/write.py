@@ -27,7 +27,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.ids import INTEGERS
 from bge_pipeline.database.pending_reader import PendingBatch, read_pending
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.database.writer import VectorWriter
+from bge_pipeline.database.writer import CommitRules, Destination, VectorWriter
 from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.phases.expand import expand
@@ -117,8 +117,8 @@ def ours(batch_rows: int) -> Way:
         target = TargetTable("public", "segments", "id", "text", "embedding")
         with database.autocommit() as connection:
             number = describe_table(connection, target).columns[COLUMN].number
-        size = {"max_lock_ms": Settings.model_fields["backfill_max_lock_ms"].default, "max_rows": batch_rows}
-        with VectorWriter(database, target, COLUMN, number, INTEGERS, 384, **size) as writer:
+        rules = CommitRules(Settings.model_fields["backfill_max_lock_ms"].default, batch_rows)
+        with VectorWriter(database, Destination(target, COLUMN, number, INTEGERS, 384), rules) as writer:
             for first, last in _slices(len(batch), batch_rows):
                 rows = batch.only(range(first, last))
                 for piece in writer.pieces(rows):

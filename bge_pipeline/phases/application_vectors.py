@@ -181,7 +181,8 @@ def _swap(connection: Connection, state: MigrationState) -> int | None:
 
 
 def _compared(rows: RecentRows, encoder: Encoder, model: str, mend: str) -> ApplicationVectors:
-    encoded = BatchEncoder(encoder).encode(rows.batch, None)
+    batches = BatchEncoder(encoder)
+    encoded = batches.encode(batches.tokenize(rows.batch))
     positions = {row_id: position for position, row_id in enumerate(rows.batch.ids)}
     stored = rows.vectors[[positions[row_id] for row_id in encoded.batch.ids]]
     lengths = np.linalg.norm(stored, axis=1)

@@ -20,7 +20,7 @@ from bge_pipeline.database.pending import has_more_pending_than
 from bge_pipeline.database.pgvector_version import require_version
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.warming import warm
-from bge_pipeline.database.writer import VectorWriter
+from bge_pipeline.database.writer import CommitRules, Destination, VectorWriter
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.phases.application_vectors import same_dimensions
 from bge_pipeline.phases.backfill import backfill
@@ -183,11 +183,9 @@ def _exchange_when_caught_up(
     settings = migration.settings
     target, new, old, encoder = state.table.target, state.new, state.table.embedding, service.encoder
     assert new is not None
-    writer = VectorWriter(
-        migration.database, target, new.name, new.number, state.table.id_kind, encoder.space.dimensions,
-        max_lock_ms=settings.swap_max_writer_pause_ms, max_rows=settings.backfill_batch_rows,
-        skip_triggers=settings.skips_triggers,
-    )  # fmt: skip
+    destination = Destination(target, new.name, new.number, state.table.id_kind, encoder.space.dimensions)
+    rules = CommitRules(settings.swap_max_writer_pause_ms, settings.backfill_batch_rows, settings.skips_triggers)
+    writer = VectorWriter(migration.database, destination, rules)
     done = _Exchange(index)
 
     def exchange(connection: Connection) -> None:

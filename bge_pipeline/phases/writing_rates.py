@@ -20,7 +20,7 @@ from bge_pipeline.database.sampling import sample_percent
 from bge_pipeline.database.storage import tuple_target_for, tuple_target_statement
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.vector_type import VectorType
-from bge_pipeline.database.writer import Stored, VectorWriter
+from bge_pipeline.database.writer import CommitRules, Destination, Stored, VectorWriter
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import Settings
 
@@ -129,16 +129,8 @@ def _fill(
         ).scalar_one()
         batches = list(read_pending(connection, copy, _NEW, settings.backfill_batch_rows))
     size = CommitSize(settings.backfill_max_lock_ms, settings.backfill_batch_rows)
-    writer = VectorWriter(
-        database,
-        copy,
-        _NEW,
-        number,
-        table.id_kind,
-        dimensions,
-        max_lock_ms=settings.backfill_max_lock_ms,
-        max_rows=settings.backfill_batch_rows,
-    )
+    rules = CommitRules(settings.backfill_max_lock_ms, settings.backfill_batch_rows)
+    writer = VectorWriter(database, Destination(copy, _NEW, number, table.id_kind, dimensions), rules)
     stored = Stored(0, 0)
     vectors = np.random.default_rng(0).standard_normal((settings.backfill_batch_rows, dimensions), dtype=np.float32)
     began = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -205,6 +206,26 @@ class TestBesideALiveApplication:
         assert errors == []
         backfill(Migration(expanded, settings), ENCODER)
         assert pending_ids(expanded) == []
+
+    def test_where_most_rows_are_locked_at_any_moment_the_passes_together_get_hold_of_all(self, expanded, settings):
+        turns = itertools.count(1)
+        locked = []
+
+        def occupy(texts):
+            """Lock every row but some 70 others in each pass, as a slow UPDATE of the whole table does."""
+            while locked:
+                locked.pop().close()
+            turn = next(turns)
+            connection = expanded.engine.connect()
+            locked.append(connection)
+            connection.exec_driver_sql(f"SELECT id FROM segments WHERE mod(id, 4) <> {turn % 4} FOR UPDATE")
+
+        try:
+            result = backfill(Migration(expanded, settings), Wrapped(before=occupy))
+        finally:
+            for connection in locked:
+                connection.close()
+        assert (result.rows, result.pending_after) == (300, 0)
 
     def test_a_row_that_is_touched_all_the_time_is_embedded_too(self, expanded, settings):
         def touch(texts):
