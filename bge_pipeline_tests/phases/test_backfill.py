@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.connection import Database
@@ -207,25 +208,29 @@ class TestBesideALiveApplication:
         backfill(Migration(expanded, settings), ENCODER)
         assert pending_ids(expanded) == []
 
-    def test_where_most_rows_are_locked_at_any_moment_the_passes_together_get_hold_of_all(self, expanded, settings):
+    def test_where_most_rows_are_locked_at_any_moment_the_passes_together_get_hold_of_nearly_all(
+        self, expanded, settings
+    ):
         turns = itertools.count(1)
         locked = []
 
         def occupy(texts):
-            """Lock every row but some 70 others in each pass, as a slow UPDATE of the whole table does."""
+            """Lock seven rows of ten, each time others, as slow updates of the application do."""
             while locked:
                 locked.pop().close()
-            turn = next(turns)
             connection = expanded.engine.connect()
             locked.append(connection)
-            connection.exec_driver_sql(f"SELECT id FROM segments WHERE mod(id, 4) <> {turn % 4} FOR UPDATE")
+            chosen = text("SELECT id FROM segments WHERE mod(abs(hashint8extended(id, :turn)), 10) < 7 FOR UPDATE")
+            connection.execute(chosen, {"turn": next(turns)})
 
         try:
-            result = backfill(Migration(expanded, settings), Wrapped(before=occupy))
+            hasty = Migration(expanded, settings).with_settings(backfill_max_attempts=2)
+            result = backfill(hasty, Wrapped(before=occupy))
         finally:
             for connection in locked:
                 connection.close()
-        assert (result.rows, result.pending_after) == (300, 0)
+        assert result.rows + result.pending_after == 300
+        assert result.pending_after < 15
 
     def test_a_row_that_is_touched_all_the_time_is_embedded_too(self, expanded, settings):
         def touch(texts):
