@@ -12,6 +12,7 @@ from rich.text import Text
 
 from bge_pipeline.cli.wording import worded
 from bge_pipeline.console import make_console
+from bge_pipeline.database.ids import id_as_text
 from bge_pipeline.duration import duration
 
 if TYPE_CHECKING:
@@ -263,7 +264,10 @@ def print_search(response: SearchResponse, *, explain: bool) -> None:
     for rank, found in enumerate(response.results, start=1):
         stdout.print(
             Text.assemble(
-                (f"{rank:3} ", "bold"), (f"{found.score:.3f} ", "cyan"), (f"[{found.id}] ", "dim"), found.text
+                (f"{rank:3} ", "bold"),
+                (f"{found.score:.3f} ", "cyan"),
+                (f"[{id_as_text(found.id)}] ", "dim"),
+                found.text,
             )
         )
     if not response.results:

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from bge_pipeline.database.ids import IdKind, kind_of
-from bge_pipeline.database.keys import require_key
+from bge_pipeline.database.composite_ids import kind_of
+from bge_pipeline.database.ids import IdKind
+from bge_pipeline.database.keys import require_key, usable_keys
 from bge_pipeline.database.notes import ColumnNote
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.text_columns import require_expression
 from bge_pipeline.errors import TargetTableError
+from bge_pipeline.settings.column_list import join_columns
 
 _TEXT_TYPES = ("text", "varchar", "bpchar", "citext")
 MOST_DIMENSIONS = 16_000
@@ -26,9 +28,10 @@ SELECT c.oid, c.relkind, c.relispartition AS is_partition, GREATEST(c.reltuples,
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = :schema AND c.relname = :table
 """
-_ID_TYPE = """
+_ID_TYPES = """
 SELECT format_type(atttypid, atttypmod) FROM pg_attribute
-WHERE attrelid = CAST(:table AS regclass) AND attname = :column AND NOT attisdropped
+WHERE attrelid = CAST(:table AS regclass) AND attname = ANY(:columns) AND NOT attisdropped
+ORDER BY array_position(:columns, attname::text)
 """
 _COLUMNS = """
 SELECT a.attname AS name, a.attnum AS number, t.typname AS type_name,
@@ -148,17 +151,18 @@ def describe_table(connection: Connection, target: TargetTable) -> TableDescript
             state="nothing was changed",
         )
     columns = {r.name: Column(**r._mapping) for r in connection.execute(text(_COLUMNS), {"oid": row.oid})}  # noqa: SLF001
-    _check_columns(target, columns)
+    _check_columns(connection, target, row.oid, columns)
     require_expression(connection, target)
-    identifier = columns[target.id_column]
-    require_key(connection, target, row.oid, is_not_null=identifier.not_null)
-    return TableDescription(target, row.oid, row.estimated_rows, columns, kind_of(identifier.full_type))
+    key = [columns[name] for name in target.id_columns]
+    require_key(connection, target, row.oid, nullable=[column.name for column in key if not column.not_null])
+    id_kind = kind_of([column.full_type for column in key])
+    return TableDescription(target, row.oid, row.estimated_rows, columns, id_kind)
 
 
 def id_kind(connection: Connection, target: TargetTable) -> IdKind:
     """The kind of the table's ids, and nothing else about it."""
-    values = {"table": str(target), "column": target.id_column}
-    return kind_of(connection.execute(text(_ID_TYPE), values).scalar_one())
+    values = {"table": str(target), "columns": list(target.id_columns)}
+    return kind_of(connection.execute(text(_ID_TYPES), values).scalars().all())
 
 
 def _check_extension(connection: Connection) -> None:
@@ -170,17 +174,19 @@ def _check_extension(connection: Connection) -> None:
         )
 
 
-def _check_columns(target: TargetTable, columns: dict[str, Column]) -> None:
+def _check_columns(connection: Connection, target: TargetTable, oid: int, columns: dict[str, Column]) -> None:
     wanted = {
-        "TARGET_ID_COLUMN": target.id_column,
-        **({"TARGET_TEXT_COLUMN": target.text_column} if target.text_expression is None else {}),
-        "TARGET_EMBEDDING_COLUMN": target.embedding_column,
+        "TARGET_ID_COLUMN": target.id_columns,
+        "TARGET_TEXT_COLUMN": (target.text_column,) if target.text_expression is None else (),
+        "TARGET_EMBEDDING_COLUMN": (target.embedding_column,),
     }
-    missing = [f"{variable} {name!r}" for variable, name in wanted.items() if name not in columns]
+    missing = [f"{variable} {name!r}" for variable, names in wanted.items() for name in names if name not in columns]
     if missing:
+        keys = usable_keys(connection, oid) if not set(target.id_columns) <= columns.keys() else []
         raise TargetTableError(
             f"{target} has no {', no '.join(missing)}; its columns are {', '.join(columns)}",
             state="nothing was changed",
+            next_step=" or ".join(f"set TARGET_ID_COLUMN={join_columns(key)}" for key in keys) or None,
         )
     source = columns[target.text_column] if target.text_expression is None else None
     embedding = columns[target.embedding_column]

@@ -17,7 +17,8 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from bge_pipeline.database.catalog import id_kind
-from bge_pipeline.database.ids import IdKind, IdRange
+from bge_pipeline.database.id_range import IdRange
+from bge_pipeline.database.ids import IdKind
 from bge_pipeline.database.pending import has_pending_index, waits
 from bge_pipeline.database.target import TargetTable
 
@@ -28,7 +29,7 @@ _FEWEST_PAGES = 64
 
 _TURNS = """
 SELECT place::text AS place, block, {last} AS last FROM (
-  SELECT ctid AS place, (ctid::text::point)[0]::bigint AS block, {{id}} AS id, octet_length({{text}}::text) AS bytes
+  SELECT ctid AS place, (ctid::text::point)[0]::bigint AS block, {{t_ids_as_id}}, octet_length({{text}}::text) AS bytes
   FROM {{table}} t WHERE {where}
 ) pending ORDER BY row_number() OVER (PARTITION BY block ORDER BY least(bytes, 2000) DESC, place), place
 """
@@ -38,7 +39,7 @@ _ROWS_AT = (
 )
 _ROWS_BY_ID = (
     "SELECT {identity} AS identity, xmin::text::bigint AS version, {{text}} AS text "
-    "FROM {{table}} t WHERE {where} ORDER BY t.{{id}} LIMIT :rows"
+    "FROM {{table}} t WHERE {where} ORDER BY {{t_ids}} LIMIT :rows"
 )
 _SIZE = """
 SELECT pg_relation_size(c.oid) / current_setting('block_size')::bigint AS pages,
@@ -52,7 +53,7 @@ class PendingBatch:
     """Rows as they stood when they were read.
 
     Attributes:
-        ids: integers or strings, as `IdKind` has them travel.
+        ids: integers, strings or tuples of them, as `IdKind` has them travel.
         versions: the rows' `xmin`: any later update of a row has another.
         texts: what to embed.
         blocks: the page that each row was in; empty where the order of pages does not count.
@@ -132,7 +133,7 @@ class PendingReader:
             if not self._places:
                 if self._is_at_end:
                     return None
-                self._places = list(self._next_window(connection))
+                self._places = list(self._next_window(connection, self._kind))
                 continue
             batch = self._rows_at(connection, self._kind, self._places[: self._rows])
             self._places = self._places[self._rows :]
@@ -163,13 +164,14 @@ class PendingReader:
             [block for _, block in rows],
         )
 
-    def _next_window(self, connection: Connection) -> Iterator[tuple[str, int]]:
+    def _next_window(self, connection: Connection, kind: IdKind) -> Iterator[tuple[str, int]]:
         where, values = self._where()
         last = "NULL"
         if self._id_range is not None:
-            where += " ORDER BY t.{id} LIMIT :window"
+            where += " ORDER BY {t_ids} LIMIT :window"
             values["window"] = _WINDOW_ROWS
-            last = "(last_value(id) OVER (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING))::text"
+            key = self._target.key.under("id")
+            last = f"first_value({key.texts()}) OVER (ORDER BY {key.descending()})"
         else:
             size = connection.execute(text(_SIZE), {"name": str(self._target)}).one()
             pages = max(_FEWEST_PAGES, int(_WINDOW_ROWS / max(size.rows_in_page, 1)))
@@ -182,7 +184,7 @@ class PendingReader:
         ).all()
         if self._id_range is not None:
             self._is_at_end = len(found) < _WINDOW_ROWS
-            self._after = found[0].last if found else None
+            self._after = kind.plain(found[0].last) if found else None
         return ((row.place, row.block) for row in found)
 
     def _where(self) -> tuple[str, dict[str, Any]]:

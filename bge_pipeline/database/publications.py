@@ -37,11 +37,12 @@ SELECT CASE WHEN c.relreplident = 'f' THEN 'full'
             ELSE 'none' END
 FROM pg_class c WHERE c.oid = :oid
 """
-# The index by which a row is found again anyway: unique, on the id alone, and NOT NULL.
+# The index by which a row is found again anyway: unique, on the key alone, and NOT NULL.
 _KEY_INDEX = """
 SELECT x.relname FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
-WHERE i.indrelid = :oid AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indnkeyatts = 1
-  AND i.indkey[0] = :number AND i.indpred IS NULL AND i.indexprs IS NULL
+WHERE i.indrelid = :oid AND i.indisunique AND i.indisvalid AND i.indimmediate
+  AND i.indpred IS NULL AND i.indexprs IS NULL
+  AND ARRAY(SELECT unnest(i.indkey[0:i.indnkeyatts - 1])::int) = CAST(:numbers AS int[])
 ORDER BY i.indisprimary DESC, x.relname LIMIT 1
 """
 _SLOTS = """
@@ -130,8 +131,8 @@ def updates_fault(connection: Connection, table: TableDescription, replication: 
     publication = replication.forbids_updates
     if publication is None:
         return None
-    number = table.columns[table.target.id_column].number
-    index = connection.execute(text(_KEY_INDEX), {"oid": table.oid, "number": number}).scalar_one_or_none()
+    numbers = [table.columns[name].number for name in table.target.id_columns]
+    index = connection.execute(text(_KEY_INDEX), {"oid": table.oid, "numbers": numbers}).scalar_one_or_none()
     identity = "FULL" if index is None else f"USING INDEX {quote(index)}"
     reason = (
         f"{table.target} has no replica identity, and publication {publication} publishes updates: "

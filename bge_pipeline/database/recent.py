@@ -21,9 +21,9 @@ _RANDOM_PAGES = 2_000
 # Transaction numbers go in a circle of 2^32, and half of it lies ahead.
 _CIRCLE, _HALF = (1 << 32) - 1, 1 << 31
 _SINCE = f"((version::text::bigint - :xid) & {_CIRCLE}) < {_HALF}"
-_ROWS = "SELECT {id} AS id, {text} AS text, xmin AS version, {column} AS vector FROM {table}"
+_ROWS = "SELECT {id_text} AS id, {text} AS text, xmin AS version, {column} AS vector FROM {table} t"
 _PARTS = (
-    _ROWS + " ORDER BY {table}.{id} DESC LIMIT :newest_ids",
+    _ROWS + " ORDER BY {t_ids_descending} LIMIT :newest_ids",
     _ROWS + " WHERE ctid >= CAST(:first_of_last_pages AS tid)",
     _ROWS + " TABLESAMPLE SYSTEM (:percent)",
 )
@@ -85,7 +85,7 @@ def sample_written_since(
     found: dict[Any, Any] = {}
     for part in _PARTS:
         statement = target.sql(
-            f"SELECT id::text, version::text::bigint, text, CAST(vector::vector AS real[]) FROM ({part}) part "
+            f"SELECT id, version::text::bigint, text, CAST(vector::vector AS real[]) FROM ({part}) part "
             f"WHERE vector IS NOT NULL AND {IS_TEXT} AND {_SINCE} LIMIT :rows",
             column=column,
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import TextClause
 
+from bge_pipeline.database.row_key import RowKey
 from bge_pipeline.database.row_text import RowText
 from bge_pipeline.database.sql import Written, quote, shortened, sql
 
@@ -23,7 +24,7 @@ class TargetTable:
 
     schema: str
     table: str
-    id_column: str
+    id_columns: tuple[str, ...]
     text_column: str
     embedding_column: str
     is_companion: bool = False
@@ -36,12 +37,17 @@ class TargetTable:
         return cls(
             schema=settings.target_schema,
             table=settings.target_table,
-            id_column=settings.target_id_column,
+            id_columns=settings.id_columns,
             text_column=settings.target_text_column,
             embedding_column=settings.target_embedding_column,
             text_expression=settings.text_expression,
             condition=settings.target_where,
         )
+
+    @property
+    def key(self) -> RowKey:
+        """What tells a row from every other."""
+        return RowKey(self.id_columns)
 
     @property
     def row_text(self) -> RowText:
@@ -121,14 +127,27 @@ class TargetTable:
     def sql(self, template: str, /, **identifiers: str | tuple[str, ...] | int) -> TextClause:
         """`sql` with the table, its columns, and the objects beside it known by the names below.
 
-        `text` is the row's text where the statement reads this table alone, `t_text` and `l_text` where the table is `t` or `l`;
+        `id` is the row's key as one value, `ids` its columns as a list, `id_text` and `id_texts` as `RowKey` has them, `text`
+        the row's text, where the statement reads this table alone; with `t_` or `l_` in front where the table is `t` or `l`.
         `in_part` is the condition of the rows that are embedded, and `only_part` the same with an AND behind, or nothing.
         """
-        row_text = self.row_text
+        key, row_text = self.key, self.row_text
         return sql(
             template,
             table=(self.schema, self.table),
-            id=self.id_column,
+            id=Written(key.value()),
+            t_id=Written(key.value("t")),
+            l_id=Written(key.value("l")),
+            ids=Written(key.listed()),
+            t_ids=Written(key.listed("t")),
+            t_ids_descending=Written(key.descending("t")),
+            id_text=Written(key.text()),
+            id_texts=Written(key.texts()),
+            t_ids_as_id=Written(key.renamed("id", "t")),
+            l_ids_as_id=Written(key.renamed("id", "l")),
+            staged_id=Written(key.under("id").value("s")),
+            quarantined_id=Written(key.under("row_id").value("q")),
+            quarantined_ids=Written(key.under("row_id").listed()),
             text=Written(row_text.sql),
             t_text=Written(row_text.of("t")),
             l_text=Written(row_text.of("l")),

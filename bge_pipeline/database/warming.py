@@ -40,7 +40,7 @@ def warm(database: Database, target: TargetTable, column: str, index: str, plan:
             )
             type_name = f"{plan.element}({{dimensions}})"
             search = target.sql(
-                f"SELECT {{id}} FROM {{table}} ORDER BY {{column}}::{type_name} <=> CAST(:vector AS {type_name}) LIMIT 20",
+                f"SELECT {{ids}} FROM {{table}} ORDER BY {{column}}::{type_name} <=> CAST(:vector AS {type_name}) LIMIT 20",
                 column=column,
                 dimensions=plan.dimensions,
             )

@@ -66,13 +66,13 @@ def update_template(kind: IdKind) -> str:
     """The UPDATE for `TargetTable.sql`, with the values of a column's table, name and number."""
     return f"""
 UPDATE {{table}} t SET {{column}} = s.vector FROM (
-  SELECT l.{{id}} AS id, s.vector, l.ctid AS place FROM pg_temp.{_STAGING} s
-  JOIN {{table}} l ON l.{{id}} = {kind.of_column("s.id")}
+  SELECT {{l_ids_as_id}}, s.vector, l.ctid AS place FROM pg_temp.{_STAGING} s
+  JOIN {{table}} l ON {{l_id}} = {kind.staged}
   WHERE l.{{column}} IS NULL AND {_IS_THE_COLUMN}
     AND (l.xmin = s.version
       OR pg_catalog.md5(pg_catalog.convert_to({{l_text}}::text, 'UTF8'))::uuid = s.digest)
   FOR NO KEY UPDATE OF l SKIP LOCKED
-) s WHERE t.{{id}} = s.id
+) s WHERE {{t_id}} = {{staged_id}}
 RETURNING t.{{column}} IS NOT NULL AS kept, (t.ctid::text::point)[0] = (s.place::text::point)[0] AS in_page
 """
 
@@ -245,8 +245,9 @@ class VectorWriter:
         # Without out-of-line storage there is no second table and index to empty at every commit.
         fits_a_page = self._dimensions <= 1_900
         storage = " STORAGE PLAIN" if fits_a_page and server >= _POSTGRES_16 else ""
+        key = ", ".join(f"{name} {sql_type}" for name, sql_type in self._id_kind.staging_columns)
         return text(
-            f"CREATE TEMPORARY TABLE IF NOT EXISTS {_STAGING} (id {self._id_kind.sql_type}, version xid, digest uuid, "
+            f"CREATE TEMPORARY TABLE IF NOT EXISTS {_STAGING} ({key}, version xid, digest uuid, "
             f"vector vector({self._dimensions}){storage}) ON COMMIT DELETE ROWS"
         )
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from bge_pipeline.database.ids import OTHERS, UUIDS, Id, IdRange
+from bge_pipeline.database.id_range import IdRange
+from bge_pipeline.database.ids import UUIDS, Id, IdKind, readable
 from bge_pipeline.database.ranges import cut_ranges
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.phases.migration import Migration
@@ -112,7 +113,7 @@ def _named(instance: dg.DagsterInstance, ranges: Sequence[IdRange], first: int, 
     keys, whole = [], {}
     for number, id_range in enumerate(ranges, start=first):
         key = id_range.key(number, digits)
-        if id_range.kind is UUIDS or (len(key) > _LONGEST_KEY and id_range.kind.includes_upper):
+        if UUIDS in id_range.kind.parts or (len(key) > _LONGEST_KEY and id_range.kind.includes_upper):
             whole_key, key = key, _cut_key(f"{number:0{digits}d}", id_range, key)
             whole[_kept_as(key)] = whole_key
         keys.append(key)
@@ -123,12 +124,17 @@ def _named(instance: dg.DagsterInstance, ranges: Sequence[IdRange], first: int, 
 
 def _cut_key(number: str, id_range: IdRange, key: str) -> str:
     """The number, the beginnings of the bounds, and a digest: another cut of the table has another."""
-    length = _SHOWN_OF_A_UUID if id_range.kind is UUIDS else _SHOWN_OF_A_BOUND
-    shown = [
-        "" if bound is None else _HALF_AN_ESCAPE.sub("", OTHERS.readable(str(bound))[:length])
-        for bound in (id_range.lower, id_range.upper)
-    ]
+    shown = ["" if bound is None else _shown(id_range.kind, bound) for bound in (id_range.lower, id_range.upper)]
     return "~".join([number, *shown, hashlib.sha256(key.encode()).hexdigest()[:8]])
+
+
+def _shown(kind: IdKind, bound: Id) -> str:
+    """The beginning of an id, of each column of the key."""
+    parts = []
+    for column, (value,) in zip(kind.parts, kind.columns([bound]), strict=True):
+        length = _SHOWN_OF_A_UUID if column is UUIDS else _SHOWN_OF_A_BOUND // len(kind.parts)
+        parts.append(_HALF_AN_ESCAPE.sub("", readable(value)[:length]))
+    return "_".join(parts)
 
 
 def _kept_as(key: str) -> str:

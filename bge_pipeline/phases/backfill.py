@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column, describe_table
 from bge_pipeline.database.heartbeat import Heartbeat
-from bge_pipeline.database.ids import IdRange
+from bge_pipeline.database.id_range import IdRange
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.lock_holders import find_holders, shown_holders
 from bge_pipeline.database.pending import count_pending, quarantine_is_usable

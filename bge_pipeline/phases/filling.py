@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from bge_pipeline.database.catalog import Column, TableDescription, describe_table
 from bge_pipeline.database.connection import Database, disk_full, is_disk_full
-from bge_pipeline.database.ids import IdRange
+from bge_pipeline.database.id_range import IdRange
 from bge_pipeline.database.pending import count_pending
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.writer import CommitRules, Destination

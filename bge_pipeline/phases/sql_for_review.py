@@ -129,7 +129,7 @@ def _note(target: TargetTable, space: EmbeddingSpace) -> ColumnNote:
 def _demands(target: TargetTable, column: str, index: str, most: int) -> TextClause:
     """What must hold before the exchange, as a block that fails where it does not."""
     found = target.sql(
-        f"SELECT FROM {{table}} t WHERE {LACKS_VECTOR} AND NOT {IN_QUARANTINE} ORDER BY {{id}} LIMIT {most + 1}",
+        f"SELECT FROM {{table}} t WHERE {LACKS_VECTOR} AND NOT {IN_QUARANTINE} ORDER BY {{ids}} LIMIT {most + 1}",
         column=column,
     )
     body = _DEMANDS.format(

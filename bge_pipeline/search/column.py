@@ -15,6 +15,7 @@ from bge_pipeline.database.ids import IdKind
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import TargetTableError
+from bge_pipeline.search.identity import RowIdentity
 from bge_pipeline.search.scan import Session, VectorIndex, scan_settings
 from bge_pipeline.search.text_index import text_index_name
 from bge_pipeline.settings import SearchSettings, Settings
@@ -80,6 +81,11 @@ class SearchedColumn:
     text_config: str
     estimated_rows: int
     pgvector: tuple[int, ...]
+
+    @property
+    def identity(self) -> RowIdentity:
+        """How statements name a row."""
+        return RowIdentity(self.target.id_columns)
 
     @property
     def space(self) -> EmbeddingSpace | None:

@@ -61,10 +61,10 @@ class Settings(
             raise ValueError(
                 f"expected one of TARGET_TEXT_COLUMN, TARGET_TEXT and TARGET_TEXT_TEMPLATE, got {', '.join(given)}"
             )
-        columns = [self.target_id_column, self.target_text_column, self.target_embedding_column]
-        if self.text_expression is None and len(set(columns)) < 3:
+        columns = [*self.id_columns, self.target_text_column, self.target_embedding_column]
+        if self.text_expression is None and len(set(columns)) < len(columns):
             raise ValueError(
-                "expected three different columns in TARGET_ID_COLUMN, TARGET_TEXT_COLUMN and TARGET_EMBEDDING_COLUMN, "
+                "expected different columns in TARGET_ID_COLUMN, TARGET_TEXT_COLUMN and TARGET_EMBEDDING_COLUMN, "
                 f"got {', '.join(columns)}"
             )
         if self.target_where is not None and "drop" in (self.old_index, self.old_embedding):
