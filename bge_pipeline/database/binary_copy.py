@@ -122,7 +122,11 @@ def names_of_id_fields(kind: IdKind) -> list[str]:
 
 
 def _as_bytes(fields: NDArray[Any] | list[bytes]) -> list[bytes]:
-    return fields if isinstance(fields, list) else [field.tobytes() for field in fields]
+    """Each field's bytes, also those of an array."""
+    if isinstance(fields, list):
+        return fields
+    size, data = fields.itemsize, fields.tobytes()
+    return [data[start : start + size] for start in range(0, len(data), size)]
 
 
 def copy_stream(rows: Iterable[Sequence[bytes]]) -> io.BytesIO:

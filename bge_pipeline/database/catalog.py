@@ -9,13 +9,12 @@ from sqlalchemy import Connection, text
 
 from bge_pipeline.database.composite_ids import kind_of
 from bge_pipeline.database.ids import IdKind
-from bge_pipeline.database.keys import require_key, usable_keys
+from bge_pipeline.database.keys import key_advice, require_key
 from bge_pipeline.database.notes import ColumnNote
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.text_columns import require_expression
 from bge_pipeline.errors import TargetTableError
-from bge_pipeline.settings.column_list import join_columns
 
 _TEXT_TYPES = ("text", "varchar", "bpchar", "citext")
 MOST_DIMENSIONS = 16_000
@@ -182,11 +181,10 @@ def _check_columns(connection: Connection, target: TargetTable, oid: int, column
     }
     missing = [f"{variable} {name!r}" for variable, names in wanted.items() for name in names if name not in columns]
     if missing:
-        keys = usable_keys(connection, oid) if not set(target.id_columns) <= columns.keys() else []
         raise TargetTableError(
             f"{target} has no {', no '.join(missing)}; its columns are {', '.join(columns)}",
             state="nothing was changed",
-            next_step=" or ".join(f"set TARGET_ID_COLUMN={join_columns(key)}" for key in keys) or None,
+            next_step=None if columns.keys() >= set(target.id_columns) else key_advice(connection, target, oid),
         )
     source = columns[target.text_column] if target.text_expression is None else None
     embedding = columns[target.embedding_column]

@@ -72,6 +72,11 @@ def usable_keys(connection: Connection, oid: int) -> list[tuple[str, ...]]:
     return [tuple(i.columns) for i in _unique_indexes(connection, oid) if i.fault() is None and not i.nullable]
 
 
+def key_advice(connection: Connection, target: TargetTable, oid: int) -> str:
+    """What to do about a TARGET_ID_COLUMN that the table does not have."""
+    return _one_of(_other_ways(target, _unique_indexes(connection, oid)))
+
+
 def require_key(connection: Connection, target: TargetTable, oid: int, *, nullable: Sequence[str]) -> None:
     """Refuse id columns that may be NULL or have no unique index of their own.
 
@@ -109,23 +114,38 @@ def _no_index(target: TargetTable, indexes: Sequence[_UniqueIndex], nullable: Se
         f"TARGET_ID_COLUMN {join_columns(names)!r} of {target} has no unique index of its own{found}: expected a primary key "
         f"or a unique index on {together}, over all rows, in the column's own order",
         state="nothing was changed",
-        next_step=_ways_out(target, indexes, nullable),
+        next_step=_one_of([_own_index(target, nullable), *_other_ways(target, indexes)]),
     )
 
 
-def _ways_out(target: TargetTable, indexes: Sequence[_UniqueIndex], nullable: Sequence[str]) -> str:
+def _own_index(target: TargetTable, nullable: Sequence[str]) -> str:
     names = target.id_columns
-    other = next((index.columns for index in indexes if index.fault() is None and not index.nullable), None)
-    own = f"CREATE UNIQUE INDEX CONCURRENTLY ON {target} ({RowKey(names).listed()});"
+    statements = f"CREATE UNIQUE INDEX CONCURRENTLY ON {target} ({RowKey(names).listed()});"
     if nullable:
-        own += " " + _set_not_null(target, nullable)
+        statements += " " + _set_not_null(target, nullable)
     said = "is" if len(names) == 1 else "are together"
-    ways = [f"where {join_columns(names)!r} {said} different in every row: {own}"]
-    if other is not None:
-        ways.insert(0, f"set TARGET_ID_COLUMN={join_columns(other)}, which has such an index")
-    else:
-        ways.append(f"without touching the application: {_add_row_numbers(target)}")
-    return "one of\n" + "\n".join(f"  - {way}" for way in ways)
+    return f"where {join_columns(names)!r} {said} different in every row: {statements}"
+
+
+def _other_ways(target: TargetTable, indexes: Sequence[_UniqueIndex]) -> list[str]:
+    """By the key that is there, or by one that lacks no more than NOT NULL, or by numbers of the rows."""
+    sound = [index for index in indexes if index.fault() is None]
+    usable = [index for index in sound if not index.nullable]
+    if usable:
+        return [f"set TARGET_ID_COLUMN={join_columns(usable[0].columns)}, which has such an index"]
+    numbers = f"without touching the application: {_add_row_numbers(target)}"
+    if not sound:
+        return [numbers]
+    nearly = sound[0]
+    names = join_columns(nearly.columns)
+    return [
+        f"where {names!r} is never NULL: {_set_not_null(target, nearly.nullable)} then TARGET_ID_COLUMN={names}",
+        numbers,
+    ]
+
+
+def _one_of(ways: Sequence[str]) -> str:
+    return ways[0] if len(ways) == 1 else "one of\n" + "\n".join(f"  - {way}" for way in ways)
 
 
 def _set_not_null(target: TargetTable, names: Sequence[str]) -> str:

@@ -195,7 +195,11 @@ def run_proposed(database, next_step, beginning, column="id"):
     [
         ("id text NOT NULL, shard int", "SELECT 1", "no unique index of its own:"),
         ("id text, shard int UNIQUE", "SELECT 1", "no unique index of its own:"),
-        ("id text, shard int, UNIQUE (id, shard)", "SELECT 1", "notes_id_shard_key is on 2 columns together (id, shard)"),
+        (
+            "id text, shard int, UNIQUE (id, shard)",
+            "SELECT 1",
+            "notes_id_shard_key is on 2 columns together (id, shard)",
+        ),
         (
             "id text NOT NULL, shard int",
             "CREATE UNIQUE INDEX part ON notes (id) WHERE shard > 0",

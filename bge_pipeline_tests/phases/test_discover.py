@@ -65,17 +65,15 @@ def test_the_columns_of_this_project_are_not_listed_but_the_one_that_search_read
             "body",
         ),
         (
-            'document_id text, "Chunk, No" int, chunk text, UNIQUE (document_id, "Chunk, No"), '
-            'embedding vector(8), CHECK ("Chunk, No" >= 0)',
+            "document_id text, no int, chunk text, UNIQUE (document_id, no), embedding vector(8)",
             None,
             None,
             "chunk",
         ),
         (
-            'document_id text NOT NULL, "Chunk, No" int NOT NULL, body text, UNIQUE (document_id, "Chunk, No"), '
-            "embedding vector(8)",
+            'doc text NOT NULL, "Chunk, No" int NOT NULL, body text, UNIQUE (doc, "Chunk, No"), embedding vector(8)',
             None,
-            'document_id,"Chunk, No"',
+            'doc,"Chunk, No"',
             "body",
         ),
         ("slug text PRIMARY KEY, summary text, embedding vector(8)", None, "slug", "summary"),
