@@ -136,7 +136,8 @@ class IntegerIds(ColumnIds):
 
     def from_binary(self, fields: NDArray[Any] | Sequence[bytes]) -> list[ColumnId]:
         """Python's integers."""
-        return list(np.asarray(fields).astype(np.int64).tolist())
+        numbers = fields if isinstance(fields, np.ndarray) else np.frombuffer(b"".join(fields), self.binary_type)
+        return list(numbers.astype(np.int64).tolist())
 
     def successor(self, value: Any) -> Id:
         """The next integer: as the upper end of a range it need not be a bigint."""
