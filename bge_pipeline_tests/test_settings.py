@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bge_pipeline.cli.env_file import write_env
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.settings import Settings, load_settings, misspelled_names
+from bge_pipeline.settings.column_list import join_columns, split_columns
 
 
 def complaint(monkeypatch, **variables):
@@ -47,6 +49,37 @@ def test_settings_do_not_change():
         load_settings().target_table = "other"
 
 
+NAMES = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=15)
+
+
+@given(st.lists(NAMES, min_size=1, max_size=4, unique=True))
+def test_a_list_of_columns_is_read_as_it_is_written(names):
+    assert split_columns(join_columns(names)) == tuple(names)
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ("id", ("id",)),
+        ("tenant_id, doc_id", ("tenant_id", "doc_id")),
+        ('"Doc, Id",chunk no', ("Doc, Id", "chunk no")),
+        ('"a ""b""", c', ('a "b"', "c")),
+        ('the "id"', ('the "id"',)),
+    ],
+)
+def test_the_id_is_one_column_or_several(monkeypatch, tmp_path, value, names):
+    monkeypatch.setenv("TARGET_ID_COLUMN", value)
+    assert load_settings().id_columns == names
+    monkeypatch.delenv("TARGET_ID_COLUMN")
+    write_env({"TARGET_ID_COLUMN": join_columns(names)}, tmp_path / ".env")
+    assert load_settings().id_columns == names
+
+
+@pytest.mark.parametrize("value", ["a,", ",a", "a,,b", '"a', '"a"b', "a,a", "a," + "b" * 64, '""'])
+def test_what_is_no_list_of_columns_is_named(monkeypatch, value):
+    assert "TARGET_ID_COLUMN: expected" in complaint(monkeypatch, TARGET_ID_COLUMN=value)
+
+
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_says_what_it_is(name):
     assert Settings.model_fields[name].description
@@ -65,7 +98,7 @@ def test_every_setting_says_what_it_is(name):
         ("BACKFILL_BATCH_ROWS", "1000000", "BACKFILL_BATCH_ROWS: "),
         ("TARGET_TABLE", "x" * 64, "TARGET_TABLE: "),
         ("TARGET_TABLE", "鍵" * 22, "at most 63 bytes"),
-        ("TARGET_TEXT_COLUMN", "id", "three different columns"),
+        ("TARGET_TEXT_COLUMN", "id", "expected different columns"),
         ("RETURN_TOP_K", "500", "RETURN_TOP_K (500): expected at most RERANK_TOP_K"),
         ("LOCK_TIMEOUT_MS", "0", "LOCK_TIMEOUT_MS: "),
         ("ENABLE_RERANKER", "perhaps", "ENABLE_RERANKER: "),

@@ -22,6 +22,7 @@ import time
 from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import load_settings
 
 class Slow(HashingEncoder):
@@ -31,7 +32,7 @@ class Slow(HashingEncoder):
 
 settings = load_settings()
 with Database.from_settings(settings) as database:
-    backfill(database, settings, Slow())
+    backfill(Migration(database, settings), Slow())
 """
 
 
