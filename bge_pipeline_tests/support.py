@@ -32,7 +32,7 @@ from bge_pipeline.settings import Settings
 
 ENCODER = HashingEncoder()
 """The encoder that `settings` of conftest configures."""
-SEGMENTS = TargetTable("public", "segments", "id", "text", "embedding")
+SEGMENTS = TargetTable("public", "segments", ("id",), "text", "embedding")
 
 
 _SCHEMA = """

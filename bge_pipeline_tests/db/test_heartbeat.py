@@ -30,7 +30,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.target import TargetTable
 heartbeat.BEAT_SECONDS = 0.1
 with Database(sys.argv[1]) as database, heartbeat.Heartbeat(
-    database, TargetTable("public", "segments", "id", "text", "embedding"), "1-100", "a model", lambda: 50
+    database, TargetTable("public", "segments", ("id",), "text", "embedding"), "1-100", "a model", lambda: 50
 ):
     print("told", flush=True)
     sys.stdin.readline()
