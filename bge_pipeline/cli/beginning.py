@@ -52,7 +52,9 @@ def init_command(
         str | None, typer.Option(metavar="URL", help="The database; DATABASE_URL of environment or .env by default.")
     ] = None,
     table: Table = None,
-    id_column: Annotated[str | None, typer.Option(metavar="NAME", help="Its key, where it cannot be told.")] = None,
+    id_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Its key, where it cannot be told, as TARGET_ID_COLUMN.")
+    ] = None,
     text_column: Annotated[str | None, typer.Option(metavar="NAME", help="Its text, where it cannot be told.")] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="The new model, as EMBEDDING_MODEL.")] = None,
     dimensions: Annotated[int | None, typer.Option(min=1, help="Of the new model's vectors.")] = None,

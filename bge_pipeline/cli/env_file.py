@@ -22,7 +22,7 @@ def write_env(values: Mapping[str, str], path: Path = Path(".env"), *, yes: bool
         ConsentRequired: it would replace lines, and there is nobody to ask.
         typer.Abort: the answer was no.
     """
-    lines = {name: f"{name}={_quoted(name, value)}" for name, value in values.items()}
+    lines = {name: f"{name}={quoted(name, value)}" for name, value in values.items()}
     path = path.resolve()
     there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     replaced = [line for line in there if (name := _name(line)) in lines and line.strip() != lines[name]]
@@ -50,7 +50,12 @@ def _name(line: str) -> str:
     return found[1].upper() if found else ""
 
 
-def _quoted(name: str, value: str) -> str:
+def quoted(name: str, value: str) -> str:
+    """The value as the file has it.
+
+    Raises:
+        ConfigurationError: it cannot stand in such a file.
+    """
     if "${" in value or "\n" in value:
         raise ConfigurationError(
             f"{name}: a value with ${{ or a line break cannot stand in .env",

@@ -10,10 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bge_pipeline.cli.env_file import quoted
 from bge_pipeline.cli.wording import worded
 from bge_pipeline.console import make_console
 from bge_pipeline.database.ids import id_as_text
 from bge_pipeline.duration import duration
+from bge_pipeline.settings.column_list import join_columns
 
 if TYPE_CHECKING:
     from bge_pipeline.phases.discover import Discovered
@@ -60,11 +62,12 @@ def print_facts(title: str, facts: Mapping[str, str | None], *, console: Console
 def print_discovered(found: Sequence[Discovered]) -> None:
     """Vector columns, numbered."""
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("", "column", "type", "rows", "index", "framework", "model"):
+    for heading in ("", "column", "key", "type", "rows", "index", "framework", "model"):
         table.add_column(heading, overflow="fold", no_wrap=heading == "column")
     for number, one in enumerate(found, start=1):
         rows = f"about {one.found.rows:,}" if one.found.rows is not None else "not known"
-        cells = (str(number), one.name, one.found.type, rows, one.found.index, one.framework, one.model)
+        key = join_columns(one.id_columns)
+        cells = (str(number), one.name, key, one.found.type, rows, one.found.index, one.framework, one.model)
         table.add_row(*(Text(cell or "-") for cell in cells))
     stdout.print(table if found else "no column of pgvector's types")
 
@@ -72,7 +75,7 @@ def print_discovered(found: Sequence[Discovered]) -> None:
 def print_settings(settings: Mapping[str, str]) -> None:
     """Variables as they stand in `.env`."""
     for name, value in settings.items():
-        stdout.print(f"{name}={value}", markup=False, highlight=False, soft_wrap=True)
+        stdout.print(f"{name}={quoted(name, value)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_status(status: Status) -> None:

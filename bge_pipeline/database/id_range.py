@@ -40,6 +40,19 @@ class IdRange:
             return cls(*together, kind_of(["text"] * len(together[1])))
         raise BgePipelineError(f"expected a partition key `<number>_<first id>-<last id>`, got {key!r}")
 
+    def require_columns(self, kind: IdKind) -> None:
+        """Refuse a range of another key than the table's.
+
+        Raises:
+            BgePipelineError: it has another number of columns.
+        """
+        if len(self.kind.parts) != len(kind.parts):
+            raise BgePipelineError(
+                f"expected a range of a key of {len(kind.parts)} columns, as TARGET_ID_COLUMN names, got {self}",
+                state="nothing was written",
+                next_step="materialize schema_with_384_column, which cuts the partitions anew",
+            )
+
     @property
     def condition(self) -> str:
         """The range as SQL about `{id}`, for `values`."""

@@ -162,6 +162,8 @@ def backfill(
         skips = migration.settings.skips_triggers
         require_privileges(connection, state.table, column.name, alters=False, skips_triggers=skips)
         require_updates(connection, state.table)
+        if id_range is not None:
+            id_range.require_columns(state.table.id_kind)
         _require_quarantine(connection, target)
 
     stop = stop if stop is not None else threading.Event()
@@ -279,7 +281,7 @@ def _warn_of_strangers(migration: Migration, encoder: Encoder) -> None:
 def _require_quarantine(connection: Connection, target: TargetTable) -> None:
     if not quarantine_is_usable(connection, target):
         raise PhaseError(
-            f"{target.quarantine}, where rows that cannot be embedded are put, is missing or of an earlier version",
+            f"{target.quarantine}, where rows that cannot be embedded are put, is missing, of an earlier version or of another key",
             state="nothing was written",
             next_step="bge-pipeline migrate, as the owner of the table: it makes or mends the table and then embeds",
         )

@@ -22,7 +22,7 @@ from bge_pipeline.database.recent import sample_written_since
 from bge_pipeline.database.sampling import sample_vectors, vectors_of
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.writer import update_template
-from bge_pipeline.errors import ConfigurationError, TargetTableError
+from bge_pipeline.errors import BgePipelineError, ConfigurationError, TargetTableError
 from bge_pipeline_tests.db.keyed_rows import described, read, write_all, wrong_rows
 from bge_pipeline_tests.support import NASTY_IDS, SEGMENTS, as_it_stands, execute
 
@@ -219,6 +219,14 @@ def test_partition_keys_can_be_read(database, key, bounds):
     assert (again.lower, again.upper) == (("acme", "3"), tuple(map(str, key)))
     first = IdRange.from_key(IdRange(None, key, kind).key(1))
     assert (first.lower, first.upper) == (None, tuple(map(str, key)))
+
+
+def test_a_range_of_another_key_is_refused_by_name(database):
+    kind = described(database, make_notes(database, KEYS["document and chunk"])).id_kind
+    IdRange.from_key("01~~~acme~17").require_columns(kind)
+    for key in ("01_1-100", "01~~acme", "01~~~acme~17~3"):
+        with pytest.raises(BgePipelineError, match="a key of 2 columns"):
+            IdRange.from_key(key).require_columns(kind)
 
 
 def refused(database, columns, *statements, names=("id", "shard")):

@@ -166,7 +166,7 @@ def test_a_lost_quarantine_is_named_by_the_backfill_and_made_again_by_expand(dat
     expand(migration, ENCODER.space)
     execute(database, f"DROP TABLE {QUARANTINE}")
     assert read_status(migration).pending == 300
-    with pytest.raises(Exception, match="is missing or of an earlier version") as refused:
+    with pytest.raises(Exception, match="is missing, of an earlier version") as refused:
         backfill(migration, ENCODER)
     assert "bge-pipeline migrate" in refused.value.next_step
     assert fill(migration).pending_after == 0
