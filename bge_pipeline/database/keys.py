@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
+from bge_pipeline.database.partition_keys import division_of, is_made_to_differ, ways_out
 from bge_pipeline.database.sql import quote, shortened
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import TargetTableError
@@ -42,13 +43,19 @@ class _UniqueIndex:
     has_collation_of_column: bool | None
     has_usual_order: bool
 
-    def fault(self) -> str | None:
-        """Why rows cannot be found by it; None where they can, by its one column."""
+    def fault(self, divided_by: Sequence[str] = ()) -> str | None:
+        """Why rows cannot be found by it; None where they can, by its one column, or by its first.
+
+        Args:
+            divided_by: columns that are in it because PostgreSQL wants those there by which a table is partitioned.
+        """
         faults = {
             "is not valid": not self.is_valid,
             f"holds only rows with {self.predicate}": self.predicate is not None,
             "is on an expression": self.has_expressions,
-            f"is on {len(self.columns)} columns together ({', '.join(self.columns)})": len(self.columns) > 1,
+            f"is on {len(self.columns)} columns together ({', '.join(self.columns)})": any(
+                name not in divided_by for name in self.columns[1:]
+            ),
             "has another collation than the column": not self.has_collation_of_column,
             "has an operator class of another order than the column's": not self.has_usual_order,
         }
@@ -68,6 +75,10 @@ def require_key(connection: Connection, target: TargetTable, oid: int, *, is_not
     indexes = [_UniqueIndex(**row._mapping) for row in connection.execute(text(_UNIQUE), {"oid": oid})]  # noqa: SLF001
     name = target.id_column
     has_key = any(index.fault() is None and list(index.columns) == [name] for index in indexes)
+    division = division_of(connection, target)
+    if division is not None and not has_key:
+        leads = any(index.fault(division.columns) is None and index.columns[0] == name for index in indexes)
+        has_key = leads and is_made_to_differ(connection, target, name)
     if has_key and is_not_null:
         return
     if has_key:
@@ -83,7 +94,9 @@ def require_key(connection: Connection, target: TargetTable, oid: int, *, is_not
         f"TARGET_ID_COLUMN {name!r} of {target} has no unique index of its own{found}: expected a primary key or a unique "
         "index on that column alone, over all rows, in the column's own order",
         state="nothing was changed",
-        next_step=_ways_out(target, name, other, is_not_null=is_not_null),
+        next_step=_ways_out(target, name, other, is_not_null=is_not_null)
+        if division is None
+        else ways_out(connection, target, division),
     )
 
 
