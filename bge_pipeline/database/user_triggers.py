@@ -28,7 +28,7 @@ WHERE (t.tgrelid = :oid OR t.tgrelid IN (SELECT relid FROM pg_partition_tree(:oi
   AND t.tgparentid = 0 AND (c.relkind <> 'p' OR t.tgtype & 1 > 0)
   AND NOT t.tgisinternal AND t.tgtype & 16 > 0 AND t.tgenabled <> 'D'
   AND p.proname <> :own_function AND position(:mark IN p.prosrc) = 0
-ORDER BY t.tgname, 10, 11
+ORDER BY t.tgname, n.nspname, c.relname
 """
 
 
