@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from bge_pipeline.database.size import table_bytes
@@ -19,6 +24,7 @@ from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.search import Retriever, create_text_index
 from bge_pipeline_tests.partitions import PARTITIONS, divide
+from bge_pipeline_tests.roads import environment, run_command
 from bge_pipeline_tests.support import (
     ENCODER,
     SEGMENTS,
@@ -27,6 +33,7 @@ from bge_pipeline_tests.support import (
     pending_ids,
     scalar,
     schema_of,
+    wait_until,
     wrong_vectors,
 )
 
@@ -109,6 +116,25 @@ def test_the_whole_way_there_and_back(database, make_settings, layout):
         assert [index[1:] for index in hnsw_of(database)[partition]] == [(True, True)]
 
 
+def test_the_command_is_killed_in_the_middle_and_finishes_when_it_is_run_again(database, settings, tmp_path):
+    divide(database)
+    slowly = environment(settings, BACKFILL_BATCH_ROWS="10", MAX_ROWS_PER_SECOND="60", QUALITY_GATE="off")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bge_pipeline", "migrate", "--yes"], env=slowly, cwd=tmp_path, stdin=subprocess.DEVNULL
+    )
+    wait_until(lambda: "embedding_384" in columns_of(database), 120)
+    wait_until(lambda: scalar(database, "SELECT count(embedding_384) FROM segments") > 20, 120)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 20 < scalar(database, "SELECT count(embedding_384) FROM segments") < 300
+
+    finished = run_command(settings, tmp_path, "migrate", "--yes", QUALITY_GATE="off")
+    assert finished.returncode == 0, finished.stderr
+    status = read_status(Migration(database, settings))
+    assert (status.phase, status.embedded, status.index.name) == ("swapped", 300, "old_name")
+    assert wrong_vectors(database, ENCODER, "embedding") == []
+
+
 def test_retire_gives_the_space_of_every_partition_back(database, make_settings):
     divide(database)
     settings = make_settings(quality_gate="off")
@@ -127,7 +153,7 @@ def test_updates_stay_in_the_page_of_their_partition(database, make_settings):
     divide(database, "hash")
     execute(
         database,
-        "INSERT INTO segments (text) SELECT 'row ' || n || ' ' || repeat('word ', 20 + n % 40) FROM generate_series(1, 3000) n",
+        "INSERT INTO segments (text) SELECT 'row ' || n || ' ' || repeat('word ', 100 + n % 40) FROM generate_series(1, 3000) n",
     )
     with database.autocommit() as connection:
         connection.exec_driver_sql("VACUUM FULL ANALYZE segments")
