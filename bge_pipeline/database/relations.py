@@ -83,7 +83,7 @@ def require_migratable(connection: Connection, target: TargetTable, row: Any) ->
 def _partition(connection: Connection, target: TargetTable) -> TargetTableError:
     root = connection.execute(text(_ROOT), {"table": str(target)}).one()
     alone = ""
-    if "satisfies_hash_partition" not in root.bounds:
+    if root.bounds is not None and "satisfies_hash_partition" not in root.bounds:  # None: it takes every row
         alone = f", with TARGET_WHERE={root.bounds} where only the rows of this one are to get vectors of the new model"
     return TargetTableError(
         f"{target} is a partition of {quote(root.schema, root.name)}: PostgreSQL adds columns to all partitions together",
