@@ -193,8 +193,15 @@ def _attach(connection: Connection, target: TargetTable, recipe: IndexRecipe) ->
     """
     name = recipe.name(target)
     connection.execute(text(_TURN), {"name": f"{target}.{name}"})
-    if index_is_valid(connection, target.schema, name):
+    is_valid = index_is_valid(connection, target.schema, name)
+    if is_valid:
         return
+    if is_valid is False:
+        raise IndexBuildFailed(
+            f"index {name} of the partitioned table {target} is there and invalid, and this project attaches all partitions or none",
+            state="search is as it was",
+            next_step=f"if nobody is building it, DROP INDEX {quote(target.schema, name)}; then run the same command again",
+        )
     connection.execute(recipe.over_partitions(target))
     for partition in partitions_below(connection, target):
         table = partition.table

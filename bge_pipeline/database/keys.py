@@ -90,9 +90,14 @@ def require_key(connection: Connection, target: TargetTable, oid: int, *, is_not
     other = next((i.columns[0] for i in indexes if i.fault() is None and i.columns), None)
     near = [f"{i.name} {i.fault()}" for i in indexes if i.fault() is not None]
     found = f" ({'; '.join(near)})" if near else ""
+    alone = (
+        "on that column alone"
+        if division is None
+        else f"on that column, which may have {division.definition} behind it"
+    )
     raise TargetTableError(
         f"TARGET_ID_COLUMN {name!r} of {target} has no unique index of its own{found}: expected a primary key or a unique "
-        "index on that column alone, over all rows, in the column's own order",
+        f"index {alone}, over all rows, in the column's own order",
         state="nothing was changed",
         next_step=_ways_out(target, name, other, is_not_null=is_not_null)
         if division is None

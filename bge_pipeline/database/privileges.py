@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import Connection, text
 
@@ -152,57 +151,36 @@ def missing_privileges(
         ),
     ]
     found = [LackingPrivilege(need, remedy) for is_there, need, remedy in checks if not is_there]
-    return (
-        found
-        if not table.is_partitioned
-        else [*found, *_missing_on_partitions(connection, values, target, role, alters)]
-    )
+    if table.is_partitioned:
+        found += _missing_on_partitions(connection, target, values["column"], role, alters=alters)
+    return found
 
 
 def _missing_on_partitions(
-    connection: Connection, values: dict[str, Any], target: TargetTable, role: str, alters: bool
+    connection: Connection, target: TargetTable, column: object, role: str, *, alters: bool
 ) -> list[LackingPrivilege]:
-    rows = connection.execute(text(_PARTITIONS), {"table": str(target), "column": values["column"]}).all()
+    """The same for the partitions; `role` is quoted."""
+    rows = connection.execute(text(_PARTITIONS), {"table": str(target), "column": column}).all()
     owners = {row.owner: row.name for row in rows if alters and not row.owned}
     schemas = {row.schema for row in rows if not (row.schema_used and (row.creates_in_schema or not alters))}
-    unfilled = [row.name for row in rows if not row.filled]
-    hidden = [row.name for row in rows if row.rows_hidden]
-    right = "USAGE, CREATE" if alters else "USAGE"
-    return [
-        *(
-            LackingPrivilege(
-                f"only the owner of the partition {name}, {owner!r}, may index it", f"GRANT {quote(owner)} TO {role};"
-            )
-            for owner, name in owners.items()
-        ),
-        *(
-            LackingPrivilege(
-                f"partitions of {target} are in schema {quote(name)}",
-                f"GRANT {right} ON SCHEMA {quote(name)} TO {role};",
-            )
-            for name in sorted(schemas - {target.schema})
-        ),
-        *(
-            [
-                LackingPrivilege(
-                    f"the backfill reads and updates each partition of {target} itself",
-                    f"GRANT SELECT, UPDATE ON {', '.join(unfilled)} TO {role};",
-                )
-            ]
-            if unfilled
-            else []
-        ),
-        *(
-            [
-                LackingPrivilege(
-                    f"row level security hides rows of {', '.join(hidden)} from this role, which would never be embedded",
-                    f"ALTER ROLE {role} BYPASSRLS;",
-                )
-            ]
-            if hidden
-            else []
-        ),
+    unfilled = ", ".join(row.name for row in rows if not row.filled)
+    hidden = ", ".join(row.name for row in rows if row.rows_hidden)
+    lacking = [
+        (f"only the owner of the partition {name}, {owner!r}, may index it", f"GRANT {quote(owner)} TO {role};")
+        for owner, name in owners.items()
     ]
+    rights = "USAGE, CREATE" if alters else "USAGE"
+    lacking += [
+        (f"partitions of {target} are in schema {quote(name)}", f"GRANT {rights} ON SCHEMA {quote(name)} TO {role};")
+        for name in sorted(schemas - {target.schema})
+    ]
+    if unfilled:
+        need = f"the backfill reads and updates each partition of {target} itself"
+        lacking.append((need, f"GRANT SELECT, UPDATE ON {unfilled} TO {role};"))
+    if hidden:
+        need = f"row level security hides rows of {hidden} from this role, which would never be embedded"
+        lacking.append((need, f"ALTER ROLE {role} BYPASSRLS;"))
+    return [LackingPrivilege(need, remedy) for need, remedy in lacking]
 
 
 def require_privileges(

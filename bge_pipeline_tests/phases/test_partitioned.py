@@ -6,11 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
+from bge_pipeline.database.catalog import describe_table
 from bge_pipeline.database.size import table_bytes
+from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.errors import TargetTableError
+from bge_pipeline.phases import swap as swap_module
+from bge_pipeline.phases.application_vectors import compare_application_vectors
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.discover import discover
@@ -30,9 +36,12 @@ from bge_pipeline_tests.support import (
     SEGMENTS,
     columns_of,
     execute,
+    fill,
+    fill_and_swap,
     pending_ids,
     scalar,
     schema_of,
+    swap,
     wait_until,
     wrong_vectors,
 )
@@ -171,3 +180,83 @@ def test_discover_lists_the_table_once_with_the_rows_and_an_index_of_its_partiti
     (found,) = discover(database)
     assert found.name == "public.segments.embedding"
     assert (found.found.rows, found.found.index, found.id_column, found.text) == (300, "alone (hnsw)", "id", "text")
+
+
+def test_each_partition_has_the_lists_of_its_rows(database, migration):
+    divide(
+        database, index="CREATE INDEX old_name ON segments USING ivfflat (embedding vector_cosine_ops) WITH (lists = 5)"
+    )
+    execute(database, "INSERT INTO segments (text) SELECT 'row ' || n FROM generate_series(1, 2950) n")
+    fill_and_swap(migration)
+    options = "SELECT t.relname::text, c.reloptions::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+    options += "JOIN pg_class t ON t.oid = i.indrelid WHERE c.reloptions IS NOT NULL AND pg_get_indexdef(c.oid) ~ '[(]embedding '"
+    lists = {table: option for table, option in execute(database, options) if table in PARTITIONS["range"]}
+    assert lists == {name: "{lists=3}" if name == "the_rest" else "{lists=1}" for name in PARTITIONS["range"]}
+
+
+def test_a_part_that_is_one_partition_gets_vectors_of_its_own(database, make_settings):
+    divide(database)
+    with database.autocommit() as connection, pytest.raises(TargetTableError) as refused:
+        describe_table(connection, replace(SEGMENTS, table="low"))
+    condition = refused.value.next_step.split("TARGET_WHERE=")[1].split(" where only")[0]
+    settings = make_settings(target_where=condition, quality_gate="off")
+    result = migrate(Migration(database, settings), EmbeddingsService(ENCODER, settings))
+    assert (result.backfill.rows, result.swap.exchanged) == (100, False)
+    assert pending_ids(database) == list(range(101, 301))
+    assert wrong_vectors(database, ENCODER, "embedding_384") == []
+
+
+def test_a_text_of_several_columns_is_watched_in_every_partition(database, make_settings):
+    divide(database)
+    migration = Migration(database, make_settings(target_text="coalesce(video_id, '') || ' ' || text"))
+    fill_and_swap(migration)
+    assert read_status(migration).warnings == ()
+    execute(database, "UPDATE segments SET video_id = 'other' WHERE id IN (1, 120, 299)")
+    assert pending_ids(database, "embedding") == [1, 120, 299]
+    assert embed_pending(migration).backfill.rows == 3
+
+
+def test_the_next_migration_keeps_both_columns_of_every_partition_current(database, migration, make_settings):
+    divide(database)
+    fill_and_swap(migration)
+    retire(migration)
+    following = HashingEncoder(256)
+    second = Migration(database, make_settings(embedding_dimensions=256))
+    expand(second, following.space, begin_next=True)
+    execute(database, "UPDATE segments SET text = 'both' WHERE id IN (1, 120, 299)")
+    backfill(second, following)
+    swap(second, following)
+    assert read_status(second).warnings == ()
+    assert pending_ids(database, "embedding") == pending_ids(database, "embedding_384") == []
+    assert wrong_vectors(database, following, "embedding") == []
+    assert wrong_vectors(database, ENCODER, "embedding_384") == []
+
+
+def test_rows_that_come_at_the_last_moment_are_embedded_under_the_lock(database, migration, monkeypatch):
+    divide(database)
+    fill(migration)
+    lock_out = swap_module.lock_out_writers
+
+    def a_row_comes_first(*arguments):
+        execute(database, "UPDATE segments SET text = 'late' WHERE id IN (1, 120, 299)")
+        lock_out(*arguments)
+
+    monkeypatch.setattr(swap_module, "lock_out_writers", a_row_comes_first)
+    result = swap(migration)
+    assert (result.exchanged, result.last_rows) == (True, 3)
+    assert pending_ids(database, "embedding") == []
+    assert wrong_vectors(database, ENCODER, "embedding") == []
+
+
+def test_old_vectors_that_the_application_still_writes_are_seen_in_any_partition(database, make_settings):
+    divide(database)
+    migration = Migration(database, make_settings(embedding_dimensions=1536))
+    encoder = HashingEncoder(1536)
+    fill_and_swap(migration, encoder)
+    execute(
+        database,
+        "UPDATE segments SET embedding = (SELECT embedding FROM segments WHERE id = 7) WHERE id IN (20, 150, 250)",
+    )
+    found = compare_application_vectors(migration, lambda: encoder)
+    assert found.strangers == 3
+    assert set(found.examples) == {"20", "150", "250"}
