@@ -198,7 +198,7 @@ def _attach(connection: Connection, target: TargetTable, recipe: IndexRecipe) ->
         return
     if is_valid is False:
         raise IndexBuildFailed(
-            f"index {name} of the partitioned table {target} is there and invalid, and this project attaches all partitions or none",
+            f"index {name} of the partitioned table {target} is there and invalid: all partitions are attached, or none",
             state="search is as it was",
             next_step=f"if nobody is building it, DROP INDEX {quote(target.schema, name)}; then run the same command again",
         )
