@@ -49,12 +49,14 @@ class IndexRecipe:
         statement: builds the index of that name on a table; the last argument is how it begins (`indexes.BESIDE_TRAFFIC`).
         column: that the index is on, or whose rows it counts; None: the name alone says enough.
         memory_bytes: what a build needs in maintenance_work_mem.
+        workers: processes beside the first that may take part; None: as many as the server's own setting lets.
     """
 
     name: Callable[[TargetTable], str]
     statement: Callable[[TargetTable, str, str], TextClause]
     column: str | None
     memory_bytes: int = 0
+    workers: int | None = None
 
     def beside_traffic(self, table: TargetTable) -> TextClause:
         """The statement that builds it on a table that holds its rows itself."""
@@ -164,6 +166,7 @@ def _build(
         recipe.beside_traffic(table),
         column=recipe.column,
         memory_bytes=recipe.memory_bytes,
+        workers=recipe.workers,
         on_progress=on_progress,
     )
 

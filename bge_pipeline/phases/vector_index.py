@@ -64,6 +64,7 @@ def build_index(
         ),
         column=column.name,
         memory_bytes=plan.memory_bytes,
+        workers=migration.settings.index_build_workers,
     )
     result = build_index_on(migration.database, migration.settings, target, recipe, on_progress=on_progress)
     with migration.database.autocommit() as connection:
