@@ -34,6 +34,7 @@ from bge_pipeline_tests.roads import environment, run_command
 from bge_pipeline_tests.support import (
     ENCODER,
     SEGMENTS,
+    Wrapped,
     columns_of,
     execute,
     fill,
@@ -260,3 +261,21 @@ def test_old_vectors_that_the_application_still_writes_are_seen_in_any_partition
     found = compare_application_vectors(migration, lambda: encoder)
     assert found.strangers == 3
     assert set(found.examples) == {"20", "150", "250"}
+
+
+def test_a_row_that_cannot_be_embedded_is_put_aside_for_its_partition_too(database, migration):
+    divide(database)
+    texts = [row[0] for row in execute(database, "SELECT text FROM segments WHERE id IN (5, 120) ORDER BY id")]
+
+    def refuse(batch):
+        if set(texts) & set(batch):
+            raise ValueError("cannot be embedded")
+
+    expand(migration, ENCODER.space)
+    assert backfill(migration, Wrapped(before=refuse)).quarantined == 2
+    status = read_status(migration)
+    assert (status.embedded, status.quarantined, status.pending) == (298, 2, 0)
+    assert {row.row_id for row in status.quarantine} == {"5", "120"}
+    execute(database, "UPDATE segments SET text = 'sound' WHERE id = 120")
+    assert backfill(migration, ENCODER).rows == 1
+    assert swap(migration).exchanged
