@@ -38,8 +38,8 @@ def attaching(target: TargetTable, column: str, vector: VectorType) -> str:
         f'after expand PostgreSQL attaches no table without the new column (`child table is missing column "{column}"`): '
         f"ALTER TABLE ... ADD COLUMN {quote(column)} {vector}; before ALTER TABLE {target} ATTACH PARTITION. After the swap the "
         f"columns are {quote(target.embedding_column)} {vector} and the old one beside it. Its rows are embedded when it is "
-        "there, and its indexes are built while it is attached, unless it has such ones already; CREATE TABLE ... PARTITION OF "
-        "needs nothing of this"
+        "there. Unless it has such indexes already, they are built as it is attached, while nobody gets at it or at the DEFAULT "
+        "partition. CREATE TABLE ... PARTITION OF needs nothing of this"
     )
 
 
