@@ -99,7 +99,7 @@ def test_a_key_that_does_not_lead_to_the_row_is_refused_with_statements_that_men
     migration = Migration(database, make_settings(target_table="odd"))
     with pytest.raises(TargetTableError, match="no unique index of its own") as refused:
         expand(migration, ENCODER.space)
-    way = refused.value.next_step.rsplit("  - ", 1)[1].split(": ", 1)[1]
+    way = refused.value.next_step.rsplit("  - ", 1)[-1].split(": ", 1)[1]
     for statement in way.split(" then ")[0].split("; "):
         execute(database, statement)
     migration = Migration(database, make_settings(target_table="odd", target_id_column="row_number"))
