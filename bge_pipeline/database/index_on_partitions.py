@@ -32,6 +32,10 @@ logger = logging.getLogger(__name__)
 _ROUNDS = 10
 """Attempts to find the partitions as they were when the last index was built; in each, those that came are indexed."""
 _TURN = "SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"
+_WHOLE = """
+SELECT n.nspname::text, c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relname = ANY (CAST(:names AS name[])) AND i.indisvalid
+"""
 _INDEX_OF = """
 SELECT n.nspname::text AS schema, t.relname::text AS relation, c.relname::text AS name
 FROM pg_partition_tree(CAST(:index AS regclass)) p JOIN pg_index i ON i.indexrelid = p.relid
@@ -206,17 +210,20 @@ def _attach(connection: Connection, target: TargetTable, recipe: IndexRecipe) ->
             next_step=f"if nobody is building it, DROP INDEX {quote(target.schema, name)}; then run the same command again",
         )
     connection.execute(recipe.over_partitions(target))
-    for partition in partitions_below(connection, target):
+    partitions = partitions_below(connection, target)
+    names = [recipe.name(partition.table) for partition in partitions]
+    whole = {tuple(row) for row in connection.execute(text(_WHOLE), {"names": names})}
+    for partition, of_partition in zip(partitions, names, strict=True):
         table = partition.table
         if not partition.is_leaf:
             connection.execute(recipe.over_partitions(table))
-        elif not index_is_valid(connection, table.schema, recipe.name(table)):
+        elif (table.schema, of_partition) not in whole:
             raise _PartitionCame(f"{table} has become a partition of {target} meanwhile")
         connection.execute(
             target.sql(
                 "ALTER INDEX {whole} ATTACH PARTITION {part}",
                 whole=(partition.parent.schema, recipe.name(partition.parent)),
-                part=(table.schema, recipe.name(table)),
+                part=(table.schema, of_partition),
             )
         )
     if not index_is_valid(connection, target.schema, name):
