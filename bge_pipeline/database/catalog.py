@@ -11,6 +11,8 @@ from bge_pipeline.database.composite_ids import kind_of
 from bge_pipeline.database.ids import IdKind
 from bge_pipeline.database.keys import key_advice, require_key
 from bge_pipeline.database.notes import ColumnNote
+from bge_pipeline.database.partitions import estimated_rows
+from bge_pipeline.database.relations import require_migratable
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.text_columns import require_expression
@@ -22,8 +24,8 @@ MOST_DIMENSIONS = 16_000
 VECTOR_TYPES = ("vector", "halfvec", "sparsevec", "bit")
 
 _TABLE = """
-SELECT c.oid, c.relkind, c.relispartition AS is_partition, GREATEST(c.reltuples, 0)::bigint AS estimated_rows,
-       EXISTS (SELECT FROM pg_inherits WHERE c.oid IN (inhrelid, inhparent)) AS is_inherited
+SELECT c.oid, c.relkind, c.relispartition AS is_partition,
+       c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE c.oid IN (inhrelid, inhparent)) AS is_inherited
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = :schema AND c.relname = :table
 """
@@ -82,13 +84,17 @@ class Column:
 
 @dataclass(frozen=True)
 class TableDescription:
-    """The target table: its columns by name, the kind of its ids, the planner's estimate of its rows."""
+    """The target table: its columns by name, the kind of its ids, the planner's estimate of its rows.
+
+    Where it `is_partitioned`, its rows are in its partitions (`database.partitions`), which come and go.
+    """
 
     target: TargetTable
     oid: int
     estimated_rows: int
     columns: dict[str, Column]
     id_kind: IdKind
+    is_partitioned: bool = False
 
     @property
     def embedding(self) -> Column:
@@ -137,25 +143,14 @@ def describe_table(connection: Connection, target: TargetTable) -> TableDescript
     row = connection.execute(text(_TABLE), {"schema": target.schema, "table": target.table}).one_or_none()
     if row is None:
         raise missing_table(target)
-    if row.relkind != "r":
-        kinds = {"v": "a view", "m": "a materialized view", "p": "a partitioned table", "f": "a foreign table"}
-        raise TargetTableError(
-            f"{target} is {kinds.get(row.relkind, 'not a table')}: expected an ordinary table",
-            state="nothing was changed",
-        )
-    if row.is_partition or row.is_inherited:
-        kind = "a partition" if row.is_partition else "part of an inheritance hierarchy"
-        raise TargetTableError(
-            f"{target} is {kind}: expected a table that stands alone, as PostgreSQL adds columns to whole hierarchies only",
-            state="nothing was changed",
-        )
+    require_migratable(connection, target, row)
     columns = {r.name: Column(**r._mapping) for r in connection.execute(text(_COLUMNS), {"oid": row.oid})}  # noqa: SLF001
     _check_columns(connection, target, row.oid, columns)
     require_expression(connection, target)
     key = [columns[name] for name in target.id_columns]
     require_key(connection, target, row.oid, nullable=[column.name for column in key if not column.not_null])
-    id_kind = kind_of([column.full_type for column in key])
-    return TableDescription(target, row.oid, row.estimated_rows, columns, id_kind)
+    rows, id_kind = estimated_rows(connection, target), kind_of([column.full_type for column in key])
+    return TableDescription(target, row.oid, rows, columns, id_kind, row.relkind == "p")
 
 
 def id_kind(connection: Connection, target: TargetTable) -> IdKind:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
+from bge_pipeline.database.partition_keys import Division, division_of, is_made_to_differ, ways_out
 from bge_pipeline.database.row_key import RowKey
 from bge_pipeline.database.sql import quote, shortened
 from bge_pipeline.database.target import TargetTable
@@ -89,9 +90,10 @@ def require_key(connection: Connection, target: TargetTable, oid: int, *, nullab
     """
     names = target.id_columns
     indexes = _unique_indexes(connection, oid)
-    usable = [tuple(index.columns) for index in indexes if index.fault() is None]
-    if names not in usable:
-        raise _no_index(target, indexes, nullable)
+    division = division_of(connection, target)
+    has_key = any(index.fault() is None and tuple(index.columns) == names for index in indexes)
+    if not has_key and not _is_first_of_a_key(connection, target, indexes, division):
+        raise _no_index(connection, target, indexes, nullable, division)
     if nullable:
         raise TargetTableError(
             f"{target}: {', '.join(map(repr, nullable))} may be NULL, and a row without an id cannot be found again: "
@@ -105,16 +107,41 @@ def _unique_indexes(connection: Connection, oid: int) -> list[_UniqueIndex]:
     return [_UniqueIndex(**row._mapping) for row in connection.execute(text(_UNIQUE), {"oid": oid})]  # noqa: SLF001
 
 
-def _no_index(target: TargetTable, indexes: Sequence[_UniqueIndex], nullable: Sequence[str]) -> TargetTableError:
+def _is_first_of_a_key(
+    connection: Connection, target: TargetTable, indexes: Sequence[_UniqueIndex], division: Division | None
+) -> bool:
+    """Whether ids are made to differ, and an index is on the id with nothing behind it but what divides the table."""
+    if division is None or len(target.id_columns) > 1:
+        return False
+    (name,) = target.id_columns
+    leads = any(
+        index.fault() is None and index.columns[0] == name and set(index.columns[1:]) <= set(division.columns)
+        for index in indexes
+    )
+    return leads and is_made_to_differ(connection, target, name)
+
+
+def _no_index(
+    connection: Connection,
+    target: TargetTable,
+    indexes: Sequence[_UniqueIndex],
+    nullable: Sequence[str],
+    division: Division | None,
+) -> TargetTableError:
     names = target.id_columns
     near = [f"{index.name} {why}" for index in indexes if (why := index.differs_from(names)) is not None]
     found = f" ({'; '.join(near)})" if near else ""
-    together = "that column alone" if len(names) == 1 else "these columns together, in this order"
+    if division is None:
+        together = "that column alone" if len(names) == 1 else "these columns together, in this order"
+        ways = [_own_index(target, nullable), *_other_ways(target, indexes)]
+    else:
+        together = f"that column, which may have {division.definition} behind it"
+        ways = [*_keys_that_are_there(indexes), *ways_out(connection, target, division)]
     return TargetTableError(
         f"TARGET_ID_COLUMN {join_columns(names)!r} of {target} has no unique index of its own{found}: expected a primary key "
         f"or a unique index on {together}, over all rows, in the column's own order",
         state="nothing was changed",
-        next_step=_one_of([_own_index(target, nullable), *_other_ways(target, indexes)]),
+        next_step=_one_of(ways),
     )
 
 
@@ -129,10 +156,9 @@ def _own_index(target: TargetTable, nullable: Sequence[str]) -> str:
 
 def _other_ways(target: TargetTable, indexes: Sequence[_UniqueIndex]) -> list[str]:
     """By the key that is there, or by one that lacks no more than NOT NULL, or by numbers of the rows."""
+    if there := _keys_that_are_there(indexes):
+        return there
     sound = [index for index in indexes if index.fault() is None]
-    usable = [index for index in sound if not index.nullable]
-    if usable:
-        return [f"set TARGET_ID_COLUMN={join_columns(usable[0].columns)}, which has such an index"]
     numbers = f"without touching the application: {_add_row_numbers(target)}"
     if not sound:
         return [numbers]
@@ -142,6 +168,11 @@ def _other_ways(target: TargetTable, indexes: Sequence[_UniqueIndex]) -> list[st
         f"where {names!r} is never NULL: {_set_not_null(target, nearly.nullable)} then TARGET_ID_COLUMN={names}",
         numbers,
     ]
+
+
+def _keys_that_are_there(indexes: Sequence[_UniqueIndex]) -> list[str]:
+    usable = [index for index in indexes if index.fault() is None and not index.nullable]
+    return [f"set TARGET_ID_COLUMN={join_columns(usable[0].columns)}, which has such an index"] if usable else []
 
 
 def _one_of(ways: Sequence[str]) -> str:

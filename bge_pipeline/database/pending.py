@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, TextClause, text
 
 from bge_pipeline.database.id_range import IdRange
+from bge_pipeline.database.indexes import BESIDE_TRAFFIC
 from bge_pipeline.database.target import TargetTable
 
 # Both halves of the partial index's predicate; queries repeat it word for word so that the planner sees the match.
@@ -73,15 +74,13 @@ def has_pending_index(connection: Connection, target: TargetTable, column: str) 
     return bool(connection.execute(text(_INDEX), {"name": str(target), "column": column}).scalar_one())
 
 
-def pending_index_statement(target: TargetTable, column: str, index: str) -> TextClause:
+def pending_index_statement(target: TargetTable, column: str, index: str, *, head: str = BESIDE_TRAFFIC) -> TextClause:
     """The statement that builds the partial index of rows without a vector.
 
     An expression stays out of it: where it failed for a row, the application could not write that row.
     """
     predicate = LACKS_VECTOR if target.row_text.is_column else "{only_part}{column} IS NULL"
-    return target.sql(
-        f"CREATE INDEX CONCURRENTLY {{index}} ON {{table}} ({{ids}}) WHERE {predicate}", index=index, column=column
-    )
+    return target.sql(f"{head} ({{ids}}) WHERE {predicate}", index=index, column=column)
 
 
 def count_pending(connection: Connection, target: TargetTable, column: str, id_range: IdRange | None = None) -> int:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 
 from bge_pipeline.database.id_range import IdRange
 from bge_pipeline.database.ids import as_constant, from_driver
+from bge_pipeline.database.partitions import estimated_rows
 from bge_pipeline.database.pending import HAS_TEXT
 from bge_pipeline.database.target import TargetTable
 
@@ -58,10 +59,7 @@ def sample_percent(connection: Connection, target: TargetTable, rows: int) -> fl
         planned = connection.execute(target.sql("EXPLAIN (FORMAT JSON) SELECT FROM {table} WHERE {in_part}"))
         estimate = planned.scalar_one()[0]["Plan"]["Plan Rows"]
     else:
-        estimate = connection.execute(
-            target.sql("SELECT GREATEST(reltuples, 0) FROM pg_class WHERE oid = CAST(:name AS regclass)"),
-            {"name": str(target)},
-        ).scalar_one()
+        estimate = estimated_rows(connection, target)
     # Twice what is wanted, since pages differ; a table never analysed is read whole, up to the limit.
     return 100.0 if estimate < 4 * rows else min(100.0, 200.0 * rows / estimate)
 

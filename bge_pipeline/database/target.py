@@ -20,6 +20,7 @@ class TargetTable:
     """Names as they stand in the catalog, without quotes; `is_companion` chooses the quarantine of the companion column.
 
     `text_expression` is SQL over the row that takes the place of the text column, `condition` that of the rows to embed.
+    Of a partition (`at`), `whole` are schema and name of the partitioned table: quarantine, journal and trigger are the whole's.
     """
 
     schema: str
@@ -30,6 +31,7 @@ class TargetTable:
     is_companion: bool = False
     text_expression: str | None = None
     condition: str | None = None
+    whole: tuple[str, str] | None = None
 
     @classmethod
     def from_settings(cls, settings: DatabaseSettings) -> TargetTable:
@@ -43,6 +45,10 @@ class TargetTable:
             text_expression=settings.text_expression,
             condition=settings.target_where,
         )
+
+    def at(self, schema: str, table: str) -> TargetTable:
+        """The partition of that name, as a table whose rows can be read, written and indexed by themselves."""
+        return replace(self, schema=schema, table=table, whole=self._whole)
 
     @property
     def key(self) -> RowKey:
@@ -66,22 +72,22 @@ class TargetTable:
     @property
     def quarantine_table(self) -> str:
         """Table of rows that cannot be embedded."""
-        return shortened(f"{self.table}_{self.embedding_column}{self._companion}_quarantine")
+        return shortened(f"{self._whole[1]}_{self.embedding_column}{self._companion}_quarantine")
 
     @property
     def quarantine(self) -> str:
         """The quarantine table, qualified and quoted."""
-        return quote(self.schema, self.quarantine_table)
+        return quote(self._whole[0], self.quarantine_table)
 
     @property
     def quarantine_primary_key(self) -> str:
         """Primary key of the quarantine table."""
-        return shortened(f"{self.table}_{self.embedding_column}{self._companion}_quarantine_pkey")
+        return shortened(f"{self._whole[1]}_{self.embedding_column}{self._companion}_quarantine_pkey")
 
     @property
     def earlier_quarantine_key(self) -> str:
         """Unique index that the quarantine table had before it had a primary key."""
-        return shortened(f"{self.table}_{self.embedding_column}{self._companion}_quarantine_key")
+        return shortened(f"{self._whole[1]}_{self.embedding_column}{self._companion}_quarantine_key")
 
     @property
     def companion(self) -> TargetTable:
@@ -91,12 +97,12 @@ class TargetTable:
     @property
     def journal_table(self) -> str:
         """Table of what each phase did."""
-        return shortened(f"{self.table}_{self.embedding_column}_journal")
+        return shortened(f"{self._whole[1]}_{self.embedding_column}_journal")
 
     @property
     def journal(self) -> str:
         """The journal's table, qualified and quoted."""
-        return quote(self.schema, self.journal_table)
+        return quote(self._whole[0], self.journal_table)
 
     @property
     def trigger(self) -> str:
@@ -105,12 +111,12 @@ class TargetTable:
         Triggers fire in the order of their names' bytes, and only the last sees the text as it is stored: a tilde sorts
         after every letter, digit and underscore.
         """
-        return shortened(f"~{self.table}_{self.embedding_column}_stale")
+        return shortened(f"~{self._whole[1]}_{self.embedding_column}_stale")
 
     @property
     def trigger_function(self) -> str:
         """The function of that trigger, and the name that the trigger itself had before it was made to sort last."""
-        return shortened(f"zz_{self.table}_{self.embedding_column}_stale")
+        return shortened(f"zz_{self._whole[1]}_{self.embedding_column}_stale")
 
     def pending_index(self, column: str, fingerprint: str) -> str:
         """Partial index that answers whether anything is pending in `column`."""
@@ -154,13 +160,17 @@ class TargetTable:
             in_part=Written(row_text.in_part),
             only_part=Written("" if self.condition is None else f"{row_text.in_part} AND "),
             embedding=self.embedding_column,
-            quarantine=(self.schema, self.quarantine_table),
-            journal=(self.schema, self.journal_table),
+            quarantine=(self._whole[0], self.quarantine_table),
+            journal=(self._whole[0], self.journal_table),
             trigger=self.trigger,
-            trigger_function=(self.schema, self.trigger_function),
+            trigger_function=(self._whole[0], self.trigger_function),
             earlier_trigger=self.trigger_function,
             **identifiers,
         )
+
+    @property
+    def _whole(self) -> tuple[str, str]:
+        return self.whole or (self.schema, self.table)
 
     @property
     def _companion(self) -> str:

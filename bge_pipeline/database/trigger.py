@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, TextClause, text
 
 from bge_pipeline.database.catalog import TableDescription
+from bge_pipeline.database.partitions import STORED
 from bge_pipeline.database.sql import quote, with_values
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.text_columns import TextColumns, generated_columns
@@ -54,6 +55,12 @@ SELECT p.prosrc AS body, p.prosecdef AS definer, t.tgenabled::text AS enabled,
                AND d.refobjid = :oid ORDER BY a.attnum) AS looks_at, t.tgargs AS arguments
 FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
 WHERE t.tgrelid = :oid AND t.tgname = :trigger
+"""
+# A copy of the trigger is made for every partition as it comes, and may be disabled or dropped there.
+_PARTITIONS_WITHOUT = f"""
+SELECT c.oid::regclass::text FROM pg_class c
+WHERE c.oid IN ({STORED}) AND NOT EXISTS (
+  SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = :trigger AND t.tgenabled = 'A') ORDER BY 1
 """
 
 
@@ -137,7 +144,18 @@ def trigger_fault(connection: Connection, table: TableDescription, watched: Watc
     is_right = row.enabled == "A" and not row.definer and row.body == watched.body
     if not is_right or not _compares_text(connection, table, row.looks_at, bytes(row.arguments)):
         return f"the trigger {quote(target.trigger)} is not as this version makes it"
-    return None
+    return _fault_in_partitions(connection, target) if table.is_partitioned else None
+
+
+def _fault_in_partitions(connection: Connection, target: TargetTable) -> str | None:
+    values = {"table": str(target), "trigger": target.trigger}
+    without = connection.execute(text(_PARTITIONS_WITHOUT), values).scalars().all()
+    if not without:
+        return None
+    return (
+        f"the trigger {quote(target.trigger)} is not active in {', '.join(without)}: a text that changes there keeps the vector "
+        "of the text before"
+    )
 
 
 def _compares_text(connection: Connection, table: TableDescription, looks_at: list[str], arguments: bytes) -> bool:

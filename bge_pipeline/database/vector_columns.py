@@ -11,7 +11,10 @@ from bge_pipeline.database.notes import ColumnNote
 
 _VECTOR_COLUMNS = """
 SELECT c.oid, n.nspname AS schema, c.relname AS table, a.attname AS column, format_type(a.atttypid, a.atttypmod) AS type,
-       NULLIF(a.atttypmod, -1) AS dimensions, NULLIF(c.reltuples, -1)::bigint AS rows,
+       NULLIF(a.atttypmod, -1) AS dimensions,
+       CASE WHEN c.relkind = 'p' THEN (
+         SELECT sum(NULLIF(l.reltuples, -1)) FROM pg_partition_tree(c.oid) p JOIN pg_class l ON l.oid = p.relid WHERE p.isleaf)
+       ELSE NULLIF(c.reltuples, -1) END::bigint AS rows,
        col_description(c.oid, a.attnum) AS comment,
        ARRAY(SELECT b.attname::text FROM pg_attribute b
              WHERE b.attrelid = c.oid AND b.attnum > 0 AND NOT b.attisdropped ORDER BY b.attnum) AS columns,
@@ -20,10 +23,12 @@ SELECT c.oid, n.nspname AS schema, c.relname AS table, a.attname AS column, form
                AND u.typname IN ('text', 'varchar', 'bpchar', 'citext') ORDER BY b.attnum) AS texts,
        (SELECT x.relname || ' (' || m.amname || ')' FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
         JOIN pg_am m ON m.oid = x.relam
-        WHERE i.indrelid = c.oid AND i.indisvalid AND m.amname NOT IN ('btree', 'hash', 'gin', 'gist', 'spgist', 'brin')
+        WHERE (i.indrelid = c.oid OR i.indrelid IN (SELECT relid FROM pg_partition_tree(c.oid)))
+          AND i.indisvalid AND m.amname NOT IN ('btree', 'hash', 'gin', 'gist', 'spgist', 'brin')
           AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
-                      AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid AND d.refobjsubid = a.attnum)
-        ORDER BY 1 LIMIT 1) AS vector_index
+                      AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid AND d.refobjsubid = (
+                        SELECT attnum FROM pg_attribute WHERE attrelid = i.indrelid AND attname = a.attname))
+        ORDER BY i.indrelid <> c.oid, 1 LIMIT 1) AS vector_index
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_type t ON t.oid = a.atttypid
 WHERE t.typname IN ('vector', 'halfvec', 'sparsevec') AND a.attnum > 0 AND NOT a.attisdropped

@@ -16,8 +16,9 @@ from bge_pipeline.database.journal import drop_journal_statement, record
 from bge_pipeline.database.operator import Operator
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.quarantine import copy_quarantine_statement, drop_quarantine_statement, release_all
-from bge_pipeline.database.storage import tuple_target_statement
+from bge_pipeline.database.storage import restored_targets
 from bge_pipeline.database.trigger import drop_trigger_statements, trigger_function_statement
+from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.errors import PhaseError
 from bge_pipeline.phases.exchange import lock_for_exchange
 from bge_pipeline.phases.index_names import restored_name
@@ -70,8 +71,10 @@ def _collapse(migration: Migration, operator: Operator) -> str | None:
             for statement in (*drop_trigger_statements(target), *tables):
                 connection.execute(statement)
         connection.execute(target.sql("ALTER TABLE {table} DROP COLUMN {column}", column=new.name))
-        if new.note is not None and new.note.tuple_target_before is not None:
-            connection.execute(tuple_target_statement(target, new.note.tuple_target_before or None))
+        if new.note is not None and new.note.tuple_target_before is not None and new.dimensions is not None:
+            vector = VectorType("halfvec" if new.type_name == "halfvec" else "vector", new.dimensions)
+            for statement in restored_targets(connection, target, vector, new.note.tuple_target_before):
+                connection.execute(statement)
         if state.companion is not None:  # now the column that this project fills
             connection.execute(copy_quarantine_statement(target.companion, target))
             connection.execute(drop_quarantine_statement(target.companion))

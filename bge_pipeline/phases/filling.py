@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Callable
 
-from psycopg2.errors import UndefinedColumn
+from psycopg2.errors import UndefinedColumn, UndefinedTable
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from bge_pipeline.database.catalog import Column, TableDescription, describe_table
@@ -100,9 +100,9 @@ def fill_column(
             pace.begin_pass()
             path.run(id_range, totals, report)
         except (ChangedMeanwhile, ProgrammingError) as error:
-            if isinstance(error, ProgrammingError) and not isinstance(error.orig, UndefinedColumn):
+            if isinstance(error, ProgrammingError) and not isinstance(error.orig, (UndefinedColumn, UndefinedTable)):
                 raise
-            logger.info("the columns of %s were exchanged or dropped meanwhile; looking again", target)
+            logger.info("columns or partitions of %s were exchanged or dropped meanwhile; looking again", target)
         except LoginRefused:
             raise
         except (OperationalError, DatabaseUnavailable) as error:

@@ -6,10 +6,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotDone
 
-from sqlalchemy import Connection, TextClause
+from sqlalchemy import Connection
 
 from bge_pipeline.database.pending import count_pending
 from bge_pipeline.database.pending_reader import PendingBatch, read_pending
+from bge_pipeline.database.table_lock import lock_table
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.writer import VectorWriter
 from bge_pipeline.embedding.encoder import Encoder
@@ -19,6 +20,9 @@ from bge_pipeline.phases.row_encoding import BatchEncoder, EncodedBatch
 _ROWS_AT_ONCE = 32
 """Between two looks at the clock."""
 
+WITHOUT_WRITERS = "SHARE ROW EXCLUSIVE"
+"""The lock that lets nobody write beside its holder."""
+
 
 class StillPending(SwapRefused):
     """More rows are pending than may be; the only refusal that another round of the backfill can end."""
@@ -26,12 +30,7 @@ class StillPending(SwapRefused):
 
 def lock_out_writers(connection: Connection, target: TargetTable) -> None:
     """Let nobody else write to the table until the transaction ends; readers go on, `SELECT ... FOR UPDATE` too."""
-    connection.execute(lock_out_writers_statement(target))
-
-
-def lock_out_writers_statement(target: TargetTable) -> TextClause:
-    """The statement that does so."""
-    return target.sql("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
+    lock_table(connection, target, WITHOUT_WRITERS)
 
 
 def embed_last_rows(

@@ -11,7 +11,9 @@ from sqlalchemy import Connection
 from bge_pipeline.database.catalog import pgvector_version
 from bge_pipeline.database.connection import server_version
 from bge_pipeline.database.dependents import find_dependents
-from bge_pipeline.database.indexes import MEBIBYTE, IndexPlan, vector_indexes_on
+from bge_pipeline.database.indexes import MEBIBYTE, IndexPlan
+from bge_pipeline.database.partition_indexes import serving_indexes
+from bge_pipeline.database.partitions import most_rows
 from bge_pipeline.database.pending import count_lacking, count_rows
 from bge_pipeline.database.pgvector_version import version_obstacle
 from bge_pipeline.database.pooler import session_obstacle
@@ -25,6 +27,7 @@ from bge_pipeline.phases.endpoint_use import EndpointUse, count_unsent, endpoint
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.old_vectors import OldVectors
 from bge_pipeline.phases.part import told_part
+from bge_pipeline.phases.partitioned import refusals, told_partitions
 from bge_pipeline.phases.plan_rates import (
     TOKEN_SAMPLE_ROWS,
     TokenLengths,
@@ -142,10 +145,12 @@ def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Pl
         texts = sample_texts(connection, target, TOKEN_SAMPLE_ROWS)
         vector = VectorType(settings.target_vector_type, service.dimensions)
         is_made_anew = state.new is None and begins_anew(state, service.space)
+        is_ahead = is_made_anew or state.new is not None
         filled_type = vector.element if is_made_anew else state.filled.type_name
         resembled = index_to_resemble(connection, state)
-        index = plan_vector_index(settings, service.space, counts.rows, resembled, filled_type)
-        old_indexes = vector_indexes_on(connection, state.table.oid, state.table.embedding.number)
+        rows_of_index = most_rows(connection, target) if state.table.is_partitioned else counts.rows
+        index = plan_vector_index(settings, service.space, rows_of_index, resembled, filled_type)
+        old_indexes = serving_indexes(connection, state.table, state.table.embedding.number)
         dependents = find_dependents(connection, state.table, target.embedding_column)
         around = look_around(connection, settings, state, service.space, pending)
         version = pgvector_version(connection)
@@ -157,9 +162,12 @@ def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Pl
             session_obstacle(migration.database),
             version_obstacle(connection, settings),
             text_obstacle(migration.database, state.table),
+            *(refusals(connection, state, settings) if is_ahead else ()),
         ]
         old = OldVectors.of(connection, target, state.previous or state.table.embedding)
-        part = told_part(connection, target, target.column_for(service.dimensions))
+        column_ahead = target.column_for(service.dimensions)
+        part = told_part(connection, target, column_ahead)
+        partitions = told_partitions(connection, state, column_ahead, vector) if is_ahead else ()
         without_previous = count_lacking(connection, target, state.previous.name) if state.previous else 0
     tokens = token_lengths(
         service.space.max_tokens,
@@ -211,6 +219,7 @@ def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Pl
         keeps_search_current=keeps_current,
         notices=(
             *filter(None, [part]),
+            *partitions,
             *told_notices(settings, state, service.space, old, without_previous, keeps_current=keeps_current),
         ),
         obstacles=find_obstacles(settings, service, state, bound, around, unfit),

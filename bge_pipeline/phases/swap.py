@@ -16,6 +16,7 @@ from bge_pipeline.database.indexes import IndexPlan
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.locks import silence_statement
 from bge_pipeline.database.operator import Operator
+from bge_pipeline.database.partitions import partitions_with_own
 from bge_pipeline.database.pending import has_more_pending_than
 from bge_pipeline.database.pgvector_version import require_version
 from bge_pipeline.database.privileges import require_privileges
@@ -27,7 +28,12 @@ from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.companion import CompanionKeeper
 from bge_pipeline.phases.consent import require_forward
 from bge_pipeline.phases.exchange import exchange_statements, lock_for_exchange
-from bge_pipeline.phases.index_names import name_to_take_over, take_over_name
+from bge_pipeline.phases.index_names import (
+    indexes_of_partitions,
+    name_to_take_over,
+    take_over_name,
+    take_over_partition_names,
+)
 from bge_pipeline.phases.last_rows import StillPending, embed_last_rows, lock_out_writers
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.old_vectors import OldVectors, no_longer_not_null
@@ -153,7 +159,7 @@ def _swap(
                 require_same_parts(connection, state)
                 state = read_state(connection, target)  # the notes are newer
             assert state.new is not None
-            compact_pending_index(database, target, state.new.name, space)
+            compact_pending_index(database, settings, target, state.new.name, space)
             warm(database, target, state.new.name, index.name, plan)
     if target.condition is not None and state.new is not None:
         backfill(migration, service.encoder)  # what came while index and gate took their time
@@ -205,10 +211,14 @@ def _exchange_when_caught_up(
         check_pending(connection, settings, target, new.name)
         check_dependents(connection, settings, state)  # a view can be created beside the writers' lock
         name = name_to_take_over(connection, state)
-        for statement in exchange_statements(target, new, old, drop_old=settings.old_embedding == "drop"):
+        partitions = partitions_with_own(connection, target, old.name)
+        drops = settings.old_embedding == "drop"
+        for statement in exchange_statements(target, new, old, drop_old=drops, partitions=partitions):
             connection.execute(statement)
         done.index = take_over_name(connection, target, name, index, target.column_for(old.dimensions))
 
+    with migration.database.autocommit() as connection:
+        of_partitions = indexes_of_partitions(connection, target, old.name, new.name)
     for attempt in range(1, _CATCH_UP_ROUNDS + 1):
         backfill(migration, encoder, keeps_companion=False)
         try:
@@ -219,6 +229,13 @@ def _exchange_when_caught_up(
                 raise
             logger.info("%s; round %d of %d", refusal.message, attempt, _CATCH_UP_ROUNDS)
     done.ended_at = time.monotonic()
+    if of_partitions:
+        previous = target.column_for(old.dimensions)
+        operator.change(
+            settings,
+            "swap: name the partitions' indexes",
+            lambda connection: take_over_partition_names(connection, of_partitions, previous),
+        )
     return done
 
 

@@ -16,6 +16,7 @@ from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, consenting, insert_segment
+from bge_pipeline_tests.partitions import divide
 from bge_pipeline_tests.support import execute, scalar
 
 pytestmark = pytest.mark.pgvector
@@ -54,6 +55,17 @@ def test_the_whole_migration_is_in_the_history_that_the_ui_shows_and_repeating_i
     before = vectors_digest(database)
     migrate_through_dagster(settings)
     assert vectors_digest(database) == before
+
+
+def test_a_partitioned_table_is_one_set_of_id_ranges_over_all_its_partitions(database: Database, settings: Settings):
+    divide(database, "hash")
+
+    assert migrate_through_dagster(settings).partitions == 3
+
+    status = read_status(Migration(database, settings))
+    assert (status.phase, status.embedded, status.pending, status.dimensions) == ("swapped", 300, 0, 384)
+    assert status.index is not None
+    assert (status.index.name, status.index.valid) == ("old_name", True)
 
 
 def vectors_digest(database: Database) -> object:
