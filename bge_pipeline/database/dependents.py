@@ -26,7 +26,9 @@ JOIN pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum AND a.attge
 UNION
 SELECT 'policy', p.polname FROM dependency d JOIN pg_policy p ON d.classid = 'pg_policy'::regclass AND p.oid = d.objid
 UNION
-SELECT 'trigger', t.tgname FROM dependency d JOIN pg_trigger t ON d.classid = 'pg_trigger'::regclass AND t.oid = d.objid
+SELECT 'trigger', t.tgname FROM dependency d
+JOIN pg_trigger t ON d.classid = 'pg_trigger'::regclass AND t.oid = d.objid
+WHERE t.tgname <> :own_trigger
 UNION
 SELECT 'constraint', o.conname FROM dependency d
 JOIN pg_constraint o ON d.classid = 'pg_constraint'::regclass AND o.oid = d.objid AND o.contype <> 'n'
@@ -78,7 +80,8 @@ class Dependent:
 def find_bound(connection: Connection, table: TableDescription, column: str) -> list[Dependent]:
     """Everything but vector indexes that is bound to `column`."""
     number = table.columns[column].number
-    rows = connection.execute(text(_BOUND), {"oid": table.oid, "number": number})
+    values = {"oid": table.oid, "number": number, "own_trigger": table.target.vector_trigger}
+    rows = connection.execute(text(_BOUND), values)
     publications = [p for p in find_publications(connection, table) if p.columns is not None and number in p.columns]
     return [
         *(Dependent(row.kind, row.name, bound=True) for row in rows),

@@ -102,8 +102,13 @@ class TargetTable:
         return shortened(f"~{self.table}_{self.embedding_column}_stale")
 
     @property
+    def vector_trigger(self) -> str:
+        """Trigger that notes a vector which the application writes before the text."""
+        return shortened(f"~{self.table}_{self.embedding_column}_written")
+
+    @property
     def trigger_function(self) -> str:
-        """The function of that trigger, and the name that the trigger itself had before it was made to sort last."""
+        """The function of both triggers, and the name that the first had before it was made to sort last."""
         return shortened(f"zz_{self.table}_{self.embedding_column}_stale")
 
     def pending_index(self, column: str, fingerprint: str) -> str:
@@ -138,6 +143,7 @@ class TargetTable:
             quarantine=(self.schema, self.quarantine_table),
             journal=(self.schema, self.journal_table),
             trigger=self.trigger,
+            vector_trigger=self.vector_trigger,
             trigger_function=(self.schema, self.trigger_function),
             earlier_trigger=self.trigger_function,
             **identifiers,

@@ -17,13 +17,14 @@ from bge_pipeline.database.operator import Operator
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.quarantine import copy_quarantine_statement, drop_quarantine_statement, release_all
 from bge_pipeline.database.storage import tuple_target_statement
-from bge_pipeline.database.trigger import drop_trigger_statements, trigger_function_statement
+from bge_pipeline.database.trigger import WatchedColumns, drop_trigger_statements
 from bge_pipeline.errors import PhaseError
 from bge_pipeline.phases.exchange import lock_for_exchange
 from bge_pipeline.phases.index_names import restored_name
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.safeguards import (
     maintains_old,
+    trigger_script,
 )
 from bge_pipeline.phases.state import read_state
 
@@ -63,7 +64,8 @@ def _collapse(migration: Migration, operator: Operator) -> str | None:
     def drop_column(connection: Connection) -> None:
         lock_for_exchange(connection, state)
         if maintains_old(state):
-            connection.execute(trigger_function_statement(target, target.embedding_column))
+            for statement in trigger_script(connection, state, WatchedColumns(target.embedding_column)):
+                connection.execute(statement)
             release_all(connection, target)
         else:
             tables = (drop_quarantine_statement(target), drop_journal_statement(target))
