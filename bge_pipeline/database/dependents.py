@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from bge_pipeline.database.catalog import TableDescription
+from bge_pipeline.database.functions import find_functions
 from bge_pipeline.database.publications import find_publications
 
 # pg_depend knows what is bound to the column by number; the text of function bodies it does not know. The last condition
@@ -46,18 +47,6 @@ WHERE m.amname IN ('btree', 'hash', 'gin', 'gist', 'spgist', 'brin')
   AND NOT (left(c.relname, 3) = 'ix_' AND position('IS NULL' IN COALESCE(pg_get_expr(i.indpred, i.indrelid), '')) > 0)
 ORDER BY 1, 2
 """
-# Functions that name table and column, and functions of the table's triggers that name the column.
-_MENTIONED = """
-SELECT p.oid::regprocedure::text AS name
-FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND p.prokind IN ('f', 'p')
-  AND position(lower(:column) IN lower(p.prosrc)) > 0
-  AND (position(lower(:table) IN lower(p.prosrc)) > 0
-    OR p.oid IN (SELECT tgfoid FROM pg_trigger WHERE tgrelid = :oid AND NOT tgisinternal))
-  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
-  AND p.proname <> :own_function
-ORDER BY 1
-"""
 
 
 @dataclass(frozen=True)
@@ -93,9 +82,7 @@ def find_dependents(connection: Connection, table: TableDescription, column: str
     """What is bound to `column`, then what goes by its name."""
     bound = find_bound(connection, table, column)
     named = [dependent.name for dependent in bound]
-    target = table.target
-    values = {"table": target.table, "column": column, "oid": table.oid, "own_function": target.trigger_function}
-    functions = connection.execute(text(_MENTIONED), values).scalars()
+    functions = [f.name for f in find_functions(connection, table, table.columns[column]) if f.reads]
     publications = [publication.name for publication in find_publications(connection, table)]
     return [
         *bound,
