@@ -22,7 +22,7 @@ from bge_pipeline.orchestration.sensors import embed_new_rows, rerun_failed_part
 from bge_pipeline.orchestration.served import THE_TABLE, ServedTable, served_tables
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import Status, read_status
-from bge_pipeline_tests.orchestration.conftest import KEYS, consenting, insert_segment
+from bge_pipeline_tests.orchestration.conftest import KEYS, insert_segment
 from bge_pipeline_tests.orchestration.test_processes import dagster, dagster_daemon, taken_at, wait_until
 from bge_pipeline_tests.support import execute
 
@@ -125,14 +125,17 @@ def test_tables_of_one_and_of_two_databases_know_nothing_of_each_other(
         notes=talks,
         letters={"TARGET_TABLE": "segments", "DATABASE_URL": new_database_url(), "PARTITION_ROWS": "300"},
     )
+    assert notes.env_file is not None
     location = Location(instance, tables)
     for table in tables:
         assert location.run(table, "expand_job").success
     assert [len(known_keys(instance, table)) for table in tables] == [3, 3, 1]
 
     assert location.run(papers, "backfill_job", partitions=(KEYS[0], KEYS[-1])).success
-    wrong_model = {"resources": {"notes_settings": {"config": {"backfill_batch_rows": 0}}}}
-    failed = location.run(notes, "backfill_job", partitions=(KEYS[1], KEYS[1]), run_config=wrong_model)
+    as_it_was = notes.env_file.read_text()
+    notes.env_file.write_text(as_it_was + "EMBEDDING_DIMENSIONS=256\n")
+    failed = location.run(notes, "backfill_job", partitions=(KEYS[1], KEYS[1]))
+    notes.env_file.write_text(as_it_was)
 
     assert not failed.success
     assert [status_of(table).embedded for table in tables] == [300, 0, 0]
@@ -160,18 +163,14 @@ def test_tables_of_one_and_of_two_databases_know_nothing_of_each_other(
     assert "expected 'public.segments'" in failure_of(asked)
 
 
-def test_errors_name_the_file_by_which_the_table_is_reached(
-    instance: dg.DagsterInstance, serve: Serve, database: Database
-):
+def test_errors_name_the_file_by_which_the_table_is_reached(instance: dg.DagsterInstance, serve: Serve):
     (papers,) = serve(papers={"TARGET_TABLE": "segments"})
     location = Location(instance, [papers])
-    execute(database, "CREATE VIEW shown AS SELECT embedding FROM segments")
-    location.run(papers, "expand_job")
+    confirmed = {"ops": {"papers_retire_old_column": {"config": {"confirm": "public.segments"}}}}
 
-    said = failure_of(location.run(papers, "swap_job"))
+    said = failure_of(location.run(papers, "retire_job", run_config=confirmed))
 
-    assert f"bge-pipeline --env-file {papers.env_file} " in said
-    assert consenting() == {"resources": {"settings": {"config": {}}}}
+    assert f"Next: bge-pipeline --env-file {papers.env_file} migrate" in said
     assert papers.worded("resources.settings.config.x") == "resources.papers_settings.config.x"
 
 
