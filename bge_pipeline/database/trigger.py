@@ -82,7 +82,7 @@ _EMPTY_COLUMN = """
 # A row that this transaction has written before is left out: its text may have changed before its vector did. Every version that
 # the transaction made is at least as young as itself, savepoints included. Vectors of ours are never the application's.
 _NOT_YET_TOUCHED = (
-    f"pg_catalog.age(OLD.xmin) > 0 AND pg_catalog.current_setting('{WRITING}', true) IS DISTINCT FROM 'on'"
+    f"pg_catalog.current_setting('{WRITING}', true) IS DISTINCT FROM 'on' AND pg_catalog.age(OLD.xmin) > 0"
 )
 _FIND = """
 SELECT p.prosrc AS body, p.prosecdef AS definer, t.tgenabled::text AS enabled,
