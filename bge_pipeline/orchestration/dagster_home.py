@@ -32,8 +32,8 @@ def environment(settings: Settings) -> dict[str, str]:
         value = getattr(settings, name)
         if value is not None:
             variables[name.upper()] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-    # Empty counts as not set: the environment may name tables that these settings do not mean.
-    variables["BGE_PIPELINE_TABLES"] = settings.bge_pipeline_tables or ""
+    if os.environ.get("BGE_PIPELINE_TABLES") and not settings.bge_pipeline_tables:
+        variables["BGE_PIPELINE_TABLES"] = ""  # which counts as not set
     return variables
 
 
