@@ -43,6 +43,7 @@ class SettingsResource(dg.ConfigurableResource[Settings]):
     index_method: str | None = _override("index_method")
     index_lists: int | None = _override("index_lists")
     index_max_memory_mb: int | None = _override("index_max_memory_mb")
+    index_build_workers: int | None = _override("index_build_workers")
     index_element: str | None = _override("index_element")
     quality_gate: str | None = _override("quality_gate")
     quality_min_ann_recall: float | None = _override("quality_min_ann_recall")

@@ -107,5 +107,13 @@ def restore_indexes(migration: Migration, keeper: Column, old: Column) -> tuple[
         renamed = definition_named(definition_on(definition, target.embedding_column, old.name), name)
         statement = text(renamed.replace(" INDEX ", " INDEX CONCURRENTLY ", 1).replace(":", "\\:"))
         memory = build_memory_bytes(definition, old.dimensions, rows)
-        build_concurrently(migration.database, target, name, statement, column=old.name, memory_bytes=memory)
+        build_concurrently(
+            migration.database,
+            target,
+            name,
+            statement,
+            column=old.name,
+            memory_bytes=memory,
+            workers=migration.settings.index_build_workers,
+        )
     return tuple(names)

@@ -55,6 +55,7 @@ def build_index(
         statement,
         column=column.name,
         memory_bytes=plan.memory_bytes,
+        workers=migration.settings.index_build_workers,
         on_progress=on_progress,
     )
     with migration.database.autocommit() as connection:

@@ -19,9 +19,9 @@ pytestmark = pytest.mark.pgvector
 
 BACKFILL = """
 import time
-from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import load_settings
 
 class Slow(HashingEncoder):
@@ -29,9 +29,8 @@ class Slow(HashingEncoder):
         time.sleep(0.02)
         return super().encode(tokens)
 
-settings = load_settings()
-with Database.from_settings(settings) as database:
-    backfill(database, settings, Slow())
+with Migration.opened(load_settings()) as migration:
+    backfill(migration, Slow())
 """
 
 

@@ -144,11 +144,11 @@ def test_an_installation_of_an_earlier_version_is_mended_when_expand_is_repeated
 
 @pytest.mark.parametrize(
     "finish",
-    [swap, lambda database, settings: (swap(Migration(database, settings)), retire(Migration(database, settings)))],
+    [swap, lambda migration: (swap(migration), retire(migration))],
 )
 def test_a_finished_table_is_mended_too_and_a_third_call_changes_nothing(database, settings, finish):
     fill(Migration(database, settings))
-    finish(database, settings)
+    finish(Migration(database, settings))
     whole = schema_of(database)
     make_earlier(database)
     with pytest.raises(DBAPIError, match="embedding_384"):
