@@ -1,9 +1,10 @@
-"""What a person sees on the terminal: progress bars, or log lines where there is no terminal."""
+"""What a person sees on the terminal: progress bars, or log lines where there is no terminal; and commands to type there."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,14 @@ def make_console(*, on_stderr: bool) -> Console:
 
 stderr = make_console(on_stderr=True)
 """Progress and notices; facts go to standard output, where they can be piped."""
+
+
+_COMMAND = re.compile(r"\bbge-pipeline (?!demo\b)(?=[a-z])")
+
+
+def commands_with(options: str, text: str) -> str:
+    """The text with these global options in each command of this project that it names."""
+    return _COMMAND.sub(lambda command: f"{command[0]}{options} ", text) if options else text
 
 
 class Throttle:

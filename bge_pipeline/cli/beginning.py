@@ -13,6 +13,7 @@ from bge_pipeline.cli.consent import has_terminal
 from bge_pipeline.cli.env_file import write_env
 from bge_pipeline.cli.invocation import Json, Yes, app, invocation, opened
 from bge_pipeline.cli.migrating import plan_command
+from bge_pipeline.cli.wording import worded
 from bge_pipeline.console import stderr
 from bge_pipeline.errors import ConfigurationError, TargetTableError
 from bge_pipeline.phases.discover import Discovered, discover
@@ -28,7 +29,9 @@ Table = Annotated[
 @app.command("discover")
 def discover_command(
     table: Table = None,
-    write: Annotated[bool, typer.Option("--write", help="Write the TARGET_* lines of --table into .env.")] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write the TARGET_* lines of --table into .env, or --env-file.")
+    ] = False,
     json: Json = False,
     yes: Yes = False,
 ) -> None:
@@ -42,7 +45,7 @@ def discover_command(
         return
     chosen = _chosen(found, table)
     if write:
-        write_env(chosen.settings(), yes=yes)
+        write_env(chosen.settings(), invocation().env_file, yes=yes)
     printing.print_json(chosen) if json else printing.print_settings(chosen.settings())
 
 
@@ -92,11 +95,11 @@ def init_command(
             dimensions = int(_asked("EMBEDDING_DIMENSIONS", "--dimensions", f"Dimensions of {model}"))
     values = {"DATABASE_URL": url, **target, "EMBEDDING_MODEL": model, "EMBEDDING_DIMENSIONS": str(dimensions)}
     load_settings(**{name.lower(): value for name, value in values.items()})  # before anything is written
-    write_env(values, yes=yes)
-    stderr.print("written into .env", style="dim")
+    write_env(values, invocation().env_file, yes=yes)
+    stderr.print(f"written into {invocation().env_file}", style="dim", highlight=False)
     overrides.update({name.lower(): value for name, value in values.items()})
     plan_command(json=json)
-    stderr.print("Next: bge-pipeline migrate", style="dim", highlight=False)
+    stderr.print(worded("Next: bge-pipeline migrate"), style="dim", highlight=False)
 
 
 def _configured_url() -> str | None:

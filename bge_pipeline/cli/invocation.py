@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import click
@@ -16,13 +17,13 @@ import typer.core
 from rich.logging import RichHandler
 from sqlalchemy.exc import SQLAlchemyError
 
-from bge_pipeline.cli.wording import demo_is_meant, mean_the_demo, worded
+from bge_pipeline.cli.wording import demo_is_meant, mean_table, worded
 from bge_pipeline.console import stderr
 from bge_pipeline.database.connection import embedded_folder
 from bge_pipeline.demo.home import demo_is_there, demo_settings, names_a_table
 from bge_pipeline.errors import BgePipelineError, ConfigurationError, Stopped
 from bge_pipeline.phases.migration import Migration
-from bge_pipeline.settings import Settings, load_settings, misspelled_names, nearest_setting
+from bge_pipeline.settings import Settings, load_settings, misspelled_names, nearest_setting, settings_of_file
 
 EPILOG = (
     "Configuration comes from the environment and .env (see .env.example). Exit codes: 0 done, 1 failed or answered no, 2 wrong "
@@ -33,6 +34,9 @@ EPILOG = (
 
 _KEYS = frozenset({"embedding_api_key", "query_expansion_key"})
 
+_ANYWHERE = ("--set", "--env-file")
+_MAKES_ENV_FILE = ("init", "discover")
+
 INTERRUPTED = 130
 """What typer turns Ctrl-C into."""
 
@@ -42,10 +46,12 @@ class Invocation:
     """One call of the command.
 
     Attributes:
-        overrides: settings of `--set`, and those that options of a command stand for, by name.
+        overrides: settings of `--env-file` and `--set`, and those that options of a command stand for, by name.
+        env_file: what `--env-file` names, and else `.env`; where `init` and `discover` write.
     """
 
     overrides: dict[str, str] = field(default_factory=dict)
+    env_file: Path = Path(".env")
 
     def assign(self, assignment: str) -> None:
         """Take one NAME=VALUE of `--set`.
@@ -68,6 +74,16 @@ class Invocation:
             )
         self.overrides[name.lower()] = value
 
+    def read(self, env_file: Path, *, may_be_made: bool) -> None:
+        """Take the settings of `--env-file`.
+
+        Raises:
+            ConfigurationError: the file cannot be read, and the command is none that makes it.
+        """
+        self.env_file = env_file
+        if env_file.exists() or not may_be_made:
+            self.overrides |= settings_of_file(env_file)
+
     def wait_for_others(self, wait: bool) -> None:
         """What `--wait` stands for."""
         if wait:
@@ -82,18 +98,18 @@ def invocation() -> Invocation:
 
 
 class _SetAnywhere(typer.core.TyperGroup):
-    """A group that takes `--set NAME=VALUE` behind the command too, where people put it."""
+    """A group that takes `--set NAME=VALUE` and `--env-file FILE` behind the command too, where people put them."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments, `--set` first."""
+        """Parse the arguments, those two first."""
         end = args.index("--") if "--" in args else len(args)
         first: list[str] = []
         others: list[str] = []
         words = iter(args[:end])
         for word in words:
-            if word == "--set":
+            if word in _ANYWHERE:
                 first += [word, *([value] if (value := next(words, None)) is not None else [])]
-            elif word.startswith("--set="):
+            elif word.startswith(tuple(f"{option}=" for option in _ANYWHERE)):
                 first.append(word)
             else:
                 others.append(word)
@@ -126,9 +142,16 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, e.g. INDEX_METHOD=hnsw."),
+    ] = None,
+    env_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--env-file", metavar="FILE", help="The table of this file, which wins over the environment and .env."
+        ),
     ] = None,
     demo: Annotated[
         bool, typer.Option("--demo", help="Work on the demo's table, whatever DATABASE_URL and TARGET_* name.")
@@ -140,16 +163,21 @@ def _options(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors only.")] = False,
 ) -> None:
     call = invocation()
+    if env_file is not None:
+        if demo:
+            raise ConfigurationError("--demo and --env-file name two tables", next_step="leave one of them out")
+        call.read(env_file, may_be_made=context.invoked_subcommand in _MAKES_ENV_FILE)
     for assignment in set_ or []:
         call.assign(assignment)
-    mean_the_demo(demo, elsewhere="database_url" in call.overrides)
+    mean_table(demo=demo, elsewhere="database_url" in call.overrides, env_file=env_file)
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     logger = logging.getLogger("bge_pipeline")
     logger.setLevel(level)
     logger.handlers = [RichHandler(console=stderr, show_path=False, show_time=False, markup=False)]
     logger.propagate = False
-    for name, meant in misspelled_names().items():
-        logger.warning(".env: %s is no setting and has no effect; %s may be meant", name, meant)
+    for file in dict.fromkeys((Path(".env"), call.env_file)):
+        for name, meant in misspelled_names(file).items():
+            logger.warning("%s: %s is no setting and has no effect; %s may be meant", file, name, meant)
 
 
 def settings_of_command() -> Settings:

@@ -114,8 +114,13 @@ class TargetTable:
         return shortened(f"~{self._whole[1]}_{self.embedding_column}_stale")
 
     @property
+    def vector_trigger(self) -> str:
+        """Trigger that notes a vector which the application writes before the text."""
+        return shortened(f"~{self._whole[1]}_{self.embedding_column}_written")
+
+    @property
     def trigger_function(self) -> str:
-        """The function of that trigger, and the name that the trigger itself had before it was made to sort last."""
+        """The function of both triggers, and the name that the first had before it was made to sort last."""
         return shortened(f"zz_{self._whole[1]}_{self.embedding_column}_stale")
 
     def pending_index(self, column: str, fingerprint: str) -> str:
@@ -163,6 +168,7 @@ class TargetTable:
             quarantine=(self._whole[0], self.quarantine_table),
             journal=(self._whole[0], self.journal_table),
             trigger=self.trigger,
+            vector_trigger=self.vector_trigger,
             trigger_function=(self._whole[0], self.trigger_function),
             earlier_trigger=self.trigger_function,
             **identifiers,

@@ -32,16 +32,21 @@ def environment(settings: Settings) -> dict[str, str]:
         value = getattr(settings, name)
         if value is not None:
             variables[name.upper()] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    if os.environ.get("BGE_PIPELINE_TABLES") and not settings.bge_pipeline_tables:
+        variables["BGE_PIPELINE_TABLES"] = ""  # which counts as not set
     return variables
 
 
 def server_urls(settings: Settings) -> dict[str, str]:
-    """Where the target table and Dagster's records are, the embedded server's URLs included. Holds passwords."""
-    with Database.from_settings(settings) as database:
-        return {
-            "DATABASE_URL": database.url.render_as_string(hide_password=False),
-            "DAGSTER_DATABASE_URL": dagster_database_url(settings).render_as_string(hide_password=False),
-        }
+    """Where the target table and Dagster's records are, the embedded server's URLs included. Holds passwords.
+
+    The tables of BGE_PIPELINE_TABLES may all have a DATABASE_URL of their own; the embedded server is not started for them.
+    """
+    urls = {"DAGSTER_DATABASE_URL": dagster_database_url(settings).render_as_string(hide_password=False)}
+    if not settings.bge_pipeline_tables or settings.database_url is not None:
+        with Database.from_settings(settings) as database:
+            urls["DATABASE_URL"] = database.url.render_as_string(hide_password=False)
+    return urls
 
 
 @contextmanager

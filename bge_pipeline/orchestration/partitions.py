@@ -10,10 +10,10 @@ from bge_pipeline.database.id_range import IdRange
 from bge_pipeline.database.ids import UUIDS, Id, IdKind, readable
 from bge_pipeline.database.ranges import cut_ranges
 from bge_pipeline.errors import BgePipelineError
+from bge_pipeline.orchestration.names import SCHEMA
+from bge_pipeline.orchestration.served import ServedTable
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import require_table
-
-id_ranges = dg.DynamicPartitionsDefinition(name="id_ranges")
 
 PARTITION_TAG = "dagster/partition"
 RANGE_START_TAG = "dagster/asset_partition_range_start"
@@ -32,36 +32,36 @@ _SEPARATORS_OF_A_CUT_KEY = 3
 _HALF_AN_ESCAPE = re.compile("%.?$")
 
 
-def known_keys(instance: dg.DagsterInstance) -> Sequence[str]:
+def known_keys(instance: dg.DagsterInstance, table: ServedTable) -> Sequence[str]:
     """The keys of every partition, in the order of their ids."""
-    return instance.get_dynamic_partitions(str(id_ranges.name))
+    return instance.get_dynamic_partitions(str(table.partitions.name))
 
 
-def recut(instance: dg.DagsterInstance, migration: Migration) -> list[str]:
+def recut(instance: dg.DagsterInstance, table: ServedTable, migration: Migration) -> list[str]:
     """Replace the partitions by those of the table as it is now; returns their keys."""
     ranges = _cut(migration)
     keys = _named(instance, ranges, 1, digits=max(_FEWEST_DIGITS, len(str(_ROOM_TO_GROW * len(ranges)))))
-    for key in known_keys(instance):
-        instance.delete_dynamic_partition(str(id_ranges.name), key)
-    instance.add_dynamic_partitions(str(id_ranges.name), keys)
+    for key in known_keys(instance, table):
+        instance.delete_dynamic_partition(str(table.partitions.name), key)
+    instance.add_dynamic_partitions(str(table.partitions.name), keys)
     return keys
 
 
-def new_full_ranges(instance: dg.DagsterInstance, migration: Migration) -> list[str]:
+def new_full_ranges(instance: dg.DagsterInstance, table: ServedTable, migration: Migration) -> list[str]:
     """Keys for what the table has grown by above the last partition, in full ranges only.
 
     The last range that a cut gives is still filling up; its rows are embedded without a partition.
     """
-    keys = known_keys(instance)
+    keys = known_keys(instance, table)
     if not keys:
         return []
     above = range_of(instance, keys[-1]).upper
     return _named(instance, _cut(migration, above=above)[:-1], len(keys) + 1, digits=_digits_of(keys[-1]))
 
 
-def add(instance: dg.DagsterInstance, keys: Sequence[str]) -> None:
+def add(instance: dg.DagsterInstance, table: ServedTable, keys: Sequence[str]) -> None:
     """Add partitions behind those that are there."""
-    instance.add_dynamic_partitions(str(id_ranges.name), keys)
+    instance.add_dynamic_partitions(str(table.partitions.name), keys)
 
 
 def range_of(instance: dg.DagsterInstance, key: str) -> IdRange:
@@ -76,26 +76,26 @@ def range_of(instance: dg.DagsterInstance, key: str) -> IdRange:
     return IdRange.from_key(key)
 
 
-def targeted_keys(tags: Mapping[str, str], instance: dg.DagsterInstance) -> list[str]:
+def targeted_keys(instance: dg.DagsterInstance, table: ServedTable, tags: Mapping[str, str]) -> list[str]:
     """The partitions that a run with these tags is about; none for a run without a partition."""
     if PARTITION_TAG in tags:
         return [tags[PARTITION_TAG]]
     if RANGE_START_TAG not in tags:
         return []
-    keys = known_keys(instance)
+    keys = known_keys(instance, table)
     try:
         first, last = keys.index(tags[RANGE_START_TAG]), keys.index(tags[RANGE_END_TAG])
     except ValueError:
         raise BgePipelineError(
             f"expected two partitions that exist, got {tags[RANGE_START_TAG]!r} and {tags[RANGE_END_TAG]!r}",
-            next_step="materialize schema_with_384_column, which cuts the partitions",
+            next_step=f"materialize {table.key(SCHEMA).to_user_string()}, which cuts the partitions",
         ) from None
     return list(keys[first : last + 1])
 
 
-def targeted_range(tags: Mapping[str, str], instance: dg.DagsterInstance) -> IdRange | None:
+def targeted_range(instance: dg.DagsterInstance, table: ServedTable, tags: Mapping[str, str]) -> IdRange | None:
     """The ids that a run with these tags is about; None for the whole table."""
-    keys = targeted_keys(tags, instance)
+    keys = targeted_keys(instance, table, tags)
     if not keys:
         return None
     first, last = range_of(instance, keys[0]), range_of(instance, keys[-1])

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, TextClause
 
 from bge_pipeline.database.dependents import Dependent, find_dependents
+from bge_pipeline.database.functions import find_functions
 from bge_pipeline.database.indexes import (
     Index,
     drop_index,
@@ -34,6 +35,7 @@ from bge_pipeline.errors import ConfigurationError, PhaseError
 from bge_pipeline.phases.companion import can_be_kept, missing_model
 from bge_pipeline.phases.consent import require_consent
 from bge_pipeline.phases.exchange import lock_for_exchange
+from bge_pipeline.phases.function_words import told_functions
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.part import told_part
 from bge_pipeline.phases.partitioned import refusals, told_partitions
@@ -117,7 +119,9 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
         for refusal in refusals(connection, state, settings):
             raise refusal
         lowered = targets_to_lower(connection, target, vector)
+        functions = find_functions(connection, state.table, state.table.embedding)
         around = (
+            *told_functions(functions, target, state.table.embedding, vector),
             *told_replication(find_replication(connection, state.table), state, column, vector),
             *hidden_changes(find_user_triggers(connection, state.table)),
             *told_partitions(connection, state, column, vector),
@@ -252,7 +256,7 @@ def _note(
 def _tell(target: TargetTable, dependents: Sequence[Dependent], around: Sequence[str]) -> None:
     """Warn of everything around the table that a person has to see to."""
     for dependent in dependents:
-        if dependent.bound or dependent.kind != "publication":  # those that are not bound are told at length
+        if dependent.bound:  # the others are told at length
             logger.warning(
                 "%s depends on the old column %r; see it to the new one before the swap",
                 dependent,

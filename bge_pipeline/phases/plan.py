@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from bge_pipeline.database.catalog import pgvector_version
 from bge_pipeline.database.connection import server_version
 from bge_pipeline.database.dependents import find_dependents
+from bge_pipeline.database.functions import find_functions
 from bge_pipeline.database.indexes import MEBIBYTE, IndexPlan
 from bge_pipeline.database.partition_indexes import serving_indexes
 from bge_pipeline.database.partitions import most_rows
@@ -24,6 +25,7 @@ from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.phases.consent import Step, step_ahead
 from bge_pipeline.phases.endpoint_use import EndpointUse, count_unsent, endpoint_use
+from bge_pipeline.phases.function_words import told_functions
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.old_vectors import OldVectors
 from bge_pipeline.phases.part import told_part
@@ -77,7 +79,8 @@ class Plan:
         drops: what goes, and when.
         old_index_costs: what each value of OLD_INDEX means for this table.
         dependents: what is bound to the old column; the swap refuses while these exist.
-        mentions: functions whose text names the old column; to be checked by a person.
+        mentions: functions whose text names the old column, or its type with its dimensions, with what the migration means to
+            each and the statement that mends it; to be checked by a person.
         publications: what logical replication will carry, and what its subscribers have to do.
         triggers: the application's triggers, and what each will see of the backfill.
         warnings: what would make vectors unreliable, or the application's statements fail.
@@ -152,6 +155,7 @@ def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Pl
         index = plan_vector_index(settings, service.space, rows_of_index, resembled, filled_type)
         old_indexes = serving_indexes(connection, state.table, state.table.embedding.number)
         dependents = find_dependents(connection, state.table, target.embedding_column)
+        functions = find_functions(connection, state.table, state.table.embedding)
         around = look_around(connection, settings, state, service.space, pending)
         version = pgvector_version(connection)
         memory = _setting_bytes(connection, "maintenance_work_mem")
@@ -209,7 +213,9 @@ def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Pl
         drops=told_drops(settings, [old.name for old in old_indexes]),
         old_index_costs=old_index_costs([old.name for old in old_indexes], pending, speed, writing),
         dependents=bound,
-        mentions=tuple(str(d) for d in dependents if not d.bound and d.kind != "publication"),
+        mentions=told_functions(functions, target, state.table.embedding, vector)
+        if state.new is not None or is_made_anew
+        else tuple(f"function {function.name}" for function in functions if function.reads),
         publications=around.publications,
         triggers=around.triggers,
         warnings=around.warnings,

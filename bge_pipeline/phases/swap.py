@@ -48,6 +48,7 @@ from bge_pipeline.phases.swap_checks import (
     check_pending,
     use_pending_index,
     verify_new_column,
+    warn_of_functions,
 )
 from bge_pipeline.phases.vector_index import build_index, filled_column
 from bge_pipeline.phases.verdict import require_quality
@@ -146,6 +147,7 @@ def _swap(
         if state.new is not None:
             require_forward(state.new, settings, target)
             check_dependents(connection, settings, state)
+            warn_of_functions(connection, state)
             check_bulk_is_done(connection, settings, state)
         old = OldVectors.of(connection, target, state.table.embedding)
     gate = None

@@ -135,6 +135,33 @@ def load_settings(**overrides: Any) -> Settings:
         ) from None
 
 
+def settings_of_file(path: Path) -> dict[str, str]:
+    """What an env file says of the settings, by field name: for `load_settings`, where it wins over environment and `.env`.
+
+    Raises:
+        ConfigurationError: the file is not there, or cannot be read.
+    """
+    try:
+        path.open(encoding="utf-8").close()
+    except OSError as error:
+        raise ConfigurationError(
+            f"the env file {path} cannot be read: {error.strerror}",
+            state="nothing was changed",
+            next_step=f"make it, with TARGET_TABLE and what else is the table's own: bge-pipeline --env-file {path} init",
+        ) from error
+    variables = dict(DotEnvSettingsSource(Settings, env_file=path).env_vars)
+    found = {name: value for name, value in variables.items() if value and name in Settings.model_fields}
+    return found | translate(variables, found.keys())
+
+
+def value_set(name: str) -> str | None:
+    """What the environment or `.env` sets a field to, valid or not; None where neither does."""
+    sources: list[EnvSettingsSource] = [EnvSettingsSource(Settings)]
+    if WITHOUT_ENV_FILE not in os.environ:
+        sources.append(DotEnvSettingsSource(Settings))
+    return next((value for source in sources if (value := source.env_vars.get(name))), None)
+
+
 def misspelled_names(env_file: Path = Path(".env")) -> dict[str, str]:
     """Names in `.env` that are nearly a setting, and the setting. Others there may be another application's."""
     known = [*(name.upper() for name in Settings.model_fields), *OLD_NAMES]

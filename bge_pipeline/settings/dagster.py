@@ -10,6 +10,16 @@ from bge_pipeline.settings.group import Group, must_be_postgres_url
 class DagsterSettings(Group):
     """Partitions, reruns and the database of the records."""
 
+    bge_pipeline_tables: str | None = Field(
+        None,
+        description="env files of the tables that one Dagster code location serves, e.g. papers.env,notes.env; unset: the one "
+        "table of TARGET_*",
+    )
+    encoder_pool: str = Field(
+        "encoder",
+        pattern=r"^\w+$",
+        description="Dagster's pool of the runs that load the model; tables on devices of their own may have pools of their own",
+    )
     partition_rows: int = Field(50_000, ge=1, description="rows in one id range, that is one Dagster partition")
     dagster_database_url: SecretStr | None = Field(
         None,

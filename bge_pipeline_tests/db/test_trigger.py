@@ -135,7 +135,7 @@ def test_an_application_that_may_only_change_texts_needs_no_right_on_anything_of
     "statement",
     [
         "DROP TABLE segments_embedding_quarantine, segments_embedding_journal",
-        "ALTER TABLE segments DROP COLUMN embedding",
+        "ALTER TABLE segments DROP COLUMN embedding CASCADE",
         "ALTER TABLE segments DROP COLUMN embedding_1536",
         "ALTER TABLE segments RENAME COLUMN embedding TO vectors",
         "ALTER TABLE segments RENAME TO passages",
