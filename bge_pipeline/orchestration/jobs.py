@@ -13,7 +13,15 @@ from bge_pipeline.errors import ConsentRequired
 from bge_pipeline.orchestration.checks import only_new_vectors, quality_gate
 from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
-from bge_pipeline.orchestration.names import BACKFILLED, POOL, REPORT, SCHEMA, SWAPPED, WITHOUT_OLD_MODEL_TAG
+from bge_pipeline.orchestration.names import (
+    BACKFILL_JOB,
+    BACKFILLED,
+    POOL,
+    REPORT,
+    SCHEMA,
+    SWAPPED,
+    WITHOUT_OLD_MODEL_TAG,
+)
 from bge_pipeline.orchestration.own_history import adopt, require_own_history
 from bge_pipeline.orchestration.progress import log_backfill
 from bge_pipeline.orchestration.side_by_side_check import side_by_side
@@ -34,7 +42,7 @@ expand_job = dg.define_asset_job(
 )
 
 backfill_job = dg.define_asset_job(
-    "backfill_job",
+    BACKFILL_JOB,
     # Both compare the whole table: they are asked once, by swap_job, and not after each partition.
     selection=dg.AssetSelection.assets(BACKFILLED) - dg.AssetSelection.checks(quality_gate, side_by_side),
     description="Embed one partition, or a range of partitions in one run, and check it.",

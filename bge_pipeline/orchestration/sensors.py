@@ -54,7 +54,7 @@ def rerun_failed_partitions(context: dg.SensorEvaluationContext) -> dg.SensorRes
     except BgePipelineError as error:
         return dg.SkipReason(str(error))
     for orphan in fail_runs_without_process(context.instance, lambda: _silent(settings)):
-        context.log.warning("the process of run %s is gone; the run is marked as failed", orphan.run_id)
+        context.log.warning("the process of run %s is gone; the run no longer counts as under way", orphan.run_id)
     policy = RerunPolicy(settings.max_partition_attempts, settings.retry_backoff_seconds)
     attempts = run_history.unmaterialized_attempts(context.instance)
     claimed = run_history.claimed_by_backfills(context.instance, attempts)
