@@ -41,8 +41,8 @@ def celery_app() -> Celery:
 def report_failure(task_id: str, exception: BaseException, **_: Any) -> None:
     """Mark the run of a failed task as failed at once.
 
-    It fails before the run begins where this worker's code does not know the job, and after it where the process that
-    executed it was killed. A run that another worker has in hand, as where a task was delivered twice, is left alone.
+    That is a task whose process was killed, for want of memory say. A run that another worker has in hand, as where a task
+    was delivered twice, is left alone.
     """
     with dg.DagsterInstance.get() as instance:
         run = instance.get_run_by_id(task_id)

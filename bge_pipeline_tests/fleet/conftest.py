@@ -13,8 +13,8 @@ from bge_pipeline.orchestration.dagster_home import environment
 from bge_pipeline.orchestration.partitions import recut
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.settings import Settings
-from bge_pipeline_tests.fleet.encoded import FILE
 from bge_pipeline_tests.fleet.deployment import Deployment, wait_for
+from bge_pipeline_tests.fleet.encoded import FILE
 from bge_pipeline_tests.fleet.queue import Queue
 from bge_pipeline_tests.orchestration.conftest import dagster_template, settings
 from bge_pipeline_tests.support import ENCODER

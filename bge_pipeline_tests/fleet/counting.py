@@ -1,23 +1,24 @@
-"""Included by a worker: from its import on the encoder notes what it encodes, in a file that survives the worker's death."""
+"""Included by a worker: from its import on backfills note what they encode, in a file that survives the worker's death."""
 
 from __future__ import annotations
 
 import os
 import time
 from pathlib import Path
-from typing import Any
 
-from bge_pipeline.embedding.hashing import HashingEncoder
+from bge_pipeline.database.pending_reader import PendingBatch
+from bge_pipeline.embedding.encoder import TokenizedTexts
+from bge_pipeline.phases.row_encoding import BatchEncoder, EncodedBatch
 from bge_pipeline_tests.fleet.encoded import FILE, SECONDS
 
-_encode = HashingEncoder.encode
+_encode = BatchEncoder.encode
 
 
-def _counted(encoder: HashingEncoder, tokens: Any, **options: Any) -> Any:
+def _counted(encoder: BatchEncoder, batch: PendingBatch, tokens: TokenizedTexts | None) -> EncodedBatch:
     with Path(os.environ[FILE]).open("a") as file:
-        file.write(f"{len(tokens)}\n")
+        file.write(f"{len(batch)}\n")
     time.sleep(float(os.environ.get(SECONDS, "0")))
-    return _encode(encoder, tokens, **options)
+    return _encode(encoder, batch, tokens)
 
 
-HashingEncoder.encode = _counted  # type: ignore[method-assign]
+BatchEncoder.encode = _counted  # type: ignore[method-assign]

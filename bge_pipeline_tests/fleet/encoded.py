@@ -1,4 +1,4 @@
-"""How many texts workers have encoded, as those that include `counting` note it."""
+"""How many texts backfills have encoded, as workers that include `counting` note it."""
 
 from __future__ import annotations
 

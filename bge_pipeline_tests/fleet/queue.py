@@ -54,5 +54,10 @@ class Queue:
         return self.status(run)
 
     def told(self, run: dg.DagsterRun) -> str:
-        """All messages of its log."""
-        return "\n".join(entry.message or entry.user_message for entry in self.instance.all_logs(run.run_id))
+        """All messages of its log, and why its steps failed."""
+        lines = []
+        for entry in self.instance.all_logs(run.run_id):
+            lines.append(entry.message or entry.user_message)
+            if entry.dagster_event is not None and entry.dagster_event.is_step_failure:
+                lines.append(entry.dagster_event.step_failure_data.error_display_string)
+        return "\n".join(lines)

@@ -14,8 +14,8 @@ from bge_pipeline.orchestration.partitions import known_keys, targeted_keys
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.fleet.conftest import Deploy
-from bge_pipeline_tests.fleet.encoded import COUNTING, FILE, SECONDS, encoded
 from bge_pipeline_tests.fleet.deployment import PATIENCE_SECONDS, Deployment, wait_for
+from bge_pipeline_tests.fleet.encoded import COUNTING, FILE, SECONDS, encoded
 from bge_pipeline_tests.phases.test_kill import count_writes
 from bge_pipeline_tests.support import ENCODER, execute, scalar, wrong_vectors
 
@@ -72,17 +72,17 @@ def worker_of(deployment: Deployment, run: dg.DagsterRun, workers: list[str]) ->
     return next((name for name in workers if run.run_id in deployment.tasks_of(name)), None)
 
 
-def kill_in_the_middle(deployment: Deployment, instance: dg.DagsterInstance, database: Database) -> tuple[str, str]:
-    """Kill a worker half-way through a partition; its name, and the run that it had in hand."""
+def kill_in_the_middle(deployment: Deployment, instance: dg.DagsterInstance, database: Database) -> str:
+    """Kill a worker half-way through a partition; the run that it had in hand."""
 
-    def caught() -> tuple[str, str] | None:
+    def caught() -> str | None:
         partly = partly_written(database)
         for run in runs_of(instance, dg.DagsterRunStatus.STARTED):
             if int(targeted_keys(run.tags, instance)[0].split("_")[0]) - 1 in partly:
                 name = worker_of(deployment, run, ["gpu1", "gpu2"])
                 if name is not None:
                     deployment.kill(name)
-                    return name, run.run_id
+                    return run.run_id
         return None
 
     return wait_for(caught)
@@ -119,7 +119,7 @@ def test_two_workers_share_a_backfill_whatever_is_killed(
 
     began = time.monotonic()
     deployment.webserver.materialize(keys)
-    killed, interrupted = kill_in_the_middle(deployment, instance, segments)
+    interrupted = kill_in_the_middle(deployment, instance, segments)
     left = PARTITION_ROWS - scalar(segments, f"SELECT count(*) FROM writes WHERE {within(instance, interrupted)}")
     assert left > 0
     tell(f"a GPU worker killed with {left:,} of {PARTITION_ROWS:,} rows of its partition to go")
@@ -185,3 +185,32 @@ def assert_queues_are_kept_apart(deployment: Deployment, instance: dg.DagsterIns
     small = {run.job_name for run in instance.get_runs() if run.run_id in deployment.tasks_of("small")}
     assert {"expand_job", "swap_job", "report_job"} <= small
     assert not small & {BACKFILL_JOB, "__ASSET_JOB"}
+
+
+def test_two_daemons_at_once_write_every_row_once(
+    deploy: Deploy, database: Database, settings: Settings, instance: dg.DagsterInstance, tmp_path: Path
+):
+    counted = tmp_path / "encoded"
+    deployment = deploy(PARTITION_ROWS="30", **{FILE: str(counted), SECONDS: "0.2"})
+    deployment.start("redis")
+    deployment.start_dagster()
+    deployment.start("daemon", "second-daemon")
+    deployment.start("small-worker", "small")
+    for name in ("gpu1", "gpu2"):
+        deployment.start("gpu-worker", name, options=COUNTING)
+    set_pool(instance, 3)
+    wait_for_success(instance, deployment.webserver.launch("expand_job"))
+    count_writes(database)
+
+    deployment.webserver.materialize(list(known_keys(instance)))
+
+    wait_for(lambda: materialized(instance) == 10)
+    wait_for(lambda: all(run.is_finished for run in runs_of(instance)))
+    sent = sum(
+        len(re.findall(r"execute_job\[.*received", deployment.log(name).read_text())) for name in ("gpu1", "gpu2")
+    )
+    tell(
+        f"two daemons: {len(runs_of(instance))} runs, sent {sent} times, {encoded(counted)} texts encoded for 300 rows"
+    )
+    assert execute(database, "SELECT count(*), count(DISTINCT id) FROM writes") == [(300, 300)]
+    assert read_status(database, settings).pending == 0

@@ -12,8 +12,8 @@ import pytest
 import bge_pipeline
 from bge_pipeline.database.connection import Database
 from bge_pipeline.orchestration.run_history import unmaterialized_attempts
-from bge_pipeline_tests.fleet.encoded import COUNTING, FILE, SECONDS, encoded
 from bge_pipeline_tests.fleet.deployment import wait_for
+from bge_pipeline_tests.fleet.encoded import COUNTING, FILE, SECONDS, encoded
 from bge_pipeline_tests.fleet.queue import Queue
 from bge_pipeline_tests.orchestration.conftest import KEYS
 from bge_pipeline_tests.phases.test_kill import count_writes
@@ -98,7 +98,7 @@ def test_a_worker_with_other_code_that_does_not_know_the_job_fails_the_run_at_on
     failed = queue.embed(KEYS[0])
 
     assert queue.end(failed) == dg.DagsterRunStatus.FAILURE
-    assert "The Celery task of this run failed" in queue.told(failed)
+    assert "Could not load job definition" in queue.told(failed)
     queue.deployment.kill("other")
     queue.deployment.start("gpu-worker", "gpu", options=COUNTING)
     assert queue.end(queue.embed(KEYS[0])) == dg.DagsterRunStatus.SUCCESS
@@ -116,6 +116,7 @@ def test_a_run_whose_process_is_killed_is_failed_by_its_worker_which_takes_the_n
     os.kill(process.pid, signal.SIGKILL)
 
     assert queue.end(run, 20) == dg.DagsterRunStatus.FAILURE
+    assert "The Celery task of this run failed: Worker exited prematurely: signal 9 (SIGKILL)" in queue.told(run)
     before = written(database)[0]
     assert 0 < before < 100
     assert queue.end(queue.embed(KEYS[0])) == dg.DagsterRunStatus.SUCCESS
@@ -156,7 +157,6 @@ def test_a_broker_that_lost_everything_fails_no_run_that_is_at_work(queue: Queue
 
     queue.deployment.kill("redis")
     shutil.rmtree(queue.deployment.broker_folder)
-    queue.deployment.broker_folder.mkdir()
     queue.deployment.start("redis")
 
     assert queue.end(run) == dg.DagsterRunStatus.SUCCESS
