@@ -4,6 +4,7 @@ Broker, result backend and all else is read from `run_launcher` in DAGSTER_HOME'
 have it from too, so that they cannot differ.
 """
 
+from functools import cache
 from typing import Any
 
 import dagster as dg
@@ -19,6 +20,7 @@ from bge_pipeline.process import is_gone
 _NOT_BEGUN = {dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING}
 
 
+@cache
 def celery_app() -> Celery:
     """The Celery application of the Dagster instance.
 
@@ -53,4 +55,8 @@ def report_failure(task_id: str, exception: BaseException, **_: Any) -> None:
             instance.report_run_failed(run, f"The Celery task of this run failed: {exception}")
 
 
-app = celery_app()
+def __getattr__(name: str) -> Celery:
+    """`app`, for which Celery asks; made then, as importing a module asks for no Dagster instance."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return celery_app()
