@@ -39,7 +39,6 @@ def celery_app() -> Celery:
         return launcher.celery
 
 
-@task_failure.connect(weak=False)
 def report_failure(task_id: str, exception: BaseException, **_: Any) -> None:
     """Mark the run of a failed task as failed at once.
 
@@ -53,6 +52,9 @@ def report_failure(task_id: str, exception: BaseException, **_: Any) -> None:
         is_lost = run.status == dg.DagsterRunStatus.STARTED and WORKER_TAG in run.tags and is_gone(run.tags[WORKER_TAG])
         if run.status in _NOT_BEGUN or is_lost:
             instance.report_run_failed(run, f"The Celery task of this run failed: {exception}")
+
+
+task_failure.connect(report_failure, weak=False)
 
 
 def __getattr__(name: str) -> Celery:

@@ -14,7 +14,7 @@ warnings.filterwarnings("ignore", message="Task name 'execute_job' is already re
 _ENDED_BADLY = {"FAILURE", "REVOKED"}
 
 
-class QueueRunLauncher(CeleryRunLauncher):
+class QueueRunLauncher(CeleryRunLauncher):  # type: ignore[misc]
     """Starts each run as a Celery task on the queue of its tag `dagster-celery/queue`.
 
     The task bears the run's id, so that it can be found and ended even where the daemon was killed just after it had

@@ -14,9 +14,6 @@ from dagster._serdes import ConfigurableClassData
 
 from bge_pipeline.orchestration.names import BACKFILL_JOB, BACKFILLED
 
-_BACKFILL_TAGS = "backfill_tags"
-_OTHER_TAGS = "other_tags"
-
 
 class RoutingRunCoordinator(QueuedRunCoordinator[dg.DagsterInstance]):
     """Dagster's queue, in which every run gets the tags that its launcher goes by.
@@ -45,14 +42,15 @@ class RoutingRunCoordinator(QueuedRunCoordinator[dg.DagsterInstance]):
     @classmethod
     def config_type(cls) -> UserConfigSchema:
         """QueuedRunCoordinator's fields and the two sets of tags."""
+        fields: Any = super().config_type()
         return {
-            **dict(super().config_type()),
-            _BACKFILL_TAGS: dg.Field(
-                dg.Permissive(),
+            **fields,
+            "backfill_tags": dg.Field(
+                dict,
                 is_required=False,
                 description="Tags of runs that fill partitions of backfilled_embeddings and do nothing else.",
             ),
-            _OTHER_TAGS: dg.Field(dg.Permissive(), is_required=False, description="Tags of every other run."),
+            "other_tags": dg.Field(dict, is_required=False, description="Tags of every other run."),
         }
 
     @classmethod

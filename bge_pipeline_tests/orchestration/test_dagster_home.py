@@ -28,10 +28,14 @@ def test_the_deployed_instance_differs_in_its_storage_alone(tmp_path: Path):
 
 
 def test_the_instance_for_celery_differs_in_where_runs_go_and_how_long_they_may_wait():
-    deployed, celery = (yaml.safe_load(path.read_text()) for path in (DEPLOYED, DEPLOYED.parent / "celery/dagster.yaml"))
+    deployed, celery = (
+        yaml.safe_load(path.read_text()) for path in (DEPLOYED, DEPLOYED.parent / "celery/dagster.yaml")
+    )
 
     assert {"run_launcher", "run_coordinator"} == celery.keys() - deployed.keys()
-    assert celery["run_monitoring"].pop("start_timeout_seconds") > deployed["run_monitoring"].pop("start_timeout_seconds")
+    assert celery["run_monitoring"].pop("start_timeout_seconds") > deployed["run_monitoring"].pop(
+        "start_timeout_seconds"
+    )
     assert {name: celery[name] for name in deployed} == deployed
 
 
