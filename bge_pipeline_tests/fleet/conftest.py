@@ -8,10 +8,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from bge_pipeline.database.connection import Database, normalise_url
+from bge_pipeline.database.connection import normalise_url
 from bge_pipeline.orchestration.dagster_home import environment
 from bge_pipeline.orchestration.partitions import recut
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.fleet.deployment import Deployment, wait_for
 from bge_pipeline_tests.fleet.encoded import FILE
@@ -64,16 +65,14 @@ def instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
 
 
 @pytest.fixture
-def queue(
-    deploy: Deploy, database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[Queue]:
+def queue(deploy: Deploy, migration: Migration, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Queue]:
     """A broker that runs, and the demo's table expanded and cut; workers are the test's to start."""
     deployment = deploy(BACKFILL_BATCH_ROWS="10", **{FILE: str(tmp_path / "encoded")})
     deployment.start("redis")
     wait_for(lambda: deployment.is_well("redis"))
-    expand(database, settings, ENCODER.space)
+    expand(migration, ENCODER.space)
     for name, value in deployment.environment("here").items():
         monkeypatch.setenv(name, value)
     with dg.DagsterInstance.get() as instance:
-        recut(instance, database, settings)
+        recut(instance, migration)
         yield Queue(deployment, instance)

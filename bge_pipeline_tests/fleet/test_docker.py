@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bge_pipeline.database.connection import Database
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
-from bge_pipeline.settings import Settings
 from bge_pipeline_tests.fleet.commands import DEPLOY, services
 from bge_pipeline_tests.fleet.conftest import Deploy
 from bge_pipeline_tests.fleet.deployment import wait_for
@@ -89,13 +88,11 @@ def test_every_file_that_a_compose_file_names_is_there():
 @pytest.mark.pgvector
 @pytest.mark.slow
 @pytest.mark.thorough
-def test_the_three_processes_of_the_compose_file_take_a_table_through_expand(
-    deploy: Deploy, database: Database, settings: Settings
-):
+def test_the_three_processes_of_the_compose_file_take_a_table_through_expand(deploy: Deploy, migration: Migration):
     deployment = deploy(instance="dagster.yaml")
     deployment.start_dagster()
     wait_for(lambda: deployment.is_well("daemon"), 120)
 
     deployment.webserver.launch("expand_job")
 
-    wait_for(lambda: read_status(database, settings).phase == "expanded", 120)
+    wait_for(lambda: read_status(migration).phase == "expanded", 120)
