@@ -6,19 +6,17 @@ import os
 import time
 from pathlib import Path
 
-from bge_pipeline.database.pending_reader import PendingBatch
-from bge_pipeline.embedding.encoder import TokenizedTexts
-from bge_pipeline.phases.row_encoding import BatchEncoder, EncodedBatch
+from bge_pipeline.phases.row_encoding import BatchEncoder, EncodedBatch, TokenizedBatch, UntokenizableBatch
 from bge_pipeline_tests.fleet.encoded import FILE, SECONDS
 
 _encode = BatchEncoder.encode
 
 
-def _counted(encoder: BatchEncoder, batch: PendingBatch, tokens: TokenizedTexts | None) -> EncodedBatch:
+def _counted(encoder: BatchEncoder, tokenized: TokenizedBatch | UntokenizableBatch) -> EncodedBatch:
     with Path(os.environ[FILE]).open("a") as file:
-        file.write(f"{len(batch)}\n")
+        file.write(f"{len(tokenized.batch)}\n")
     time.sleep(float(os.environ.get(SECONDS, "0")))
-    return _encode(encoder, batch, tokens)
+    return _encode(encoder, tokenized)
 
 
 BatchEncoder.encode = _counted  # type: ignore[method-assign]

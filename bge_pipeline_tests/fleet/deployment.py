@@ -75,12 +75,13 @@ class Deployment:
 
     def stop(self) -> None:
         """End what runs, workers and webserver before what they talk to."""
-        for process in reversed(self._processes.values()):
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
-        for process in self._processes.values():
+        running = [process for process in reversed(self._processes.values()) if process.poll() is None]
+        for process in running:
+            os.killpg(process.pid, signal.SIGTERM)
+        deadline = time.monotonic() + 15
+        for process in running:
             try:
-                process.wait(timeout=20)
+                process.wait(timeout=max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()

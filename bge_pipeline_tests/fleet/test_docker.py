@@ -58,6 +58,17 @@ def test_the_image_of_webserver_and_daemon_needs_no_library_of_the_model():
     assert done.stdout.strip() == "[]"
 
 
+def test_what_is_copied_is_there_and_sent_to_the_builder():
+    sent = {
+        line[1:] for line in (DEPLOY / "docker/Dockerfile.dockerignore").read_text().split() if line.startswith("!")
+    }
+    copied = re.findall(r"^COPY (?!--from)(?:--chown=\S+ )?(.+) \S+$", DOCKERFILE.read_text(), re.MULTILINE)
+    sources = {source for sources in copied for source in sources.split()}
+
+    assert sources == sent
+    assert [source for source in sources if not (DEPLOY.parent / source).exists()] == []
+
+
 def test_hadolint_finds_nothing():
     hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
     if hadolint is None:
