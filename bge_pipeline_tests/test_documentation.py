@@ -12,7 +12,7 @@ from bge_pipeline.cli import app
 from bge_pipeline.settings import Settings, load_settings
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/**/*.md")])
 EXAMPLE = (ROOT / ".env.example").read_text()
 
 

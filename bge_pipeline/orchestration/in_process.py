@@ -10,7 +10,7 @@ import dagster as dg
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.orchestration.dagster_home import environment, in_environment, prepare_dagster_home, server_urls
 from bge_pipeline.orchestration.failures import was_interrupted
-from bge_pipeline.orchestration.names import BACKFILLED, REPORT, SCHEMA, SWAPPED
+from bge_pipeline.orchestration.names import BACKFILL_JOB, BACKFILLED, REPORT, SCHEMA, SWAPPED
 from bge_pipeline.orchestration.own_history import adopt
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.progress import StepProgress, listening
@@ -100,7 +100,7 @@ def migrate_through_dagster(
         run("expand_job", StepProgress(SCHEMA))
         keys = known_keys(instance, THE_TABLE)
         for number, key in enumerate(keys, start=1):
-            run("backfill_job", StepProgress(BACKFILLED, partition=number, partitions=len(keys)), key)
+            run(BACKFILL_JOB, StepProgress(BACKFILLED, partition=number, partitions=len(keys)), key)
         if _backfill_is_due(settings):
             # Rows above the last partition, where the table has grown since it was cut.
             run("embed_pending_job", StepProgress(BACKFILLED))

@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 
 from bge_pipeline.orchestration.checks import only_new_vectors, quality_gate
-from bge_pipeline.orchestration.names import BACKFILLED, REPORT, SCHEMA, SWAPPED
+from bge_pipeline.orchestration.names import BACKFILL_JOB, BACKFILLED, REPORT, SCHEMA, SWAPPED
 from bge_pipeline.orchestration.ops import (
     adopt_table,
     embed_pending,
@@ -30,7 +30,7 @@ expand_job = PerTable(
 
 backfill_job = PerTable(
     lambda table: dg.define_asset_job(
-        table.called("backfill_job"),
+        table.called(BACKFILL_JOB),
         # Both compare the whole table: they are asked once, by swap_job, and not after each partition.
         selection=dg.AssetSelection.assets(table.key(BACKFILLED))
         - dg.AssetSelection.checks(quality_gate.of(table), side_by_side.of(table)),

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from bge_pipeline.orchestration.names import BACKFILLED, SCHEMA, WITHOUT_OLD_MODEL_TAG
+from bge_pipeline.orchestration.names import BACKFILL_JOB, BACKFILLED, SCHEMA, WITHOUT_OLD_MODEL_TAG
 from bge_pipeline.orchestration.partitions import known_keys, targeted_keys
 from bge_pipeline.orchestration.progress import Overall
 from bge_pipeline.orchestration.rerun_policy import Attempt
@@ -19,7 +19,6 @@ UNFINISHED = [*_WAITING, *_AT_WORK]
 _WILL_RETRY_TAG = "dagster/will_retry"
 _RETRIED_BY_TAG = "dagster/auto_retry_run_id"
 _BACKFILL_TAG = "dagster/backfill"
-_BACKFILL_JOB = "backfill_job"
 _RUNS_PER_QUERY = 500
 _OLD_MODEL_PAUSE = timedelta(hours=1)
 
@@ -108,7 +107,7 @@ def others_are_to_come(instance: dg.DagsterInstance, table: ServedTable, run: dg
 def backfills_under_way(instance: dg.DagsterInstance, table: ServedTable) -> Sequence[Any]:
     """Dagster backfills of the table that have not ended.
 
-    Dagster has no public name for the filter of its backfills; nothing else here imports a private one.
+    Dagster has no public name for the filter of its backfills.
     """
     from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionsFilter, BulkActionStatus
 
@@ -204,6 +203,6 @@ def _is_about_backfill(run: dg.DagsterRun, table: ServedTable) -> bool:
 def _targets(backfill: Any, table: ServedTable) -> set[str]:
     """The partitions that a Dagster backfill is to run."""
     if backfill.asset_backfill_data is None:
-        return set(backfill.partition_names or ()) if backfill.job_name == table.called(_BACKFILL_JOB) else set()
+        return set(backfill.partition_names or ()) if backfill.job_name == table.called(BACKFILL_JOB) else set()
     asset, subset = table.key(BACKFILLED), backfill.asset_backfill_data.target_subset
     return set(subset.get_partitions_subset(asset).get_partition_keys()) if asset in subset.asset_keys else set()

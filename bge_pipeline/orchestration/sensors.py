@@ -20,7 +20,7 @@ from bge_pipeline.orchestration.jobs import (
     keep_old_current_job,
     status_job,
 )
-from bge_pipeline.orchestration.names import BACKFILLED, SCHEMA, SWAPPED
+from bge_pipeline.orchestration.names import BACKFILL_JOB, BACKFILLED, SCHEMA, SWAPPED
 from bge_pipeline.orchestration.own_history import require_own_history
 from bge_pipeline.orchestration.per_table import PerTable, per_table
 from bge_pipeline.orchestration.rerun_policy import Decision, GiveUp, Rerun, RerunPolicy
@@ -59,7 +59,7 @@ def rerun_failed_partitions(context: dg.SensorEvaluationContext, table: ServedTa
     except BgePipelineError as error:
         return dg.SkipReason(table.worded(str(error)))
     for orphan in fail_runs_without_process(context.instance, lambda: _silent(settings)):
-        context.log.warning("the process of run %s is gone; the run is marked as failed", orphan.run_id)
+        context.log.warning("the process of run %s is gone; the run no longer counts as under way", orphan.run_id)
     policy = RerunPolicy(settings.max_partition_attempts, settings.retry_backoff_seconds)
     attempts = run_history.unmaterialized_attempts(context.instance, table)
     claimed = run_history.claimed_by_backfills(context.instance, table, attempts)
@@ -112,7 +112,7 @@ def _silent(settings: Settings) -> set[str]:
 def embed_new_rows(context: dg.SensorEvaluationContext, table: ServedTable) -> dg.SensorResult | dg.SkipReason:
     """Request what the table's new rows need."""
     instance = context.instance
-    under_way = run_history.unfinished_runs(instance, table, [_EMBED_PENDING, "backfill_job", _KEEP_OLD_CURRENT])
+    under_way = run_history.unfinished_runs(instance, table, [_EMBED_PENDING, BACKFILL_JOB, _KEEP_OLD_CURRENT])
     if under_way:
         return dg.SkipReason(f"{under_way[0].job_name} is queued or under way in run {under_way[0].run_id[:8]}")
     if backfills := run_history.backfills_under_way(instance, table):
@@ -150,7 +150,7 @@ def _requests_for_new_rows(
         return dg.SensorResult(
             dynamic_partitions_requests=[table.partitions.build_add_request(grown)],
             run_requests=[
-                dg.RunRequest(job_name=table.called("backfill_job"), partition_key=key, run_key=f"grown:{key}")
+                dg.RunRequest(job_name=table.called(BACKFILL_JOB), partition_key=key, run_key=f"grown:{key}")
                 for key in grown
             ],
         )

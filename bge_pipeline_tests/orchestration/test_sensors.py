@@ -143,6 +143,19 @@ class TestRerunFailedPartitions:
         assert instance.get_run_by_id(killed.run_id).status == dg.DagsterRunStatus.FAILURE
 
     @pytest.mark.usefixtures("expanded")
+    def test_a_run_that_was_terminated_and_whose_process_is_gone_is_cancelled_and_not_run_again(
+        self, tick: Tick, instance: dg.DagsterInstance
+    ):
+        terminated = instance.create_run_for_job(
+            defs.resolve_job_def("backfill_job"),
+            status=dg.DagsterRunStatus.CANCELING,
+            tags={"dagster/partition": KEYS[0], WORKER_TAG: worker_that_has_ended()},
+        )
+
+        assert "was cancelled by somebody" in tick(rerun_failed_partitions)
+        assert instance.get_run_by_id(terminated.run_id).status == dg.DagsterRunStatus.CANCELED
+
+    @pytest.mark.usefixtures("expanded")
     @pytest.mark.parametrize("worker", [this_process(), "another-host/4026531836/1/1.00"], ids=["lives", "unseen"])
     def test_a_run_whose_process_lives_or_cannot_be_seen_is_under_way(
         self, tick: Tick, instance: dg.DagsterInstance, worker: str
