@@ -11,7 +11,7 @@ import typer
 
 from bge_pipeline.cli import printing
 from bge_pipeline.cli.consent import confirm
-from bge_pipeline.cli.invocation import Json, Yes, app, invocation, opened
+from bge_pipeline.cli.invocation import Json, Yes, app, invocation, opened, warn_of_password
 from bge_pipeline.cli.wording import mean_the_demo
 from bge_pipeline.console import index_progress, stderr
 from bge_pipeline.demo.home import SCHEMA, demo_settings
@@ -112,6 +112,7 @@ def demo_command(
 
     settings = demo_settings(invocation().overrides, database_url=database_url)
     if database_url is not None:
+        warn_of_password(database_url)
         confirm(question_to_user(settings, reset=reset), yes=yes)
     mean_the_demo(True, elsewhere=database_url is not None)
     result = run_demo(settings, rows=rows, reset=reset)
