@@ -91,7 +91,7 @@ def markdown_table(rows: Sequence[Sequence[str]], *, bold_rows: Collection[int] 
 
 _MARKDOWN = re.compile(r"[\\`*\[\]~$#]|(?<![^\W_])_|_(?![^\W_])")
 """What CommonMark and GitHub's tables, strike-through and formulas make of characters; `_` within a word is none of it."""
-_BARE_LINK = re.compile(r"\b(?:https?|ftp)(?=://)|\bwww(?=\.)", re.IGNORECASE)
+_BARE_LINK = re.compile(r"(?:https?|ftp)(?=://)|\bwww(?=\.)", re.IGNORECASE)
 """What GitHub's Markdown makes a link of where nobody wrote one."""
 
 
