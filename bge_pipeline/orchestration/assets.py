@@ -84,7 +84,8 @@ def backfilled_embeddings(
     embeddings: dg.ResourceParam[EmbeddingsService],
 ) -> dg.MaterializeResult[None]:
     """Backfill of one partition, or of each partition of a range."""
-    for key in context.partition_keys:
+    keys = list(context.partition_keys)
+    for key in keys:
         with explained():
             overall = how_far(context.instance, key, settings.partition_rows)
             require_own_history(context.instance, database, settings)
@@ -96,6 +97,7 @@ def backfilled_embeddings(
                 on_progress=log_backfill(context, BACKFILLED, overall),
             )
             require_whole(result, None, "materialize the partition again: it goes on with what is left")
+            partitions.require_kept(context.instance, keys)
         rate, after = result.texts_per_second, {"partitions_left": overall.partitions - overall.done - 1}
         if rate:
             after["seconds_left_in_all"] = round(overall.rows_to_come / rate)

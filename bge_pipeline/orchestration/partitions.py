@@ -65,6 +65,22 @@ def add(instance: dg.DagsterInstance, keys: Sequence[str]) -> None:
     instance.add_dynamic_partitions(str(id_ranges.name), keys)
 
 
+def require_kept(instance: dg.DagsterInstance, keys: Sequence[str]) -> None:
+    """Return if a run's partitions are all still there, so that Dagster takes what it has to say about them.
+
+    Raises:
+        BgePipelineError: names those that somebody deleted meanwhile.
+    """
+    known = set(known_keys(instance))
+    deleted = [key for key in keys if key not in known]
+    if deleted:
+        raise BgePipelineError(
+            f"{', '.join(deleted)}: deleted while a run of {'it' if len(keys) == 1 else 'its range'} was at work",
+            state="what was embedded is kept, and Dagster's books do not show it",
+            next_step="backfill_job goes on with the partitions that are left; embed_pending_job embeds what is in none of them",
+        )
+
+
 def range_of(instance: dg.DagsterInstance, key: str) -> IdRange:
     """The ids that a partition stands for.
 

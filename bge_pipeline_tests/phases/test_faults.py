@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 
 import pytest
 from sqlalchemy import Engine, event
 
+from bge_pipeline.database import locks
 from bge_pipeline.errors import DatabaseUnavailable, IndexBuildFailed
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
@@ -105,4 +107,35 @@ def test_texts_of_every_odd_kind_are_embedded_or_left_alone(database, settings):
     quarantined = {int(row[0]) for row in execute(database, "SELECT row_id FROM segments_embedding_quarantine")}
     assert {1, 2} <= without == {1, 2} | quarantined
     assert 3 not in without
+    assert wrong_vectors(database, ENCODER, "embedding_384") == []
+
+
+def test_an_operator_that_stalls_under_the_locks_of_a_batch_loses_its_session_and_writes_the_batch_again(
+    database, make_settings, monkeypatch, caplog
+):
+    """The application waits no longer than the server lets a session be silent: a stall in a batch costs that batch a try."""
+    settings = make_settings(backfill_batch_rows=50)
+    expand(database, settings, ENCODER.space)
+    monkeypatch.setattr(locks, "_LONGEST_SILENCE_MS", 200)
+    stalled = []
+
+    def stall(_connection, _cursor, statement, *_):
+        if statement.startswith("UPDATE") and '"embedding_384"' in statement and not stalled:
+            stalled.append(statement)
+
+    def sleep(connection):
+        if len(stalled) == 1:
+            stalled.append("woken")
+            time.sleep(1)
+
+    event.listen(Engine, "after_cursor_execute", stall)
+    event.listen(Engine, "commit", sleep)
+    try:
+        done = backfill(database, settings, ENCODER)
+    finally:
+        event.remove(Engine, "after_cursor_execute", stall)
+        event.remove(Engine, "commit", sleep)
+    assert len(stalled) == 2
+    assert (done.rows, done.pending_after) == (300, 0)
+    assert "writing failed" in caplog.text
     assert wrong_vectors(database, ENCODER, "embedding_384") == []
