@@ -12,6 +12,7 @@ import pytest
 from psycopg2.errors import SerializationFailure
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
@@ -43,7 +44,7 @@ def busy_application(database: Database) -> Iterator[list[int]]:
         dsn = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
         connection = psycopg2.connect(dsn)
         try:
-            while not over.is_set():
+            while not over.wait(0.1):
                 try:
                     change(connection, number)
                 except SerializationFailure:
@@ -69,7 +70,7 @@ def busy_application(database: Database) -> Iterator[list[int]]:
 def test_a_migration_beside_an_application_of_any_level_meets_no_serialization_failure(
     database, database_url, make_settings, caplog, level
 ):
-    settings = make_settings(backfill_batch_rows=20, swap_max_pending_rows=100, lock_max_attempts=20)
+    settings = make_settings(backfill_batch_rows=20, lock_timeout_ms=500, lock_max_attempts=20)
     name = database.url.database
     as_it_stands(database, f"ALTER DATABASE {name} SET default_transaction_isolation = '{level}'")
     with Database(database_url) as ours:
@@ -97,7 +98,7 @@ def test_an_application_whose_row_was_embedded_since_its_snapshot_tries_again(da
     change = "UPDATE segments SET speaker_label = 'me' WHERE id = 1"
     with application.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM segments")
-        fill(database, settings)
+        backfill(database, settings, ENCODER)
         with pytest.raises(SerializationFailure):
             cursor.execute(change)
         application.rollback()
