@@ -62,7 +62,16 @@ def test_other_urls_are_taken(url, password):
 
 @pytest.mark.parametrize(
     "name",
-    ["password", "sslpassword", "oauth_client_secret", "scram_client_key", "PASSWORD", "passwort", "options", "unheard_of"],
+    [
+        "password",
+        "sslpassword",
+        "oauth_client_secret",
+        "scram_client_key",
+        "PASSWORD",
+        "passwort",
+        "options",
+        "unheard_of",
+    ],
 )
 def test_secrets_among_the_parameters_are_hidden(name, tmp_path):
     url = f"postgresql://me:{SECRET}@/db?host={tmp_path}&{name}={SECRET}&sslmode=prefer"
@@ -96,7 +105,11 @@ def test_what_is_no_secret_is_shown():
 
 def test_a_parameter_that_the_driver_does_not_know_is_a_mistake_in_the_configuration(tmp_path):
     url = f"postgresql://me@/db?host={tmp_path}&PASSWORD={SECRET}"
-    with Database(url) as database, pytest.raises(ConfigurationError, match="PASSWORD") as refused, database.autocommit():
+    with (
+        Database(url) as database,
+        pytest.raises(ConfigurationError, match="PASSWORD") as refused,
+        database.autocommit(),
+    ):
         pass
     assert SECRET not in str(refused.value)
 

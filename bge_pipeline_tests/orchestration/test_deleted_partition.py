@@ -10,6 +10,7 @@ import pytest
 from bge_pipeline.database.connection import Database
 from bge_pipeline.orchestration.partitions import id_ranges, known_keys
 from bge_pipeline.orchestration.sensors import rerun_failed_partitions
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.orchestration.conftest import KEYS, Runner
@@ -73,7 +74,7 @@ def test_its_rows_are_embedded_its_run_says_so_and_what_is_in_no_partition_is_no
     assert isinstance(skipped, dg.SkipReason), "nothing is left to run again"
 
     assert run("backfill_job", KEYS[2]).success
-    assert read_status(expanded, settings).pending == 100
+    assert read_status(Migration(expanded, settings)).pending == 100
     assert run("embed_pending_job").success
     assert run("swap_job").success
     assert wrong_vectors(expanded, ENCODER, "embedding") == []

@@ -11,6 +11,7 @@ from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.errors import DatabaseUnavailable, DiskFull, IndexBuildFailed
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings, load_settings
 from bge_pipeline_tests.own_server import OwnServer
@@ -65,46 +66,46 @@ def settings(make_settings) -> Settings:
 
 
 def test_a_table_that_has_no_space_keeps_what_was_committed_and_goes_on_when_there_is(database, settings, disk):
-    expand(database, settings, ENCODER.space)
+    expand(Migration(database, settings), ENCODER.space)
     with database.autocommit() as connection:  # without room in pages that are half empty
         connection.exec_driver_sql("VACUUM FULL segments")
     as_it_stands(database, "ALTER TABLE segments SET TABLESPACE small")
     disk.fill(but_bytes=200 * KILOBYTE)
 
     with pytest.raises(DiskFull, match="No space left on device") as refused:
-        backfill(database, settings, ENCODER)
+        backfill(Migration(database, settings), ENCODER)
 
     committed = ROWS - len(pending_ids(database))
     assert 0 < committed < ROWS
     assert refused.value.state == f"{committed} rows are committed, nothing is lost"
     assert "free space" in str(refused.value.next_step)
     assert wrong_vectors(database, ENCODER, "embedding_384") == []
-    assert read_status(database, settings).pending == ROWS - committed
+    assert read_status(Migration(database, settings)).pending == ROWS - committed
 
     disk.make_space()
-    assert backfill(database, settings, ENCODER).rows == ROWS - committed
+    assert backfill(Migration(database, settings), ENCODER).rows == ROWS - committed
     assert wrong_vectors(database, ENCODER, "embedding_384") == []
-    assert swap(database, settings).exchanged
+    assert swap(Migration(database, settings)).exchanged
 
 
 def test_an_index_that_has_no_space_leaves_search_as_it_is_and_is_built_when_there_is(database, settings, disk):
-    fill(database, settings)
+    fill(Migration(database, settings))
     before = index_names(database)
     as_it_stands(database, "ALTER DATABASE app SET default_tablespace = small")
     database.close()  # what is open keeps the old default
     disk.fill(but_bytes=100 * KILOBYTE)
 
     with pytest.raises(IndexBuildFailed, match="No space left on device") as refused:
-        swap(database, settings)
+        swap(Migration(database, settings))
 
     assert "free space" in str(refused.value.next_step)
     assert index_names(database) == before
-    status = read_status(database, settings)
+    status = read_status(Migration(database, settings))
     assert (status.phase, status.dimensions, status.searched_index.valid) == ("backfilled", 1536, True)
 
     disk.make_space()
-    assert swap(database, settings).exchanged
-    assert read_status(database, settings).index.valid
+    assert swap(Migration(database, settings)).exchanged
+    assert read_status(Migration(database, settings)).index.valid
     as_it_stands(database, "DROP TABLE segments CASCADE")  # with its index, so that the tablespace can go
 
 
@@ -132,7 +133,7 @@ class TestLog:
         disk.remove()
 
     def test_a_log_that_has_no_space_stops_the_server_and_nothing_is_lost(self, server, database, settings, disk):
-        expand(database, settings, ENCODER.space)
+        expand(Migration(database, settings), ENCODER.space)
         batches = []
 
         def write_until_full(_texts):
@@ -145,7 +146,7 @@ class TestLog:
 
         impatient = settings.model_copy(update={"backfill_max_attempts": 2})
         with pytest.raises(DatabaseUnavailable) as refused:
-            backfill(database, impatient, Wrapped(before=write_until_full))
+            backfill(Migration(database, impatient), Wrapped(before=write_until_full))
         assert "run the backfill again when the database answers" in str(refused.value.next_step)
         assert "No space left on device" in server.log
 
@@ -154,6 +155,6 @@ class TestLog:
         committed = ROWS - len(pending_ids(database))
         assert 0 < committed < ROWS
         assert wrong_vectors(database, ENCODER, "embedding_384") == []
-        assert backfill(database, settings, ENCODER).rows == ROWS - committed
+        assert backfill(Migration(database, settings), ENCODER).rows == ROWS - committed
         assert wrong_vectors(database, ENCODER, "embedding_384") == []
-        assert swap(database, settings).exchanged
+        assert swap(Migration(database, settings)).exchanged

@@ -13,6 +13,7 @@ from psycopg2.errors import SerializationFailure
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
@@ -76,13 +77,13 @@ def test_a_migration_beside_an_application_of_any_level_meets_no_serialization_f
     with Database(database_url) as ours:
         assert scalar(ours, "SHOW transaction_isolation") == "read committed"
         with busy_application(ours):
-            fill_and_swap(ours, settings)
-            rollback(ours, settings)
-            fill(ours, settings)
-            swap(ours, settings)
-        fill(ours, settings)
-        retire(ours, settings)
-        status = read_status(ours, settings)
+            fill_and_swap(Migration(ours, settings))
+            rollback(Migration(ours, settings))
+            fill(Migration(ours, settings))
+            swap(Migration(ours, settings))
+        fill(Migration(ours, settings))
+        retire(Migration(ours, settings))
+        status = read_status(Migration(ours, settings))
         assert (status.phase, status.pending, status.embedded) == ("retired", 0, status.rows)
         assert wrong_vectors(ours, ENCODER, "embedding") == []
     assert "could not serialize" not in caplog.text
@@ -90,7 +91,7 @@ def test_a_migration_beside_an_application_of_any_level_meets_no_serialization_f
 
 @pytest.mark.parametrize("level", STRICT)
 def test_an_application_whose_row_was_embedded_since_its_snapshot_tries_again(database, settings, level):
-    fill(database, settings)
+    fill(Migration(database, settings))
     dsn = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
     application = psycopg2.connect(dsn)
     application.set_session(isolation_level=level)
@@ -98,7 +99,7 @@ def test_an_application_whose_row_was_embedded_since_its_snapshot_tries_again(da
     change = "UPDATE segments SET speaker_label = 'me' WHERE id = 1"
     with application.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM segments")
-        backfill(database, settings, ENCODER)
+        backfill(Migration(database, settings), ENCODER)
         with pytest.raises(SerializationFailure):
             cursor.execute(change)
         application.rollback()

@@ -12,6 +12,7 @@ from bge_pipeline.embedding.transformer import TransformerEncoder
 from bge_pipeline.errors import OutOfMemory
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline_tests.support import execute, pending_ids, scalar
 
@@ -43,7 +44,7 @@ def expanded(database, make_settings, model):
     """A table of a few rows in phase expanded, and the settings of the bundled model."""
     execute(database, "DELETE FROM segments WHERE id > :rows", rows=ROWS)
     settings = make_settings(embedding_model="bundled")
-    expand(database, settings, model.space("fp32"))
+    expand(Migration(database, settings), model.space("fp32"))
     return database, settings
 
 
@@ -63,7 +64,7 @@ def test_a_table_is_embedded_in_smaller_batches(expanded, model, caplog):
     database, settings = expanded
     encoder, backend = encoder_on(model, "cpu", token_budget=4_096)
     run_out_above(backend, 400)
-    assert backfill(database, settings, encoder).rows == ROWS
+    assert backfill(Migration(database, settings), encoder).rows == ROWS
     assert pending_ids(database) == []
     assert scalar(database, "SELECT count(*) FROM segments_embedding_quarantine") == 0
     assert backend.token_budget <= 400
@@ -75,11 +76,11 @@ def test_without_memory_for_one_text_the_backfill_ends_and_no_row_is_put_aside(e
     encoder, backend = encoder_on(model, "cpu")
     run_out_above(backend, 0)
     with pytest.raises(OutOfMemory, match="with a single text of") as refused:
-        backfill(database, settings, encoder)
+        backfill(Migration(database, settings), encoder)
     assert "EMBEDDING_DEVICE" in str(refused.value.next_step)
-    status = read_status(database, settings)
+    status = read_status(Migration(database, settings))
     assert (status.pending, status.quarantined) == (ROWS, 0)
-    assert backfill(database, settings, encoder_on(model, "cpu")[0]).rows == ROWS
+    assert backfill(Migration(database, settings), encoder_on(model, "cpu")[0]).rows == ROWS
 
 
 @pytest.mark.cuda
@@ -90,7 +91,7 @@ def test_a_gpu_that_somebody_else_fills_meanwhile_embeds_the_table_in_smaller_ba
     free, _ = torch.cuda.mem_get_info()
     ballast = torch.empty(max(0, free - (64 << 20)), dtype=torch.uint8, device="cuda")
     try:
-        assert backfill(database, settings, encoder).rows == ROWS
+        assert backfill(Migration(database, settings), encoder).rows == ROWS
     finally:
         del ballast
         backend.close()

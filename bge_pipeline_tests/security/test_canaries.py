@@ -46,7 +46,18 @@ LIFE = [
     ("embed",),
     ("text-index",),
     ("search", "generators", "--mode", "hybrid", "--explain"),
-    ("compare", "--model", "hashing", "--model", "endpoint:some-model@384", "--texts", "20", "--html", "m.html", "--yes"),
+    (
+        "compare",
+        "--model",
+        "hashing",
+        "--model",
+        "endpoint:some-model@384",
+        "--texts",
+        "20",
+        "--html",
+        "m.html",
+        "--yes",
+    ),
     ("compare-search", "how is a generator closed"),
     ("benchmark", "--texts", "8", "--batch-size", "8"),
     ("rollback", "--yes"),
@@ -212,7 +223,9 @@ def test_a_whole_migration_and_what_goes_wrong_on_the_way_show_none(
         refused, said = run("-v", "search", "why")
     assert (refused, "EMBEDDING_API_KEY is missing or not accepted" in " ".join(said.split())) == (2, True)
     meant_to_fail = {"swap": 3, "demo": 4, "dev": 2}
-    assert {line: code for line, code in codes.items() if code} == {ONCE[name]: code for name, code in meant_to_fail.items()}
+    assert {line: code for line, code in codes.items() if code} == {
+        ONCE[name]: code for name, code in meant_to_fail.items()
+    }
 
     assert (tmp_path / "work" / ".env").stat().st_mode & 0o777 == 0o600
     sightings.look_into_folder(tmp_path, but=(".env",))
@@ -224,7 +237,9 @@ def test_a_whole_migration_and_what_goes_wrong_on_the_way_show_none(
 
 
 @pytest.mark.parametrize("name", ONCE)
-def test_no_command_shows_one_when_it_is_not_let_in(in_this_process: Run, sightings: Sightings, guarded_url: URL, name: str):
+def test_no_command_shows_one_when_it_is_not_let_in(
+    in_this_process: Run, sightings: Sightings, guarded_url: URL, name: str
+):
     url = unreachable(guarded_url)["a wrong password"]
     code, said = in_this_process("-v", *ONCE[name], DATABASE_URL=url, DAGSTER_DATABASE_URL=url)
     if "--sql" not in ONCE[name]:
@@ -278,14 +293,18 @@ def test_who_writes_a_password_on_the_command_line_is_told_who_sees_it(in_this_p
     told = "seen by everybody who lists the processes"
     for arguments in (("--set", f"DATABASE_URL={url}", "status"), ("demo", "--database-url", url)):
         assert told in " ".join(in_this_process(*arguments)[1].split())
-    assert told not in " ".join(in_this_process("--set", "DATABASE_URL=postgresql://me@127.0.0.1:1/a", "status")[1].split())
+    assert told not in " ".join(
+        in_this_process("--set", "DATABASE_URL=postgresql://me@127.0.0.1:1/a", "status")[1].split()
+    )
     code, said = in_this_process("--set", f"DATABASE_ULR={url}", "status")
     assert (code, "did you mean DATABASE_URL?" in said, PASSWORD in said) == (2, True, False)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("end", [signal.SIGABRT, signal.SIGSEGV])
-def test_a_crash_shows_none(surroundings: dict[str, str], sightings: Sightings, guarded_url: URL, tmp_path: Path, end: int):
+def test_a_crash_shows_none(
+    surroundings: dict[str, str], sightings: Sightings, guarded_url: URL, tmp_path: Path, end: int
+):
     with Database(guarded_url) as database:
         execute(
             database,
@@ -331,7 +350,9 @@ cli.main()
 """
 
 
-def test_the_traceback_of_a_mistake_of_ours_shows_none(surroundings: dict[str, str], sightings: Sightings, tmp_path: Path):
+def test_the_traceback_of_a_mistake_of_ours_shows_none(
+    surroundings: dict[str, str], sightings: Sightings, tmp_path: Path
+):
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "ignore", "-c", UNFORESEEN],
         env=os.environ | surroundings, cwd=tmp_path / "work", capture_output=True, text=True, check=False,
@@ -358,7 +379,9 @@ def test_the_search_finds_what_is_there(tmp_path: Path):
         found.assert_none()
 
 
-def test_settings_are_shown_without_any(surroundings: dict[str, str], monkeypatch: pytest.MonkeyPatch, sightings: Sightings):
+def test_settings_are_shown_without_any(
+    surroundings: dict[str, str], monkeypatch: pytest.MonkeyPatch, sightings: Sightings
+):
     for name, value in surroundings.items():
         monkeypatch.setenv(name, value)
     sightings.look("repr", repr(load_settings()) + str(load_settings()))

@@ -18,6 +18,7 @@ from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.phases.discover import discover
 from bge_pipeline.phases.doctor import examine
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
@@ -115,21 +116,21 @@ def all_the_way(database, make_settings, names):
     old, new = vectors(database, names), SMALL.encode(SMALL.tokenize(TEXTS))
     service = EmbeddingsService(SMALL, configured)
 
-    assert plan(database, configured, service).obstacles == ()
-    fill_and_swap(database, configured, SMALL)
+    assert plan(Migration(database, configured), service).obstacles == ()
+    fill_and_swap(Migration(database, configured), SMALL)
     assert vectors(database, names) == [pytest.approx(vector.tolist(), abs=1e-6) for vector in new]
     create_text_index(database, configured)
     found = Retriever(database, configured, service).search(TEXTS[3], mode="hybrid", top_k=1, explain=True)
     assert [result.text for result in found.results] == [TEXTS[3]]
-    examine(database, configured)
+    examine(Migration(database, configured))
     assert any(one.found.table == names[1] for one in discover(database))
-    rollback(database, configured)
+    rollback(Migration(database, configured))
     assert vectors(database, names) == old
-    fill(database, configured, SMALL)
-    swap(database, configured, SMALL)
-    retire(database, configured)
+    fill(Migration(database, configured), SMALL)
+    swap(Migration(database, configured), SMALL)
+    retire(Migration(database, configured))
 
-    status = read_status(database, configured)
+    status = read_status(Migration(database, configured))
     assert (status.phase, status.embedded) == ("retired", len(TEXTS))
     with contextlib.redirect_stdout(io.StringIO()) as shown:
         printing.print_status(status)
@@ -179,7 +180,11 @@ def test_many_migrations_go_all_the_way_and_touch_nothing_else(victims, make_set
 NUMBERS = itertools.count()
 
 
-@given(names=st.dictionaries(st.sampled_from(["TARGET_TABLE", "TARGET_TEXT_COLUMN", "TARGET_SCHEMA"]), IDENTIFIERS, min_size=1))
+@given(
+    names=st.dictionaries(
+        st.sampled_from(["TARGET_TABLE", "TARGET_TEXT_COLUMN", "TARGET_SCHEMA"]), IDENTIFIERS, min_size=1
+    )
+)
 @settings(deadline=None, suppress_health_check=WITH_A_DATABASE)
 def test_a_name_that_is_written_into_env_is_read_as_it_was(names, tmp_path):
     path = tmp_path / f"{next(NUMBERS)}.env"

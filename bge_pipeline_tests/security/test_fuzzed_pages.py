@@ -73,13 +73,26 @@ def leaderboard_of(text: str) -> comparison.ModelComparison:
         text, True, "fp32", "cpu", 384, 0.5, None, 10.0, 60.0, 0.0, 0.5, 10**9, None, False
     )
     other = comparison.Candidate(
-        text, False, "fp32", "cpu", 384, 0.4, Difference(-0.1, -0.2, 0.0, 0.01, 0.95), 10.0, 60.0, 0.0, 0.5, 10**9, 1.0, False
+        text,
+        False,
+        "fp32",
+        "cpu",
+        384,
+        0.4,
+        Difference(-0.1, -0.2, 0.0, 0.01, 0.95),
+        10.0,
+        60.0,
+        0.0,
+        0.5,
+        10**9,
+        1.0,
+        False,
     )
     return comparison.ModelComparison(text, "nDCG@20", 100, 20, (candidate, other), {f"model {text}": f"since {text}"})
 
 
 def diagnosis_of(text: str) -> diagnosis.Diagnosis:
-    content = ColumnContent(**{name: 1 for name in ColumnContent.__dataclass_fields__})
+    content = ColumnContent(**dict.fromkeys(ColumnContent.__dataclass_fields__, 1))
     finding = diagnosis.Finding("index", "error", f"found {text}", f"run {text}")
     return diagnosis.Diagnosis(text, text, text, text, content, (finding,))
 
@@ -119,10 +132,10 @@ class Elements(HTMLParser):
     def handle_data(self, data):
         self.text += data
 
-    def handle_comment(self, data):
+    def handle_comment(self, data):  # noqa: ARG002 - HTMLParser's name for it
         self.found.append(("comment",))
 
-    def unknown_decl(self, data):
+    def unknown_decl(self, data):  # noqa: ARG002
         self.found.append(("declaration",))
 
 
