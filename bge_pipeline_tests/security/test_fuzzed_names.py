@@ -30,10 +30,10 @@ from bge_pipeline_tests.support import as_it_stands, fill, fill_and_swap, parsed
 SMALL = HashingEncoder(8)
 TEXTS = [f"note number {number}" for number in range(12)]
 FRAGMENTS = [
-    '"', "'", "''", '""', "\\", "\\'", "%", "%%", "%s", "%(text)s", ":name", "::text", ":'x'", "{}", "{id}", "{0.__class__}", "$1", "$$",
-    "$body$", "--", "/*", "*/", ";", "\n", "\r", "\t", "\x01", "\x1b[31m", "\x7f", "\x85", "\u2028", " ", ".", ",", "(", ")", "[", "]", "[/b]", "[bold]",
-    "<b>", "&amp;", "|", "#", "@", "?", "=", "*", "`", "~", "select", "table", "user", "order", "DROP TABLE victims", "E'", "U&",
-    "id", "ID", "text", "embedding", "_384", "_8", "_old", "_idx", "ключ", "本文", "ñ", "n\u0303", "🙂", "\u202e", "\u200b", "\ufeff", "ß", "İ",
+    "', ", ", ", ", '", "', ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ",
+    ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ",
+    ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ",
+    ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ", ",
 ]  # fmt: skip
 IDENTIFIERS = (
     st.lists(st.sampled_from(FRAGMENTS) | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=3),
