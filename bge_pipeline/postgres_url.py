@@ -10,9 +10,9 @@ from sqlalchemy.exc import ArgumentError
 from bge_pipeline.errors import ConfigurationError
 
 _HARMLESS_PARAMETERS = frozenset(
-    "application_name channel_binding client_encoding connect_timeout dbname gssencmode host hostaddr keepalives keepalives_count "
-    "keepalives_idle keepalives_interval krbsrvname load_balance_hosts port require_auth service sslcert sslkey sslmode "
-    "sslnegotiation sslrootcert target_session_attrs tcp_user_timeout user".split()
+    "application_name channel_binding client_encoding connect_timeout dbname gssencmode host hostaddr keepalives "
+    "keepalives_count keepalives_idle keepalives_interval krbsrvname load_balance_hosts port require_auth service sslcert "
+    "sslkey sslmode sslnegotiation sslrootcert target_session_attrs tcp_user_timeout user".split()
 )
 """Parameters of libpq that hold no secret. Others do, may (`options`), or are a secret's name misspelled."""
 _HOLDS_MORE = re.compile("[@=]")

@@ -158,16 +158,22 @@ def in_this_process(
             for name, value in variables.items():
                 patched.setenv(name, value)
             patched.setattr(sys, "argv", ["bge-pipeline", *arguments])
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-                raise SystemExit(0)
+            code = exit_code_of(cli.main)
         said = "".join(capfd.readouterr())
         sightings.look(" ".join(arguments), said + caplog.text)
         caplog.clear()
-        code = ended.value.code
-        return code if isinstance(code, int) else 0, said
+        return code, said
 
     return run
+
+
+def exit_code_of(main: Callable[[], None]) -> int:
+    """What a process that runs it would end with."""
+    try:
+        main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
 
 
 @pytest.fixture

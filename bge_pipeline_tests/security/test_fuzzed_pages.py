@@ -22,11 +22,13 @@ from bge_pipeline.report.benchmark import BenchmarkReport, PhaseTime, Storage
 from bge_pipeline.report.sections import NOTHING
 
 FRAGMENTS = [
-    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "</td></tr></table>", "</style>", "</title>", "<!--", "-->", "<![CDATA[", "<b>", "&lt;",
-    "&#60;script>", "\"'><svg/onload=alert(1)>", "javascript:alert(1)", "[a](javascript:alert(1))", "![x](http://127.0.0.1/x.png)", "[a]: http://x", "[a][a]",
-    "<http://x.org>", "https://x.org/a", "www.x.org", "me@x.org", "**bold**", "*", "_", "__", "_a_", "a_b", "`", "```", "~~", "$x$", "|", "||", "\\", "\\|",
-    "\\\\", "#", "# h", "\n# h", "\n\n", "\r", "---", "\n---\n", "- ", "1. ", "> ", "+ ", "=", "    code", "\t", "{title}", "{}", "{0}", "%s", "\u202e", "\x1b[31m",
-    "\u2028", "yes", "NO", "new", "gone", "1", "—", " ", "ä", "本", "🙂",
+    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "</td></tr></table>", "</style>", "</title>", "<!--",
+    "-->", "<![CDATA[", "<b>", "&lt;", "&#60;script>", "\"'><svg/onload=alert(1)>", "javascript:alert(1)",
+    "[a](javascript:alert(1))", "![x](http://127.0.0.1/x.png)", "[a]: http://x", "[a][a]", "<http://x.org>",
+    "https://x.org/a", "www.x.org", "me@x.org", "**bold**", "*", "_", "__", "_a_", "a_b", "`", "```", "~~", "$x$",
+    "|", "||", "\\", "\\|", "\\\\", "#", "# h", "\n# h", "\n\n", "\r", "---", "\n---\n", "- ", "1. ", "> ", "+ ", "=",
+    "    code", "\t", "{title}", "{}", "{0}", "%s", "\u202e", "\x1b[31m", "\u2028", "yes", "NO", "new", "gone", "1",
+    "—", " ", "ä", "本", "🙂",
 ]  # fmt: skip
 NASTY = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=3), min_size=1, max_size=8).map("".join)
 TELLING = NASTY.filter(lambda text: text.strip() not in ("", NOTHING) and text.isprintable())
