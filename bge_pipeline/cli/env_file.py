@@ -25,9 +25,8 @@ def write_env(values: Mapping[str, str], path: Path = Path(".env"), *, yes: bool
     lines = {name: f"{name}={_quoted(name, value)}" for name, value in values.items()}
     path = path.resolve()
     before = path.read_text(encoding="utf-8") if path.exists() else ""
-    there = (
-        before.removesuffix("\n").split("\n") if before else []
-    )  # `splitlines` would break names at rarer characters
+    # Not `splitlines`, which would break a value at rarer characters than line breaks.
+    there = before.removesuffix("\n").split("\n") if before else []
     replaced = [line for line in there if (name := _name(line)) in lines and line.strip() != lines[name]]
     if replaced:
         names = ", ".join(dict.fromkeys(_name(line) for line in replaced))

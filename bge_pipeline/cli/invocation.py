@@ -59,8 +59,9 @@ class Invocation:
         name, separator, value = assignment.partition("=")
         if not separator or name.lower() not in Settings.model_fields:
             meant = nearest_setting(name)
+            got = f", got {name!r}" if name.isidentifier() else ""  # what else stands there may be a password
             raise ConfigurationError(
-                f"--set: expected NAME=VALUE with the name of a setting, got {name!r}",
+                f"--set: expected NAME=VALUE with the name of a setting{got}",
                 next_step=f"did you mean {meant}?" if separator and meant else None,
             )
         if name.lower() in _KEYS:

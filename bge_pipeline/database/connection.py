@@ -144,7 +144,7 @@ class Database:
         try:
             yield
         except ProgrammingError as error:
-            if error.statement is None:  # the driver's own refusal, before any server was asked
+            if error.statement is None and str(error.orig).startswith("invalid dsn"):
                 raise ConfigurationError(
                     f"{self}: {str(error.orig).strip()}",
                     state="no server was asked",

@@ -304,6 +304,8 @@ def test_who_writes_a_password_on_the_command_line_is_told_who_sees_it(in_this_p
     )
     code, said = in_this_process("--set", f"DATABASE_ULR={url}", "status")
     assert (code, "did you mean DATABASE_URL?" in said, PASSWORD in said) == (2, True, False)
+    code, said = in_this_process("--set", url.partition("?")[0], "status")
+    assert (code, "expected NAME=VALUE" in said, PASSWORD in said) == (2, True, False)
 
 
 @pytest.mark.thorough
