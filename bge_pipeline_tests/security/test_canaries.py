@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from sqlalchemy.engine import URL
 from bge_pipeline import cli
 from bge_pipeline.database.connection import Database
 from bge_pipeline.settings import load_settings
-from bge_pipeline_tests.endpoint_server import EndpointServer, error, serving
+from bge_pipeline_tests.endpoint_server import EndpointServer, error
 from bge_pipeline_tests.own_server import OwnServer
-from bge_pipeline_tests.security.canaries import API_KEY, EXPANSION_KEY, PASSWORD, WRONG, Sightings
+from bge_pipeline_tests.security.canaries import API_KEY, PASSWORD, WRONG, Sightings
 from bge_pipeline_tests.support import execute, put_in_quarantine, wait_until
 
 pytestmark = pytest.mark.pgvector
@@ -101,35 +101,9 @@ def unreachable(url: URL) -> dict[str, str]:
 
 
 @pytest.fixture
-def server() -> Iterator[EndpointServer]:
-    """An endpoint that repeats keys in its errors."""
-    with serving() as served:
-        yield served
-
-
-@pytest.fixture
-def sightings() -> Sightings:
-    return Sightings()
-
-
-@pytest.fixture
-def surroundings(guarded_url: URL, server: EndpointServer, tmp_path: Path) -> dict[str, str]:
-    """The environment: secrets wherever one is configured, and folders that are searched afterwards."""
-    for folder in ("work", "home", "user", "tmp"):
-        (tmp_path / folder).mkdir()
-    return {
-        "DATABASE_URL": guarded_url.render_as_string(hide_password=False),
-        "BGE_PIPELINE_HOME": str(tmp_path / "home"),
-        "HOME": str(tmp_path / "user"),
-        "TMPDIR": str(tmp_path / "tmp"),
-        "EMBEDDING_PROVIDER": "openai",
-        "EMBEDDING_MODEL": "some-model",
-        "EMBEDDING_API_URL": server.url,
-        "EMBEDDING_API_KEY": API_KEY,
-        "QUERY_EXPANSION": "chat",
-        "QUERY_EXPANSION_URL": server.url,
-        "QUERY_EXPANSION_KEY": EXPANSION_KEY,
-        "EMBEDDING_MAX_ATTEMPTS": "1",
+def surroundings(surroundings: dict[str, str]) -> dict[str, str]:
+    """With as little to measure as there may be, and narrow lines, over which a secret would be broken."""
+    return surroundings | {
         "QUALITY_GATE": "warn",
         "QUALITY_MAX_QUERIES": "10",
         "QUALITY_SAMPLE_ROWS": "20",

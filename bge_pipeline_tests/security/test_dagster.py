@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import ipaddress
 import shutil
 import tempfile
@@ -11,14 +12,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from sqlalchemy.engine import URL
 
+from bge_pipeline.cli.tools import dev_command
 from bge_pipeline.database.connection import Database, normalise_url
 from bge_pipeline.database.local_server import start_embedded_postgres
-from bge_pipeline_tests.endpoint_server import EndpointServer, error, serving
+from bge_pipeline.orchestration.dev_server import run_dev
+from bge_pipeline_tests.endpoint_server import EndpointServer, error
 from bge_pipeline_tests.orchestration.test_processes import ask, dagster_ui, wait_until
 from bge_pipeline_tests.own_server import OwnServer
-from bge_pipeline_tests.security.canaries import API_KEY, DAGSTER_PASSWORD, EXPANSION_KEY, PASSWORD, Sightings
+from bge_pipeline_tests.security.canaries import API_KEY, DAGSTER_PASSWORD, PASSWORD, Sightings
 from bge_pipeline_tests.support import administer
 
 pytestmark = [pytest.mark.pgvector, pytest.mark.slow]
@@ -36,35 +38,18 @@ CONFIGURATION = "query Configuration { instance { info } version }"
 
 
 @pytest.fixture
-def server() -> Iterator[EndpointServer]:
-    with serving() as served:
-        yield served
-
-
-@pytest.fixture
-def surroundings(
-    guarded: OwnServer, guarded_url: URL, server: EndpointServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def searched(
+    guarded: OwnServer, surroundings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Path]:
-    """The environment of `dev`, secrets wherever one is configured; the folder that is searched afterwards."""
+    """The folder that is searched afterwards; `dev` begins in it, and Dagster's records have a database and a password."""
     administer(guarded.url, "CREATE DATABASE records")
-    records = guarded.url.set(username="bookkeeper", password=DAGSTER_PASSWORD, database="records")
-    for folder in ("work", "home", "user", "tmp"):
-        (tmp_path / folder).mkdir()
-    for name, value in {
-        "DATABASE_URL": guarded_url.render_as_string(hide_password=False),
-        "DAGSTER_DATABASE_URL": records.set(drivername="postgresql").render_as_string(hide_password=False),
-        "BGE_PIPELINE_HOME": str(tmp_path / "home"),
-        "HOME": str(tmp_path / "user"),
-        "TMPDIR": str(tmp_path / "tmp"),
-        "EMBEDDING_PROVIDER": "openai",
-        "EMBEDDING_MODEL": "some-model",
-        "EMBEDDING_API_URL": server.url,
-        "EMBEDDING_API_KEY": API_KEY,
-        "EMBEDDING_MAX_ATTEMPTS": "1",
-        "QUERY_EXPANSION_KEY": EXPANSION_KEY,
-        "QUALITY_GATE": "off",
-    }.items():
+    records = guarded.url.set(
+        drivername="postgresql", username="bookkeeper", password=DAGSTER_PASSWORD, database="records"
+    )
+    for name, value in surroundings.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DAGSTER_DATABASE_URL", records.render_as_string(hide_password=False))
+    monkeypatch.setenv("QUALITY_GATE", "off")
     monkeypatch.chdir(tmp_path / "work")
     yield tmp_path
     administer(guarded.url, "DROP DATABASE records WITH (FORCE)")
@@ -97,6 +82,11 @@ def launch(port: int, job: str) -> str:
     return found
 
 
+def test_the_command_asks_for_this_machine_alone_unless_it_is_told_otherwise():
+    assert ipaddress.ip_address(inspect.signature(dev_command).parameters["host"].default).is_loopback
+    assert ipaddress.ip_address(inspect.signature(run_dev).parameters["host"].default).is_loopback
+
+
 @contextmanager
 def another_password(guarded: OwnServer) -> Iterator[None]:
     """The server lets `keeper` in no longer."""
@@ -109,10 +99,9 @@ def another_password(guarded: OwnServer) -> Iterator[None]:
 
 @pytest.mark.timeout(600)
 def test_dev_listens_on_this_machine_alone_and_runs_that_succeed_and_fail_show_no_secret(
-    surroundings: Path, guarded: OwnServer, server: EndpointServer
+    searched: Path, guarded: OwnServer, server: EndpointServer, sightings: Sightings
 ):
-    sightings = Sightings()
-    with sightings.watching_processes(), dagster_ui(surroundings / "dev.log") as port:
+    with sightings.watching_processes(), dagster_ui(searched / "dev.log") as port:
         (dev,) = [
             one for one in psutil.Process().children() if any("run_dev" in word for word in one.cmdline())
         ]  # the very process that the test has started
@@ -127,11 +116,11 @@ def test_dev_listens_on_this_machine_alone_and_runs_that_succeed_and_fail_show_n
         with another_password(guarded):
             assert launch(port, "expand_job") == "FAILURE"
         assert all(ipaddress.ip_address(address).is_loopback for address in listening(dev))
-    sightings.look_into_folder(surroundings)
+    sightings.look_into_folder(searched)
     with Database(guarded.url.set(database="records")) as records, Database(guarded.url.set(database="app")) as app:
         sightings.look_into_database(records)
         sightings.look_into_database(app)
-    logs = [path for path in (surroundings / "home" / "dagster").rglob("*.err") if path.stat().st_size]
+    logs = [path for path in (searched / "home" / "dagster").rglob("*.err") if path.stat().st_size]
     assert logs, "compute logs were written, and searched"
     sightings.assert_none()
 
