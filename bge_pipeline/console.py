@@ -7,12 +7,13 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 
 from bge_pipeline.database.build_progress import BuildProgress
 from bge_pipeline.duration import duration
@@ -25,10 +26,30 @@ _WIDTH_WITHOUT_TERMINAL = 160
 """Of lines in a file or a CI's log, which have no width of their own."""
 
 
+_CONTROL = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n"} | {0x7F: "\u2421"}
+_CONTROL |= dict.fromkeys((*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")
+"""Characters by which a terminal is told to do something, or to show letters in another order, as what is shown for them."""
+
+
+def inert(text: str) -> str:
+    """Text of a row or a name, as a terminal may print it."""
+    return text.translate(_CONTROL)
+
+
+class _InertConsole(Console):
+    """A console that sends a terminal no control character but its own: a row's text may hold any."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The parts of what is to be printed."""
+        for part in super().render(renderable, options):
+            yield part if part.control else part._replace(text=inert(part.text))
+
+
 def make_console(*, on_stderr: bool) -> Console:
     """A console on standard error or output: as wide as its terminal or COLUMNS say, and wide where neither does."""
     knows_width = (sys.stderr if on_stderr else sys.stdout).isatty() or "COLUMNS" in os.environ
-    return Console(stderr=on_stderr, highlight=on_stderr, width=None if knows_width else _WIDTH_WITHOUT_TERMINAL)
+    width = None if knows_width else _WIDTH_WITHOUT_TERMINAL
+    return _InertConsole(stderr=on_stderr, highlight=on_stderr, width=width, markup=False, emoji=False)
 
 
 stderr = make_console(on_stderr=True)

@@ -50,7 +50,20 @@ class OwnServer:
 
     def restart(self) -> None:
         """Stop and start."""
+        self.stop()
+        self._server.ensure_postgres_running()
+
+    def stop(self) -> None:
+        """Stop, unless it has stopped by itself."""
         self._server.stop()
+
+    def move_log_to(self, folder: Path) -> None:
+        """Keep the write-ahead log in that folder, which must not be there yet."""
+        self.stop()
+        log = self.folder / "pg_wal"
+        subprocess.run(["cp", "-a", str(log), str(folder)], check=True)
+        shutil.rmtree(log)
+        log.symlink_to(folder)
         self._server.ensure_postgres_running()
 
     def standby(self, *, follows: bool = False) -> OwnServer:

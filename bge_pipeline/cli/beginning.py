@@ -11,10 +11,10 @@ import typer
 from bge_pipeline.cli import printing
 from bge_pipeline.cli.consent import has_terminal
 from bge_pipeline.cli.env_file import write_env
-from bge_pipeline.cli.invocation import Json, Yes, app, invocation, opened
+from bge_pipeline.cli.invocation import Json, Yes, app, invocation, opened, warn_of_password
 from bge_pipeline.cli.migrating import plan_command
 from bge_pipeline.cli.wording import worded
-from bge_pipeline.console import stderr
+from bge_pipeline.console import inert, stderr
 from bge_pipeline.errors import ConfigurationError, TargetTableError
 from bge_pipeline.phases.discover import Discovered, discover
 from bge_pipeline.settings import Settings, load_settings
@@ -69,6 +69,8 @@ def init_command(
     Without a terminal the options have to say what cannot be told. Begins no migration.
     """
     overrides = invocation().overrides
+    if database_url is not None:
+        warn_of_password(database_url)
     url = database_url or overrides.get("database_url") or _configured_url()
     url = url or _asked("DATABASE_URL", "--database-url", f"PostgreSQL URL of the database ({_EXPECTED_URL})")
     overrides["database_url"] = url
@@ -142,5 +144,5 @@ def _asked(name: str, option: str, question: str) -> str:
             state="nothing was written",
             next_step=f"the same command with {option}",
         )
-    answer: str = typer.prompt(question, err=True)
+    answer: str = typer.prompt(inert(question), err=True)
     return answer

@@ -24,7 +24,9 @@ def write_env(values: Mapping[str, str], path: Path = Path(".env"), *, yes: bool
     """
     lines = {name: f"{name}={quoted(name, value)}" for name, value in values.items()}
     path = path.resolve()
-    there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    # Not `splitlines`, which would break a value at rarer characters than line breaks.
+    there = before.removesuffix("\n").split("\n") if before else []
     replaced = [line for line in there if (name := _name(line)) in lines and line.strip() != lines[name]]
     if replaced:
         names = ", ".join(dict.fromkeys(_name(line) for line in replaced))
@@ -56,7 +58,7 @@ def quoted(name: str, value: str) -> str:
     Raises:
         ConfigurationError: it cannot stand in such a file.
     """
-    if "${" in value or "\n" in value:
+    if "${" in value or {"\n", "\r"} & set(value):
         raise ConfigurationError(
             f"{name}: a value with ${{ or a line break cannot stand in .env",
             state="nothing was written",

@@ -23,6 +23,7 @@ from bge_pipeline.database.connection import embedded_folder
 from bge_pipeline.demo.home import demo_is_there, demo_settings, names_a_table
 from bge_pipeline.errors import BgePipelineError, ConfigurationError, Stopped
 from bge_pipeline.phases.migration import Migration
+from bge_pipeline.postgres_url import has_password, parse_url
 from bge_pipeline.settings import Settings, load_settings, misspelled_names, nearest_setting, settings_of_file
 
 EPILOG = (
@@ -36,6 +37,7 @@ _KEYS = frozenset({"embedding_api_key", "query_expansion_key"})
 
 _ANYWHERE = ("--set", "--env-file")
 _MAKES_ENV_FILE = ("init", "discover")
+_URLS = frozenset({"database_url", "dagster_database_url"})
 
 INTERRUPTED = 130
 """What typer turns Ctrl-C into."""
@@ -62,8 +64,9 @@ class Invocation:
         name, separator, value = assignment.partition("=")
         if not separator or name.lower() not in Settings.model_fields:
             meant = nearest_setting(name)
+            got = f", got {name!r}" if name.isidentifier() else ""  # what else stands there may be a password
             raise ConfigurationError(
-                f"--set: expected NAME=VALUE with the name of a setting, got {assignment!r}",
+                f"--set: expected NAME=VALUE with the name of a setting{got}",
                 next_step=f"did you mean {meant}?" if separator and meant else None,
             )
         if name.lower() in _KEYS:
@@ -72,6 +75,8 @@ class Invocation:
                 state="nothing was changed",
                 next_step=f"set {name.upper()} in the environment or in .env",
             )
+        if name.lower() in _URLS:
+            warn_of_password(value)
         self.overrides[name.lower()] = value
 
     def read(self, env_file: Path, *, may_be_made: bool) -> None:
@@ -88,6 +93,19 @@ class Invocation:
         """What `--wait` stands for."""
         if wait:
             self.overrides["operator_wait_seconds"] = "inf"
+
+
+def warn_of_password(url: str) -> None:
+    """Say so where a URL of the command line holds a password; one that is none is refused where it is used."""
+    try:
+        is_seen = has_password(parse_url(url))
+    except ConfigurationError:
+        return
+    if is_seen:
+        _note(
+            "a password on a command line is seen by everybody who lists the processes of this machine; in DATABASE_URL of the "
+            "environment or of .env, in PGPASSWORD or in ~/.pgpass it is not"
+        )
 
 
 def invocation() -> Invocation:

@@ -11,7 +11,7 @@ import typer
 
 from bge_pipeline.cli import printing
 from bge_pipeline.cli.consent import confirm
-from bge_pipeline.cli.invocation import Json, Yes, app, invocation, opened, settings_of_command
+from bge_pipeline.cli.invocation import Json, Yes, app, invocation, opened, settings_of_command, warn_of_password
 from bge_pipeline.cli.wording import mean_table
 from bge_pipeline.console import index_progress, stderr
 from bge_pipeline.demo.home import SCHEMA, demo_settings
@@ -112,6 +112,7 @@ def demo_command(
 
     settings = demo_settings(invocation().overrides, database_url=database_url)
     if database_url is not None:
+        warn_of_password(database_url)
         confirm(question_to_user(settings, reset=reset), yes=yes)
     mean_table(demo=True, elsewhere=database_url is not None)
     result = run_demo(settings, rows=rows, reset=reset)

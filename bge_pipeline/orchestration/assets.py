@@ -89,7 +89,8 @@ def backfilled_embeddings(
     embeddings: dg.ResourceParam[EmbeddingsService],
 ) -> dg.MaterializeResult[None]:
     """Backfill of one partition, or of each partition of a range."""
-    for key in context.partition_keys:
+    keys = list(context.partition_keys)
+    for key in keys:
         with explained(table):
             overall = how_far(context.instance, table, key, migration.settings.partition_rows)
             require_own_history(context.instance, table, migration)
@@ -100,6 +101,7 @@ def backfilled_embeddings(
                 on_progress=log_backfill(context, BACKFILLED, overall),
             )
             require_whole(result, None, "materialize the partition again: it goes on with what is left")
+            partitions.require_kept(context.instance, table, keys)
         rate, after = result.texts_per_second, {"partitions_left": overall.partitions - overall.done - 1}
         if rate:
             after["seconds_left_in_all"] = round(overall.rows_to_come / rate)

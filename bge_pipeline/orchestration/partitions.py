@@ -64,6 +64,23 @@ def add(instance: dg.DagsterInstance, table: ServedTable, keys: Sequence[str]) -
     instance.add_dynamic_partitions(str(table.partitions.name), keys)
 
 
+def require_kept(instance: dg.DagsterInstance, table: ServedTable, keys: Sequence[str]) -> None:
+    """Return if a run's partitions are all still there, so that Dagster takes what it has to say about them.
+
+    Raises:
+        BgePipelineError: names those that somebody deleted meanwhile.
+    """
+    known = set(known_keys(instance, table))
+    deleted = [key for key in keys if key not in known]
+    if deleted:
+        raise BgePipelineError(
+            f"{', '.join(deleted)}: deleted while a run of {'it' if len(keys) == 1 else 'its range'} was at work",
+            state="what was embedded is kept, and Dagster's books do not show it",
+            next_step=f"{table.called('backfill_job')} goes on with the partitions that are left; "
+            f"{table.called('embed_pending_job')} embeds what is in none of them",
+        )
+
+
 def range_of(instance: dg.DagsterInstance, key: str) -> IdRange:
     """The ids that a partition stands for.
 

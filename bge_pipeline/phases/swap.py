@@ -34,7 +34,7 @@ from bge_pipeline.phases.index_names import (
     take_over_name,
     take_over_partition_names,
 )
-from bge_pipeline.phases.last_rows import StillPending, embed_last_rows, lock_out_writers
+from bge_pipeline.phases.last_rows import StillPending, embed_last_rows, lock_out_writers, longest_wait_ms
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.old_vectors import OldVectors, no_longer_not_null
 from bge_pipeline.phases.part import reading
@@ -206,7 +206,7 @@ def _exchange_when_caught_up(
         use_pending_index(connection)
         if has_more_pending_than(connection, target, new.name, settings.swap_max_pending_rows):
             done.last_rows = embed_last_rows(connection, target, new.name, writer, encoder, deadline)
-        left = max(1, min(settings.lock_timeout_ms, int((deadline - time.monotonic()) * 1_000)))
+        left = longest_wait_ms(connection, done.writers_locked_at, deadline, settings.lock_timeout_ms)
         connection.execute(text(f"SET LOCAL lock_timeout = '{left}ms'"))
         lock_for_exchange(connection, state)
         done.locked_at = time.monotonic()

@@ -112,7 +112,10 @@ class Settings(
 _NEARLY = 0.9
 """Share of a name's letters that a misspelling has in common with it."""
 
-_SECRET_FIELDS = frozenset({"database_url", "dagster_database_url", "embedding_api_key", "query_expansion_key"})
+_SECRET_FIELDS = frozenset(
+    {"database_url", "dagster_database_url", "embedding_api_key", "query_expansion_key", "reports_url"}
+)
+"""What was given in their place is not repeated: it may be a password."""
 
 
 WITHOUT_ENV_FILE = "BGE_PIPELINE_WITHOUT_ENV_FILE"

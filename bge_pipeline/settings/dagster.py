@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field, SecretStr, field_validator
 
+from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.settings.group import Group, must_be_postgres_url
+from bge_pipeline.settings.web_url import checked_url
 
 
 class DagsterSettings(Group):
@@ -27,7 +29,6 @@ class DagsterSettings(Group):
     )
     reports_url: str | None = Field(
         None,
-        pattern="^https?://",
         description="where a browser finds the folder of the benchmark reports; unset: where bge-pipeline dev serves it",
     )
     max_partition_attempts: int = Field(3, ge=1, description="runs of one partition before the sensor gives up on it")
@@ -36,3 +37,11 @@ class DagsterSettings(Group):
     )
 
     _is_dagsters_url = field_validator("dagster_database_url")(must_be_postgres_url)
+
+    @field_validator("reports_url")
+    @classmethod
+    def _is_shown(cls, value: str | None) -> str | None:
+        try:
+            return checked_url("REPORTS_URL", value) if value is not None else None
+        except ConfigurationError as error:
+            raise ValueError(error.message.removeprefix("REPORTS_URL: ")) from None

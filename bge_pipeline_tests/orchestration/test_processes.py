@@ -1,6 +1,7 @@
 """What only separate processes can show: `dagster` commands as CI types them, the daemon's ticks, the UI's end."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -262,8 +263,8 @@ def ask(port: int, query: str, **variables: object) -> dict[str, Any]:
 
 
 @contextmanager
-def dagster_ui() -> Iterator[int]:
-    """`run_dev` in a process of its own, on a free port; nothing of it is left at the end."""
+def dagster_ui(said: Path = Path(os.devnull)) -> Iterator[int]:
+    """`run_dev` in a process of its own, on a free port, what it says in a file; nothing of it is left at the end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -272,7 +273,8 @@ def dagster_ui() -> Iterator[int]:
         "from bge_pipeline.settings import load_settings; "
         f"sys.exit(run_dev(load_settings(), port={port}))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with said.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=output, stderr=output)
     try:
         wait_until(lambda: answers(port))
         family = psutil.Process(process.pid).children(recursive=True)
