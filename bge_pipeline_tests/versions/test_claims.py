@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ RESULTS = read_results()
 POSTGRES = claimed(RESULTS["servers"], "postgres", 1)
 PGVECTOR = claimed(RESULTS["servers"], "pgvector", 2)
 PYTHONS = claimed(RESULTS["pythons"], "python", 2)
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
 SAID = [ROOT / "README.md", ROOT / "docs" / "migration-guide.md"]
 
@@ -39,10 +38,9 @@ def test_a_document_claims_the_versions_that_were_tested(document: Path) -> None
 
 
 def test_the_package_claims_the_pythons_that_were_tested() -> None:
-    prefix = "Programming Language :: Python :: "
-    assert [line.removeprefix(prefix) for line in PROJECT["classifiers"] if line.startswith(prefix)] == PYTHONS
+    assert re.findall(r'"Programming Language :: Python :: (3\.\d+)"', PROJECT) == PYTHONS
     after = int(PYTHONS[-1].partition(".")[2]) + 1
-    assert PROJECT["requires-python"] == f">={PYTHONS[0]},<3.{after}"
+    assert f'requires-python = ">={PYTHONS[0]},<3.{after}"' in PROJECT
 
 
 def test_plan_knows_the_servers_that_were_tested() -> None:
