@@ -1,8 +1,9 @@
-"""The Pythons that the suite is run with, each in an environment of its own beside the one of `make`."""
+"""The Pythons that the suite is run with, each in an environment beside the one of `make`."""
 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -32,11 +33,13 @@ def version_of(python: Path) -> str:
 
 
 def environment_of(python: Path, version: str) -> Path:
-    """The interpreter of an environment with this project and what its tests use, made anew."""
+    """The interpreter of an environment with this project and what its tests use; this one's where it is of that version."""
+    if version == platform.python_version():
+        return Path(sys.executable)
     folder = FOLDER / version
-    shutil.rmtree(folder, ignore_errors=True)
-    subprocess.run([python, "-m", "venv", folder], check=True)
     inside = folder / "bin" / "python"
+    if not inside.exists():
+        subprocess.run([python, "-m", "venv", folder], check=True)
     pip = [inside, "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--upgrade", "pip"], check=True)
     wanted = f"{ROOT}[embedded,openvino,dev]"

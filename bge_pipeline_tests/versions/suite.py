@@ -12,13 +12,20 @@ from xml.etree import ElementTree
 
 from bge_pipeline_tests.roads import ROOT
 
-OF_A_SERVER = (
-    "-m", "pgvector and not slow and not thorough and not browser and not frameworks and not real_endpoint",
-    "bge_pipeline_tests/db", "bge_pipeline_tests/phases", "bge_pipeline_tests/migrations", "bge_pipeline_tests/quality",
-    "bge_pipeline_tests/search", "bge_pipeline_tests/cli",
-)  # fmt: skip
+
+def _rooms(*names: str) -> tuple[str, ...]:
+    return tuple(f"bge_pipeline_tests/{name}" for name in names)
+
+
+_LEFT_OUT = "not slow and not thorough and not browser and not frameworks and not real_endpoint"
+OF_A_SERVER = ("-m", f"pgvector and {_LEFT_OUT}", *_rooms("db", "phases", "migrations", "quality", "search", "cli"))
 """Every statement that a migration and a search send, by command and by Alembic; Dagster sends the same."""
-OF_A_PYTHON = ("-m", "not slow and not thorough and not browser and not frameworks and not real_endpoint")
+OF_A_PYTHON = (
+    "-m",
+    _LEFT_OUT,
+    *_rooms("embedding", "search", "report", "compat", "cli", "migrations", "orchestration"),
+)
+"""Each library that this project calls, and its three roads, which go through the phases and the database."""
 _FINISHED = (0, 1)
 """Exit codes of pytest when it ran the tests: https://docs.pytest.org/en/stable/reference/exit-codes.html."""
 
