@@ -13,17 +13,29 @@ from xml.etree import ElementTree
 from bge_pipeline_tests.roads import ROOT
 
 
-def _rooms(*names: str) -> tuple[str, ...]:
-    return tuple(f"bge_pipeline_tests/{name}" for name in names)
+def _paths(under: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"bge_pipeline_tests/{under}{name}" for name in names)
 
 
 _LEFT_OUT = "not slow and not thorough and not browser and not frameworks and not real_endpoint"
-OF_A_SERVER = ("-m", f"pgvector and {_LEFT_OUT}", *_rooms("db", "phases", "migrations", "quality", "search", "cli"))
-"""Every statement that a migration and a search send, by command and by Alembic; Dagster sends the same."""
+OF_A_SERVER = (
+    "-m",
+    f"pgvector and {_LEFT_OUT}",
+    *_paths("db/test_", "indexes.py", "index_build.py", "session.py", "privileges.py", "roles.py", "dependents.py"),
+    *_paths("db/test_", "trigger.py", "writer.py", "versions.py"),
+    *_paths("phases/test_", "expand.py", "backfill.py", "swap.py", "rollback.py", "retire.py", "updates_in_page.py"),
+    *_paths("phases/test_", "index_resembles.py", "old_vectors.py", "vector_type.py", "server_limits.py"),
+    *_paths("phases/test_", "replication.py", "surroundings.py"),
+    *_paths("quality/test_", "index_recall.py", "server_search.py"),
+    *_paths("search/test_", "retriever.py", "filters_and_names.py", "hybrid.py"),
+    *_paths("", "migrations", "cli/test_commands.py"),
+)
+"""What a server of another version could answer otherwise: each phase by command and by Alembic, statements for the catalog,
+rights, publications, kinds of indexes and of vectors, and search."""
 OF_A_PYTHON = (
     "-m",
     _LEFT_OUT,
-    *_rooms("embedding", "search", "report", "compat", "cli", "migrations", "orchestration"),
+    *_paths("", "embedding", "search", "report", "compat", "cli", "migrations", "orchestration"),
 )
 """Each library that this project calls, and its three roads, which go through the phases and the database."""
 _FINISHED = (0, 1)
