@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ import typer
 from bge_pipeline_tests.postgres_programs import VARIABLE
 from bge_pipeline_tests.versions import interpreters
 from bge_pipeline_tests.versions.page import DOCUMENT, document
-from bge_pipeline_tests.versions.results import keep_result
+from bge_pipeline_tests.versions.results import keep_result, keep_second_try, read_results
 from bge_pipeline_tests.versions.servers import SERVERS, versions_of
 from bge_pipeline_tests.versions.suite import OF_A_PYTHON, OF_A_SERVER, Outcome, play
 
@@ -20,42 +21,39 @@ app = typer.Typer(add_completion=False, help=__doc__)
 Only = Annotated[
     list[str] | None, typer.Option(help="Names of those to run, such as 17-0.8 or 3.12; all, unless named.")
 ]
-Tests = Annotated[
-    list[str] | None, typer.Argument(help="Arguments of pytest in place of the suite; the result is not kept then.")
-]
+Failed = Annotated[bool, typer.Option("--failed", help="Only the tests that failed in the last run, a second time.")]
 Workers = Annotated[int, typer.Option(help="Processes of pytest-xdist.")]
 
 
 @app.command()
-def servers(tests: Tests = None, *, only: Only = None, workers: Workers = 2) -> None:
+def servers(*, only: Only = None, failed: Failed = False, workers: Workers = 2) -> None:
     """The tests of the database against each PostgreSQL with pgvector, got from PyPI where it is missing."""
-    failed = 0
+    wrong = 0
     for server in SERVERS:
         if only and server.name not in only:
             continue
         programs = server.install()
         postgres, pgvector = versions_of(programs)
         typer.echo(f"PostgreSQL {postgres} with pgvector {pgvector}")
-        outcome = play(Path(sys.executable), tests or OF_A_SERVER, workers, **{VARIABLE: str(programs)})
-        found = {"postgres": postgres, "pgvector": pgvector, "from": server.requirement}
-        failed += _told("servers", server.name, found, outcome, keep=not tests)
-    sys.exit(failed > 0)
+        versions = {"postgres": postgres, "pgvector": pgvector, "from": server.requirement}
+        run = partial(play, Path(sys.executable), workers=workers, **{VARIABLE: str(programs)})
+        wrong += _played("servers", server.name, versions, run, OF_A_SERVER, failed=failed)
+    sys.exit(wrong > 0)
 
 
 @app.command()
-def pythons(tests: Tests = None, *, only: Only = None, workers: Workers = 2) -> None:
+def pythons(*, only: Only = None, failed: Failed = False, workers: Workers = 2) -> None:
     """The tests with each Python there is, in an environment of its own; PYTHONS names interpreters by their paths."""
-    failed = 0
+    wrong = 0
     for python in interpreters.interpreters():
         version = interpreters.version_of(python)
         minor = version.rpartition(".")[0]
         if only and minor not in only:
             continue
         typer.echo(f"Python {version}")
-        inside = interpreters.environment_of(python, version)
-        outcome = play(inside, tests or OF_A_PYTHON, workers)
-        failed += _told("pythons", minor, {"python": version}, outcome, keep=not tests)
-    sys.exit(failed > 0)
+        run = partial(play, interpreters.environment_of(python, version), workers=workers)
+        wrong += _played("pythons", minor, {"python": version}, run, OF_A_PYTHON, failed=failed)
+    sys.exit(wrong > 0)
 
 
 @app.command()
@@ -64,13 +62,28 @@ def page() -> None:
     DOCUMENT.write_text(document(), encoding="utf-8")
 
 
-def _told(kind: str, name: str, versions: dict[str, str], outcome: Outcome, *, keep: bool) -> int:
-    """Say what came of a run, keep it, and return how many tests failed."""
-    typer.echo(f"{name}: {outcome.passed} passed, {outcome.failed} failed, {outcome.skipped} skipped")
-    if keep:
-        keep_result(kind, name, versions | asdict(outcome))
-        page()
-    return outcome.failed
+def _played(
+    kind: str,
+    name: str,
+    versions: dict[str, str],
+    run: Callable[[Sequence[str]], Outcome],
+    suite: Sequence[str],
+    *,
+    failed: bool,
+) -> int:
+    """Run the suite, or what failed in it last time, say and keep what came of it; how many tests failed."""
+    if failed:
+        tests = read_results()[kind][name]["failed"]
+        if not tests:
+            return 0
+        outcome = run(tests)
+        keep_second_try(kind, name, outcome)
+    else:
+        outcome = run(suite)
+        keep_result(kind, name, versions, outcome)
+    page()
+    typer.echo(f"{name}: {outcome.passed} passed, {len(outcome.failed)} failed, {outcome.skipped} skipped")
+    return len(outcome.failed)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ import yaml
 
 from bge_pipeline.database import tested_versions
 from bge_pipeline_tests.roads import ROOT
+from bge_pipeline_tests.versions import results
 from bge_pipeline_tests.versions.interpreters import VERSIONS
 from bge_pipeline_tests.versions.page import DOCUMENT, document
-from bge_pipeline_tests.versions.results import claimed, read_results, span
+from bge_pipeline_tests.versions.results import claimed, keep_result, keep_second_try, read_results, span
 from bge_pipeline_tests.versions.servers import SERVERS
 from bge_pipeline_tests.versions.suite import Outcome, read_report
 
@@ -65,19 +66,34 @@ def test_there_is_a_result_of_every_server_and_only_of_versions_that_can_be_trie
 
 def test_a_version_with_a_failed_test_is_not_claimed() -> None:
     runs = {
-        "15-0.5": {"postgres": "15.5", "failed": 0},
-        "16-0.6": {"postgres": "16.2", "failed": 1},
-        "18-0.8": {"postgres": "18.4", "failed": 0},
+        "15-0.5": {"postgres": "15.5", "failed": []},
+        "16-0.6": {"postgres": "16.2", "failed": ["a test"]},
+        "18-0.8": {"postgres": "18.4", "failed": []},
     }
     assert claimed(runs, "postgres", 1) == ["15", "18"]
     assert span(["15", "18"]) == "15 to 18"
     assert span(["15"]) == "15"
 
 
-def test_a_report_is_counted() -> None:
-    report = (
-        '<testsuites><testsuite name="pytest" errors="1" failures="2" skipped="1" tests="9">'
-        '<testcase name="a"><skipped type="pytest.skip" message="came with PostgreSQL 17"/></testcase>'
-        "</testsuite></testsuites>"
+def test_a_report_says_which_tests_failed() -> None:
+    report = """<testsuites><testsuite name="pytest">
+    <testcase classname="bge_pipeline_tests.db.test_session.TestTimeLimits" name="test_a[b.c]"><failure message=""/></testcase>
+    <testcase classname="bge_pipeline_tests.db.test_session" name="test_d"/>
+    <testcase classname="bge_pipeline_tests.db.test_session" name="test_d"><error message="in its teardown"/></testcase>
+    <testcase classname="bge_pipeline_tests.db.test_session" name="test_e"/>
+    <testcase classname="bge_pipeline_tests.db.test_session" name="test_f"><skipped message="came with 17"/></testcase>
+    </testsuite></testsuites>"""
+    failed = (
+        "bge_pipeline_tests/db/test_session.py::TestTimeLimits::test_a[b.c]",
+        "bge_pipeline_tests/db/test_session.py::test_d",
     )
-    assert read_report(report) == Outcome(passed=5, failed=3, skipped=1, reasons=("came with PostgreSQL 17",))
+    assert read_report(report) == Outcome(passed=1, failed=failed, skipped=1, reasons=("came with 17",))
+
+
+def test_a_second_try_corrects_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results.json")
+    keep_result("servers", "15-0.5", {"postgres": "15.5"}, Outcome(10, ("a", "b"), 1, ("came with 17",)))
+    keep_second_try("servers", "15-0.5", Outcome(1, ("b",), 0, ()))
+    run = read_results()["servers"]["15-0.5"]
+    assert (run["passed"], run["at_the_second_try"], run["failed"], run["skipped"]) == (11, 1, ["b"], 1)
+    assert claimed({"15-0.5": run}, "postgres", 1) == []
