@@ -50,9 +50,9 @@ def claimed(runs: Runs, component: str, numbers: int) -> list[str]:
 
 
 def span(versions: Iterable[str]) -> str:
-    """The first to the last of versions: `15 to 18`."""
-    first, *_, last = [*versions] * 2
-    return first if first == last else f"{first} to {last}"
+    """The first to the last of versions: `15 to 18`; `none` of none."""
+    found = list(versions)
+    return " to ".join(dict.fromkeys([found[0], found[-1]])) if found else "none"
 
 
 def _numbers(version: str) -> tuple[int, ...]:
