@@ -21,22 +21,18 @@ _LEFT_OUT = "not slow and not thorough and not browser and not frameworks and no
 OF_A_SERVER = (
     "-m",
     f"pgvector and {_LEFT_OUT}",
-    *_paths("db/test_", "indexes.py", "index_build.py", "session.py", "privileges.py", "roles.py", "dependents.py"),
-    *_paths("db/test_", "trigger.py", "writer.py", "versions.py"),
-    *_paths("phases/test_", "expand.py", "backfill.py", "swap.py", "rollback.py", "retire.py", "updates_in_page.py"),
-    *_paths("phases/test_", "index_resembles.py", "old_vectors.py", "vector_type.py", "server_limits.py"),
-    *_paths("phases/test_", "replication.py", "surroundings.py"),
-    *_paths("quality/test_", "index_recall.py", "server_search.py"),
-    *_paths("search/test_", "retriever.py", "filters_and_names.py", "hybrid.py"),
+    *_paths("db/test_", "session.py", "privileges.py", "roles.py", "versions.py"),
+    *_paths("phases/test_", "index_resembles.py", "old_vectors.py", "vector_type.py", "rollback.py", "replication.py"),
     *_paths("", "migrations", "cli/test_commands.py"),
 )
-"""What a server of another version could answer otherwise: each phase by command and by Alembic, statements for the catalog,
-rights, publications, kinds of indexes and of vectors, and search."""
+"""What a server of another version could answer otherwise: the phases by command and by Alembic, there and back, kinds of
+indexes and of vectors, settings of sessions, rights, publications and replicas."""
 OF_A_PYTHON = (
     "-m",
     _LEFT_OUT,
-    *_paths("", "test_settings.py", "test_postgres_url.py", "embedding", "compat", "report", "scripts", "migrations"),
+    *_paths("", "test_settings.py", "test_postgres_url.py", "compat", "report", "migrations/test_alembic_road.py"),
     *_paths("", "cli/test_commands.py", "orchestration/test_road.py", "search/test_retriever.py"),
+    *_paths("embedding/", "test_reference.py", "test_torch_backend.py", "openvino/test_backend.py"),
 )
 """What calls the language and the libraries most: settings, encoders, reports, and the three roads through all phases."""
 _FINISHED = (0, 1)
