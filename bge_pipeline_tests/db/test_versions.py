@@ -10,6 +10,7 @@ from bge_pipeline.database.tested_versions import untested_versions
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
 from bge_pipeline_tests.support import ENCODER, columns_of, execute
 
@@ -56,19 +57,20 @@ def test_an_index_of_the_ordinary_kinds_is_refused_by_no_version_that_has_it(
 def test_nothing_is_changed_where_the_index_could_not_be_built(database, make_settings, with_pgvector):
     with_pgvector("0.4.4")
     with pytest.raises(ConfigurationError, match="INDEX_METHOD=hnsw"):
-        expand(database, make_settings(index_method="hnsw"), ENCODER.space)
+        expand(Migration(database, make_settings(index_method="hnsw")), ENCODER.space)
     assert "embedding_384" not in columns_of(database)
 
 
-def test_plan_and_expand_name_a_version_that_no_test_ran_on(database, settings, with_pgvector, caplog, monkeypatch):
+def test_plan_and_expand_name_a_version_that_no_test_ran_on(database, migration, with_pgvector, caplog, monkeypatch):
     with database.autocommit() as connection:
         assert untested_versions(connection) is None
     with_pgvector("0.4.4")
-    (told,) = [notice for notice in plan(database, settings, service(settings)).notices if "tests" in notice]
+    service = EmbeddingsService(ENCODER, migration.settings)
+    (told,) = [notice for notice in plan(migration, service).notices if "tests" in notice]
     assert told.startswith(
         "pgvector 0.4.4: the tests of this project ran on PostgreSQL 15 to 18 with pgvector 0.5 to 0.8"
     )
-    expand(database, settings, ENCODER.space)
+    expand(migration, ENCODER.space)
     assert told in caplog.messages
 
     with_pgvector("0.9.0")
@@ -76,7 +78,3 @@ def test_plan_and_expand_name_a_version_that_no_test_ran_on(database, settings, 
     major = execute(database, "SELECT current_setting('server_version_num')::int / 10000")[0][0]
     with database.autocommit() as connection:
         assert untested_versions(connection).startswith(f"PostgreSQL {major} and pgvector 0.9.0: the tests")
-
-
-def service(settings):
-    return EmbeddingsService(ENCODER, settings)

@@ -18,7 +18,8 @@ def document() -> str:
     return f"""# Versions
 
 What this project is said to run on is what its tests ran on. This page is written by the two commands that run them, from what
-they found. `ARGS=--failed` runs those that failed a second time: many wait for moments, and a machine with much else to do misses some.
+they found. `ARGS=--failed` runs those that failed a second time: many wait for moments, and a machine with much else to do misses
+some.
 
 ## PostgreSQL and pgvector
 

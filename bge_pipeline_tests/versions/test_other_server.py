@@ -9,12 +9,13 @@ import pytest
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.demo.table import create_demo_table
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import load_settings
 from bge_pipeline_tests.own_server import OwnServer
-from bge_pipeline_tests.support import ENCODER, agreed, fill_and_swap, scalar, swap, wrong_vectors
+from bge_pipeline_tests.support import ENCODER, fill_and_swap, scalar, swap, wrong_vectors
 from bge_pipeline_tests.versions.servers import versions_of
 
 pytestmark = pytest.mark.pgvector
@@ -40,14 +41,15 @@ def test_a_table_is_migrated_there_and_back_and_retired(older: OwnServer, tmp_pa
     url = older.url.render_as_string(hide_password=False)
     settings = load_settings(database_url=url, bge_pipeline_home=tmp_path / "home", embedding_model="hashing")
     with Database(url) as database:
+        migration = Migration(database, settings)
         assert scalar(database, "SELECT current_setting('server_version_num')::int / 10000") == 16
         create_demo_table(database, settings, 60)
-        fill_and_swap(database, settings)
-        rollback(database, settings)
-        assert read_status(database, settings).phase == "backfilled"
-        swap(database, agreed(database, settings))
-        retire(database, settings)
-        assert read_status(database, settings).phase == "retired"
+        fill_and_swap(migration)
+        rollback(migration)
+        assert read_status(migration).phase == "backfilled"
+        swap(migration)
+        retire(migration)
+        assert read_status(migration).phase == "retired"
         assert wrong_vectors(database, ENCODER, "embedding") == []
 
 
