@@ -20,7 +20,6 @@ from sqlalchemy.pool import NullPool
 
 from bge_pipeline.database.catalog import version_numbers
 from bge_pipeline.database.connection import Database, normalise_url
-from bge_pipeline.database.local_server import start_embedded_postgres
 from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.old_spellings import OLD_NAMES
 from bge_pipeline.phases.migration import Migration
@@ -60,8 +59,7 @@ def server_url(run_folder: Path) -> URL:
     configured = os.environ.get("TEST_DATABASE_URL")
     if configured:
         return normalise_url(configured)
-    folder, programs = run_folder / "postgres", named_programs()
-    url = normalise_url(start_server(folder, programs).get_uri() if programs else start_embedded_postgres(folder))
+    url = normalise_url(start_server(run_folder / "postgres", named_programs()).get_uri())
     administer(url, "ALTER SYSTEM SET fsync = off")  # its databases live for one test
     administer(url, "SELECT pg_reload_conf()")
     return url

