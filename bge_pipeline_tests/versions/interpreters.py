@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -37,11 +38,18 @@ def environment_of(python: Path, version: str) -> Path:
     if version == platform.python_version():
         return Path(sys.executable)
     folder = FOLDER / version
-    inside = folder / "bin" / "python"
-    if not inside.exists():
+    inside, installed = folder / "bin" / "python", folder / "installed"
+    if not installed.exists() or installed.read_text() != _wanted():
         subprocess.run([python, "-m", "venv", folder], check=True)
-    pip = [inside, "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, "--upgrade", "pip"], check=True)
-    wanted = f"{ROOT}[embedded,openvino,dev]"
-    subprocess.run([*pip, "--constraint", ROOT / "constraints.txt", "--editable", wanted], check=True)
+        pip = [inside, "-m", "pip", "install", "--quiet"]
+        subprocess.run([*pip, "--upgrade", "pip"], check=True)
+        extras = f"{ROOT}[embedded,openvino,dev]"
+        subprocess.run([*pip, "--constraint", ROOT / "constraints.txt", "--editable", extras], check=True)
+        installed.write_text(_wanted())
     return inside
+
+
+def _wanted() -> str:
+    """What the environment is made of, so that it is made again when that changes."""
+    files = [ROOT / "pyproject.toml", ROOT / "constraints.txt"]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
