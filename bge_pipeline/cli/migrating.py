@@ -10,21 +10,21 @@ import typer
 
 from bge_pipeline.cli import printing
 from bge_pipeline.cli.consent import ask_to_measure, ask_to_migrate, has_terminal
-from bge_pipeline.cli.invocation import Json, RetryQuarantined, Wait, Yes, app, invocation, opened
+from bge_pipeline.cli.invocation import Json, RetryQuarantined, Wait, Yes, app, invocation, model_of, opened
 from bge_pipeline.cli.printing_plan import print_plan
 from bge_pipeline.cli.stopping import stopping_on_sigterm
-from bge_pipeline.console import backfill_progress, index_progress
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.pooler import require_session
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import PhaseError
+from bge_pipeline.phase_line import phase_line, working
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.consent import require_consent, with_consent
 from bge_pipeline.phases.embed import embed_pending
 from bge_pipeline.phases.ending import require_whole
 from bge_pipeline.phases.expand import expand
-from bge_pipeline.phases.migrate import migrate, open_service
+from bge_pipeline.phases.migrate import migrate
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.quarantined import release_quarantined
 from bge_pipeline.phases.state import require_table
@@ -63,7 +63,7 @@ def plan_command(json: Json = False, yes: Yes = False) -> None:
         if settings.embedding_provider == "openai":
             result = plan(database, settings, unloaded_model(database, settings))
         if result is None or ask_to_measure(result, yes=yes):
-            with open_service(database, settings) as service:
+            with model_of(database, settings) as service, working("measuring the model on texts of the table"):
                 result = plan(database, settings, service)
     printing.print_json(result) if json else print_plan(result)
     if result.obstacles:
@@ -100,10 +100,11 @@ def migrate_command(
     with stopping_on_sigterm("bge-pipeline migrate resumes") as stop, _agreed(yes=yes) as (database, settings, service):
         if retry_quarantined:
             release_quarantined(database, settings)
-        with backfill_progress() as on_backfill, index_progress() as on_index:
+        with phase_line() as line:
             result = migrate(
-                database, settings, service, on_backfill=on_backfill, on_index=on_index, until=goal, stop=stop
-            )
+                database, settings, service, on_backfill=line.backfill, on_index=line.index, on_step=line.step,
+                until=goal, stop=stop,
+            )  # fmt: skip
         status = read_status(database, settings)
     printing.print_json(result) if json else printing.print_migration(result, status)
 
@@ -112,7 +113,8 @@ def migrate_command(
 def expand_command(json: Json = False, wait: Wait = False, yes: Yes = False) -> None:
     """The first step of migrate alone: add the column and what keeps it true. Asks as migrate does."""
     invocation().wait_for_others(wait)
-    with _agreed(yes=yes) as (database, settings, service):
+    with _agreed(yes=yes) as (database, settings, service), phase_line() as line:
+        line.step("expand")
         result = expand(database, settings, service.space)
         status = read_status(database, settings)
     printing.print_json(result) if json else printing.print_status(status)
@@ -128,9 +130,10 @@ def backfill_command(
         _ = require_table(database, settings).filled  # says how to begin, before the model is loaded
         if retry_quarantined:
             release_quarantined(database, settings)
-        with open_service(database, settings) as service, backfill_progress() as on_progress:
+        with model_of(database, settings) as service, phase_line() as line:
             rows = rows_until(database, settings, goal)
-            result = backfill(database, settings, service.encoder, on_progress=on_progress, stop=stop, goal_rows=rows)
+            line.step("backfill")
+            result = backfill(database, settings, service.encoder, on_progress=line.backfill, stop=stop, goal_rows=rows)
             require_whole(result, stop, "bge-pipeline backfill resumes")
         status = read_status(database, settings)
     printing.print_json(result) if json else printing.print_status(status)
@@ -144,8 +147,8 @@ def swap_command(json: Json = False, force: Force = False, wait: Wait = False) -
     invocation().wait_for_others(wait)
     with opened() as (database, settings):
         _ = require_table(database, settings).filled
-        with open_service(database, settings) as service, index_progress() as on_progress:
-            result = swap(database, settings, service, on_progress=on_progress)
+        with model_of(database, settings) as service, phase_line() as line:
+            result = swap(database, settings, service, on_progress=line.index, on_step=line.step)
         status = read_status(database, settings)
     printing.print_json(result) if json else printing.print_status(status)
 
@@ -159,10 +162,10 @@ def embed_command(
     with (
         stopping_on_sigterm("bge-pipeline embed goes on") as stop,
         opened() as (database, settings),
-        backfill_progress() as on_backfill,
+        phase_line() as line,
     ):
         result = embed_pending(
-            database, settings, retry_quarantined=retry_quarantined, on_progress=on_backfill, stop=stop
+            database, settings, retry_quarantined=retry_quarantined, on_progress=line.backfill, stop=stop
         )
     printing.print_json(result) if json else printing.print_embedding(result)
 
@@ -180,7 +183,7 @@ def _agreed(*, yes: bool) -> Iterator[tuple[Database, Settings, EmbeddingsServic
         if not has_terminal():
             require_consent(state, agreed, configured_space(agreed))
         require_session(database)
-        with open_service(database, settings) as service:
+        with model_of(database, settings) as service:
             if has_terminal() and not yes:
                 agreed = ask_to_migrate(database, settings, service, state)
             yield database, agreed, service

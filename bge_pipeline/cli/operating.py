@@ -11,7 +11,8 @@ from bge_pipeline.cli import printing
 from bge_pipeline.cli.consent import confirm, rollback_warning
 from bge_pipeline.cli.invocation import Json, Wait, Yes, app, invocation, opened
 from bge_pipeline.cli.stopping import stopping_on_sigterm
-from bge_pipeline.console import backfill_progress, stderr
+from bge_pipeline.console import stderr
+from bge_pipeline.phase_line import phase_line
 from bge_pipeline.phases.application_vectors import compare_with_recorded_model
 from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.consent import rolled_back
@@ -77,13 +78,14 @@ def rollback_command(
             confirm(" ".join(filter(None, (rollback_cost(database, settings), warning))), yes=yes)
         elif already is not None:
             stderr.print(f"rolled back at {already} already, nothing was changed; --discard drops the new column")
-        if state.phase in ("swapped", "retired"):
-            result = rollback(database, settings)
-            facts = result.as_metadata()
-            for notice in result.notices:
-                stderr.print(notice)
-        if discard or (state.new is not None and already is None):
-            facts["dropped_column"] = collapse(database, settings)
+        with phase_line() as line:
+            if state.phase in ("swapped", "retired"):
+                result = rollback(database, settings, on_progress=line.index, on_step=line.step)
+                facts = result.as_metadata()
+                for notice in result.notices:
+                    stderr.print(notice)
+            if discard or (state.new is not None and already is None):
+                facts["dropped_column"] = collapse(database, settings, on_progress=line.index, on_step=line.step)
         status = read_status(database, settings)
     printing.print_json(facts) if json else printing.print_status(status)
 
@@ -123,10 +125,10 @@ def quarantine_retry(ids: Ids = None, json: Json = False) -> None:
     with (
         stopping_on_sigterm("bge-pipeline quarantine retry") as stop,
         opened() as (database, settings),
-        backfill_progress() as on_progress,
+        phase_line() as line,
     ):
         released = release_quarantined(database, settings, ids)
-        result = embed_pending(database, settings, on_progress=on_progress, stop=stop) if released else None
+        result = embed_pending(database, settings, on_progress=line.backfill, stop=stop) if released else None
         found = read_quarantined(database, settings)
     if json:
         printing.print_json(

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from bge_pipeline.report.comparison import ModelComparison
     from bge_pipeline.report.diagnosis import Diagnosis
     from bge_pipeline.report.pages import WrittenReport
-    from bge_pipeline.search import SearchResponse
 
 stdout = make_console(on_stderr=False)
 
@@ -256,20 +255,6 @@ def print_report(report: BenchmarkReport, written: WrittenReport) -> None:
 
 def _figure(value: float | int | str) -> str:
     return f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
-
-
-def print_search(response: SearchResponse, *, explain: bool) -> None:
-    """Ranked text with scores."""
-    for rank, found in enumerate(response.results, start=1):
-        stdout.print(
-            Text.assemble(
-                (f"{rank:3} ", "bold"), (f"{found.score:.3f} ", "cyan"), (f"[{found.id}] ", "dim"), found.text
-            )
-        )
-    if not response.results:
-        stdout.print("nothing found")
-    if explain:
-        stdout.print(Text(response.explanation))
 
 
 def megabytes(size: int) -> str:

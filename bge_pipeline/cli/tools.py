@@ -5,23 +5,36 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+import click
 import typer
+import typer.core
 
-from bge_pipeline.cli import printing
+from bge_pipeline.cli import printing, printing_search
 from bge_pipeline.cli.consent import confirm
-from bge_pipeline.cli.invocation import Json, Yes, app, invocation, opened
+from bge_pipeline.cli.invocation import Json, Yes, app, invocation, model_of, opened
 from bge_pipeline.cli.wording import mean_the_demo
-from bge_pipeline.console import index_progress, stderr
+from bge_pipeline.console import stderr
 from bge_pipeline.demo.home import SCHEMA, demo_settings
 from bge_pipeline.errors import ConfigurationError
-from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.phase_line import phase_line
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.search import RerankMode, Retriever, SearchMode, create_text_index
 
 
-@app.command("search")
+class _ExplainsToPeople(typer.core.TyperCommand):
+    """A command whose `--explain` explains to people, and `--explain=sql` to who reads plans."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments, `--explain` with a value."""
+        return super().parse_args(ctx, ["--explain=people" if word == "--explain" else word for word in args])
+
+
+Explain = Literal["people", "sql"]
+
+
+@app.command("search", cls=_ExplainsToPeople)
 def search_command(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="Results; RETURN_TOP_K by default.")] = None,
@@ -30,25 +43,33 @@ def search_command(
         RerankMode | None,
         typer.Option(help="auto: when the first stage is unsure; RERANK by default. Needs ENABLE_RERANKER."),
     ] = None,
-    explain: Annotated[bool, typer.Option(help="Show where each result comes from and what took how long.")] = False,
+    explain: Annotated[
+        Explain | None,
+        typer.Option(
+            "--explain",
+            metavar="[=sql]",
+            help="Say where each result comes from, what was searched how, and what took how long; =sql: also the server's plan.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Search the target table and print ranked text with scores."""
-    with opened() as (database, settings), open_service(database, settings) as service:
+    with opened() as (database, settings), model_of(database, settings) as service:
         if rerank == "always" and not settings.enable_reranker:
             raise ConfigurationError("--rerank always needs a reranker", next_step="set ENABLE_RERANKER=true")
         retriever = Retriever(database, settings, service)
-        response = retriever.search(query, mode=mode, rerank=rerank, top_k=top_k, explain=explain)
+        response = retriever.search(query, mode=mode, rerank=rerank, top_k=top_k, explain=explain == "sql")
     for warning in response.warnings:
         stderr.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
-    printing.print_json(response) if json else printing.print_search(response, explain=explain)
+    printing.print_json(response) if json else printing_search.print_search(response, explain=explain is not None)
 
 
 @app.command("text-index")
 def text_index_command(json: Json = False) -> None:
     """Build the full-text index that makes lexical and hybrid search fast, beside live traffic."""
-    with opened() as (database, settings), index_progress() as show:
-        result = create_text_index(database, settings, on_progress=show)
+    with opened() as (database, settings), phase_line() as line:
+        line.step("index of words")
+        result = create_text_index(database, settings, on_progress=line.index)
     printing.print_json(asdict(result)) if json else printing.print_facts(result.name, {"built": str(result.built)})
 
 
@@ -83,7 +104,7 @@ def benchmark_command(
         invocation().overrides["benchmark_texts"] = str(texts)
     with opened() as (database, settings):
         require_table(database, settings)
-        with open_service(database, settings) as service:
+        with model_of(database, settings) as service:
             steps = stderr.print if stderr.is_terminal else logging.getLogger("bge_pipeline").info
             report = benchmark(database, settings, service, batch_sizes=batch_size or BATCH_SIZES, on_step=steps)
         written = write_report(report, output or settings.home / "reports")

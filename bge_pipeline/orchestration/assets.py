@@ -13,7 +13,7 @@ from bge_pipeline.orchestration.metadata import as_dagster_metadata, gate_metada
 from bge_pipeline.orchestration.names import BACKFILLED, GROUP, OWNERS, POOL, REPORT, SCHEMA, SWAPPED
 from bge_pipeline.orchestration.own_history import require_own_history
 from bge_pipeline.orchestration.pool import register_pool
-from bge_pipeline.orchestration.progress import log_backfill, log_index_build
+from bge_pipeline.orchestration.progress import log_backfill, log_index_build, log_step
 from bge_pipeline.orchestration.run_history import how_far
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.benchmark import benchmark
@@ -130,7 +130,13 @@ def swapped_index(
     with explained():
         require_own_history(context.instance, database, settings)
         require_backfilled(database, settings)
-        result = swap(database, settings, embeddings, on_progress=log_index_build(context.log, SWAPPED))
+        result = swap(
+            database,
+            settings,
+            embeddings,
+            on_progress=log_index_build(context.log, SWAPPED),
+            on_step=log_step(context.log),
+        )
     facts = result.as_metadata() | {"gate": None} | settings_metadata(settings)
     return dg.MaterializeResult(metadata=as_dagster_metadata(facts) | gate_metadata(result.gate))
 

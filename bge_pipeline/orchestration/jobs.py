@@ -15,7 +15,7 @@ from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
 from bge_pipeline.orchestration.names import BACKFILLED, POOL, REPORT, SCHEMA, SWAPPED, WITHOUT_OLD_MODEL_TAG
 from bge_pipeline.orchestration.own_history import adopt, require_own_history
-from bge_pipeline.orchestration.progress import log_backfill
+from bge_pipeline.orchestration.progress import log_backfill, log_index_build, log_step
 from bge_pipeline.orchestration.side_by_side_check import side_by_side
 from bge_pipeline.orchestration.status_check import log_status, migration_status
 from bge_pipeline.phases.backfill import backfill
@@ -154,7 +154,9 @@ def roll_back(
     with explained():
         _require_confirmed(context, config, settings)
         require_own_history(context.instance, database, settings)
-        result = rollback(database, settings)
+        result = rollback(
+            database, settings, on_progress=log_index_build(context.log, SWAPPED), on_step=log_step(context.log)
+        )
         _log_state(context, database, settings, "rolled back", result.as_metadata())
     for notice in result.notices:
         context.log.warning(notice)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sqlalchemy import Connection, text
 
+from bge_pipeline.database.build_progress import BuildProgress
 from bge_pipeline.database.catalog import Column, describe_table
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.index_build import build_concurrently
@@ -23,15 +26,26 @@ from bge_pipeline.database.trigger import drop_trigger_statements, trigger_funct
 from bge_pipeline.errors import PhaseError
 from bge_pipeline.phases.exchange import lock_for_exchange
 from bge_pipeline.phases.index_names import restored_name
-from bge_pipeline.phases.safeguards import (
-    maintains_old,
-)
+from bge_pipeline.phases.safeguards import maintains_old
 from bge_pipeline.phases.state import read_state
+from bge_pipeline.phases.telling import untold
 from bge_pipeline.settings import DatabaseSettings, Settings
 
 
-def collapse(database: Database, settings: Settings) -> str | None:
+def collapse(
+    database: Database,
+    settings: Settings,
+    *,
+    on_progress: Callable[[BuildProgress], None] | None = None,
+    on_step: Callable[[str], None] = untold,
+) -> str | None:
     """Undo expand: build the dropped indexes again, then drop the new column with everything that came with it.
+
+    Args:
+        database: where the target table is.
+        settings: name the table.
+        on_progress: told how far the build of an index is.
+        on_step: told what begins, in a word or two.
 
     Returns the name of the dropped column, None where there was nothing to undo.
 
@@ -40,10 +54,15 @@ def collapse(database: Database, settings: Settings) -> str | None:
         OperatorBusy: another process changes the table's schema now.
     """
     with operating(database, settings, "collapse") as operator:
-        return _collapse(operator, settings)
+        return _collapse(operator, settings, on_progress, on_step)
 
 
-def _collapse(operator: Operator, settings: Settings) -> str | None:
+def _collapse(
+    operator: Operator,
+    settings: Settings,
+    on_progress: Callable[[BuildProgress], None] | None,
+    on_step: Callable[[str], None],
+) -> str | None:
     database, target = operator.database, operator.target
     with database.autocommit() as connection:
         state = read_state(connection, target)
@@ -60,7 +79,8 @@ def _collapse(operator: Operator, settings: Settings) -> str | None:
     new = state.new
     with database.autocommit() as connection:
         require_privileges(connection, state.table)
-    restore_indexes(database, settings, new, state.table.embedding)
+    restore_indexes(database, settings, new, state.table.embedding, on_progress=on_progress, on_step=on_step)
+    on_step("drop the new column")
 
     def drop_column(connection: Connection) -> None:
         lock_for_exchange(connection, state)
@@ -84,7 +104,15 @@ def _collapse(operator: Operator, settings: Settings) -> str | None:
     return new.name
 
 
-def restore_indexes(database: Database, settings: DatabaseSettings, keeper: Column, old: Column) -> tuple[str, ...]:
+def restore_indexes(
+    database: Database,
+    settings: DatabaseSettings,
+    keeper: Column,
+    old: Column,
+    *,
+    on_progress: Callable[[BuildProgress], None] | None,
+    on_step: Callable[[str], None],
+) -> tuple[str, ...]:
     """Build the ANN indexes again that expand dropped, by the definitions in the note of `keeper`.
 
     Args:
@@ -92,6 +120,8 @@ def restore_indexes(database: Database, settings: DatabaseSettings, keeper: Colu
         settings: name the table.
         keeper: the column whose note holds the definitions.
         old: the column with the old vectors, under the name that it has now.
+        on_progress: told how far the build of an index is.
+        on_step: told which index is built.
 
     Returns:
         The names that the indexes had, which may have been there already. Where the new column's index bears one after
@@ -108,5 +138,8 @@ def restore_indexes(database: Database, settings: DatabaseSettings, keeper: Colu
         renamed = definition_named(definition_on(definition, target.embedding_column, old.name), name)
         statement = text(renamed.replace(" INDEX ", " INDEX CONCURRENTLY ", 1).replace(":", "\\:"))
         memory = build_memory_bytes(definition, old.dimensions, rows)
-        build_concurrently(database, target, name, statement, column=old.name, memory_bytes=memory)
+        on_step(f"index {names[-1]}")
+        build_concurrently(
+            database, target, name, statement, column=old.name, memory_bytes=memory, on_progress=on_progress
+        )
     return tuple(names)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection
 
+from bge_pipeline.database.build_progress import BuildProgress
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.notes import ColumnNote
@@ -22,6 +24,7 @@ from bge_pipeline.phases.consent import moment
 from bge_pipeline.phases.exchange import exchange_back_statements, lock_for_exchange
 from bge_pipeline.phases.index_names import give_back_name
 from bge_pipeline.phases.state import read_state, space_of
+from bge_pipeline.phases.telling import untold
 from bge_pipeline.settings import DatabaseSettings, Settings
 
 
@@ -50,22 +53,39 @@ class RollbackResult:
         return asdict(self)
 
 
-def rollback(database: Database, settings: Settings) -> RollbackResult:
+def rollback(
+    database: Database,
+    settings: Settings,
+    *,
+    on_progress: Callable[[BuildProgress], None] | None = None,
+    on_step: Callable[[str], None] = untold,
+) -> RollbackResult:
     """Exchange the columns back: search reads the old vectors again, the new ones are kept beside them.
 
     It is remembered with the column: no road exchanges the columns again before somebody has agreed to it.
     ANN indexes that expand dropped are built again first, so that search is never without one; the exchange itself
     takes milliseconds. Interrupted, a second call goes on where the first stopped.
 
+    Args:
+        database: where the target table is.
+        settings: name the table.
+        on_progress: told how far the build of an index is.
+        on_step: told what begins, in a word or two.
+
     Raises:
         PhaseError: the columns are not swapped, or the old one is gone.
         OperatorBusy: another process changes the table's schema now.
     """
     with operating(database, settings, "rollback") as operator:
-        return _rollback(operator, settings)
+        return _rollback(operator, settings, on_progress, on_step)
 
 
-def _rollback(operator: Operator, settings: Settings) -> RollbackResult:
+def _rollback(
+    operator: Operator,
+    settings: Settings,
+    on_progress: Callable[[BuildProgress], None] | None,
+    on_step: Callable[[str], None],
+) -> RollbackResult:
     database, target = operator.database, operator.target
     with database.autocommit() as connection:
         state = read_state(connection, target)
@@ -83,7 +103,8 @@ def _rollback(operator: Operator, settings: Settings) -> RollbackResult:
     assert current.note is not None
     assert space is not None
     kept_column = target.column_for(space.dimensions)
-    restored = restore_indexes(database, settings, previous, previous)
+    restored = restore_indexes(database, settings, previous, previous, on_progress=on_progress, on_step=on_step)
+    on_step("exchange back")
     locked_at = time.perf_counter()
     now = moment()
 

@@ -43,6 +43,7 @@ from bge_pipeline.phases.swap_checks import (
     use_pending_index,
     verify_new_column,
 )
+from bge_pipeline.phases.telling import untold
 from bge_pipeline.phases.vector_index import build_index, filled_column
 from bge_pipeline.phases.verdict import require_quality
 from bge_pipeline.quality.gate import GateResult
@@ -98,6 +99,7 @@ def swap(
     service: EmbeddingsService,
     *,
     on_progress: Callable[[BuildProgress], None] | None = None,
+    on_step: Callable[[str], None] = untold,
 ) -> SwapResult:
     """Index the new column, ask the quality gate, and make the column the one that search reads.
 
@@ -110,6 +112,7 @@ def swap(
         settings: among them OLD_EMBEDDING, DEPENDENTS, SWAP_MAX_PENDING_ROWS and QUALITY_GATE.
         service: the model that is believed to have made the new column's vectors.
         on_progress: told how far the index build is.
+        on_step: told what begins, in a word or two.
 
     Raises:
         ConsentRequired: the columns were exchanged back, and nobody has agreed to go forward again.
@@ -122,7 +125,7 @@ def swap(
     """
     wait_while_paused(database, settings)
     with operating(database, settings, "swap") as operator:
-        return _swap(operator, settings, service, on_progress)
+        return _swap(operator, settings, service, on_progress, on_step)
 
 
 def _swap(
@@ -130,6 +133,7 @@ def _swap(
     settings: Settings,
     service: EmbeddingsService,
     on_progress: Callable[[BuildProgress], None] | None,
+    on_step: Callable[[str], None],
 ) -> SwapResult:
     database, target, space = operator.database, operator.target, service.space
     with database.autocommit() as connection:
@@ -145,8 +149,10 @@ def _swap(
         old = OldVectors.of(connection, target, state.table.embedding)
     gate = None
     with CompanionKeeper(database, settings):  # the application writes on for as long as index and gate take
+        on_step("index")
         index, plan = build_index(database, settings, on_progress=on_progress)
         if state.new is not None:
+            on_step("quality gate")
             note_search_effort(operator, settings, state)
             set_effort_on_server(database, settings, state.new.name)
             gate = require_quality(database, settings, service)
@@ -164,6 +170,7 @@ def _swap(
     if state.new is None:
         previous = state.previous.name if state.previous else None
         return _result(state, index, plan, previous, None, None)
+    on_step("exchange")
     exchange = _exchange_when_caught_up(operator, settings, service, state, index.name)
     kept = target.column_for(state.table.embedding.dimensions) if settings.old_embedding == "keep" else None
     notices = _notices(settings, old, space)

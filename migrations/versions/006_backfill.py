@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import context
 
-from bge_pipeline.console import backfill_progress
 from bge_pipeline.database.connection import Database
+from bge_pipeline.phase_line import phase_line
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.ending import require_whole
 from bge_pipeline.phases.migrate import open_service
@@ -29,6 +29,6 @@ def downgrade() -> None:
 
 
 def _embed(database: Database, settings: Settings) -> None:
-    with open_service(database, settings) as service, backfill_progress() as show:
-        result = backfill(database, settings, service.encoder, on_progress=show)
+    with open_service(database, settings) as service, phase_line() as line:
+        result = backfill(database, settings, service.encoder, on_progress=line.backfill)
     require_whole(result, None, "the same upgrade again")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import context
 
-from bge_pipeline.console import index_progress
 from bge_pipeline.database.connection import Database
+from bge_pipeline.phase_line import phase_line
 from bge_pipeline.phases.migrate import open_service
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.sql_for_review import swap_script
@@ -29,9 +29,14 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Exchange the columns back, while the old one is there."""
-    run_phase(rollback)
+    run_phase(_roll_back)
+
+
+def _roll_back(database: Database, settings: Settings) -> None:
+    with phase_line() as line:
+        rollback(database, settings, on_progress=line.index, on_step=line.step)
 
 
 def _swap(database: Database, settings: Settings) -> None:
-    with open_service(database, settings) as service, index_progress() as show:
-        swap(database, settings, service, on_progress=show)
+    with open_service(database, settings) as service, phase_line() as line:
+        swap(database, settings, service, on_progress=line.index, on_step=line.step)
