@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _MOVED = {"gone": "red", "new": "green", "same": "dim"}
 
 
-@app.command("compare-search")
+@app.command("compare-search", short_help="Show what is found, old beside new.")
 def compare_search_command(
     questions: Annotated[
         list[str] | None,

@@ -50,7 +50,7 @@ UntilOption = Annotated[
 ]
 
 
-@app.command("plan")
+@app.command("plan", short_help="Say what a migration would do.")
 def plan_command(json: Json = False, yes: Yes = False) -> None:
     """Say what a migration would do: rows, time, disk, memory, obstacles. Changes nothing; exits 3 on obstacles.
 
@@ -70,7 +70,7 @@ def plan_command(json: Json = False, yes: Yes = False) -> None:
         raise typer.Exit(PhaseError.exit_code)
 
 
-@app.command("migrate")
+@app.command("migrate", short_help="Expand, backfill, verify and swap.")
 def migrate_command(
     json: Json = False,
     retry_quarantined: RetryQuarantined = False,
@@ -109,7 +109,7 @@ def migrate_command(
     printing.print_json(result) if json else printing.print_migration(result, status)
 
 
-@app.command("expand")
+@app.command("expand", short_help="Step 1 of migrate: add the column.")
 def expand_command(json: Json = False, wait: Wait = False, yes: Yes = False) -> None:
     """The first step of migrate alone: add the column and what keeps it true. Asks as migrate does."""
     invocation().wait_for_others(wait)
@@ -120,7 +120,7 @@ def expand_command(json: Json = False, wait: Wait = False, yes: Yes = False) -> 
     printing.print_json(result) if json else printing.print_status(status)
 
 
-@app.command("backfill")
+@app.command("backfill", short_help="Step 2: embed what is pending.")
 def backfill_command(
     json: Json = False, retry_quarantined: RetryQuarantined = False, until: UntilOption = None
 ) -> None:
@@ -139,7 +139,7 @@ def backfill_command(
     printing.print_json(result) if json else printing.print_status(status)
 
 
-@app.command("swap")
+@app.command("swap", short_help="Step 3: index, verify, exchange.")
 def swap_command(json: Json = False, force: Force = False, wait: Wait = False) -> None:
     """The last step of migrate alone: index the new column, ask the quality gate, exchange the columns."""
     if force:
@@ -153,7 +153,7 @@ def swap_command(json: Json = False, force: Force = False, wait: Wait = False) -
     printing.print_json(result) if json else printing.print_status(status)
 
 
-@app.command("embed")
+@app.command("embed", short_help="Embed what is pending, from cron.")
 def embed_command(
     json: Json = False,
     retry_quarantined: RetryQuarantined = False,

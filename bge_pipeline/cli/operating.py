@@ -25,14 +25,16 @@ from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.status import read_status
 
 quarantine = typer.Typer(
-    help="Rows that cannot be embedded: list them, try them again, or let the next run try them.", no_args_is_help=True
+    help="Rows that cannot be embedded: list them, try them again, or let the next run try them.",
+    short_help="See rows that cannot be embedded.",
+    no_args_is_help=True,
 )
 app.add_typer(quarantine, name="quarantine")
 
 Ids = Annotated[list[str] | None, typer.Argument(help="Ids of rows; all that are in quarantine when none is given.")]
 
 
-@app.command("pause")
+@app.command("pause", short_help="Hold every run on the table.")
 def pause_command(
     json: Json = False,
     reason: Annotated[str | None, typer.Option(help="Shown to whoever finds the pause.")] = None,
@@ -43,7 +45,7 @@ def pause_command(
     printing.print_json(result) if json else printing.print_pause(result)
 
 
-@app.command("resume")
+@app.command("resume", short_help="Let the runs on the table go on.")
 def resume_command(json: Json = False) -> None:
     """Let the runs on the table go on, whoever paused them."""
     with opened() as (database, settings):
@@ -51,7 +53,7 @@ def resume_command(json: Json = False) -> None:
     printing.print_json(result) if json else printing.print_pause(result)
 
 
-@app.command("status")
+@app.command("status", short_help="Say where the migration stands.")
 def status_command(json: Json = False) -> None:
     """Say where the migration stands."""
     with opened() as (database, settings):
@@ -60,7 +62,7 @@ def status_command(json: Json = False) -> None:
     printing.print_json(result) if json else printing.print_status(result)
 
 
-@app.command("rollback")
+@app.command("rollback", short_help="Search the old vectors again.")
 def rollback_command(
     json: Json = False,
     discard: Annotated[bool, typer.Option(help="Also drop the new column and everything that came with it.")] = False,
@@ -90,7 +92,7 @@ def rollback_command(
     printing.print_json(facts) if json else printing.print_status(status)
 
 
-@app.command("retire")
+@app.command("retire", short_help="Drop the old vectors, for good.")
 def retire_command(
     json: Json = False,
     reclaim: Annotated[

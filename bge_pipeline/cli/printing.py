@@ -56,15 +56,20 @@ def print_facts(title: str, facts: Mapping[str, str | None], *, console: Console
 
 
 def print_discovered(found: Sequence[Discovered]) -> None:
-    """Vector columns, numbered."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("", "column", "type", "rows", "index", "framework", "model"):
-        table.add_column(heading, overflow="fold", no_wrap=heading == "column")
+    """Vector columns, numbered, each with its facts below it: side by side they would have no room."""
     for number, one in enumerate(found, start=1):
-        rows = f"about {one.found.rows:,}" if one.found.rows is not None else "not known"
-        cells = (str(number), one.name, one.found.type, rows, one.found.index, one.framework, one.model)
-        table.add_row(*(Text(cell or "-") for cell in cells))
-    stdout.print(table if found else "no column of pgvector's types")
+        print_facts(
+            f"{number}  {one.name}",
+            {
+                "type": one.found.type,
+                "rows": f"about {one.found.rows:,}" if one.found.rows is not None else "not known",
+                "index": one.found.index or "none",
+                "framework": one.framework,
+                "model": one.model or "not recorded",
+            },
+        )
+    if not found:
+        stdout.print("no column of pgvector's types")
 
 
 def print_settings(settings: Mapping[str, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.table import Table
 from rich.text import Text
 
 from bge_pipeline.cli.printing import stdout
@@ -14,16 +15,14 @@ if TYPE_CHECKING:
 
 def print_search(response: SearchResponse, *, explain: bool) -> None:
     """Ranked text with scores; with `explain`, where each comes from, and below how it was searched."""
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(justify="right", style="bold", no_wrap=True)
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
     for rank, found in enumerate(response.results, start=1):
-        stdout.print(
-            Text.assemble(
-                (f"{rank:3} ", "bold"), (f"{found.score:.3f} ", "cyan"), (f"[{found.id}] ", "dim"), found.text
-            )
-        )
-        if explain:
-            stdout.print(Text(f"    {_origin(found)}", style="dim"))
-    if not response.results:
-        stdout.print("nothing found")
+        origin = (f"\n{_origin(found)}", "dim") if explain else ""
+        table.add_row(str(rank), f"{found.score:.3f}", Text.assemble((f"[{found.id}] ", "dim"), found.text, origin))
+    stdout.print(table if response.results else "nothing found")
     if explain:
         stdout.print()
         stdout.print(Text(response.explanation))

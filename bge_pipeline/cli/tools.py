@@ -34,7 +34,7 @@ class _ExplainsToPeople(typer.core.TyperCommand):
 Explain = Literal["people", "sql"]
 
 
-@app.command("search", cls=_ExplainsToPeople)
+@app.command("search", short_help="Search the table, ranked.", cls=_ExplainsToPeople)
 def search_command(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="Results; RETURN_TOP_K by default.")] = None,
@@ -64,7 +64,7 @@ def search_command(
     printing.print_json(response) if json else printing_search.print_search(response, explain=explain is not None)
 
 
-@app.command("text-index")
+@app.command("text-index", short_help="Build the index for search by words.")
 def text_index_command(json: Json = False) -> None:
     """Build the full-text index that makes lexical and hybrid search fast, beside live traffic."""
     with opened() as (database, settings), phase_line() as line:
@@ -73,7 +73,7 @@ def text_index_command(json: Json = False) -> None:
     printing.print_json(asdict(result)) if json else printing.print_facts(result.name, {"built": str(result.built)})
 
 
-@app.command("alembic", context_settings={"ignore_unknown_options": True})
+@app.command("alembic", short_help="Run the revisions 004 to 007.", context_settings={"ignore_unknown_options": True})
 def alembic_command(
     arguments: Annotated[
         list[str], typer.Argument(help="As after `alembic`: upgrade 005, upgrade head --sql, current.")
@@ -85,7 +85,7 @@ def alembic_command(
     run_alembic(arguments, {name.upper(): value for name, value in invocation().overrides.items()})
 
 
-@app.command("benchmark")
+@app.command("benchmark", short_help="Measure, and write a report.")
 def benchmark_command(
     output: Annotated[
         Path | None, typer.Option(help="Folder for the report; reports/ in the data folder by default.")
@@ -111,7 +111,7 @@ def benchmark_command(
     printing.print_json(report.as_json()) if json else printing.print_report(report, written)
 
 
-@app.command("demo")
+@app.command("demo", short_help="Migrate and search a made-up table.")
 def demo_command(
     rows: Annotated[
         int | None, typer.Option(min=1, help="Rows of the demo table; the whole corpus by default.")
@@ -140,7 +140,7 @@ def demo_command(
         printing.print_json(result)
 
 
-@app.command("dev")
+@app.command("dev", short_help="Start the Dagster UI.")
 def dev_command(
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the Dagster UI.")] = 3000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",

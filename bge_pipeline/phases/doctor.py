@@ -135,7 +135,7 @@ def _dimensions_finding(content: ColumnContent) -> Finding:
             f"vectors of several dimensions in one column ({told}): a search that meets two of them fails",
             "filter by what tells them apart (a collection, a model), or migrate, which gives every row the same",
         )
-    return Finding("dimensions", "ok", f"all vectors have the same: {told or 'not told for this type'}")
+    return Finding("dimensions", "ok", f"all vectors have the same ({told or 'not told for this type'})")
 
 
 def _index_findings(
