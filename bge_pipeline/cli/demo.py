@@ -65,8 +65,8 @@ class DemoResult:
         return asdict(self)
 
 
-def run_demo(settings: Settings, *, rows: int | None, reset: bool) -> DemoResult:
-    """Make the demo's table, search it, migrate it through Dagster, search it again and print what changed.
+def run_demo(settings: Settings, *, rows: int | None, reset: bool, is_shown: bool = True) -> DemoResult:
+    """Make the demo's table, search it, migrate it through Dagster, search it again and, where it is shown, print what changed.
 
     `settings` are those of `demo_settings`; `reset` drops what an earlier demo left.
 
@@ -116,7 +116,8 @@ def run_demo(settings: Settings, *, rows: int | None, reset: bool) -> DemoResult
         lock_milliseconds=float(figures["lock_milliseconds"]),
         report=figures["report_path"],
     )
-    _print(result, old_answer, new_answer)
+    if is_shown:
+        _print(result, old_answer, new_answer)
     return result
 
 

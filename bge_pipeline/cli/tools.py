@@ -135,7 +135,7 @@ def demo_command(
     if database_url is not None:
         confirm(question_to_user(settings, reset=reset), yes=yes)
     mean_the_demo(True, elsewhere=database_url is not None)
-    result = run_demo(settings, rows=rows, reset=reset)
+    result = run_demo(settings, rows=rows, reset=reset, is_shown=not json)
     if json:
         printing.print_json(result)
 
