@@ -37,7 +37,9 @@ def test_the_example_shows_the_default(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_command_that_a_document_names_exists(document: Path) -> None:
-    known = set(get_command(app).commands)
+    command = get_command(app)
+    # Options of the command itself, too: those of completion, say.
+    known = {*command.commands, *(name for option in command.params for name in option.opts)}
     named = set(re.findall(r"bge-pipeline ((?:-[^ ]+ )*)([a-z-]+)", document.read_text()))
     assert {command for _, command in named} <= known
 

@@ -11,6 +11,7 @@ from bge_pipeline.cli import printing
 from bge_pipeline.cli.consent import confirm, rollback_warning
 from bge_pipeline.cli.invocation import Json, Wait, Yes, app, invocation, opened
 from bge_pipeline.cli.stopping import stopping_on_sigterm
+from bge_pipeline.cli.wording import worded
 from bge_pipeline.console import stderr
 from bge_pipeline.phase_line import phase_line
 from bge_pipeline.phases.application_vectors import compare_with_recorded_model
@@ -59,7 +60,8 @@ def status_command(json: Json = False) -> None:
     with opened() as (database, settings):
         result = read_status(database, settings)
         result = replace(result, application_vectors=compare_with_recorded_model(database, settings))
-    printing.print_json(result) if json else printing.print_status(result)
+    told = result.as_metadata() | {"next_step": worded(result.next_step)}
+    printing.print_json(told) if json else printing.print_status(result)
 
 
 @app.command("rollback", short_help="Search the old vectors again.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from bge_pipeline.settings import Settings
 
 pytest.importorskip("playwright", reason="needs Playwright: pip install playwright")
 from bge_pipeline_tests.ui.dagster_ui import DagsterUI, browser_page, chromium, running_ui
+
+
+@pytest.fixture
+def own_home(run_folder: Path) -> Path:
+    """A data folder outside pytest's own, whose rights another run of pytest would take away from the embedded server."""
+    return run_folder / uuid.uuid4().hex[:8]
 
 
 @pytest.fixture

@@ -37,9 +37,9 @@ CREATE TRIGGER refuse BEFORE UPDATE ON segments FOR EACH ROW WHEN (OLD.id > 100)
 
 
 @pytest.fixture
-def settings(make_settings: Callable[..., Settings]) -> Settings:
+def settings(make_settings: Callable[..., Settings], own_home: Path) -> Settings:
     """Three partitions; Dagster's records on an embedded server of its own; failures are left to the person who clicks."""
-    return make_settings(partition_rows=100, max_partition_attempts=1, benchmark_texts=200)
+    return make_settings(bge_pipeline_home=own_home, partition_rows=100, max_partition_attempts=1, benchmark_texts=200)
 
 
 def test_a_migration_by_clicks_with_a_failed_partition_and_a_report(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -26,9 +27,10 @@ pytestmark = [
 
 
 @pytest.fixture
-def settings(make_settings: Callable[..., Settings]) -> Settings:
+def settings(make_settings: Callable[..., Settings], own_home: Path) -> Settings:
     """Three partitions that take ten seconds each; what fails is left to the person who clicks."""
     return make_settings(
+        bge_pipeline_home=own_home,
         partition_rows=100,
         backfill_batch_rows=10,
         max_rows_per_second=10,
