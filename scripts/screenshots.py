@@ -15,11 +15,11 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.demo.home import demo_settings
 from bge_pipeline.demo.mark import claim_schema
 from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.old_spellings import OLD_NAMES
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.ui.dagster_ui import DagsterUI, browser_page, chromium, running_ui
 from bge_pipeline_tests.ui.walk import STATIONS, Walk
@@ -41,15 +41,15 @@ def picture_of(station: str) -> str:
 def take_pictures(home: Path, rows: int, browser: str, output: Path) -> None:
     """Make the demo's table on a server of its own below `home`, walk through its migration, and save what there is to see."""
     settings = demo_settings({"_env_file": None, "bge_pipeline_home": home, "partition_rows": -(-rows // _PARTITIONS)})
-    with Database.from_settings(settings) as database:
-        with database.transaction() as connection:
+    with Migration.opened(settings) as migration:
+        with migration.database.transaction() as connection:
             claim_schema(connection, settings.target_schema)
-        create_demo_table(database, settings, rows)
+        create_demo_table(migration.database, settings, rows)
         with running_ui(settings, settings.home) as url, browser_page(browser, sharpness=_SHARPNESS) as page:
             ui = DagsterUI(page, url)
             ui.open_lineage()
             page.get_by_role("button", name="Hide navigation").click()
-            walk = Walk(ui, database, settings, lambda station: _save(page, station, output))
+            walk = Walk(ui, migration, lambda station: _save(page, station, output))
             walk.begin()
             walk.backfill(partitions=_PARTITIONS)
             walk.swap()

@@ -36,8 +36,8 @@ def compare_search_command(
 
     if queries is not None:
         invocation().overrides["compare_queries"] = str(queries.resolve())
-    with opened() as (database, settings), model_of(database, settings) as service:
-        found = compare_search(database, settings, service, questions or (), results=top_k)
+    with opened() as migration, model_of(migration) as service:
+        found = compare_search(migration, service, questions or (), results=top_k)
     printing.print_json(found) if json else _print_comparison(found)
 
 

@@ -18,12 +18,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from bge_pipeline.cli.wording import demo_is_meant, mean_the_demo, worded
 from bge_pipeline.console import stderr
-from bge_pipeline.database.connection import Database, embedded_folder
+from bge_pipeline.database.connection import embedded_folder
 from bge_pipeline.demo.home import demo_is_there, demo_settings, names_a_table
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import BgePipelineError, ConfigurationError, Stopped
 from bge_pipeline.phase_line import working
 from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import Settings, load_settings, misspelled_names, nearest_setting
 
 EPILOG = (
@@ -190,8 +191,8 @@ def settings_of_command() -> Settings:
 
 
 @contextmanager
-def opened() -> Iterator[tuple[Database, Settings]]:
-    """The configured database, closed at the end."""
+def opened() -> Iterator[Migration]:
+    """The migration of the configured table, its connections closed at the end."""
     settings = settings_of_command()
     if settings.database_url is None and not embedded_folder(settings).exists():
         if demo_is_meant():
@@ -201,16 +202,16 @@ def opened() -> Iterator[tuple[Database, Settings]]:
             state="nothing was made or changed",
             next_step="set DATABASE_URL (the environment or .env), or bge-pipeline demo",
         )
-    with Database.from_settings(settings) as database:
-        yield database, settings
+    with Migration.opened(settings) as migration:
+        yield migration
 
 
 @contextmanager
-def model_of(database: Database, settings: Settings) -> Iterator[EmbeddingsService]:
+def model_of(migration: Migration) -> Iterator[EmbeddingsService]:
     """The model of the settings, loaded while a terminal says so, and shut down at the end."""
     with ExitStack() as stack:
         with working("loading the model"):
-            service = stack.enter_context(open_service(database, settings))
+            service = stack.enter_context(open_service(migration))
         yield service
 
 

@@ -10,10 +10,9 @@ from typing import Any
 from sqlalchemy import Connection
 
 from bge_pipeline.database.build_progress import BuildProgress
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.notes import ColumnNote
-from bge_pipeline.database.operator import Operator, operating
+from bge_pipeline.database.operator import Operator
 from bge_pipeline.database.pending import count_lacking
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.sql import quote
@@ -23,9 +22,9 @@ from bge_pipeline.phases.collapse import restore_indexes
 from bge_pipeline.phases.consent import moment
 from bge_pipeline.phases.exchange import exchange_back_statements, lock_for_exchange
 from bge_pipeline.phases.index_names import give_back_name
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import read_state, space_of
 from bge_pipeline.phases.telling import untold
-from bge_pipeline.settings import DatabaseSettings, Settings
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,7 @@ class RollbackResult:
 
 
 def rollback(
-    database: Database,
-    settings: Settings,
+    migration: Migration,
     *,
     on_progress: Callable[[BuildProgress], None] | None = None,
     on_step: Callable[[str], None] = untold,
@@ -67,8 +65,7 @@ def rollback(
     takes milliseconds. Interrupted, a second call goes on where the first stopped.
 
     Args:
-        database: where the target table is.
-        settings: name the table.
+        migration: of the table.
         on_progress: told how far the build of an index is.
         on_step: told what begins, in a word or two.
 
@@ -76,17 +73,17 @@ def rollback(
         PhaseError: the columns are not swapped, or the old one is gone.
         OperatorBusy: another process changes the table's schema now.
     """
-    with operating(database, settings, "rollback") as operator:
-        return _rollback(operator, settings, on_progress, on_step)
+    with migration.operating("rollback") as operator:
+        return _rollback(migration, operator, on_progress, on_step)
 
 
 def _rollback(
+    migration: Migration,
     operator: Operator,
-    settings: Settings,
     on_progress: Callable[[BuildProgress], None] | None,
     on_step: Callable[[str], None],
 ) -> RollbackResult:
-    database, target = operator.database, operator.target
+    database, target = migration.database, migration.target
     with database.autocommit() as connection:
         state = read_state(connection, target)
     if state.previous is None:
@@ -103,7 +100,7 @@ def _rollback(
     assert current.note is not None
     assert space is not None
     kept_column = target.column_for(space.dimensions)
-    restored = restore_indexes(database, settings, previous, previous, on_progress=on_progress, on_step=on_step)
+    restored = restore_indexes(migration, previous, previous, on_progress=on_progress, on_step=on_step)
     on_step("exchange back")
     locked_at = time.perf_counter()
     now = moment()
@@ -116,7 +113,7 @@ def _rollback(
         for statement in exchange_back_statements(target, previous, current, kept_column, rolled_back=now):
             connection.execute(statement)
 
-    operator.change(settings, "rollback: exchange the columns back", exchange_back)
+    operator.change(migration.settings, "rollback: exchange the columns back", exchange_back)
     milliseconds = (time.perf_counter() - locked_at) * 1_000
     with database.autocommit() as connection:
         missing = count_lacking(connection, target, target.embedding_column)
@@ -134,10 +131,10 @@ def _rollback(
     return result
 
 
-def rollback_cost(database: Database, settings: DatabaseSettings) -> str | None:
+def rollback_cost(migration: Migration) -> str | None:
     """What a rollback now would cost, for the question before it; None where every row has its old vector."""
-    target = TargetTable.from_settings(settings)
-    with database.autocommit() as connection:
+    target = migration.target
+    with migration.database.autocommit() as connection:
         previous = read_state(connection, target).previous
         missing = count_lacking(connection, target, previous.name) if previous is not None else 0
     if not missing:

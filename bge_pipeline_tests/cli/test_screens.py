@@ -16,9 +16,9 @@ import pytest
 
 pytest.importorskip("pyte", reason="needs pyte: pip install pyte")
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.demo.table import legacy_encoder
 from bge_pipeline.phases.collapse import collapse
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.cli.terminal import Screen, in_pipe, on_terminal
 from bge_pipeline_tests.roads import ROOT, environment
@@ -53,8 +53,9 @@ Look = Callable[[tuple[str, ...], str], Screen]
 
 
 @pytest.fixture
-def table(database: Database, settings: Settings) -> Database:
+def table(migration: Migration) -> Migration:
     """`segments` with texts that are the same whatever Python's documentation says."""
+    database = migration.database
     execute(database, "TRUNCATE segments RESTART IDENTITY")
     what = ("an order", "an invoice", "a parcel", "a refund", "a gift card", "a subscription")
     does = ("cancel", "pay", "return", "track", "change", "confirm", "dispute")
@@ -67,10 +68,10 @@ def table(database: Database, settings: Settings) -> Database:
             number=number,
             text=f"To {verb} {thing} {case}, open the help centre and choose the entry number {number}.",
         )
-    store_vectors(database, "embedding", legacy_encoder(settings))
+    store_vectors(database, "embedding", legacy_encoder(migration.settings))
     with database.autocommit() as connection:
         connection.exec_driver_sql("VACUUM (FULL, ANALYZE) segments")
-    return database
+    return migration
 
 
 @pytest.fixture
@@ -91,29 +92,27 @@ def look(settings: Settings, tmp_path: Path) -> Look:
 
 
 @pytest.mark.parametrize("ways", WAYS)
-def test_commands_that_look_are_seen_as_they_are_kept(
-    table: Database, settings: Settings, look: Look, ways: Sequence[str]
-) -> None:
+def test_commands_that_look_are_seen_as_they_are_kept(table: Migration, look: Look, ways: Sequence[str]) -> None:
     for (name, arguments), way in product(LOOKING.items(), ways):
         assert_as_kept(name, way, look(arguments, way))
 
-    fill_and_swap(table, settings)
+    fill_and_swap(table)
     for (name, arguments), way in product(LOOKING_AFTER_A_SWAP.items(), ways):
         assert_as_kept(name, way, look(arguments, way))
 
 
 @pytest.mark.parametrize("ways", WAYS)
 def test_a_migration_and_the_way_back_are_seen_as_they_are_kept(
-    table: Database, settings: Settings, look: Look, ways: Sequence[str]
+    table: Migration, look: Look, ways: Sequence[str]
 ) -> None:
     for way in ways:
         # Its index goes, so that the way back builds it.
         assert_as_kept("migrate", way, look(("migrate", "--yes", "--set", "OLD_INDEX=drop"), way))
         assert_as_kept("rollback", way, look(("rollback", "--yes"), way))
-        collapse(table, settings)
+        collapse(table)
 
 
-def test_a_terminal_has_colors_where_nobody_declines_them(table: Database, look: Look) -> None:
+def test_a_terminal_has_colors_where_nobody_declines_them(table: Migration, look: Look) -> None:
     assert "green" in look(("doctor",), "80").colors
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bge_pipeline.database.connection import Database
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.support import ENCODER, columns_of, wrong_vectors
@@ -39,25 +39,25 @@ def settings(make_settings: Callable[..., Settings], own_home: Path) -> Settings
     )
 
 
-def test_a_person_comes_through_whatever_meets_them(ui: DagsterUI, database: Database, settings: Settings):
+def test_a_person_comes_through_whatever_meets_them(ui: DagsterUI, migration: Migration):
     seen: list[str] = []
-    walk = Walk(ui, database, settings, seen.append)
+    walk = Walk(ui, migration, seen.append)
 
     walk.begin()
-    assert read_status(database, settings).phase == "expanded"
+    assert read_status(migration).phase == "expanded"
     walk.backfill(partitions=3)
-    assert read_status(database, settings).phase == "backfilled"
+    assert read_status(migration).phase == "backfilled"
     walk.swap()
-    assert read_status(database, settings).phase == "swapped"
+    assert read_status(migration).phase == "swapped"
     walk.report()
     walk.roll_back()
-    assert read_status(database, settings).dimensions == 1536
+    assert read_status(migration).dimensions == 1536
     walk.go_forward()
-    assert read_status(database, settings).dimensions == 384
+    assert read_status(migration).dimensions == 384
     walk.retire()
 
-    status = read_status(database, settings)
+    status = read_status(migration)
     assert (status.phase, status.embedded, status.pending) == ("retired", 300, 0)
-    assert wrong_vectors(database, ENCODER, "embedding") == []
-    assert "embedding_1536" not in columns_of(database)
+    assert wrong_vectors(migration.database, ENCODER, "embedding") == []
+    assert "embedding_1536" not in columns_of(migration.database)
     assert tuple(seen) == STATIONS

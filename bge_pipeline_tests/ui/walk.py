@@ -9,10 +9,9 @@ from collections.abc import Callable
 
 from playwright.sync_api import expect
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.heartbeat import Worker
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import Status, read_status
-from bge_pipeline.settings import Settings
 from bge_pipeline_tests.support import execute, wait_until
 from bge_pipeline_tests.ui.dagster_ui import PATIENCE_SECONDS, DagsterUI
 
@@ -41,10 +40,10 @@ class Walk:
     The table is in phase legacy; each partition takes seconds to fill, so that a run can be met while it is at work.
     """
 
-    def __init__(self, ui: DagsterUI, database: Database, settings: Settings, see: See = lambda _: None) -> None:
+    def __init__(self, ui: DagsterUI, migration: Migration, see: See = lambda _: None) -> None:
         self._ui = ui
-        self._database = database
-        self._settings = settings
+        self._migration = migration
+        self._database = migration.database
         self._see = see
 
     def begin(self) -> None:
@@ -86,8 +85,7 @@ class Walk:
 
     def swap(self) -> None:
         """Refused while a view reads the old column, then done."""
-        table = f'"{self._settings.target_schema}"."{self._settings.target_table}"'
-        execute(self._database, f"CREATE VIEW newest AS SELECT id, embedding FROM {table}")
+        execute(self._database, f"CREATE VIEW newest AS SELECT id, embedding FROM {self._migration.target}")
         log = self._ui.materialize_in_vain("swapped_index")
         expect(log).to_contain_text("depend on column 'embedding' and would keep reading the old vectors: view newest")
         expect(log).to_contain_text("Next: drop them and create them again after the swap")
@@ -133,10 +131,11 @@ class Walk:
 
     @property
     def _table(self) -> str:
-        return f"{self._settings.target_schema}.{self._settings.target_table}"
+        target = self._migration.target
+        return f"{target.schema}.{target.table}"
 
     def _status(self) -> Status:
-        return read_status(self._database, self._settings)
+        return read_status(self._migration)
 
     def _wait(self, condition: Callable[[Status], bool]) -> None:
         wait_until(lambda: condition(self._status()), PATIENCE_SECONDS)
@@ -160,8 +159,7 @@ class Walk:
 
     def _count(self, worker: Worker, condition: str) -> int:
         lower, upper = (int(bound) for bound in re.findall(r"\d+", worker.id_range))
-        table = f'"{self._settings.target_schema}"."{self._settings.target_table}"'
-        statement = f"SELECT count(*) FROM {table} WHERE id >= :lower AND id < :upper AND {condition}"
+        statement = f"SELECT count(*) FROM {self._migration.target} WHERE id >= :lower AND id < :upper AND {condition}"
         ((rows,),) = execute(self._database, statement, lower=lower, upper=upper)
         return int(rows)
 

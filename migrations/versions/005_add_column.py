@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from alembic import context
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.phase_line import phase_line
 from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.sql_for_review import expand_script
 from bge_pipeline.revisions import print_phase, run_phase
-from bge_pipeline.settings import Settings
 
 revision = "005"
 down_revision = "004"
@@ -24,7 +23,7 @@ def upgrade() -> None:
     if context.is_offline_mode():
         print_phase(expand_script)
     else:
-        run_phase(lambda database, settings: expand(database, settings, configured_space(settings)))
+        run_phase(lambda migration: expand(migration, configured_space(migration.settings)))
 
 
 def downgrade() -> None:
@@ -32,6 +31,6 @@ def downgrade() -> None:
     run_phase(_collapse)
 
 
-def _collapse(database: Database, settings: Settings) -> None:
+def _collapse(migration: Migration) -> None:
     with phase_line() as line:
-        collapse(database, settings, on_progress=line.index, on_step=line.step)
+        collapse(migration, on_progress=line.index, on_step=line.step)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from alembic import context
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.phase_line import phase_line
 from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.sql_for_review import swap_script
 from bge_pipeline.phases.swap import swap
 from bge_pipeline.revisions import print_phase, run_phase
-from bge_pipeline.settings import Settings
 
 revision = "007"
 down_revision = "006"
@@ -32,11 +31,11 @@ def downgrade() -> None:
     run_phase(_roll_back)
 
 
-def _roll_back(database: Database, settings: Settings) -> None:
+def _roll_back(migration: Migration) -> None:
     with phase_line() as line:
-        rollback(database, settings, on_progress=line.index, on_step=line.step)
+        rollback(migration, on_progress=line.index, on_step=line.step)
 
 
-def _swap(database: Database, settings: Settings) -> None:
-    with open_service(database, settings) as service, phase_line() as line:
-        swap(database, settings, service, on_progress=line.index, on_step=line.step)
+def _swap(migration: Migration) -> None:
+    with open_service(migration) as service, phase_line() as line:
+        swap(migration, service, on_progress=line.index, on_step=line.step)
