@@ -26,6 +26,7 @@ from bge_pipeline_tests.support import execute, fill_and_swap, store_vectors
 
 pytestmark = [
     pytest.mark.pgvector,
+    pytest.mark.timeout(900),
     pytest.mark.skipif(
         "TEST_DATABASE_URL" in os.environ, reason="the screens show the embedded server's version and index names"
     ),

@@ -23,7 +23,7 @@ from bge_pipeline.orchestration.dagster_home import environment
 from bge_pipeline.orchestration.names import GROUP
 from bge_pipeline.settings import Settings
 
-PATIENCE_SECONDS = 240
+PATIENCE_SECONDS = 480
 """Longest wait for anything: a run takes seconds, but begins with the daemon's tick and an interpreter, and the machine
 may be busy."""
 

@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.pgvector,
     pytest.mark.slow,
     pytest.mark.thorough,
-    pytest.mark.timeout(1_800),
+    pytest.mark.timeout(3_000),
     pytest.mark.skipif(chromium() is None, reason="needs Chromium: apt-get install chromium"),
 ]
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from playwright.sync_api import expect
 
 from bge_pipeline.database.heartbeat import Worker
 from bge_pipeline.phases.migration import Migration
+from bge_pipeline.phases.pause import pause, resume
 from bge_pipeline.phases.status import Status, read_status
 from bge_pipeline_tests.support import execute, wait_until
 from bge_pipeline_tests.ui.dagster_ui import PATIENCE_SECONDS, DagsterUI
@@ -59,20 +61,19 @@ class Walk:
         dialog.get_by_role("button", name="Launch backfill").click()
         expect(dialog).to_be_hidden()
 
-        first = self._worker()
-        self._ui.open_runs()
-        self._see("running")
-        os.kill(number_of(first), signal.SIGKILL)
+        with self._held() as first:
+            self._ui.open_runs()
+            self._see("running")
+            os.kill(number_of(first), signal.SIGKILL)
 
         # It is started again by itself, when it is its turn.
-        second = self._worker(after=first)
-        self._ui.open_runs()
-        expect(self._ui.page.get_by_text("Failure", exact=True).first).to_be_visible()
-        self._see("killed")
-        assert second.id_range != first.id_range, "one partition at a time, in order"
-
-        self._ui.open_run_in_progress()
-        self._ui.terminate()
+        with self._held(after=first) as second:
+            assert second.id_range != first.id_range, "one partition at a time, in order"
+            self._ui.open_runs()
+            expect(self._ui.page.get_by_text("Failure", exact=True).first).to_be_visible()
+            self._see("killed")
+            self._ui.open_run_in_progress()
+            self._ui.terminate()
         expect(
             self._ui.page.get_by_text(re.compile("Next: materialize backfilled_embeddings, partition")).first
         ).to_be_visible()
@@ -140,8 +141,12 @@ class Walk:
     def _wait(self, condition: Callable[[Status], bool]) -> None:
         wait_until(lambda: condition(self._status()), PATIENCE_SECONDS)
 
-    def _worker(self, after: Worker | None = None) -> Worker:
-        """The process that fills a partition now, once it has written something; another one than `after`."""
+    @contextmanager
+    def _held(self, after: Worker | None = None) -> Iterator[Worker]:
+        """The process that fills a partition now, paused in the middle of it, so that a slow page does not come too late.
+
+        Another one than `after`, if that is given.
+        """
         found: list[Worker] = []
 
         def has_written() -> bool:
@@ -149,7 +154,12 @@ class Walk:
             return bool(found) and self._missing_of(found[0]) < self._rows_of(found[0])
 
         wait_until(has_written, PATIENCE_SECONDS)
-        return found[0]
+        pause(self._migration)
+        try:
+            assert self._missing_of(found[0]) > 0, "it is in the middle"
+            yield found[0]
+        finally:
+            resume(self._migration)
 
     def _missing_of(self, worker: Worker) -> int:
         return self._count(worker, "embedding_384 IS NULL")
