@@ -4,9 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 FRAMEWORKS := $(VENV)/frameworks
+DOCS := $(VENV)/docs
+# The theme's advertisement of its successor is no finding.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-frameworks test-endpoint test-celery test-deployment test-servers test-pythons chaos lint format dev benchmark clean
+.PHONY: help install demo test test-all test-frameworks test-endpoint test-celery test-deployment test-servers test-pythons chaos docs lint format dev benchmark clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -56,13 +59,23 @@ test-pythons: $(INSTALLED)  ## Test with each Python on the path, or in PYTHONS;
 chaos: $(INSTALLED)  ## Play 100 migrations that are killed, cut off and frozen; ARGS="--rounds 1 --seed 7" plays one again.
 	$(BIN)/python -m bge_pipeline_tests.chaos $(ARGS)
 
-lint: $(INSTALLED)  ## Check style, types, the direction of imports, and that what is imported is declared.
+docs: $(DOCS)/.installed  ## Build the site of the documents into site/; a link that leads nowhere is an error.
+	$(MKDOCS) build --strict
+
+$(DOCS)/.installed: pyproject.toml | $(INSTALLED)
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --upgrade pip
+	$(DOCS)/bin/pip install --quiet --group docs
+	touch $@
+
+lint: $(INSTALLED) $(DOCS)/.installed  ## Check style, types, the direction of imports, declared imports, and the documents' links.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/deptry bge_pipeline migrations
 	$(BIN)/deptry . --ignore DEP002,DEP004
+	$(MKDOCS) build --strict --site-dir $(DOCS)/site
 
 format: $(INSTALLED)  ## Put the code into shape.
 	$(BIN)/ruff check --fix .
@@ -89,4 +102,4 @@ benchmark: $(INSTALLED)  ## Measure this machine and write docs/benchmarks.md; t
 	$(BIN)/python -m benchmarks.document
 
 clean:  ## Remove .venv, the embedded database and caches.
-	rm -rf $(VENV) .bge-pipeline .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info
+	rm -rf $(VENV) .bge-pipeline .pytest_cache .ruff_cache .mypy_cache build dist site *.egg-info

@@ -26,7 +26,7 @@ Table = Annotated[
 ]
 
 
-@app.command("discover")
+@app.command("discover", short_help="List the vector columns there are.")
 def discover_command(
     table: Table = None,
     write: Annotated[
@@ -49,7 +49,7 @@ def discover_command(
     printing.print_json(chosen) if json else printing.print_settings(chosen.settings())
 
 
-@app.command("init")
+@app.command("init", short_help="Ask for table and model, write .env.")
 def init_command(
     database_url: Annotated[
         str | None, typer.Option(metavar="URL", help="The database; DATABASE_URL of environment or .env by default.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,10 @@ from bge_pipeline.cli.wording import demo_is_meant, mean_table, worded
 from bge_pipeline.console import stderr
 from bge_pipeline.database.connection import embedded_folder
 from bge_pipeline.demo.home import demo_is_there, demo_settings, names_a_table
+from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import BgePipelineError, ConfigurationError, Stopped
+from bge_pipeline.phase_line import working
+from bge_pipeline.phases.migrate import open_service
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.postgres_url import has_password, parse_url
 from bge_pipeline.settings import Settings, load_settings, misspelled_names, nearest_setting, settings_of_file
@@ -115,8 +118,8 @@ def invocation() -> Invocation:
     return found
 
 
-class _SetAnywhere(typer.core.TyperGroup):
-    """A group that takes `--set NAME=VALUE` and `--env-file FILE` behind the command too, where people put them."""
+class _Commands(typer.core.TyperGroup):
+    """The commands; `--set NAME=VALUE` and `--env-file FILE` may stand behind them too, where people put them."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments, those two first."""
@@ -133,10 +136,21 @@ class _SetAnywhere(typer.core.TyperGroup):
                 others.append(word)
         return super().parse_args(ctx, [*first, *others, *args[end:]])
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is meant, or an error that suggests one once: newer versions of click do as typer does."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            if hasattr(error, "possibilities"):
+                error.possibilities = None
+            raise
+
 
 app = typer.Typer(
     name="bge-pipeline",
-    cls=_SetAnywhere,
+    cls=_Commands,
     help="Change the embedding model behind a live pgvector table: plan, backfill, verify, swap, roll back.",
     epilog=EPILOG,
     no_args_is_help=True,
@@ -158,12 +172,22 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _settings_that_begin_with(incomplete: str) -> list[str]:
+    names = (f"{name.upper()}=" for name in Settings.model_fields)
+    return [name for name in names if name.startswith(incomplete.upper())]
+
+
 @app.callback()
 def _options(
     context: typer.Context,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, e.g. INDEX_METHOD=hnsw."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Override a setting, e.g. INDEX_METHOD=hnsw.",
+            autocompletion=_settings_that_begin_with,
+        ),
     ] = None,
     env_file: Annotated[
         Path | None,
@@ -226,6 +250,15 @@ def opened() -> Iterator[Migration]:
         )
     with Migration.opened(settings) as migration:
         yield migration
+
+
+@contextmanager
+def model_of(migration: Migration) -> Iterator[EmbeddingsService]:
+    """The model of the settings, loaded while a terminal says so, and shut down at the end."""
+    with ExitStack() as stack:
+        with working("loading the model"):
+            service = stack.enter_context(open_service(migration))
+        yield service
 
 
 def main() -> None:

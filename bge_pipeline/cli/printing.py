@@ -13,7 +13,6 @@ from rich.text import Text
 from bge_pipeline.cli.env_file import quoted
 from bge_pipeline.cli.wording import worded
 from bge_pipeline.console import make_console
-from bge_pipeline.database.ids import id_as_text
 from bge_pipeline.duration import duration
 from bge_pipeline.settings.column_list import join_columns
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from bge_pipeline.report.comparison import ModelComparison
     from bge_pipeline.report.diagnosis import Diagnosis
     from bge_pipeline.report.pages import WrittenReport
-    from bge_pipeline.search import SearchResponse
 
 stdout = make_console(on_stderr=False)
 
@@ -60,16 +58,21 @@ def print_facts(title: str, facts: Mapping[str, str | None], *, console: Console
 
 
 def print_discovered(found: Sequence[Discovered]) -> None:
-    """Vector columns, numbered."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("", "column", "key", "type", "rows", "index", "framework", "model"):
-        table.add_column(heading, overflow="fold", no_wrap=heading == "column")
+    """Vector columns, numbered, each with its facts below it: side by side they would have no room."""
     for number, one in enumerate(found, start=1):
-        rows = f"about {one.found.rows:,}" if one.found.rows is not None else "not known"
-        key = join_columns(one.id_columns)
-        cells = (str(number), one.name, key, one.found.type, rows, one.found.index, one.framework, one.model)
-        table.add_row(*(Text(cell or "-") for cell in cells))
-    stdout.print(table if found else "no column of pgvector's types")
+        print_facts(
+            f"{number}  {one.name}",
+            {
+                "key": join_columns(one.id_columns) or None,
+                "type": one.found.type,
+                "rows": f"about {one.found.rows:,}" if one.found.rows is not None else "not known",
+                "index": one.found.index or "none",
+                "framework": one.framework,
+                "model": one.model or "not recorded",
+            },
+        )
+    if not found:
+        stdout.print("no column of pgvector's types")
 
 
 def print_settings(settings: Mapping[str, str]) -> None:
@@ -260,23 +263,6 @@ def print_report(report: BenchmarkReport, written: WrittenReport) -> None:
 
 def _figure(value: float | int | str) -> str:
     return f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
-
-
-def print_search(response: SearchResponse, *, explain: bool) -> None:
-    """Ranked text with scores."""
-    for rank, found in enumerate(response.results, start=1):
-        stdout.print(
-            Text.assemble(
-                (f"{rank:3} ", "bold"),
-                (f"{found.score:.3f} ", "cyan"),
-                (f"[{id_as_text(found.id)}] ", "dim"),
-                found.text,
-            )
-        )
-    if not response.results:
-        stdout.print("nothing found")
-    if explain:
-        stdout.print(Text(response.explanation))
 
 
 def megabytes(size: int) -> str:

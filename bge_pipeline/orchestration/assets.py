@@ -13,7 +13,7 @@ from bge_pipeline.orchestration.names import BACKFILLED, OWNERS, REPORT, SCHEMA,
 from bge_pipeline.orchestration.own_history import require_own_history
 from bge_pipeline.orchestration.per_table import PerTable, per_table
 from bge_pipeline.orchestration.pool import register_pool
-from bge_pipeline.orchestration.progress import log_backfill, log_index_build
+from bge_pipeline.orchestration.progress import log_backfill, log_index_build, log_step
 from bge_pipeline.orchestration.run_history import how_far
 from bge_pipeline.orchestration.served import ServedTable
 from bge_pipeline.phases.backfill import backfill
@@ -138,7 +138,12 @@ def swapped_index(
     with explained(table):
         require_own_history(context.instance, table, migration)
         require_backfilled(migration)
-        result = swap(migration, embeddings, on_progress=log_index_build(context.log, SWAPPED))
+        result = swap(
+            migration,
+            embeddings,
+            on_progress=log_index_build(context.log, SWAPPED),
+            on_step=log_step(context.log),
+        )
     facts = result.as_metadata() | {"gate": None} | settings_metadata(migration.settings)
     return dg.MaterializeResult(metadata=as_dagster_metadata(facts) | gate_metadata(result.gate))
 

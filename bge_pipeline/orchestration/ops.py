@@ -14,7 +14,7 @@ from bge_pipeline.orchestration.metadata import as_dagster_metadata
 from bge_pipeline.orchestration.names import BACKFILLED, SWAPPED, WITHOUT_OLD_MODEL_TAG
 from bge_pipeline.orchestration.own_history import adopt, require_own_history
 from bge_pipeline.orchestration.per_table import per_table
-from bge_pipeline.orchestration.progress import log_backfill
+from bge_pipeline.orchestration.progress import log_backfill, log_index_build, log_step
 from bge_pipeline.orchestration.served import ServedTable
 from bge_pipeline.orchestration.status_check import log_status
 from bge_pipeline.phases.backfill import backfill
@@ -151,7 +151,7 @@ def roll_back(
     with explained(table):
         _require_confirmed(context, config, migration.settings)
         require_own_history(context.instance, table, migration)
-        result = rollback(migration)
+        result = rollback(migration, on_progress=log_index_build(context.log, SWAPPED), on_step=log_step(context.log))
         _log_state(context, table, migration, "rolled back", result.as_metadata())
     for notice in result.notices:
         context.log.warning(notice)

@@ -135,7 +135,7 @@ def _dimensions_finding(content: ColumnContent) -> Finding:
             f"vectors of several dimensions in one column ({told}): a search that meets two of them fails",
             "filter by what tells them apart (a collection, a model), or migrate, which gives every row the same",
         )
-    return Finding("dimensions", "ok", f"all vectors have the same: {told or 'not told for this type'}")
+    return Finding("dimensions", "ok", f"all vectors have the same ({told or 'not told for this type'})")
 
 
 def _index_findings(
@@ -165,7 +165,8 @@ def _index_findings(
     except BgePipelineError as error:
         yield Finding("index", "note", f"its recall was not measured: {error.message}")
         return
-    told = f"{found.index} finds {found.recall:.1%} of the {found.k} nearest with {found.session or 'its defaults'}"
+    effort = ", ".join(f"{name}={value}" for name, value in found.session.items())
+    told = f"{found.index} finds {found.recall:.1%} of the {found.k} nearest with {effort or 'its defaults'}"
     if found.recall < _LEAST_RECALL:
         yield Finding("index", "warning", told, "raise SEARCH_PROBES or SEARCH_EF_SEARCH, or rebuild the index")
     else:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection
 
+from bge_pipeline.database.build_progress import BuildProgress
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.notes import ColumnNote
 from bge_pipeline.database.operator import Operator
@@ -26,6 +28,7 @@ from bge_pipeline.phases.index_names import (
 )
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import read_state, space_of
+from bge_pipeline.phases.telling import untold
 
 
 @dataclass(frozen=True)
@@ -53,22 +56,37 @@ class RollbackResult:
         return asdict(self)
 
 
-def rollback(migration: Migration) -> RollbackResult:
+def rollback(
+    migration: Migration,
+    *,
+    on_progress: Callable[[BuildProgress], None] | None = None,
+    on_step: Callable[[str], None] = untold,
+) -> RollbackResult:
     """Exchange the columns back: search reads the old vectors again, the new ones are kept beside them.
 
     It is remembered with the column: no road exchanges the columns again before somebody has agreed to it.
     ANN indexes that expand dropped are built again first, so that search is never without one; the exchange itself
     takes milliseconds. Interrupted, a second call goes on where the first stopped.
 
+    Args:
+        migration: of the table.
+        on_progress: told how far the build of an index is.
+        on_step: told what begins, in a word or two.
+
     Raises:
         PhaseError: the columns are not swapped, or the old one is gone.
         OperatorBusy: another process changes the table's schema now.
     """
     with migration.operating("rollback") as operator:
-        return _rollback(migration, operator)
+        return _rollback(migration, operator, on_progress, on_step)
 
 
-def _rollback(migration: Migration, operator: Operator) -> RollbackResult:
+def _rollback(
+    migration: Migration,
+    operator: Operator,
+    on_progress: Callable[[BuildProgress], None] | None,
+    on_step: Callable[[str], None],
+) -> RollbackResult:
     database, target = migration.database, migration.target
     with database.autocommit() as connection:
         state = read_state(connection, target)
@@ -86,7 +104,8 @@ def _rollback(migration: Migration, operator: Operator) -> RollbackResult:
     assert current.note is not None
     assert space is not None
     kept_column = target.column_for(space.dimensions)
-    restored = restore_indexes(migration, previous, previous)
+    restored = restore_indexes(migration, previous, previous, on_progress=on_progress, on_step=on_step)
+    on_step("exchange back")
     locked_at = time.perf_counter()
     now = moment()
 

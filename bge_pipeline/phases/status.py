@@ -102,8 +102,8 @@ class Status:
     application_vectors: ApplicationVectors | None = None
 
     def as_metadata(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values, and the next step."""
+        return asdict(self) | {"next_step": self.next_step}
 
     @property
     def next_step(self) -> str:

@@ -50,6 +50,7 @@ from bge_pipeline.phases.swap_checks import (
     verify_new_column,
     warn_of_functions,
 )
+from bge_pipeline.phases.telling import untold
 from bge_pipeline.phases.vector_index import build_index, filled_column
 from bge_pipeline.phases.verdict import require_quality
 from bge_pipeline.quality.gate import GateResult
@@ -104,6 +105,7 @@ def swap(
     service: EmbeddingsService,
     *,
     on_progress: Callable[[BuildProgress], None] | None = None,
+    on_step: Callable[[str], None] = untold,
 ) -> SwapResult:
     """Index the new column, ask the quality gate, and make the column the one that search reads.
 
@@ -115,6 +117,7 @@ def swap(
         migration: among its settings OLD_EMBEDDING, DEPENDENTS, SWAP_MAX_PENDING_ROWS and QUALITY_GATE.
         service: the model that is believed to have made the new column's vectors.
         on_progress: told how far the index build is.
+        on_step: told what begins, in a word or two.
 
     Raises:
         ConsentRequired: the columns were exchanged back, and nobody has agreed to go forward again.
@@ -127,7 +130,7 @@ def swap(
     """
     wait_while_paused(migration)
     with migration.operating("swap") as operator:
-        return _swap(migration, operator, service, on_progress)
+        return _swap(migration, operator, service, on_progress, on_step)
 
 
 def _swap(
@@ -135,6 +138,7 @@ def _swap(
     operator: Operator,
     service: EmbeddingsService,
     on_progress: Callable[[BuildProgress], None] | None,
+    on_step: Callable[[str], None],
 ) -> SwapResult:
     database, settings, target = migration.database, migration.settings, migration.target
     space = service.space
@@ -152,8 +156,10 @@ def _swap(
         old = OldVectors.of(connection, target, state.table.embedding)
     gate = None
     with CompanionKeeper(migration):  # the application writes on for as long as index and gate take
+        on_step("index")
         index, plan = build_index(migration, on_progress=on_progress)
         if state.new is not None:
+            on_step("quality gate")
             note_search_effort(operator, settings, state)
             set_effort_on_server(migration, state.new.name)
             gate = require_quality(migration, service)
@@ -171,6 +177,7 @@ def _swap(
     if state.new is None:
         previous = state.previous.name if state.previous else None
         return _result(state, index, plan, previous, None, None)
+    on_step("exchange")
     exchange = _exchange_when_caught_up(migration, operator, service, state, index.name)
     kept = target.column_for(state.table.embedding.dimensions) if settings.old_embedding == "keep" else None
     notices = _notices(settings, old, space)
