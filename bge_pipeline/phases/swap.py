@@ -23,7 +23,6 @@ from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.warming import warm
 from bge_pipeline.database.writer import CommitRules, Destination, VectorWriter
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.phases.application_vectors import same_dimensions
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.companion import CompanionKeeper
 from bge_pipeline.phases.consent import require_forward
@@ -36,7 +35,7 @@ from bge_pipeline.phases.index_names import (
 )
 from bge_pipeline.phases.last_rows import StillPending, embed_last_rows, lock_out_writers, longest_wait_ms
 from bge_pipeline.phases.migration import Migration
-from bge_pipeline.phases.old_vectors import OldVectors, no_longer_not_null
+from bge_pipeline.phases.old_vectors import OldVectors, swap_notices
 from bge_pipeline.phases.part import reading
 from bge_pipeline.phases.pause import wait_while_paused
 from bge_pipeline.phases.pending_index import compact_pending_index
@@ -54,8 +53,6 @@ from bge_pipeline.phases.telling import untold
 from bge_pipeline.phases.vector_index import build_index, filled_column
 from bge_pipeline.phases.verdict import require_quality
 from bge_pipeline.quality.gate import GateResult
-from bge_pipeline.settings import SwapSettings
-from bge_pipeline.space import EmbeddingSpace
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +177,7 @@ def _swap(
     on_step("exchange")
     exchange = _exchange_when_caught_up(migration, operator, service, state, index.name)
     kept = target.column_for(state.table.embedding.dimensions) if settings.old_embedding == "keep" else None
-    notices = _notices(settings, old, space)
+    notices = swap_notices(settings, old, space)
     result = _result(state, index, plan, kept, gate, exchange, notices)
     record(database, target, "swap", result.as_metadata())
     for notice in result.notices:
@@ -288,18 +285,3 @@ def _result(
         gate=gate,
         notices=notices,
     )
-
-
-def _notices(settings: SwapSettings, old: OldVectors, space: EmbeddingSpace) -> tuple[str, ...]:
-    found = []
-    if old.has(space.dimensions):
-        found.append(same_dimensions(space.dimensions, is_watched=settings.old_embedding == "keep"))
-    if old.column.not_null:
-        found.append(no_longer_not_null(old.column.name))
-    if old.column.default is not None:
-        stays = "stays with the old vectors" if settings.old_embedding == "keep" else "went with the old vectors"
-        found.append(
-            f"{old.column.name!r} had DEFAULT {old.column.default}, which {stays}: a row that is inserted without a vector has "
-            "NULL, and is embedded"
-        )
-    return tuple(found)
