@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bge_pipeline.cli.consent import confirm
-from bge_pipeline.errors import ConfigurationError
+from bge_pipeline.cli.env_value import quoted
 
-_PLAIN = re.compile(r"[\w./:@%?&=+,-]*")
 _ASSIGNED = re.compile(r"^\s*(?:export\s+)?(\w+)\s*=", re.IGNORECASE)
 
 
@@ -50,21 +49,3 @@ def _write(content: str, path: Path) -> None:
 def _name(line: str) -> str:
     found = _ASSIGNED.match(line)
     return found[1].upper() if found else ""
-
-
-def quoted(name: str, value: str) -> str:
-    """The value as the file has it.
-
-    Raises:
-        ConfigurationError: it cannot stand in such a file.
-    """
-    if "${" in value or {"\n", "\r"} & set(value):
-        raise ConfigurationError(
-            f"{name}: a value with ${{ or a line break cannot stand in .env",
-            state="nothing was written",
-            next_step=f"set {name} in the environment",
-        )
-    if _PLAIN.fullmatch(value):
-        return value
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"

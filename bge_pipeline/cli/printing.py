@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bge_pipeline.cli.env_file import quoted
+from bge_pipeline.cli.env_value import quoted
 from bge_pipeline.cli.wording import worded
 from bge_pipeline.console import make_console
 from bge_pipeline.duration import duration
