@@ -30,7 +30,7 @@ EPILOG = (
     "SIGTERM, after the batch in hand."
 )
 
-_KEYS = frozenset({"embedding_api_key", "query_expansion_key"})
+_KEYS = frozenset({"embedding_api_key", "query_expansion_key", "slack_token"})
 
 INTERRUPTED = 130
 """What typer turns Ctrl-C into."""

@@ -38,6 +38,8 @@ from bge_pipeline.phases.pending_index import index_when_few_are_left
 from bge_pipeline.phases.row_totals import BackfillTotals
 from bge_pipeline.phases.state import read_state, require_space
 from bge_pipeline.settings import DatabaseSettings, Settings
+from bge_pipeline.telemetry.meter import showing_progress
+from bge_pipeline.telemetry.observed import observed
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +122,7 @@ class BackfillResult:
         return asdict(self) | {"texts_per_second": self.texts_per_second}
 
 
+@observed("backfill")
 def backfill(
     database: Database,
     settings: Settings,
@@ -172,7 +175,7 @@ def backfill(
     if keeps_companion:
         with CompanionKeeper(database, settings, stop=stop) as keeper:
             name, words = encoder.space.model, str(id_range) if id_range is not None else "all"
-            with Heartbeat(database, target, words, name, lambda: totals.written) as heartbeat:
+            with Heartbeat(database, target, words, name, totals) as heartbeat:
                 pace = make_pace(
                     database,
                     settings,
@@ -182,6 +185,7 @@ def backfill(
                     workers=lambda: heartbeat.workers,
                     allowance=allowance_of(encoder),
                 )
+                heartbeat.held = lambda: pace.words
                 result = _fill(database, settings, encoder, column, id_range, on_progress, pace, totals)
         kept = keeper.result()
         if id_range is None:
@@ -218,10 +222,12 @@ def _fill(
     started = time.perf_counter()
 
     def report() -> None:
+        progress = BackfillProgress(totals.written, total, time.perf_counter() - started, pace.words)
+        show(progress.rows_per_second, max(0, total - totals.written))
         if on_progress is not None:
-            on_progress(BackfillProgress(totals.written, total, time.perf_counter() - started, pace.words))
+            on_progress(progress)
 
-    with explaining_text(target), pace.running(report):
+    with explaining_text(target), showing_progress(str(target)) as show, pace.running(report):
         pending = fill_column(
             database,
             settings,

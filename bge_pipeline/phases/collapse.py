@@ -28,8 +28,10 @@ from bge_pipeline.phases.safeguards import (
 )
 from bge_pipeline.phases.state import read_state
 from bge_pipeline.settings import DatabaseSettings, Settings
+from bge_pipeline.telemetry.observed import observed
 
 
+@observed("collapse")
 def collapse(database: Database, settings: Settings) -> str | None:
     """Undo expand: build the dropped indexes again, then drop the new column with everything that came with it.
 

@@ -23,6 +23,7 @@ from bge_pipeline.phases.exchange import exchange_back_statements, lock_for_exch
 from bge_pipeline.phases.index_names import give_back_name
 from bge_pipeline.phases.state import read_state, space_of
 from bge_pipeline.settings import DatabaseSettings, Settings
+from bge_pipeline.telemetry.observed import observed
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class RollbackResult:
         return asdict(self)
 
 
+@observed("rollback")
 def rollback(database: Database, settings: Settings) -> RollbackResult:
     """Exchange the columns back: search reads the old vectors again, the new ones are kept beside them.
 

@@ -48,6 +48,7 @@ from bge_pipeline.phases.verdict import require_quality
 from bge_pipeline.quality.gate import GateResult
 from bge_pipeline.settings import Settings, SwapSettings
 from bge_pipeline.space import EmbeddingSpace
+from bge_pipeline.telemetry.observed import observed
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class SwapResult:
         return asdict(self) | {"gate": self.gate.as_metadata() if self.gate else None}
 
 
+@observed("swap")
 def swap(
     database: Database,
     settings: Settings,

@@ -27,8 +27,10 @@ from bge_pipeline.errors import PhaseError
 from bge_pipeline.phases.state import MigrationState, read_state, space_of
 from bge_pipeline.settings import IndexSettings, Settings
 from bge_pipeline.space import EmbeddingSpace
+from bge_pipeline.telemetry.observed import observed
 
 
+@observed("index")
 def build_index(
     database: Database, settings: Settings, *, on_progress: Callable[[BuildProgress], None] | None = None
 ) -> tuple[BuildResult, IndexPlan]:

@@ -6,10 +6,11 @@ The variables are flat. Inside, each group has a module of its own, and a functi
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import SecretStr, ValidationError, model_validator
 from pydantic_settings import (
@@ -33,6 +34,7 @@ from bge_pipeline.settings.model import ModelSettings
 from bge_pipeline.settings.quality import QualitySettings
 from bge_pipeline.settings.search import SearchSettings
 from bge_pipeline.settings.swap import SwapSettings
+from bge_pipeline.settings.telemetry import TelemetrySettings
 
 
 class Settings(
@@ -45,6 +47,7 @@ class Settings(
     SwapSettings,
     QualitySettings,
     DagsterSettings,
+    TelemetrySettings,
     BaseSettings,
 ):
     """The whole configuration. The environment variable of a field is its name in capitals."""
@@ -86,6 +89,8 @@ class Settings(
             raise ValueError(
                 f"EMBEDDING_MAX_COST ({self.embedding_max_cost:g}): expected a price above 0 in EMBEDDING_PRICE_PER_MILLION"
             )
+        if (self.slack_token is None) != (self.slack_channel is None):
+            raise ValueError("SLACK_TOKEN and SLACK_CHANNEL: expected both or neither")
         if self.return_top_k > self.rerank_top_k:
             raise ValueError(f"RETURN_TOP_K ({self.return_top_k}): expected at most RERANK_TOP_K ({self.rerank_top_k})")
         return self
@@ -112,7 +117,9 @@ class Settings(
 _NEARLY = 0.9
 """Share of a name's letters that a misspelling has in common with it."""
 
-_SECRET_FIELDS = frozenset({"database_url", "dagster_database_url", "embedding_api_key", "query_expansion_key"})
+_SECRET_FIELDS = frozenset(
+    {"database_url", "dagster_database_url", "embedding_api_key", "query_expansion_key", "slack_token"}
+)
 
 
 WITHOUT_ENV_FILE = "BGE_PIPELINE_WITHOUT_ENV_FILE"
@@ -133,6 +140,13 @@ def load_settings(**overrides: Any) -> Settings:
         raise ConfigurationError(
             _explain(error), next_step="correct the variable in the environment or in .env"
         ) from None
+
+
+def log_format_of(overrides: Mapping[str, Any]) -> Literal["text", "json"]:
+    """LOG_FORMAT before anything is logged; `text` where it is misspelled, which `load_settings` then says."""
+    env_file = None if WITHOUT_ENV_FILE in os.environ else ".env"
+    values = DotEnvSettingsSource(Settings, env_file=env_file)() | EnvSettingsSource(Settings)() | overrides
+    return "json" if values.get("log_format") == "json" else "text"
 
 
 def misspelled_names(env_file: Path = Path(".env")) -> dict[str, str]:
