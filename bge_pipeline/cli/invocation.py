@@ -13,15 +13,17 @@ from typing import Annotated
 import click
 import typer
 import typer.core
-from rich.logging import RichHandler
 from sqlalchemy.exc import SQLAlchemyError
 
+from bge_pipeline.cli.log_output import log_to_stderr
 from bge_pipeline.cli.wording import demo_is_meant, mean_the_demo, worded
 from bge_pipeline.console import stderr
 from bge_pipeline.database.connection import Database, embedded_folder
 from bge_pipeline.demo.home import demo_is_there, demo_settings, names_a_table
 from bge_pipeline.errors import BgePipelineError, ConfigurationError, Stopped
 from bge_pipeline.settings import Settings, load_settings, misspelled_names, nearest_setting
+from bge_pipeline.settings.configuration import log_format_of
+from bge_pipeline.telemetry.tracing import tracing
 
 EPILOG = (
     "Configuration comes from the environment and .env (see .env.example). Exit codes: 0 done, 1 failed or answered no, 2 wrong "
@@ -143,12 +145,11 @@ def _options(
         call.assign(assignment)
     mean_the_demo(demo, elsewhere="database_url" in call.overrides)
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
-    logger = logging.getLogger("bge_pipeline")
-    logger.setLevel(level)
-    logger.handlers = [RichHandler(console=stderr, show_path=False, show_time=False, markup=False)]
-    logger.propagate = False
+    log_to_stderr(log_format_of(call.overrides), level)
     for name, meant in misspelled_names().items():
-        logger.warning(".env: %s is no setting and has no effect; %s may be meant", name, meant)
+        logging.getLogger("bge_pipeline").warning(
+            ".env: %s is no setting and has no effect; %s may be meant", name, meant
+        )
 
 
 def settings_of_command() -> Settings:
@@ -177,7 +178,7 @@ def opened() -> Iterator[tuple[Database, Settings]]:
             state="nothing was made or changed",
             next_step="set DATABASE_URL (the environment or .env), or bge-pipeline demo",
         )
-    with Database.from_settings(settings) as database:
+    with tracing(settings), Database.from_settings(settings) as database:
         yield database, settings
 
 

@@ -22,6 +22,7 @@ from bge_pipeline.phases.last_rows import StillPending
 from bge_pipeline.phases.swap import SwapResult, swap
 from bge_pipeline.phases.until import Until, rows_until
 from bge_pipeline.settings import Settings
+from bge_pipeline.telemetry.serving import serving_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -49,17 +50,21 @@ class MigrateResult:
 
 @contextmanager
 def open_service(database: Database, settings: Settings) -> Iterator[EmbeddingsService]:
-    """The embeddings service, quantised on texts of the target table where int8 is asked for; shut down at the end."""
+    """The embeddings service, quantised on texts of the target table where int8 is asked for; shut down at the end.
+
+    While it is open, the process serves its metrics, where METRICS_PORT asks for it.
+    """
 
     def texts() -> list[str]:
         with database.autocommit() as connection:
             return sample_texts(connection, TargetTable.from_settings(settings), _CALIBRATION_TEXTS)
 
-    service = EmbeddingsService.from_settings(settings, calibration_texts=texts)
-    try:
-        yield service
-    finally:
-        service.shutdown()
+    with serving_metrics(settings.metrics_host, settings.metrics_port, settings.home):
+        service = EmbeddingsService.from_settings(settings, calibration_texts=texts)
+        try:
+            yield service
+        finally:
+            service.shutdown()
 
 
 def migrate(

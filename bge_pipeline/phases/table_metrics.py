@@ -23,7 +23,7 @@ from bge_pipeline.database.heartbeat import read_workers
 from bge_pipeline.database.movement import done_by_all, seconds_since_movement
 from bge_pipeline.database.pause import read_pause
 from bge_pipeline.database.pending import count_pending, has_pending_index, pending_share
-from bge_pipeline.database.quarantine import count_by_error, has_quarantine
+from bge_pipeline.database.quarantine import count_by_error
 from bge_pipeline.database.replication_lag import find_lags
 from bge_pipeline.database.size import estimated_rows, table_bytes
 from bge_pipeline.database.target import TargetTable
@@ -97,8 +97,7 @@ class TableMetrics(Collector):
         families.bytes.add_metric([table], table_bytes(connection, target))
         if state.phase != "legacy":
             families.pending.add_metric([table], self._pending(connection, state, rows))
-            aside = count_by_error(connection, target).values() if has_quarantine(connection, target) else ()
-            families.quarantined.add_metric([table], sum(aside))
+            families.quarantined.add_metric([table], sum(count_by_error(connection, target).values()))
         still = seconds_since_movement(connection, target)
         if still is not None:
             families.still.add_metric([table], still)

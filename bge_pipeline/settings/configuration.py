@@ -145,7 +145,7 @@ def load_settings(**overrides: Any) -> Settings:
 def log_format_of(overrides: Mapping[str, Any]) -> Literal["text", "json"]:
     """LOG_FORMAT before anything is logged; `text` where it is misspelled, which `load_settings` then says."""
     env_file = None if WITHOUT_ENV_FILE in os.environ else ".env"
-    values = DotEnvSettingsSource(Settings, env_file=env_file)() | EnvSettingsSource(Settings)() | overrides
+    values = {**DotEnvSettingsSource(Settings, env_file=env_file)(), **EnvSettingsSource(Settings)(), **overrides}
     return "json" if values.get("log_format") == "json" else "text"
 
 

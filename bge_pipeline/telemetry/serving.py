@@ -13,7 +13,9 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, start_http_server
 
@@ -23,6 +25,7 @@ from bge_pipeline.telemetry.metrics import REGISTRY
 logger = logging.getLogger(__name__)
 
 PORTS_TRIED = 100
+_LAST_PORT = 65_535
 FOLDER = "metrics"
 """In the data folder."""
 _ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - what a person asked to listen on
@@ -66,7 +69,7 @@ def serving_metrics(
 
 
 def _start(host: str, first: int, registry: CollectorRegistry) -> tuple[int, Callable[[], None]] | None:
-    last = min(first + PORTS_TRIED, 65_536) if first else 1
+    last = min(first + PORTS_TRIED, _LAST_PORT + 1) if first else 1
     for port in range(first, last):
         try:
             server, thread = start_http_server(port, host, registry)
@@ -75,16 +78,16 @@ def _start(host: str, first: int, registry: CollectorRegistry) -> tuple[int, Cal
                 continue
             logger.warning("metrics are not served: cannot listen on %s:%d: %s", host, port, error.strerror or error)
             return None
-
-        def stop() -> None:
-            server.shutdown()
-            server.server_close()
-            thread.join()
-
         logger.info("metrics: http://%s:%d/metrics", host, server.server_port)
-        return server.server_port, stop
+        return server.server_port, partial(_stop, server, thread)
     logger.warning("metrics are not served: no port from %d to %d is free on %s (METRICS_PORT)", first, last - 1, host)
     return None
+
+
+def _stop(server: WSGIServer, thread: threading.Thread) -> None:
+    server.shutdown()
+    server.server_close()
+    thread.join()
 
 
 def _announce(host: str, port: int, home: Path) -> Path | None:

@@ -24,7 +24,7 @@ _tracer: Tracer | None = None
 
 @contextmanager
 def tracing(settings: TelemetrySettings) -> Iterator[None]:
-    """The spans of the block are sent where TRACES asks for it; what is left is sent as the block ends. A block in it adds nothing.
+    """The spans of the block are sent where TRACES asks for it, the last of them as it ends. A block within it adds nothing.
 
     Raises:
         ConfigurationError: the extra `traces` is not installed.
