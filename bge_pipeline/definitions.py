@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from bge_pipeline.orchestration.alarm_sensors import ALARM_SENSORS
 from bge_pipeline.orchestration.assets import ASSETS
 from bge_pipeline.orchestration.checks import CHECKS
 from bge_pipeline.orchestration.comparison import model_comparison
@@ -14,7 +15,7 @@ defs = dg.Definitions(
     assets=[*ASSETS, model_comparison],
     asset_checks=CHECKS,
     jobs=JOBS,
-    sensors=SENSORS,
+    sensors=[*SENSORS, *ALARM_SENSORS],
     resources=resources(),
     executor=dg.in_process_executor,
 )

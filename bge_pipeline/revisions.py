@@ -21,6 +21,7 @@ from bge_pipeline.errors import BgePipelineError, ConfigurationError, DatabaseUn
 from bge_pipeline.phases.sql_for_review import Script
 from bge_pipeline.settings import Settings, load_settings
 from bge_pipeline.space import EmbeddingSpace
+from bge_pipeline.telemetry.tracing import tracing
 
 COMMANDS = ("upgrade", "downgrade", "stamp", "current", "history", "heads", "show")
 """Alembic's commands that run or read revisions; the others write new ones."""
@@ -77,7 +78,7 @@ def run_phase(phase: Callable[[Database, Settings], object]) -> None:
             try:
                 with explained():
                     settings = load_settings()
-                    with Database.from_settings(settings) as database:
+                    with tracing(settings), Database.from_settings(settings) as database:
                         phase(database, settings)
             except CommandError as error:
                 failure = error

@@ -9,7 +9,8 @@ from sqlalchemy import Connection, text
 from bge_pipeline.database.target import TargetTable
 
 _ACTIVITY = """
-SELECT coalesce(pg_stat_get_tuples_updated(t.oid), 0) AS updates, coalesce(pg_stat_get_tuples_hot_updated(t.oid), 0) AS hot_updates,
+SELECT coalesce(pg_stat_get_tuples_updated(t.oid), 0) AS updates,
+       coalesce(pg_stat_get_tuples_hot_updated(t.oid), 0) AS hot_updates,
        waiting.sessions, waiting.longest
 FROM (SELECT CAST(:name AS regclass)::oid AS oid) t, LATERAL (
   SELECT count(*) AS sessions, coalesce(max(extract(epoch FROM clock_timestamp() - l.waitstart)), 0)::float AS longest
@@ -23,7 +24,7 @@ class Activity:
     """A look at the server's counters.
 
     Attributes:
-        updates, hot_updates: of rows, by whoever it was, since the server's statistics were last reset; HOT ones touched no index.
+        updates, hot_updates: of rows, since the server's statistics were last reset; HOT ones touched no index.
         waiting_sessions: that wait for a lock on the table now.
         longest_wait_seconds: of these.
     """

@@ -13,6 +13,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.orchestration.failures import explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata, gate_metadata
+from bge_pipeline.orchestration.movement_check import moving
 from bge_pipeline.orchestration.names import BACKFILLED, SWAPPED
 from bge_pipeline.orchestration.partitions import targeted_range
 from bge_pipeline.orchestration.plan_check import plan_of_migration
@@ -207,6 +208,7 @@ CHECKS = [
     right_embedding_space,
     quality_gate,
     side_by_side,
+    moving,
     index_valid,
     only_new_vectors,
     migration_status,

@@ -7,21 +7,25 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
 import dagster as dg
+from prometheus_client import CollectorRegistry
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.orchestration.dagster_home import environment, in_environment, server_urls
+from bge_pipeline.orchestration.dagster_metrics import DagsterMetrics
 from bge_pipeline.orchestration.names import GROUP
 from bge_pipeline.orchestration.own_history import foreign_table, told_foreign
 from bge_pipeline.orchestration.pool import register_pool
 from bge_pipeline.orchestration.report_server import newest_report, serving_reports
 from bge_pipeline.orchestration.storage import require_databases
+from bge_pipeline.phases.table_metrics import TableMetrics
 from bge_pipeline.settings import Settings
+from bge_pipeline.telemetry.serving import serving_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -59,13 +63,38 @@ def run_dev(settings: Settings, port: int = DEFAULT_PORT, host: str = DEFAULT_HO
             logger.warning(
                 "%s. Runs are refused; see the check migration_status of swapped_index", told_foreign(*foreign)
             )
-    with serving_reports(settings.home / "reports", host, min(port + 1, _LAST_PORT)) as reports:
-        return _run_dagster(variables | {"REPORTS_URL": settings.reports_url or reports}, port, host, settings.home)
-
-
-def _run_dagster(variables: dict[str, str], port: int, host: str, home: Path) -> int:
-    command = ["-m", "dagster", "dev", "-m", "bge_pipeline.definitions", "-p", str(port), "-h", host]
     ui = f"http://{host}:{port}"
+    with (
+        serving_reports(settings.home / "reports", host, min(port + 1, _LAST_PORT)) as reports,
+        _serving_metrics(settings, variables),
+    ):
+        links = {"REPORTS_URL": settings.reports_url or reports, "DAGSTER_URL": settings.dagster_url or ui}
+        return _run_dagster(variables | links, port, host, settings)
+
+
+@contextmanager
+def _serving_metrics(settings: Settings, variables: dict[str, str]) -> Iterator[None]:
+    """Serve what the database and Dagster's records know, where METRICS_PORT is set; runs serve their own on the ports above."""
+    if settings.metrics_port is None:
+        yield
+        return
+    with ExitStack() as stack:
+        with in_environment(variables):
+            instance = stack.enter_context(dg.DagsterInstance.get())
+        table = TableMetrics(stack.enter_context(Database.from_settings(settings)), settings)
+        registry = CollectorRegistry()
+        registry.register(table)
+        registry.register(DagsterMetrics(instance))
+        stack.enter_context(table.keeping_up())
+        stack.enter_context(serving_metrics(settings.metrics_host, settings.metrics_port, settings.home, registry))
+        yield
+
+
+def _run_dagster(variables: dict[str, str], port: int, host: str, settings: Settings) -> int:
+    command = ["-m", "dagster", "dev", "-m", "bge_pipeline.definitions", "-p", str(port), "-h", host]
+    if settings.log_format == "json":
+        command += ["--log-format", "json"]
+    ui, home = f"http://{host}:{port}", settings.home
     print(f"Dagster UI: {ui}{_GROUP_PAGE}  (Ctrl-C stops it)", flush=True)  # noqa: T201
     if newest := newest_report(home / "reports"):
         print(f"newest benchmark report: {variables['REPORTS_URL']}/{newest.name}", flush=True)  # noqa: T201

@@ -13,6 +13,7 @@ from bge_pipeline.errors import ConsentRequired
 from bge_pipeline.orchestration.checks import only_new_vectors, quality_gate
 from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
+from bge_pipeline.orchestration.movement_check import moving
 from bge_pipeline.orchestration.names import BACKFILLED, POOL, REPORT, SCHEMA, SWAPPED, WITHOUT_OLD_MODEL_TAG
 from bge_pipeline.orchestration.own_history import adopt, require_own_history
 from bge_pipeline.orchestration.progress import log_backfill
@@ -35,8 +36,8 @@ expand_job = dg.define_asset_job(
 
 backfill_job = dg.define_asset_job(
     "backfill_job",
-    # Both compare the whole table: they are asked once, by swap_job, and not after each partition.
-    selection=dg.AssetSelection.assets(BACKFILLED) - dg.AssetSelection.checks(quality_gate, side_by_side),
+    # The first two compare the whole table: they are asked once, by swap_job, and not after each partition.
+    selection=dg.AssetSelection.assets(BACKFILLED) - dg.AssetSelection.checks(quality_gate, side_by_side, moving),
     description="Embed one partition, or a range of partitions in one run, and check it.",
 )
 

@@ -15,6 +15,7 @@ from bge_pipeline.phases.migrate import open_service
 from bge_pipeline.process import this_process
 from bge_pipeline.settings import Settings, load_settings
 from bge_pipeline.settings.configuration import in_force
+from bge_pipeline.telemetry.tracing import tracing
 
 
 def _override(name: str) -> Any:
@@ -77,7 +78,7 @@ class DatabaseResource(dg.ConfigurableResource[Database]):
         """The database, connected to when it is first used. Every job asks for it, so it notes the run's process."""
         if context.instance is not None and context.run is not None:
             context.instance.add_run_tags(context.run.run_id, {WORKER_TAG: this_process()})
-        with Database.from_settings(self.settings) as database:
+        with tracing(self.settings), Database.from_settings(self.settings) as database:
             yield database
 
 

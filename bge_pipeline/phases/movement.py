@@ -31,7 +31,7 @@ class Movement:
         phase: of the migration.
         still_seconds: since a vector was last written or a phase ended; None where no migration has begun.
         limit_seconds: STANDSTILL_MINUTES.
-        pending: rows that wait, counted up to 10,000; None where it was not asked, since something moves, is indexed or is paused.
+        pending: rows that wait, counted up to 10,000; None where something moves, is indexed or is paused.
         workers: processes at work, and those that fell silent.
         paused: who paused the table.
     """

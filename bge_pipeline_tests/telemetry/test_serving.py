@@ -6,11 +6,31 @@ import json
 import re
 import signal
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from sqlalchemy import text
 
+from bge_pipeline.embedding.hashing import HashingEncoder
+from bge_pipeline.errors import EmbeddingSpaceMismatch, LockNotAcquired
+from bge_pipeline.phases import table_metrics
+from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.pause import pause
+from bge_pipeline.phases.table_metrics import TableMetrics
+from bge_pipeline.telemetry.metrics import REGISTRY
 from bge_pipeline.telemetry.serving import serving_metrics
-from bge_pipeline_tests.support import execute, scalar, wait_until
+from bge_pipeline_tests.support import (
+    ENCODER,
+    application,
+    as_it_stands,
+    fill,
+    put_in_quarantine,
+    scalar,
+    statements_run_by,
+    wait_until,
+)
 from bge_pipeline_tests.telemetry.conftest import parsed, scrape, total
 
 pytestmark = pytest.mark.pgvector
@@ -41,6 +61,7 @@ def test_a_backfill_is_scraped_while_it_runs(slow, start, port):
     assert scrape(port) == {}
 
 
+@pytest.mark.thorough
 def test_a_second_process_takes_the_next_port_and_both_are_found(slow, start, settings, port):
     folder = settings.home / "metrics"
     processes = [start("backfill", METRICS_PORT=str(port))]
@@ -52,7 +73,8 @@ def test_a_second_process_takes_the_next_port_and_both_are_found(slow, start, se
     assert ports[0] == port < ports[1]
     assert all(scrape(found) for found in ports)
 
-    processes[0].send_signal(signal.SIGKILL)
+    processes[0].kill()
+    processes[0].wait()
     said = processes[1].communicate(timeout=60)[1]
     assert f"http://127.0.0.1:{ports[1]}/metrics" in re.sub(r"\s+", "", said)
     # What the killed one left goes when the next one begins.
@@ -77,17 +99,12 @@ def test_a_block_within_another_serves_nothing_more(tmp_path):
 def test_it_listens_on_the_loopback_address_unless_told_otherwise(tmp_path, settings):
     assert settings.metrics_host == "127.0.0.1"
     assert settings.metrics_port is None
-    with serving_metrics("0.0.0.0", 0, tmp_path) as port:  # noqa: S104
+    with serving_metrics("0.0.0.0", 0, tmp_path) as port:
         (path,) = (tmp_path / "metrics").iterdir()
         assert json.loads(path.read_text())[0]["targets"] == [f"{socket.gethostname()}:{port}"]
 
 
 def test_an_error_is_counted_with_the_phase_that_it_ended(slow, settings):
-    from bge_pipeline.errors import EmbeddingSpaceMismatch
-    from bge_pipeline.phases.backfill import backfill
-    from bge_pipeline.telemetry.metrics import REGISTRY
-    from bge_pipeline_tests.support import HashingEncoder
-
     labels = {"phase": "backfill", "error": "EmbeddingSpaceMismatch"}
     before = REGISTRY.get_sample_value("bge_pipeline_errors_total", labels) or 0
     with pytest.raises(EmbeddingSpaceMismatch):
@@ -96,12 +113,6 @@ def test_an_error_is_counted_with_the_phase_that_it_ended(slow, settings):
 
 
 def test_a_busy_table_is_counted_as_lock_conflicts(database, settings):
-    from bge_pipeline.errors import LockNotAcquired
-    from bge_pipeline.phases.expand import expand
-    from bge_pipeline.telemetry.metrics import REGISTRY
-    from bge_pipeline_tests.support import ENCODER, application
-    from sqlalchemy import text
-
     def value(name):
         return REGISTRY.get_sample_value(name)
 
@@ -115,8 +126,17 @@ def test_a_busy_table_is_counted_as_lock_conflicts(database, settings):
     assert value("bge_pipeline_lock_wait_seconds_total") - seconds > waited
 
 
+def looked_at(database, settings):
+    table, registry = TableMetrics(database, settings), CollectorRegistry()
+    registry.register(table)
+    table.look()
+    return parsed(generate_latest(registry).decode())
+
+
 class TestTheTable:
-    def test_what_the_database_knows_is_served_beside_the_workers(self, slow, start, port):
+    @pytest.mark.thorough
+    @pytest.mark.usefixtures("slow")
+    def test_what_the_database_knows_is_served_beside_the_workers(self, start, port):
         exporter = start("metrics", METRICS_PORT=str(port))
         wait_until(lambda: total(scrape(port), "bge_pipeline_table_readable") == 1, 60)
         found = scrape(port)
@@ -130,15 +150,39 @@ class TestTheTable:
         exporter.communicate(timeout=60)
         assert exporter.returncode == 0
 
-    def test_rows_and_tokens_of_processes_that_have_ended_are_known(self, slow, start):
-        execute(slow, "DROP TRIGGER dawdle ON segments")
-        assert start("backfill").wait(60) == 0
-        printed, said = start("metrics", "--once").communicate(timeout=60)
-        found = parsed(printed)
-        assert total(found, "bge_pipeline_table_rows_written_total") == 300, said
+    def test_rows_and_tokens_of_processes_that_have_ended_are_known(self, database, settings):
+        fill(database, settings)
+        found = looked_at(database, settings)
+        assert total(found, "bge_pipeline_table_rows_written_total") == 300
         assert total(found, "bge_pipeline_table_tokens_read_total") > 300
         assert total(found, "bge_pipeline_table_pending_rows") == 0
         assert total(found, "bge_pipeline_table_updates_total") >= 300
+
+    def test_a_pause_and_quarantined_rows_are_told(self, database, settings):
+        expand(database, settings, ENCODER.space)
+        pause(database, settings)
+        put_in_quarantine(database, 1, 2)
+        found = looked_at(database, settings)
+        assert total(found, "bge_pipeline_table_paused") == 1
+        assert total(found, "bge_pipeline_table_quarantined_rows") == 2
+        assert total(found, "bge_pipeline_table_pending_rows") == 298
+
+    def test_sessions_that_wait_for_a_lock_are_counted(self, database, settings):
+        with application(database) as holder, application(database) as waiter, ThreadPoolExecutor() as threads:
+            holder.execute(text("LOCK TABLE segments IN SHARE MODE"))
+            waiting = threads.submit(waiter.execute, text("UPDATE segments SET text = text WHERE id = 1"))
+            wait_until(lambda: total(looked_at(database, settings), "bge_pipeline_table_waiting_sessions") == 1)
+            assert total(looked_at(database, settings), "bge_pipeline_table_longest_wait_seconds") > 0
+            holder.rollback()
+            waiting.result(30)
+        assert total(looked_at(database, settings), "bge_pipeline_table_waiting_sessions") == 0
+
+    def test_a_large_table_is_estimated_while_its_bulk_is_pending(self, database, settings, monkeypatch):
+        expand(database, settings, ENCODER.space)
+        monkeypatch.setattr(table_metrics, "_COUNTED_ROWS", 100)
+        as_it_stands(database, "ANALYZE segments")
+        statements = statements_run_by(lambda: looked_at(database, settings))
+        assert any("TABLESAMPLE SYSTEM (1)" in statement for statement in statements)
 
     def test_a_database_that_is_away_is_told(self, start):
         printed, said = start("metrics", "--once", DATABASE_URL="postgresql://u:hunter2@127.0.0.1:1/x").communicate()

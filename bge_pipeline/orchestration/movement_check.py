@@ -1,0 +1,45 @@
+"""Whether the backfill stands still, as an asset check. What there is to see is phases/movement.py's."""
+
+import dagster as dg
+
+from bge_pipeline.database.connection import Database
+from bge_pipeline.orchestration.failures import explained
+from bge_pipeline.orchestration.metadata import as_dagster_metadata
+from bge_pipeline.orchestration.names import BACKFILLED
+from bge_pipeline.phases.movement import Movement, read_movement
+from bge_pipeline.settings import Settings
+
+CHECK = "moving"
+
+
+@dg.asset_check(
+    asset=BACKFILLED,
+    name=CHECK,
+    description=(
+        "Red where rows wait for a vector, the table is not paused, and no process, on whatever machine, has written one for "
+        "STANDSTILL_MINUTES: a run hangs, a machine is gone, or nobody has launched what is left. The sensor `watch_movement` "
+        "answers it without a run, and so also when no run can start."
+    ),
+)
+def moving(settings: dg.ResourceParam[Settings], database: dg.ResourceParam[Database]) -> dg.AssetCheckResult:
+    """Whether somebody writes what is pending."""
+    with explained():
+        evaluation = evaluate_movement(read_movement(database, settings))
+    return dg.AssetCheckResult(
+        passed=evaluation.passed,
+        severity=evaluation.severity,
+        description=evaluation.description,
+        metadata=evaluation.metadata,
+    )
+
+
+def evaluate_movement(found: Movement) -> dg.AssetCheckEvaluation:
+    """The check's answer, for a sensor to tell as well."""
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey(BACKFILLED),
+        check_name=CHECK,
+        passed=not found.stands_still,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=str(found),
+        metadata=as_dagster_metadata(found.as_metadata()),
+    )
