@@ -31,7 +31,13 @@ class JsonStream(io.TextIOBase):
         self._written: list[str] = []
 
     def write(self, printed: str) -> int:
-        """Keep it until it is flushed."""
+        """Keep it until it is flushed.
+
+        Raises:
+            TypeError: it is not text, by which click tells a text stream from one of bytes.
+        """
+        if not isinstance(printed, str):
+            raise TypeError(f"expected text, got {type(printed).__name__}")
         self._written.append(printed)
         return len(printed)
 

@@ -181,8 +181,9 @@ class TestStandstill:
 
 class TestFailures:
     @pytest.fixture
-    def failed(self, expanded: None, run: Runner, monkeypatch: pytest.MonkeyPatch) -> dg.ExecuteInProcessResult:
+    def failed(self, run: Runner) -> dg.ExecuteInProcessResult:
         """A swap that is refused, since nothing is embedded."""
+        assert run("expand_job").success
         result = run("swap_job")
         assert not result.success
         return result
@@ -236,7 +237,7 @@ class TestFailures:
         assert TOKEN not in str(prevented)
         assert "a &lt;!channel&gt; &amp; more" in slack.messages[0]["text"]
 
-    def test_a_slack_that_cannot_be_reached_stops_nothing(self, monkeypatch: pytest.MonkeyPatch):
+    def test_a_slack_that_cannot_be_reached_stops_nothing(self):
         settings = load_settings(slack_token=TOKEN, slack_channel="#x", slack_api_url="http://127.0.0.1:1/api/")
         prevented = tell_slack(settings, "a message")
         assert "refused" in str(prevented)
