@@ -21,8 +21,8 @@ from bge_pipeline.console import stderr
 from bge_pipeline.database.connection import Database, embedded_folder
 from bge_pipeline.demo.home import demo_is_there, demo_settings, names_a_table
 from bge_pipeline.errors import BgePipelineError, ConfigurationError, Stopped
-from bge_pipeline.settings import Settings, load_settings, misspelled_names, nearest_setting
-from bge_pipeline.settings.configuration import log_format_of
+from bge_pipeline.settings import Settings, TelemetrySettings, load_settings, misspelled_names, nearest_setting
+from bge_pipeline.settings.configuration import read_early
 from bge_pipeline.telemetry.tracing import tracing
 
 EPILOG = (
@@ -145,7 +145,7 @@ def _options(
         call.assign(assignment)
     mean_the_demo(demo, elsewhere="database_url" in call.overrides)
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
-    log_to_stderr(log_format_of(call.overrides), level)
+    log_to_stderr(read_early(TelemetrySettings, call.overrides).log_format, level)
     for name, meant in misspelled_names().items():
         logging.getLogger("bge_pipeline").warning(
             ".env: %s is no setting and has no effect; %s may be meant", name, meant

@@ -22,7 +22,8 @@ from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.swap import swap
 from bge_pipeline.phases.verify import require_backfilled
 from bge_pipeline.report.pages import as_markdown, summary_as_markdown, write_report
-from bge_pipeline.settings import Settings
+from bge_pipeline.settings import DagsterSettings, Settings
+from bge_pipeline.settings.configuration import read_early
 
 
 @dg.asset(
@@ -66,7 +67,7 @@ def schema_with_384_column(
     code_version="1",
     deps=[SCHEMA],
     partitions_def=partitions.id_ranges,
-    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
+    backfill_policy=dg.BackfillPolicy.multi_run(read_early(DagsterSettings).partitions_per_run),
     retry_policy=TRANSIENT_RETRIES,
     pool=POOL,
     description=(
@@ -84,9 +85,9 @@ def backfilled_embeddings(
     embeddings: dg.ResourceParam[EmbeddingsService],
 ) -> dg.MaterializeResult[None]:
     """Backfill of one partition, or of each partition of a range."""
-    for key in context.partition_keys:
+    for number, key in enumerate(context.partition_keys):
         with explained():
-            overall = how_far(context.instance, key, settings.partition_rows)
+            overall = how_far(context.instance, context.partition_keys, number, settings.partition_rows)
             require_own_history(context.instance, database, settings)
             result = backfill(
                 database,

@@ -1,4 +1,4 @@
-"""Jobs: one for each phase, one that embeds what is pending, and the ways back and out."""
+"""Jobs of ops: embedding what is pending, pause and resume, and the ways back and out. Those of assets are in asset_jobs.py."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,15 +10,21 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConsentRequired
-from bge_pipeline.orchestration.checks import only_new_vectors, quality_gate
+from bge_pipeline.orchestration.asset_jobs import (
+    backfill_job,
+    compare_job,
+    expand_job,
+    report_job,
+    status_job,
+    swap_job,
+)
 from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
-from bge_pipeline.orchestration.movement_check import moving
-from bge_pipeline.orchestration.names import BACKFILLED, POOL, REPORT, SCHEMA, SWAPPED, WITHOUT_OLD_MODEL_TAG
+from bge_pipeline.orchestration.names import BACKFILLED, POOL, SWAPPED, WITHOUT_OLD_MODEL_TAG
 from bge_pipeline.orchestration.own_history import adopt, require_own_history
+from bge_pipeline.orchestration.priorities import AT_ONCE, FRESH, priority
 from bge_pipeline.orchestration.progress import log_backfill
-from bge_pipeline.orchestration.side_by_side_check import side_by_side
-from bge_pipeline.orchestration.status_check import log_status, migration_status
+from bge_pipeline.orchestration.status_check import log_status
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.companion import keep_companion
 from bge_pipeline.phases.consent import require_confirmation
@@ -27,39 +33,6 @@ from bge_pipeline.phases.pause import PauseResult, pause, resume, this_user
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.settings import DatabaseSettings, Settings
-
-expand_job = dg.define_asset_job(
-    "expand_job",
-    selection=[SCHEMA],
-    description="Add the new column and what keeps it true, and cut the table into partitions.",
-)
-
-backfill_job = dg.define_asset_job(
-    "backfill_job",
-    # The first two compare the whole table: they are asked once, by swap_job, and not after each partition.
-    selection=dg.AssetSelection.assets(BACKFILLED) - dg.AssetSelection.checks(quality_gate, side_by_side, moving),
-    description="Embed one partition, or a range of partitions in one run, and check it.",
-)
-
-swap_job = dg.define_asset_job(
-    "swap_job",
-    selection=dg.AssetSelection.assets(SWAPPED) | dg.AssetSelection.checks_for_assets(BACKFILLED),
-    description="Check the whole table, build the index, exchange the columns, check the index. A failed check stops it.",
-)
-
-compare_job = dg.define_asset_job(
-    "compare_job",
-    selection=dg.AssetSelection.checks(only_new_vectors),
-    description="Compare a sample of what was written since the swap with what the new model makes of it.",
-)
-
-status_job = dg.define_asset_job(
-    "status_job",
-    selection=dg.AssetSelection.checks(migration_status),
-    description="See where the migration stands; it is the check migration_status of swapped_index.",
-)
-
-report_job = dg.define_asset_job("report_job", selection=[REPORT], description="Write the benchmark report.")
 
 
 @dg.op(pool=POOL, retry_policy=TRANSIENT_RETRIES, description="Embed every pending row, whatever its id.")
@@ -224,14 +197,18 @@ def adopt_table(
         log_status(context, database, settings)
 
 
-@dg.job(description="Embed every pending row, new and changed ones, before the swap and ever after it.")
+@dg.job(
+    tags=priority(FRESH),
+    description="Embed every pending row, new and changed ones, before the swap and ever after it.",
+)
 def embed_pending_job() -> None:
     """Embed what is pending."""
     embed_pending()
 
 
 @dg.job(
-    description="While the next migration of a finished table runs, and until its retire: embed with the old model what waits."
+    tags=priority(FRESH),
+    description="While the next migration of a finished table runs, and until its retire: embed with the old model what waits.",
 )
 def keep_old_current_job() -> None:
     """Keep the column of the old model current."""
@@ -240,36 +217,41 @@ def keep_old_current_job() -> None:
 
 # Without the encoder's pool, which the run that is to be held has.
 @dg.job(
-    description="Hold every run on the table, here and on other machines, after its batch in hand, until resume_job."
+    tags=priority(AT_ONCE),
+    description="Hold every run on the table, here and on other machines, after its batch in hand, until resume_job.",
 )
 def pause_job() -> None:
     """Pause the runs on the table."""
     pause_runs()
 
 
-@dg.job(description="Let the runs on the table go on, whoever paused them.")
+@dg.job(tags=priority(AT_ONCE), description="Let the runs on the table go on, whoever paused them.")
 def resume_job() -> None:
     """Resume the runs on the table."""
     resume_runs()
 
 
 @dg.job(
-    description="CHANGES WHAT SEARCH READS, back to the old vectors, until retire_job has run. Wants config `confirm`."
+    tags=priority(AT_ONCE),
+    description="CHANGES WHAT SEARCH READS, back to the old vectors, until retire_job has run. Wants config `confirm`.",
 )
 def rollback_job() -> None:
     """Roll back the swap."""
     roll_back()
 
 
-@dg.job(description="DROPS THE OLD VECTORS: there is no way back after it. Wants config `confirm`.")
+@dg.job(
+    tags=priority(AT_ONCE), description="DROPS THE OLD VECTORS: there is no way back after it. Wants config `confirm`."
+)
 def retire_job() -> None:
     """Retire the old column."""
     retire_old_column()
 
 
 @dg.job(
+    tags=priority(AT_ONCE),
     description="Where the table has moved to another database: its history goes on here. Wants config `confirm`. For another "
-    "table, give that one a history of its own."
+    "table, give that one a history of its own.",
 )
 def adopt_table_job() -> None:
     """Say that this history is of the table of the settings."""

@@ -6,7 +6,7 @@ column of a table that was migrated before, in which nobody would find them mean
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
@@ -15,16 +15,12 @@ from bge_pipeline.database.heartbeat import read_workers
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.orchestration import partitions, run_history
+from bge_pipeline.orchestration.asset_jobs import backfill_job, compare_job, status_job
 from bge_pipeline.orchestration.checks import only_new_vectors
-from bge_pipeline.orchestration.jobs import (
-    backfill_job,
-    compare_job,
-    embed_pending_job,
-    keep_old_current_job,
-    status_job,
-)
+from bge_pipeline.orchestration.jobs import embed_pending_job, keep_old_current_job
 from bge_pipeline.orchestration.names import SWAPPED
 from bge_pipeline.orchestration.own_history import require_own_history
+from bge_pipeline.orchestration.priorities import RERUN, priority
 from bge_pipeline.orchestration.rerun_policy import Decision, GiveUp, Rerun, RerunPolicy
 from bge_pipeline.orchestration.status_check import seen_now
 from bge_pipeline.orchestration.workers import fail_runs_without_process
@@ -38,6 +34,8 @@ from bge_pipeline.settings import DagsterSettings, Settings, load_settings
 _INTERVAL_SECONDS = 30
 _COMPARE_INTERVAL_SECONDS = 600
 _LISTED = 5
+_PARTITIONS_PER_TICK = 1_000
+"""Failed partitions that one tick of rerun_failed_partitions decides about; the next goes on behind them."""
 _ATTEMPT_TAG = "bge_pipeline/attempt"
 
 
@@ -56,18 +54,23 @@ def rerun_failed_partitions(context: dg.SensorEvaluationContext) -> dg.SensorRes
     for orphan in fail_runs_without_process(context.instance, lambda: _silent(settings)):
         context.log.warning("the process of run %s is gone; the run is marked as failed", orphan.run_id)
     policy = RerunPolicy(settings.max_partition_attempts, settings.retry_backoff_seconds)
-    attempts = run_history.unmaterialized_attempts(context.instance)
+    found = run_history.unmaterialized(context.instance)
+    looked_at = _next_of(found.failed, context.cursor)
+    context.update_cursor(looked_at[-1] if len(looked_at) < len(found.failed) else "")
+    attempts = run_history.attempts_at(context.instance, looked_at)
     claimed = run_history.claimed_by_backfills(context.instance, attempts)
     now = time.time()
     decisions = {key: policy.decide(key, runs, now, is_claimed=key in claimed) for key, runs in attempts.items()}
     requests = [
-        dg.RunRequest(partition_key=key, run_key=choice.run_key, tags={_ATTEMPT_TAG: str(choice.attempt)})
+        dg.RunRequest(
+            partition_key=key, run_key=choice.run_key, tags={_ATTEMPT_TAG: str(choice.attempt), **priority(RERUN)}
+        )
         for key, choice in decisions.items()
         if isinstance(choice, Rerun)
     ]
     total = len(partitions.known_keys(context.instance))
     if not requests:
-        return dg.SkipReason(_left_alone(decisions, total))
+        return dg.SkipReason(_left_alone(decisions, found, total))
     try:
         with Database.from_settings(settings) as database:
             require_own_history(context.instance, database, settings)
@@ -78,7 +81,13 @@ def rerun_failed_partitions(context: dg.SensorEvaluationContext) -> dg.SensorRes
     for key, choice in decisions.items():
         if isinstance(choice, GiveUp):
             context.log.warning("gave up on partition %s: %s", key, choice.reason)
-    return dg.SensorResult(run_requests=requests)
+    return dg.SensorResult(run_requests=requests, cursor=context.cursor)
+
+
+def _next_of(failed: Sequence[str], last: str | None) -> Sequence[str]:
+    """Of the failed partitions, as many as a tick has time for: those behind the last that was looked at, or the first."""
+    behind = [key for key in failed if key > (last or "")]
+    return (behind or failed)[:_PARTITIONS_PER_TICK]
 
 
 def _silent(settings: Settings) -> set[str]:
@@ -104,11 +113,9 @@ def _silent(settings: Settings) -> set[str]:
 def embed_new_rows(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Request what the table's new rows need."""
     instance = context.instance
-    under_way = run_history.unfinished_runs(
-        instance, [embed_pending_job.name, backfill_job.name, keep_old_current_job.name]
-    )
-    if under_way:
-        return dg.SkipReason(f"{under_way[0].job_name} is queued or under way in run {under_way[0].run_id[:8]}")
+    jobs = [embed_pending_job.name, backfill_job.name, keep_old_current_job.name]
+    if under_way := run_history.unfinished_run(instance, jobs):
+        return dg.SkipReason(f"{under_way.job_name} is queued or under way in run {under_way.run_id[:8]}")
     if backfills := run_history.backfills_under_way(instance):
         return dg.SkipReason(f"Dagster backfill {backfills[0].backfill_id} is under way")
     try:
@@ -227,8 +234,9 @@ def _request_embedding(
     return dg.SensorResult(run_requests=[dg.RunRequest(job_name=job_name)])
 
 
-def _left_alone(decisions: Mapping[str, Decision], total: int) -> str:
-    if not decisions:
+def _left_alone(decisions: Mapping[str, Decision], found: run_history.Unmaterialized, total: int) -> str:
+    unmaterialized = len(found.failed) + found.unfinished
+    if not unmaterialized:
         return f"none of {total} partitions has failed"
     # What needs a person comes first.
     ordered = sorted(decisions.items(), key=lambda item: not isinstance(item[1], GiveUp))
@@ -237,8 +245,10 @@ def _left_alone(decisions: Mapping[str, Decision], total: int) -> str:
         for key, choice in ordered[:_LISTED]
         if not isinstance(choice, Rerun)
     ]
-    more = f"; and {len(ordered) - _LISTED} more" if len(ordered) > _LISTED else ""
-    return f"{len(decisions)} of {total} partitions are not materialized by their last run: {'; '.join(lines)}{more}"
+    if found.unfinished:
+        lines.append(f"{found.unfinished:,} {'is' if found.unfinished == 1 else 'are'} queued or under way")
+    more = f"; and {len(found.failed) - _LISTED:,} more" if len(found.failed) > _LISTED else ""
+    return f"{unmaterialized} of {total} partitions are not materialized by their last run: {'; '.join(lines)}{more}"
 
 
 SENSORS = [rerun_failed_partitions, embed_new_rows, notice_old_vectors, watch_status]

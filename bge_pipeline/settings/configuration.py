@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 from pydantic import SecretStr, ValidationError, model_validator
 from pydantic_settings import (
@@ -28,6 +28,7 @@ from bge_pipeline.postgres_url import parse_url, shown
 from bge_pipeline.settings.backfill import BackfillSettings
 from bge_pipeline.settings.dagster import DagsterSettings
 from bge_pipeline.settings.database import DatabaseSettings
+from bge_pipeline.settings.group import Group
 from bge_pipeline.settings.index import IndexSettings
 from bge_pipeline.settings.locks import LockSettings
 from bge_pipeline.settings.model import ModelSettings
@@ -114,6 +115,8 @@ class Settings(
         return (*sources, InitSettingsSource(settings_cls, translate(variables, taken)))
 
 
+GroupOfSettings = TypeVar("GroupOfSettings", bound=Group)
+
 _NEARLY = 0.9
 """Share of a name's letters that a misspelling has in common with it."""
 
@@ -142,11 +145,16 @@ def load_settings(**overrides: Any) -> Settings:
         ) from None
 
 
-def log_format_of(overrides: Mapping[str, Any]) -> Literal["text", "json"]:
-    """LOG_FORMAT before anything is logged; `text` where it is misspelled, which `load_settings` then says."""
-    env_file = None if WITHOUT_ENV_FILE in os.environ else ".env"
-    values = {**DotEnvSettingsSource(Settings, env_file=env_file)(), **EnvSettingsSource(Settings)(), **overrides}
-    return "json" if values.get("log_format") == "json" else "text"
+def read_early(group: type[GroupOfSettings], overrides: Mapping[str, Any] | None = None) -> GroupOfSettings:
+    """One group before all others, from the environment and `.env`; its defaults where a value is wrong, which `load_settings`
+    says when it reads them all."""
+    env_file = None if WITHOUT_ENV_FILE in os.environ else Path(".env")
+    sources = (DotEnvSettingsSource(Settings, env_file=env_file), EnvSettingsSource(Settings))
+    values = {name: value for source in sources for name, value in source().items()} | dict(overrides or {})
+    try:
+        return group.model_validate({name: value for name, value in values.items() if name in group.model_fields})
+    except ValidationError:
+        return group()
 
 
 def misspelled_names(env_file: Path = Path(".env")) -> dict[str, str]:

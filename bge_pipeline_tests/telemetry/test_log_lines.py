@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bge_pipeline.cli.log_output import JsonStream
-from bge_pipeline.settings.configuration import log_format_of
+from bge_pipeline.settings import TelemetrySettings
+from bge_pipeline.settings.configuration import read_early
 from bge_pipeline.telemetry.log_lines import JsonLines, masked
 from bge_pipeline_tests.support import execute
 
@@ -56,13 +57,17 @@ class TestTheCommand:
         assert "LOG_FORMAT: Input should be 'text' or 'json'" in said
 
 
-def test_the_format_is_known_before_the_settings_are_read(monkeypatch, tmp_path):
-    assert log_format_of({}) == "text"
+def test_the_format_is_known_before_the_other_settings_are_read(monkeypatch, tmp_path):
+    def log_format(**overrides):
+        return read_early(TelemetrySettings, overrides).log_format
+
+    assert log_format() == "text"
     (tmp_path / ".env").write_text("LOG_FORMAT=json\nEMBEDDING_DIMENSIONS=many\n")
-    assert log_format_of({}) == "json"
+    assert log_format() == "json"
     monkeypatch.setenv("LOG_FORMAT", "text")
-    assert log_format_of({}) == "text"
-    assert log_format_of({"log_format": "json"}) == "json"
+    assert log_format() == "text"
+    assert log_format(log_format="json") == "json"
+    assert log_format(log_format="xml") == "text"
 
 
 def test_what_others_print_becomes_a_line_when_it_is_flushed(monkeypatch):
