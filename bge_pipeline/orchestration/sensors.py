@@ -81,7 +81,7 @@ def rerun_failed_partitions(context: dg.SensorEvaluationContext) -> dg.SensorRes
     for key, choice in decisions.items():
         if isinstance(choice, GiveUp):
             context.log.warning("gave up on partition %s: %s", key, choice.reason)
-    return dg.SensorResult(run_requests=requests, cursor=context.cursor)
+    return dg.SensorResult(run_requests=requests)
 
 
 def _next_of(failed: Sequence[str], last: str | None) -> Sequence[str]:
