@@ -31,7 +31,7 @@ _LONGEST_REASON = 1_000
     ),
 )
 def watch_movement(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    """Tell of a standstill once, and once of its end."""
+    """Answer the check at first, and when a standstill begins or ends."""
     try:
         settings = load_settings()
         with Database.from_settings(settings) as database:
@@ -39,14 +39,14 @@ def watch_movement(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.
     except BgePipelineError as error:
         return dg.SkipReason(str(error))
     now = "still" if found.stands_still else "moving"
-    if found.still_seconds is None or now == (context.cursor or "moving"):
+    if found.still_seconds is None or now == context.cursor:
         return dg.SkipReason(str(found))
-    page = f"/assets/{BACKFILLED}?view=checks"
-    prevented = tell_slack(settings, str(found) if found.stands_still else f"it moves again: {found}", page)
-    if prevented is not None:
-        context.log.info("not told to Slack: %s", prevented)
-    tell = context.log.error if found.stands_still else context.log.info
-    tell(str(found))
+    if found.stands_still or context.cursor is not None:
+        told = str(found) if found.stands_still else f"it moves again: {found}"
+        prevented = tell_slack(settings, told, f"/assets/{BACKFILLED}?view=checks")
+        if prevented is not None:
+            context.log.info("not told to Slack: %s", prevented)
+        (context.log.error if found.stands_still else context.log.info)(told)
     return dg.SensorResult(asset_events=[evaluate_movement(found)], cursor=now)
 
 

@@ -55,7 +55,7 @@ class Movement:
 
     def __str__(self) -> str:
         if self.still_seconds is None:
-            return f"no migration of {self.table} has begun"
+            return f"no migration of {self.table} has begun, or this role may not read its journal"
         if self.paused is not None:
             return f"{self.table} is {self.paused}"
         ago = f"the last vector or phase was {duration(self.still_seconds)} ago"

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from bge_pipeline.database.activity import read_activity
+from bge_pipeline.database.activity import is_being_indexed, read_activity
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.heartbeat import read_workers
 from bge_pipeline.database.movement import done_by_all, seconds_since_movement
@@ -102,6 +102,7 @@ class TableMetrics(Collector):
         if still is not None:
             families.still.add_metric([table], still)
         families.paused.add_metric([table], float(read_pause(connection, target) is not None))
+        families.being_indexed.add_metric([table], float(is_being_indexed(connection, target)))
         workers = read_workers(connection, target)
         families.workers.add_metric([table, "working"], sum(not worker.is_silent for worker in workers))
         families.workers.add_metric([table, "silent"], sum(worker.is_silent for worker in workers))
@@ -164,6 +165,9 @@ class _Families:
             labels=of_table,
         )
         self.paused = GaugeMetricFamily("bge_pipeline_table_paused", "Whether somebody has paused it", labels=of_table)
+        self.being_indexed = GaugeMetricFamily(
+            "bge_pipeline_table_being_indexed", "Whether an index of it is built now", labels=of_table
+        )
         self.workers = GaugeMetricFamily(
             "bge_pipeline_table_workers",
             "Processes that fill it, on all machines: working, or silent for a minute",

@@ -29,6 +29,8 @@ _LAST_PORT = 65_535
 FOLDER = "metrics"
 """In the data folder."""
 _ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - what a person asked to listen on
+_PROCESS = "__meta_bge_pipeline_process"
+"""Label of a target. Prometheus drops what begins so once it has relabelled: each run would else make series of its own."""
 _served = threading.Lock()
 """Held while this process serves: a block within another one, as a run within `dev`, adds nothing."""
 
@@ -95,7 +97,7 @@ def _announce(host: str, port: int, home: Path) -> Path | None:
     folder, machine = home / FOLDER, socket.gethostname()
     reached = machine if host in _ANY_ADDRESS else f"[{host}]" if ":" in host else host
     target = folder / f"{machine}-{port}.json"
-    facts = [{"targets": [f"{reached}:{port}"], "labels": {"process": this_process()}}]
+    facts = [{"targets": [f"{reached}:{port}"], "labels": {_PROCESS: this_process()}}]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob("*.json"):
@@ -113,6 +115,6 @@ def _announce(host: str, port: int, home: Path) -> Path | None:
 
 def _is_left_behind(path: Path) -> bool:
     try:
-        return is_gone(json.loads(path.read_text(encoding="utf-8"))[0]["labels"]["process"])
+        return is_gone(json.loads(path.read_text(encoding="utf-8"))[0]["labels"][_PROCESS])
     except (OSError, ValueError, LookupError):
         return False

@@ -91,16 +91,20 @@ def tick(instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorRe
 
 class TestStandstill:
     def test_before_a_migration_there_is_nothing_to_stand_still(self, instance: dg.DagsterInstance):
-        assert tick(instance) == 'no migration of "public"."segments" has begun'
+        assert tick(instance) == 'no migration of "public"."segments" has begun, or this role may not read its journal'
 
     @pytest.mark.usefixtures("expanded")
     def test_it_is_told_once_in_the_check_and_once_to_slack(
         self, instance: dg.DagsterInstance, database: Database, slack: Slack, run: Runner
     ):
-        assert "the last vector or phase was" in str(tick(instance))
+        first = tick(instance)
+        assert isinstance(first, dg.SensorResult)
+        assert [event.passed for event in first.asset_events] == [True]
+        assert "the last vector or phase was" in str(tick(instance, cursor=first.cursor))
+        assert slack.messages == []
         age_journal(database, 20)
 
-        told = tick(instance)
+        told = tick(instance, cursor=first.cursor)
         assert isinstance(told, dg.SensorResult)
         (evaluation,) = told.asset_events
         assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.ERROR)
