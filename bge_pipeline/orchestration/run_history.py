@@ -149,7 +149,7 @@ def claimed_by_backfills(instance: dg.DagsterInstance, attempts: Mapping[str, Se
     A backfill does not repeat a partition that failed in it, so one whose last run was that backfill's is not claimed.
     """
     claimed: set[str] = set()
-    for backfill in backfills_under_way(instance):
+    for backfill in backfills_under_way(instance) if attempts else ():
         of_backfill = dg.RunsFilter(tags={_BACKFILL_TAG: backfill.backfill_id})
         own_runs = set(instance.get_run_ids(of_backfill))
         targets = _targets(backfill)

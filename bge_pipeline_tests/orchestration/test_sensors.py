@@ -157,7 +157,7 @@ class TestRerunFailedPartitions:
             asset_selection=None,
         )
 
-        assert "is queued or under way" in tick(rerun_failed_partitions)
+        assert "2 are queued or under way" in tick(rerun_failed_partitions)
 
     @pytest.mark.usefixtures("expanded")
     def test_a_run_whose_process_was_killed_does_not_hold_its_partition(self, tick: Tick, instance: dg.DagsterInstance):
@@ -181,7 +181,7 @@ class TestRerunFailedPartitions:
             tags={"dagster/partition": KEYS[0], WORKER_TAG: worker},
         )
 
-        assert "is queued or under way" in tick(rerun_failed_partitions)
+        assert "2 are queued or under way" in tick(rerun_failed_partitions)
 
     @pytest.mark.usefixtures("expanded")
     @pytest.mark.parametrize(("minutes", "is_gone"), [(1, False), (10, True)])
