@@ -23,6 +23,7 @@ from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import migrate, open_service
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.settings import load_settings
 
@@ -93,14 +94,14 @@ def run(rows: int, *, swaps: bool) -> dict[str, Any]:
         settings = load_settings(bge_pipeline_home=home, embedding_model="hashing")
         # The table is made in a process of its own too, whose memory is not the backfill's.
         subprocess.run([sys.executable, "-c", _LOAD, home, str(rows)], check=True, cwd=Path(__file__).parent.parent)
-        with Database.from_settings(settings) as database, open_service(database, settings) as service:
+        with Database.from_settings(settings) as database, open_service(Migration(database, settings)) as service:
             if not swaps:
-                expand(database, settings, service.space)
-                return backfill(database, settings, service.encoder).as_metadata()
+                expand(Migration(database, settings), service.space)
+                return backfill(Migration(database, settings), service.encoder).as_metadata()
             started = time.perf_counter()
-            result = migrate(database, settings, service)
+            result = migrate(Migration(database, settings), service)
             seconds = time.perf_counter() - started
-            retire(database, settings)
+            retire(Migration(database, settings))
         return (
             result.backfill.as_metadata()
             | {name: getattr(result.swap, name) for name in ("index_seconds", "lock_milliseconds", "index_bytes")}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.phases.benchmark import benchmark
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.report.benchmark import BenchmarkReport
 from bge_pipeline.report.pages import markdown_table
 from bge_pipeline.settings import load_settings
@@ -66,7 +67,7 @@ def main() -> None:
     service = EmbeddingsService.from_settings(settings)
     try:
         with Database.from_settings(settings) as database:
-            report = benchmark(database, settings, service)
+            report = benchmark(Migration(database, settings), service)
     finally:
         service.shutdown()
     rows = [["figure", "promised", "measured here"]]

@@ -25,6 +25,7 @@ from bge_pipeline.orchestration.dagster_home import environment
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import Settings, load_settings
 
 
@@ -42,8 +43,8 @@ def main() -> None:
         settings = load_settings(bge_pipeline_home=home, embedding_model=model, partition_rows=10_000_000)
         with Database.from_settings(settings) as database:
             create_demo_table(database, settings, arguments.rows, with_index=False)
-            with open_service(database, settings) as service:
-                expand(database, settings, service.space)
+            with open_service(Migration(database, settings)) as service:
+                expand(Migration(database, settings), service.space)
             _dagster(settings, "expand_job")
             plain, through = [], []
             for _ in range(arguments.rounds):
@@ -80,9 +81,9 @@ def main() -> None:
 
 
 def _plain(database: Database, settings: Settings) -> float:
-    with open_service(database, settings) as service:
+    with open_service(Migration(database, settings)) as service:
         started = time.perf_counter()
-        backfill(database, settings, service.encoder)
+        backfill(Migration(database, settings), service.encoder)
         return time.perf_counter() - started
 
 

@@ -17,6 +17,7 @@ from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.vector_index import build_index
 from bge_pipeline.quality.index_recall import recommend_for_recall
 from bge_pipeline.settings import Settings, load_settings
@@ -38,9 +39,9 @@ def main() -> None:
         settings = load_settings(bge_pipeline_home=home, embedding_model="hashing")
         with Database.from_settings(settings) as database:
             create_demo_table(database, settings, arguments.rows, with_index=False)
-            expand(database, settings, configured_space(settings))
-            with open_service(database, settings) as service:
-                backfill(database, settings, service.encoder)
+            expand(Migration(database, settings), configured_space(settings))
+            with open_service(Migration(database, settings)) as service:
+                backfill(Migration(database, settings), service.encoder)
             rows = [measure(database, settings, name) for name in INDEXES]
     Measurement(
         "index",
@@ -68,7 +69,7 @@ def main() -> None:
 def measure(database: Database, settings: Settings, name: str) -> list[str]:
     """One row of the table; the index is dropped again."""
     chosen = settings.model_copy(update=INDEXES[name])
-    built, _ = build_index(database, chosen)
+    built, _ = build_index(Migration(database, chosen))
     efforts, milliseconds = [], 0.0
     for wanted in WANTED_RECALLS:
         found = recommend_for_recall(database, chosen, wanted, column="embedding_384", samples=50)

@@ -18,6 +18,7 @@ from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.vector_index import build_index
 from bge_pipeline.settings import load_settings
 
@@ -69,15 +70,15 @@ def measured(rows: int, index: str | None) -> list[str]:
                 if index is not None:
                     connection.execute(text(index))
                 connection.execute(text("VACUUM ANALYZE segments"))
-            with open_service(database, settings) as service:
-                expand(database, settings, service.space)
+            with open_service(Migration(database, settings)) as service:
+                expand(Migration(database, settings), service.space)
                 with database.autocommit() as connection:
                     connection.execute(text("CHECKPOINT"))
                     before = counters(connection)
-                backfill(database, settings, service.encoder)
+                backfill(Migration(database, settings), service.encoder)
                 with database.autocommit() as connection:
                     filled = counters(connection)
-                built, _ = build_index(database, settings)
+                built, _ = build_index(Migration(database, settings))
                 with database.autocommit() as connection:
                     indexed = counters(connection)
     log, table = ((after - earlier) / rows for after, earlier in zip(filled, before, strict=True))

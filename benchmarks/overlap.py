@@ -18,6 +18,7 @@ from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import load_settings
 
 
@@ -33,8 +34,8 @@ def main() -> None:
         settings = load_settings(bge_pipeline_home=home, embedding_model=arguments.model)
         with Database.from_settings(settings) as database:
             table = create_demo_table(database, settings, arguments.rows, with_index=False)
-            with open_service(database, settings) as service:
-                expand(database, settings, service.space)
+            with open_service(Migration(database, settings)) as service:
+                expand(Migration(database, settings), service.space)
                 with database.autocommit() as connection:
                     texts = list(connection.execute(text("SELECT text FROM segments ORDER BY id")).scalars())
                 service.encode_texts(texts[:500])
@@ -45,7 +46,7 @@ def main() -> None:
                     with database.autocommit() as connection:
                         connection.execute(text("UPDATE segments SET embedding_384 = NULL"))
                         connection.execute(text("VACUUM ANALYZE segments"))
-                    result = backfill(database, settings, service.encoder)
+                    result = backfill(Migration(database, settings), service.encoder)
                     assert result.rows == table.rows, f"{result.rows} of {table.rows} rows were embedded"
                     whole.append(result.seconds)
                 precision = service.space.precision

@@ -27,10 +27,11 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.ids import INTEGERS
 from bge_pipeline.database.pending_reader import PendingBatch, read_pending
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.database.writer import VectorWriter
+from bge_pipeline.database.writer import CommitRules, Destination, VectorWriter
 from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import Settings, load_settings
 
 Vectors = NDArray[np.float32]
@@ -55,7 +56,7 @@ def main() -> None:
         settings = load_settings(bge_pipeline_home=home, embedding_model="hashing", old_index="keep")
         with Database.from_settings(settings) as database:
             create_demo_table(database, settings, arguments.table_rows, with_index=False)
-            expand(database, settings, configured_space(settings))
+            expand(Migration(database, settings), configured_space(settings))
             rates = measure(database, settings, WAYS, arguments.rows, arguments.rounds)
             for name, definition, share in OLD_INDEXES:
                 if name in arguments.old_indexes:
@@ -116,8 +117,8 @@ def ours(batch_rows: int) -> Way:
         target = TargetTable("public", "segments", "id", "text", "embedding")
         with database.autocommit() as connection:
             number = describe_table(connection, target).columns[COLUMN].number
-        size = {"max_lock_ms": Settings.model_fields["backfill_max_lock_ms"].default, "max_rows": batch_rows}
-        with VectorWriter(database, target, COLUMN, number, INTEGERS, 384, **size) as writer:
+        rules = CommitRules(Settings.model_fields["backfill_max_lock_ms"].default, batch_rows)
+        with VectorWriter(database, Destination(target, COLUMN, number, INTEGERS, 384), rules) as writer:
             for first, last in _slices(len(batch), batch_rows):
                 rows = batch.only(range(first, last))
                 for piece in writer.pieces(rows):

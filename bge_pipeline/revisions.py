@@ -14,14 +14,13 @@ from alembic.config import CommandLine, Config
 from alembic.util import CommandError
 
 import bge_pipeline
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.errors import BgePipelineError, ConfigurationError, DatabaseUnavailable
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.sql_for_review import Script
 from bge_pipeline.settings import Settings, load_settings
 from bge_pipeline.space import EmbeddingSpace
-from bge_pipeline.telemetry.tracing import tracing
 
 COMMANDS = ("upgrade", "downgrade", "stamp", "current", "history", "heads", "show")
 """Alembic's commands that run or read revisions; the others write new ones."""
@@ -66,7 +65,7 @@ def run_alembic(arguments: Sequence[str], variables: Mapping[str, str] | None = 
         raise BgePipelineError(f"Alembic: {error}", next_step="bge-pipeline status") from error
 
 
-def run_phase(phase: Callable[[Database, Settings], object]) -> None:
+def run_phase(phase: Callable[[Migration], object]) -> None:
     """Run a phase on connections of its own, with no transaction of Alembic's open meanwhile.
 
     Raises:
@@ -76,10 +75,8 @@ def run_phase(phase: Callable[[Database, Settings], object]) -> None:
     try:
         with op.get_context().autocommit_block():
             try:
-                with explained():
-                    settings = load_settings()
-                    with tracing(settings), Database.from_settings(settings) as database:
-                        phase(database, settings)
+                with explained(), Migration.opened(load_settings()) as migration:
+                    phase(migration)
             except CommandError as error:
                 failure = error
                 raise

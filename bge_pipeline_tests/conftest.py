@@ -20,6 +20,7 @@ from bge_pipeline.database.connection import Database, normalise_url
 from bge_pipeline.database.local_server import start_embedded_postgres
 from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.old_spellings import OLD_NAMES
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import Settings, load_settings
 from bge_pipeline_tests.support import administer
 
@@ -128,6 +129,12 @@ def make_settings(database_url: str, tmp_path: Path) -> Callable[..., Settings]:
 def settings(make_settings: Callable[..., Settings]) -> Settings:
     """The settings of most tests."""
     return make_settings()
+
+
+@pytest.fixture
+def migration(database: Database, settings: Settings) -> Migration:
+    """The migration of the fresh database's table."""
+    return Migration(database, settings)
 
 
 @contextmanager

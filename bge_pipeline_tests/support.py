@@ -24,6 +24,7 @@ from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.phases.backfill import BackfillResult, backfill
 from bge_pipeline.phases.consent import with_consent
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.swap import SwapResult
 from bge_pipeline.phases.swap import swap as swap_with_service
@@ -110,9 +111,9 @@ def parsed(vector: str) -> list[float]:
     return [float(number) for number in vector.strip("[]").split(",")]
 
 
-def agreed(database: Database, settings: Settings) -> Settings:
+def agreed(migration: Migration) -> Settings:
     """The settings of somebody who agrees to whatever step the table has ahead."""
-    return with_consent(settings, require_table(database, settings))
+    return with_consent(migration.settings, require_table(Migration(migration.database, migration.settings)))
 
 
 NASTY_IDS = [
@@ -179,22 +180,22 @@ def store_vectors(database: Database, column: str, encoder: HashingEncoder) -> N
         )
 
 
-def fill(database: Database, settings: Settings, encoder: HashingEncoder = ENCODER) -> BackfillResult:
+def fill(migration: Migration, encoder: HashingEncoder = ENCODER) -> BackfillResult:
     """Expand and backfill."""
-    expand(database, agreed(database, settings), encoder.space)
-    return backfill(database, settings, encoder)
+    expand(Migration(migration.database, agreed(migration)), encoder.space)
+    return backfill(Migration(migration.database, migration.settings), encoder)
 
 
-def swap(database: Database, settings: Settings, encoder: HashingEncoder = ENCODER) -> SwapResult:
+def swap(migration: Migration, encoder: HashingEncoder = ENCODER) -> SwapResult:
     """Swap, agreed to and without measuring the quality of vectors that mean nothing."""
-    quiet = agreed(database, settings).model_copy(update={"quality_gate": "off", "search_probes": 10})
-    return swap_with_service(database, quiet, EmbeddingsService(encoder, quiet))
+    quiet = agreed(migration).model_copy(update={"quality_gate": "off", "search_probes": 10})
+    return swap_with_service(Migration(migration.database, quiet), EmbeddingsService(encoder, quiet))
 
 
-def fill_and_swap(database: Database, settings: Settings, encoder: HashingEncoder = ENCODER) -> SwapResult:
+def fill_and_swap(migration: Migration, encoder: HashingEncoder = ENCODER) -> SwapResult:
     """Expand, backfill and swap."""
-    fill(database, settings, encoder)
-    return swap(database, settings, encoder)
+    fill(migration, encoder)
+    return swap(migration, encoder)
 
 
 def statements_of(database: Database, act: Callable[[Connection], Any]) -> list[tuple[str, Any]]:

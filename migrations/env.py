@@ -11,6 +11,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.pooler import require_session
 from bge_pipeline.errors import TargetTableError
 from bge_pipeline.phases.consent import rolled_back
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.revisions import explained
 from bge_pipeline.settings import Settings, load_settings
@@ -70,7 +71,7 @@ def run_revisions(database: Database, settings: Settings) -> None:
 def compare_books(database: Database, settings: Settings) -> None:
     """Say so when Alembic has nothing left to do and the table has: another road went back, or a new model is wanted."""
     try:
-        state = require_table(database, settings)
+        state = require_table(Migration(database, settings))
     except TargetTableError:
         return  # nothing to compare with; a revision that needs the table says so itself
     if (went_back := rolled_back(state.new)) is not None:

@@ -21,6 +21,7 @@ from bge_pipeline.demo.corpus import segments
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import BgePipelineError, ConfigurationError
 from bge_pipeline.phases.memory import peak_memory_bytes
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.quality.speed import PASSAGES, QUERIES, EncodeRun, RerankRun, measure_encoding, measure_reranking
 from bge_pipeline.settings import Settings, load_settings
@@ -43,7 +44,7 @@ def read_texts(chosen: argparse.Namespace, settings: Settings) -> tuple[str, lis
         source, texts = "the demo corpus", [segment.text for segment in segments(chosen.texts)]
     else:
         with Database.from_settings(settings) as database:
-            require_table(database, settings)
+            require_table(Migration(database, settings))
             target = TargetTable.from_settings(settings)
             with database.autocommit() as connection:
                 source, texts = str(target), sample_texts(connection, target, chosen.texts)

@@ -33,8 +33,8 @@ def discover_command(
     yes: Yes = False,
 ) -> None:
     """List every vector column of the database: rows, dimensions, index, framework, model. Changes nothing in it."""
-    with opened() as (database, _):
-        found = discover(database)
+    with opened() as migration:
+        found = discover(migration.database)
     if table is None and not write:
         printing.print_json({"columns": [one.as_metadata() for one in found]}) if json else printing.print_discovered(
             found
@@ -67,8 +67,8 @@ def init_command(
     url = database_url or overrides.get("database_url") or _configured_url()
     url = url or _asked("DATABASE_URL", "--database-url", f"PostgreSQL URL of the database ({_EXPECTED_URL})")
     overrides["database_url"] = url
-    with opened() as (database, _):
-        found = discover(database)
+    with opened() as migration:
+        found = discover(migration.database)
     chosen = _chosen(found, table)
     target = chosen.settings()
     for name, option, given in (

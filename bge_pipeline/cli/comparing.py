@@ -37,8 +37,8 @@ def compare_search_command(
 
     if queries is not None:
         invocation().overrides["compare_queries"] = str(queries.resolve())
-    with opened() as (database, settings), open_service(database, settings) as service:
-        found = compare_search(database, settings, service, questions or (), results=top_k)
+    with opened() as migration, open_service(migration) as service:
+        found = compare_search(migration, service, questions or (), results=top_k)
     printing.print_json(found) if json else _print_comparison(found)
 
 

@@ -9,10 +9,10 @@ import typer
 from bge_pipeline.cli.printing import megabytes, print_facts
 from bge_pipeline.cli.printing_plan import told_time
 from bge_pipeline.console import stderr
-from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConsentRequired
 from bge_pipeline.phases.consent import Step, has_consent, rolled_back, step_ahead, with_consent
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import Plan, plan
 from bge_pipeline.phases.plan_rates import SPEED_SAMPLE_ROWS
 from bge_pipeline.phases.state import MigrationState
@@ -45,9 +45,7 @@ def confirm(warning: str, *, yes: bool) -> None:
     typer.confirm(f"{warning} Go on?", abort=True, err=True)
 
 
-def ask_to_migrate(
-    database: Database, settings: Settings, service: EmbeddingsService, state: MigrationState
-) -> Settings:
+def ask_to_migrate(migration: Migration, service: EmbeddingsService, state: MigrationState) -> Settings:
     """Show what the step ahead would do and ask; returns the settings with the consent in them.
 
     Nothing is asked where a migration is under way already or the settings say yes.
@@ -55,11 +53,12 @@ def ask_to_migrate(
     Raises:
         typer.Abort: the answer was no.
     """
+    settings = migration.settings
     step = step_ahead(state, service.space)
     if step is None or (step != "first" and has_consent(step, state, settings, service.space)):
         return settings
     is_sent = settings.embedding_provider == "openai"
-    _show(plan(database, settings, unloaded_model(database, settings) if is_sent else service))
+    _show(plan(migration, unloaded_model(migration) if is_sent else service))
     confirm(_QUESTIONS[step], yes=False)
     return with_consent(settings, state)
 

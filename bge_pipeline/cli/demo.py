@@ -15,12 +15,12 @@ from bge_pipeline.cli.printing import megabytes, stdout
 from bge_pipeline.cli.wording import worded
 from bge_pipeline.console import backfill_progress, loading_progress, stderr
 from bge_pipeline.database.connection import Database, embedded_folder, normalise_url
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.demo.home import SCHEMA, left_alone, questions_file
 from bge_pipeline.demo.mark import alone, claim_schema, drop_demo_table
 from bge_pipeline.demo.questions import judge
 from bge_pipeline.demo.table import create_demo_table, legacy_encoder
 from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import Status, read_status
 from bge_pipeline.quality.judgements import JudgedQueries, write_judged_queries
 from bge_pipeline.search import Retriever, SearchResponse, create_text_index
@@ -87,22 +87,22 @@ def run_demo(settings: Settings, *, rows: int | None, reset: bool) -> DemoResult
         _say(
             f"{table.rows:,} segments of Python documentation, with {table.legacy_dimensions}-d vectors: {table.legacy_model}"
         )
-        judged = _judged(database, settings)
-        settings = settings.model_copy(update=_for_demo(settings, judged))
-        before = read_status(database, settings)
-        create_text_index(database, settings)
-        with open_service(database, settings) as service:
-            legacy = Retriever(database, settings, service, query_encoder=legacy_encoder(settings))
+        judged = _judged(Migration(database, settings))
+        migration = Migration(database, settings.model_copy(update=_for_demo(settings, judged)))
+        before = read_status(migration)
+        create_text_index(database, migration.settings)
+        with open_service(migration) as service:
+            legacy = Retriever(database, migration.settings, service, query_encoder=legacy_encoder(migration.settings))
             old_answer = legacy.search(QUERY, top_k=_SHOWN_RESULTS)
 
         with _watched_migration() as watch:
-            migration = migrate_through_dagster(settings, on_progress=watch)
+            through_dagster = migrate_through_dagster(migration.settings, on_progress=watch)
 
-        after = read_status(database, settings)
-        with open_service(database, settings) as service:
-            retriever = Retriever(database, settings, service)
+        after = read_status(migration)
+        with open_service(migration) as service:
+            retriever = Retriever(database, migration.settings, service)
             new_answer = retriever.search(QUERY, top_k=_SHOWN_RESULTS)
-    figures = migration.figures
+    figures = through_dagster.figures
     result = DemoResult(
         before=before,
         after=after,
@@ -142,9 +142,9 @@ def _where(settings: DatabaseSettings) -> str:
     return normalise_url(settings.database_url.get_secret_value()).render_as_string(hide_password=True)
 
 
-def _judged(database: Database, settings: DatabaseSettings) -> JudgedQueries:
-    target = TargetTable.from_settings(settings)
-    with database.autocommit() as connection:
+def _judged(migration: Migration) -> JudgedQueries:
+    target = migration.target
+    with migration.database.autocommit() as connection:
         return judge(tuple(row) for row in connection.execute(target.sql("SELECT {id}, video_id, {text} FROM {table}")))
 
 

@@ -34,8 +34,8 @@ def doctor_command(
     json: Json = False,
 ) -> None:
     """Say what is wrong with the vectors that search reads, and what mends it. Changes nothing; works on a replica."""
-    with opened() as (database, settings):
-        found = examine(database, settings, most_rows=None if everything else SAMPLE_ROWS)
+    with opened() as migration:
+        found = examine(migration, most_rows=None if everything else SAMPLE_ROWS)
     if html is not None:
         _write(html, diagnosis.as_html(found))
     printing.print_json(found) if json else printing.print_diagnosis(found)
@@ -64,14 +64,14 @@ def compare_command(
     json: Json = False,
 ) -> None:
     """Measure models on a sample of the table's own texts: quality, speed here, size. Asks before a text leaves the machine."""
-    with opened() as (database, settings):
+    with opened() as migration:
         if any(name.startswith(ENDPOINT) for name in model):
-            host = urlsplit(settings.embedding_api_url).hostname
+            host = urlsplit(migration.settings.embedding_api_url).hostname
             confirm(f"Up to {texts:,} texts of the table, and queries made of them, are sent to {host}.", yes=yes)
-        judged_in = queries or settings.eval_queries
+        judged_in = queries or migration.settings.eval_queries
         judged = load_judged_queries(judged_in) if judged_in is not None else None
         steps = stderr.print if stderr.is_terminal else logging.getLogger("bge_pipeline").info
-        found = compare_models(database, settings, model, judged=judged, texts=texts, on_step=steps)
+        found = compare_models(migration, model, judged=judged, texts=texts, on_step=steps)
     if html is not None:
         _write(html, comparison.as_html(found))
     printing.print_json(found) if json else printing.print_comparison(found)

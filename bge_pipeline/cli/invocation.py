@@ -18,12 +18,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from bge_pipeline.cli.log_output import log_to_stderr
 from bge_pipeline.cli.wording import demo_is_meant, mean_the_demo, worded
 from bge_pipeline.console import stderr
-from bge_pipeline.database.connection import Database, embedded_folder
+from bge_pipeline.database.connection import embedded_folder
 from bge_pipeline.demo.home import demo_is_there, demo_settings, names_a_table
 from bge_pipeline.errors import BgePipelineError, ConfigurationError, Stopped
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import Settings, TelemetrySettings, load_settings, misspelled_names, nearest_setting
 from bge_pipeline.settings.configuration import read_early
-from bge_pipeline.telemetry.tracing import tracing
 
 EPILOG = (
     "Configuration comes from the environment and .env (see .env.example). Exit codes: 0 done, 1 failed or answered no, 2 wrong "
@@ -167,8 +167,8 @@ def settings_of_command() -> Settings:
 
 
 @contextmanager
-def opened() -> Iterator[tuple[Database, Settings]]:
-    """The configured database, closed at the end."""
+def opened() -> Iterator[Migration]:
+    """The migration of the configured table, its connections closed at the end."""
     settings = settings_of_command()
     if settings.database_url is None and not embedded_folder(settings).exists():
         if demo_is_meant():
@@ -178,8 +178,8 @@ def opened() -> Iterator[tuple[Database, Settings]]:
             state="nothing was made or changed",
             next_step="set DATABASE_URL (the environment or .env), or bge-pipeline demo",
         )
-    with tracing(settings), Database.from_settings(settings) as database:
-        yield database, settings
+    with Migration.opened(settings) as migration:
+        yield migration
 
 
 def main() -> None:

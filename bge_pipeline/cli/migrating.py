@@ -14,7 +14,6 @@ from bge_pipeline.cli.invocation import Json, RetryQuarantined, Wait, Yes, app, 
 from bge_pipeline.cli.printing_plan import print_plan
 from bge_pipeline.cli.stopping import stopping_on_sigterm
 from bge_pipeline.console import backfill_progress, index_progress
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.pooler import require_session
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.embedding.service import EmbeddingsService
@@ -25,6 +24,7 @@ from bge_pipeline.phases.embed import embed_pending
 from bge_pipeline.phases.ending import require_whole
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import migrate, open_service
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.quarantined import release_quarantined
 from bge_pipeline.phases.state import require_table
@@ -32,7 +32,6 @@ from bge_pipeline.phases.status import read_status
 from bge_pipeline.phases.swap import swap
 from bge_pipeline.phases.unloaded_model import unloaded_model
 from bge_pipeline.phases.until import Until, rows_until
-from bge_pipeline.settings import Settings
 
 Force = Annotated[bool, typer.Option(help="Swap even if the quality gate does not pass (recorded).")]
 SetSearchEffort = Annotated[
@@ -57,14 +56,14 @@ def plan_command(json: Json = False, yes: Yes = False) -> None:
     With EMBEDDING_PROVIDER=openai it says tokens and cost without sending anything, and asks before it measures the speed;
     with --yes it measures at once, without a terminal and --yes it does not measure.
     """
-    with opened() as (database, settings):
-        require_table(database, settings)
+    with opened() as migration:
+        require_table(migration)
         result = None
-        if settings.embedding_provider == "openai":
-            result = plan(database, settings, unloaded_model(database, settings))
+        if migration.settings.embedding_provider == "openai":
+            result = plan(migration, unloaded_model(migration))
         if result is None or ask_to_measure(result, yes=yes):
-            with open_service(database, settings) as service:
-                result = plan(database, settings, service)
+            with open_service(migration) as service:
+                result = plan(migration, service)
     printing.print_json(result) if json else print_plan(result)
     if result.obstacles:
         raise typer.Exit(PhaseError.exit_code)
@@ -97,14 +96,19 @@ def migrate_command(
     if set_search_effort:
         invocation().overrides["server_search_effort"] = "set"
     invocation().wait_for_others(wait)
-    with stopping_on_sigterm("bge-pipeline migrate resumes") as stop, _agreed(yes=yes) as (database, settings, service):
+    with stopping_on_sigterm("bge-pipeline migrate resumes") as stop, _agreed(yes=yes) as (migration, service):
         if retry_quarantined:
-            release_quarantined(database, settings)
+            release_quarantined(migration)
         with backfill_progress() as on_backfill, index_progress() as on_index:
             result = migrate(
-                database, settings, service, on_backfill=on_backfill, on_index=on_index, until=goal, stop=stop
+                migration,
+                service,
+                on_backfill=on_backfill,
+                on_index=on_index,
+                until=goal,
+                stop=stop,
             )
-        status = read_status(database, settings)
+        status = read_status(migration)
     printing.print_json(result) if json else printing.print_migration(result, status)
 
 
@@ -112,9 +116,9 @@ def migrate_command(
 def expand_command(json: Json = False, wait: Wait = False, yes: Yes = False) -> None:
     """The first step of migrate alone: add the column and what keeps it true. Asks as migrate does."""
     invocation().wait_for_others(wait)
-    with _agreed(yes=yes) as (database, settings, service):
-        result = expand(database, settings, service.space)
-        status = read_status(database, settings)
+    with _agreed(yes=yes) as (migration, service):
+        result = expand(migration, service.space)
+        status = read_status(migration)
     printing.print_json(result) if json else printing.print_status(status)
 
 
@@ -124,15 +128,15 @@ def backfill_command(
 ) -> None:
     """The second step of migrate alone: embed what is pending, without a swap. Resumes where it was stopped."""
     goal = Until.parse(until) if until is not None else None
-    with stopping_on_sigterm("bge-pipeline backfill resumes") as stop, opened() as (database, settings):
-        _ = require_table(database, settings).filled  # says how to begin, before the model is loaded
+    with stopping_on_sigterm("bge-pipeline backfill resumes") as stop, opened() as migration:
+        _ = require_table(migration).filled  # says how to begin, before the model is loaded
         if retry_quarantined:
-            release_quarantined(database, settings)
-        with open_service(database, settings) as service, backfill_progress() as on_progress:
-            rows = rows_until(database, settings, goal)
-            result = backfill(database, settings, service.encoder, on_progress=on_progress, stop=stop, goal_rows=rows)
+            release_quarantined(migration)
+        with open_service(migration) as service, backfill_progress() as on_progress:
+            rows = rows_until(migration, goal)
+            result = backfill(migration, service.encoder, on_progress=on_progress, stop=stop, goal_rows=rows)
             require_whole(result, stop, "bge-pipeline backfill resumes")
-        status = read_status(database, settings)
+        status = read_status(migration)
     printing.print_json(result) if json else printing.print_status(status)
 
 
@@ -142,11 +146,11 @@ def swap_command(json: Json = False, force: Force = False, wait: Wait = False) -
     if force:
         invocation().overrides["quality_gate"] = "warn"
     invocation().wait_for_others(wait)
-    with opened() as (database, settings):
-        _ = require_table(database, settings).filled
-        with open_service(database, settings) as service, index_progress() as on_progress:
-            result = swap(database, settings, service, on_progress=on_progress)
-        status = read_status(database, settings)
+    with opened() as migration:
+        _ = require_table(migration).filled
+        with open_service(migration) as service, index_progress() as on_progress:
+            result = swap(migration, service, on_progress=on_progress)
+        status = read_status(migration)
     printing.print_json(result) if json else printing.print_status(status)
 
 
@@ -158,29 +162,27 @@ def embed_command(
     """Embed what is pending and nothing else, for cron: never begins a migration, swaps or changes the model."""
     with (
         stopping_on_sigterm("bge-pipeline embed goes on") as stop,
-        opened() as (database, settings),
+        opened() as migration,
         backfill_progress() as on_backfill,
     ):
-        result = embed_pending(
-            database, settings, retry_quarantined=retry_quarantined, on_progress=on_backfill, stop=stop
-        )
+        result = embed_pending(migration, retry_quarantined=retry_quarantined, on_progress=on_backfill, stop=stop)
     printing.print_json(result) if json else printing.print_embedding(result)
 
 
 @contextmanager
-def _agreed(*, yes: bool) -> Iterator[tuple[Database, Settings, EmbeddingsService]]:
-    """The table, settings that say yes to the step ahead, and the model; whoever has not agreed yet is asked.
+def _agreed(*, yes: bool) -> Iterator[tuple[Migration, EmbeddingsService]]:
+    """The migration, with settings that say yes to the step ahead, and the model; whoever has not agreed yet is asked.
 
     Raises:
         ConsentRequired: there is nobody to ask.
     """
-    with opened() as (database, settings):
-        state = require_table(database, settings)
-        agreed = with_consent(settings, state) if yes else settings
+    with opened() as migration:
+        state = require_table(migration)
+        agreed = with_consent(migration.settings, state) if yes else migration.settings
         if not has_terminal():
             require_consent(state, agreed, configured_space(agreed))
-        require_session(database)
-        with open_service(database, settings) as service:
+        require_session(migration.database)
+        with open_service(migration) as service:
             if has_terminal() and not yes:
-                agreed = ask_to_migrate(database, settings, service, state)
-            yield database, agreed, service
+                agreed = ask_to_migrate(migration, service, state)
+            yield Migration(migration.database, agreed), service

@@ -37,25 +37,25 @@ def pause_command(
     reason: Annotated[str | None, typer.Option(help="Shown to whoever finds the pause.")] = None,
 ) -> None:
     """Hold every run on the table after the batch it has in hand, on whatever machine, until `resume`."""
-    with opened() as (database, settings):
-        result = pause(database, settings, reason=reason)
+    with opened() as migration:
+        result = pause(migration, reason=reason)
     printing.print_json(result) if json else printing.print_pause(result)
 
 
 @app.command("resume")
 def resume_command(json: Json = False) -> None:
     """Let the runs on the table go on, whoever paused them."""
-    with opened() as (database, settings):
-        result = resume(database, settings)
+    with opened() as migration:
+        result = resume(migration)
     printing.print_json(result) if json else printing.print_pause(result)
 
 
 @app.command("status")
 def status_command(json: Json = False) -> None:
     """Say where the migration stands."""
-    with opened() as (database, settings):
-        result = read_status(database, settings)
-        result = replace(result, application_vectors=compare_with_recorded_model(database, settings))
+    with opened() as migration:
+        result = read_status(migration)
+        result = replace(result, application_vectors=compare_with_recorded_model(migration))
     printing.print_json(result) if json else printing.print_status(result)
 
 
@@ -68,23 +68,23 @@ def rollback_command(
 ) -> None:
     """Exchange the columns back; before the first swap, or with --discard, drop the new column."""
     invocation().wait_for_others(wait)
-    with opened() as (database, settings):
-        state = require_table(database, settings)
+    with opened() as migration:
+        state = require_table(migration)
         facts: dict[str, object] = {}
         already = None if discard else rolled_back(state.new)
         warning = rollback_warning(state, discard=discard)
         if warning is not None:
-            confirm(" ".join(filter(None, (rollback_cost(database, settings), warning))), yes=yes)
+            confirm(" ".join(filter(None, (rollback_cost(migration), warning))), yes=yes)
         elif already is not None:
             stderr.print(f"rolled back at {already} already, nothing was changed; --discard drops the new column")
         if state.phase in ("swapped", "retired"):
-            result = rollback(database, settings)
+            result = rollback(migration)
             facts = result.as_metadata()
             for notice in result.notices:
                 stderr.print(notice)
         if discard or (state.new is not None and already is None):
-            facts["dropped_column"] = collapse(database, settings)
-        status = read_status(database, settings)
+            facts["dropped_column"] = collapse(migration)
+        status = read_status(migration)
     printing.print_json(facts) if json else printing.print_status(status)
 
 
@@ -99,11 +99,11 @@ def retire_command(
 ) -> None:
     """Drop the old column. There is no way back after it."""
     invocation().wait_for_others(wait)
-    with opened() as (database, settings):
-        state = require_table(database, settings)
+    with opened() as migration:
+        state = require_table(migration)
         if state.previous is not None:
             confirm(f"This drops {state.previous.name!r} with the old vectors; there is no way back.", yes=yes)
-        result = retire(database, settings, reclaim=reclaim)
+        result = retire(migration, reclaim=reclaim)
     printing.print_json(result) if json else printing.print_retirement(result)
 
 
@@ -112,8 +112,8 @@ def quarantine_list(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Latest rows to show.")] = 20, json: Json = False
 ) -> None:
     """Show the rows that could not be embedded, the latest first, and why."""
-    with opened() as (database, settings):
-        found = read_quarantined(database, settings, limit)
+    with opened() as migration:
+        found = read_quarantined(migration, limit)
     printing.print_json(found) if json else printing.print_quarantined(found)
 
 
@@ -122,12 +122,12 @@ def quarantine_retry(ids: Ids = None, json: Json = False) -> None:
     """Embed them again now, with the model of the settings; those that fail again are put back."""
     with (
         stopping_on_sigterm("bge-pipeline quarantine retry") as stop,
-        opened() as (database, settings),
+        opened() as migration,
         backfill_progress() as on_progress,
     ):
-        released = release_quarantined(database, settings, ids)
-        result = embed_pending(database, settings, on_progress=on_progress, stop=stop) if released else None
-        found = read_quarantined(database, settings)
+        released = release_quarantined(migration, ids)
+        result = embed_pending(migration, on_progress=on_progress, stop=stop) if released else None
+        found = read_quarantined(migration)
     if json:
         printing.print_json(
             {"released": released, "left": found.rows} | ({"embedded": result.as_metadata()} if result else {})
@@ -140,10 +140,10 @@ def quarantine_retry(ids: Ids = None, json: Json = False) -> None:
 @quarantine.command("drop")
 def quarantine_drop(ids: Ids = None, json: Json = False, yes: Yes = False) -> None:
     """Forget that they failed: they are pending again, and the next run tries them."""
-    with opened() as (database, settings):
-        found: Quarantined = read_quarantined(database, settings)
+    with opened() as migration:
+        found: Quarantined = read_quarantined(migration)
         if found.rows:
             confirm(f"{len(ids) if ids else found.rows:,} rows become pending again, which a swap waits for.", yes=yes)
-        released = release_quarantined(database, settings, ids)
-        found = read_quarantined(database, settings)
+        released = release_quarantined(migration, ids)
+        found = read_quarantined(migration)
     printing.print_json({"released": released, "left": found.rows}) if json else printing.print_quarantined(found)

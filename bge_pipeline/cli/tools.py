@@ -34,10 +34,10 @@ def search_command(
     json: Json = False,
 ) -> None:
     """Search the target table and print ranked text with scores."""
-    with opened() as (database, settings), open_service(database, settings) as service:
-        if rerank == "always" and not settings.enable_reranker:
+    with opened() as migration, open_service(migration) as service:
+        if rerank == "always" and not migration.settings.enable_reranker:
             raise ConfigurationError("--rerank always needs a reranker", next_step="set ENABLE_RERANKER=true")
-        retriever = Retriever(database, settings, service)
+        retriever = Retriever(migration.database, migration.settings, service)
         response = retriever.search(query, mode=mode, rerank=rerank, top_k=top_k, explain=explain)
     for warning in response.warnings:
         stderr.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
@@ -47,8 +47,8 @@ def search_command(
 @app.command("text-index")
 def text_index_command(json: Json = False) -> None:
     """Build the full-text index that makes lexical and hybrid search fast, beside live traffic."""
-    with opened() as (database, settings), index_progress() as show:
-        result = create_text_index(database, settings, on_progress=show)
+    with opened() as migration, index_progress() as show:
+        result = create_text_index(migration.database, migration.settings, on_progress=show)
     printing.print_json(asdict(result)) if json else printing.print_facts(result.name, {"built": str(result.built)})
 
 
@@ -81,12 +81,12 @@ def benchmark_command(
 
     if texts is not None:
         invocation().overrides["benchmark_texts"] = str(texts)
-    with opened() as (database, settings):
-        require_table(database, settings)
-        with open_service(database, settings) as service:
+    with opened() as migration:
+        require_table(migration)
+        with open_service(migration) as service:
             steps = stderr.print if stderr.is_terminal else logging.getLogger("bge_pipeline").info
-            report = benchmark(database, settings, service, batch_sizes=batch_size or BATCH_SIZES, on_step=steps)
-        written = write_report(report, output or settings.home / "reports")
+            report = benchmark(migration, service, batch_sizes=batch_size or BATCH_SIZES, on_step=steps)
+        written = write_report(report, output or migration.settings.home / "reports")
     printing.print_json(report.as_json()) if json else printing.print_report(report, written)
 
 
@@ -127,5 +127,5 @@ def dev_command(
     """Start the Dagster UI and daemon on the configured database."""
     from bge_pipeline.orchestration.dev_server import run_dev
 
-    with opened() as (_, settings):
-        raise typer.Exit(run_dev(settings, port=port, host=host))
+    with opened() as migration:
+        raise typer.Exit(run_dev(migration.settings, port=port, host=host))

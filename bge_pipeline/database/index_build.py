@@ -65,6 +65,7 @@ def build_concurrently(
     *,
     column: str | None,
     memory_bytes: int = 0,
+    workers: int | None = None,
     on_progress: Callable[[BuildProgress], None] | None = None,
 ) -> BuildResult:
     """Build an index beside live traffic, unless a valid one of that name is there; an invalid leftover is replaced.
@@ -77,6 +78,7 @@ def build_concurrently(
         column: that the index is on, or whose rows it counts: an index of that name on another column is not ours.
             None: the name alone says enough.
         memory_bytes: what the build needs in maintenance_work_mem.
+        workers: processes beside the first that may take part; None: as many as the server's own setting lets.
         on_progress: told how far the build is.
 
     Raises:
@@ -99,6 +101,8 @@ def build_concurrently(
             with naming_blockers(database, connection, f"dropping index {name}"):
                 drop_index(connection, target.schema, name)
         megabytes = give_memory(connection, memory_bytes)
+        if workers is not None:
+            connection.execute(_workers_statement(workers))
         try:
             _execute_watched(database, connection, (target.schema, name), statement, on_progress)
         except BaseException as error:
@@ -174,16 +178,16 @@ def give_memory(connection: Connection, memory_bytes: int) -> int:
             )
         else:
             current = megabytes * MEBIBYTE
-    workers = int(connection.execute(text("SHOW max_parallel_workers")).scalar_one())
-    connection.execute(
-        text("SELECT set_config('max_parallel_maintenance_workers', :n, false)"), {"n": str(min(workers, 8))}
-    )
     return current // MEBIBYTE
 
 
 def memory_statement(megabytes: int) -> TextClause:
     """The statement that gives the session's index builds so much memory."""
     return text(f"SET maintenance_work_mem = '{megabytes}MB'")
+
+
+def _workers_statement(workers: int) -> TextClause:
+    return text(f"SET max_parallel_maintenance_workers = {workers:d}")
 
 
 def _execute_watched(
@@ -200,7 +204,7 @@ def _execute_watched(
             raise
         logger.warning("too little shared memory for a parallel build; using one process: %s", str(error.orig).strip())
         drop_index(connection, *index)
-        connection.execute(text("SET max_parallel_maintenance_workers = 0"))
+        connection.execute(_workers_statement(0))
         _execute_in_thread(database, connection, index[1], statement, on_progress)
 
 

@@ -99,45 +99,59 @@ class Stored:
         return Stored(self.rows + other.rows, self.in_page + other.in_page)
 
 
-class VectorWriter:
-    """Writes batches of vectors into one column; owns one connection, used by one thread.
+@dataclass(frozen=True)
+class Destination:
+    """The column that vectors are written into.
 
-    Args:
-        database: where the target table is.
-        target: the table.
-        column: the column's name, under which it is written.
-        number: the column's number, by which it is told from another that came by the name.
+    Attributes:
+        target: its table.
+        column: its name, under which it is written.
+        number: its number in the catalog, by which it is told from another that came by the name.
         id_kind: of the table.
-        dimensions: of the column.
-        max_lock_ms: for how long a commit may hold the locks of its rows.
-        max_rows: most rows in one commit.
+        dimensions: of its vectors.
+    """
+
+    target: TargetTable
+    column: str
+    number: int
+    id_kind: IdKind
+    dimensions: int
+
+
+@dataclass(frozen=True)
+class CommitRules:
+    """What holds for every commit.
+
+    Attributes:
+        max_lock_ms: for how long it may hold the locks of its rows.
+        max_rows: most rows in it.
         skip_triggers: leave the application's triggers out.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        target: TargetTable,
-        column: str,
-        number: int,
-        id_kind: IdKind,
-        dimensions: int,
-        *,
-        max_lock_ms: float,
-        max_rows: int,
-        skip_triggers: bool = False,
-    ) -> None:
+    max_lock_ms: float
+    max_rows: int
+    skip_triggers: bool = False
+
+
+class VectorWriter:
+    """Writes batches of vectors into one column; owns one connection, used by one thread."""
+
+    def __init__(self, database: Database, destination: Destination, rules: CommitRules) -> None:
         self._database = database
-        self._target = target
-        self._id_kind = id_kind
-        self._dimensions = dimensions
+        self._target = destination.target
+        self._id_kind = destination.id_kind
+        self._dimensions = destination.dimensions
         self._connection: Connection | None = None
-        self._name = column
-        self._column = {"table": str(target), "column": column, "number": number}
-        self._commit_size = CommitSize(max_lock_ms, max_rows)
-        self._skip_triggers = skip_triggers
-        self._update = update_template(id_kind)
-        self._settings = _FOR_THE_BATCH + _WRITING + (_SKIP_TRIGGERS if skip_triggers else "")
+        self._name = destination.column
+        self._column = {
+            "table": str(destination.target),
+            "column": destination.column,
+            "number": destination.number,
+        }
+        self._commit_size = CommitSize(rules.max_lock_ms, rules.max_rows)
+        self._skip_triggers = rules.skip_triggers
+        self._update = update_template(destination.id_kind)
+        self._settings = _FOR_THE_BATCH + _WRITING + (_SKIP_TRIGGERS if rules.skip_triggers else "")
 
     def pieces(self, batch: PendingBatch) -> Iterator[slice]:
         """The batch in pieces for a commit each, so that their locks are held no longer than they may be."""

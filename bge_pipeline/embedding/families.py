@@ -58,6 +58,8 @@ class Family:
         mask: what the network takes in place of a mask of its own making; None lets transformers make one, which neither
             packed rows nor OpenVINO's tracing of some networks can use.
         first_position: position of a text's first token; that many fewer tokens fit into the position embeddings.
+        passes_over_padding: a padding token that a text writes out (`<pad>`) has the position before the first, and those after
+            it count on as if it were not there.
         layouts: those, beside the padded one, in which several texts share a row and each sees itself alone.
         half_on_cuda: the half precision on CUDA. fp16 has more digits than bf16 and less range.
         own_code: code that comes in the models' folders and is not run, since this entry does what it does.
@@ -71,6 +73,7 @@ class Family:
     holds: Callable[[Config], bool]
     mask: Mask | None = None
     first_position: Callable[[Config], int] = lambda _config: 0
+    passes_over_padding: bool = False
     layouts: tuple[type[Layout], ...] = ()
     half_on_cuda: Literal["fp16", "bf16"] = "bf16"
     own_code: str | None = None
@@ -144,6 +147,7 @@ ROBERTA = Family(
     holds=_of_type("roberta", "xlm-roberta"),
     mask=_ready_made,
     first_position=_after_padding,
+    passes_over_padding=True,
     layouts=(PackedRows, EndToEnd),
     half_on_cuda="fp16",
     published=(

@@ -42,6 +42,16 @@ class Network(nn.Module):
             return attention_mask
         return self.family.mask(attention_mask[:, None, None, :].bool(), self.config)
 
+    def positions(self, input_ids: Tensor, place: Tensor) -> Tensor:
+        """Positions int64 (b, length) of tokens at these places of their texts, as the family counts."""
+        first = self.family.first_position(self.config)
+        if not self.family.passes_over_padding:
+            return place + first
+        is_padding = (input_ids == first - 1).long()
+        seen = is_padding.cumsum(1)
+        seen_before_text = (seen - is_padding).gather(1, torch.arange(place.shape[1], device=place.device) - place)
+        return torch.where(is_padding.bool(), first - 1, place - (seen - seen_before_text) + first)
+
 
 class PaddedNetwork(Network):
     """Over texts that are padded to one length."""
@@ -66,7 +76,7 @@ class PackedRowsNetwork(Network):
         is_same_text = segments[:, None, :, None] == segments[:, None, None, :]
         output = self.transformer(
             input_ids=input_ids,
-            position_ids=position_ids + self.family.first_position(self.config),
+            position_ids=self.positions(input_ids, position_ids),
             attention_mask=_added_to_scores(self.family.mask(is_same_text, self.config)),
         )
         states: Tensor = output.last_hidden_state
@@ -91,7 +101,7 @@ class EndToEndNetwork(Network):
         """States (1, tokens, width) of texts (1, tokens) of which text i ends where `boundaries[i + 1]` says."""
         output = self.transformer(
             input_ids=input_ids,
-            position_ids=position_ids + self.family.first_position(self.config),
+            position_ids=self.positions(input_ids, position_ids),
             cu_seq_lens_q=boundaries,
             max_length_q=longest,
             attend=self._attend,

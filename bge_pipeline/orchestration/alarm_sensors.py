@@ -5,12 +5,12 @@ import time
 
 import dagster as dg
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.orchestration.movement_check import evaluate_movement
 from bge_pipeline.orchestration.names import BACKFILLED
 from bge_pipeline.orchestration.partitions import PARTITION_TAG
 from bge_pipeline.orchestration.slack import tell_slack, why_silent
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.movement import read_movement
 from bge_pipeline.settings import load_settings
 
@@ -34,8 +34,8 @@ def watch_movement(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.
     """Answer the check at first, and when a standstill begins or ends."""
     try:
         settings = load_settings()
-        with Database.from_settings(settings) as database:
-            found = read_movement(database, settings)
+        with Migration.opened(settings) as migration:
+            found = read_movement(migration)
     except BgePipelineError as error:
         return dg.SkipReason(str(error))
     now = "still" if found.stands_still else "moving"

@@ -4,7 +4,6 @@ from typing import Any
 
 import dagster as dg
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.orchestration import partitions
@@ -19,10 +18,11 @@ from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.benchmark import benchmark
 from bge_pipeline.phases.ending import require_whole
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.swap import swap
 from bge_pipeline.phases.verify import require_backfilled
 from bge_pipeline.report.pages import as_markdown, summary_as_markdown, write_report
-from bge_pipeline.settings import DagsterSettings, Settings
+from bge_pipeline.settings import DagsterSettings
 from bge_pipeline.settings.configuration import read_early
 
 
@@ -42,19 +42,19 @@ from bge_pipeline.settings.configuration import read_early
     ),
 )
 def schema_with_384_column(
-    context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings], database: dg.ResourceParam[Database]
+    context: dg.AssetExecutionContext, migration: dg.ResourceParam[Migration]
 ) -> dg.MaterializeResult[None]:
     """Expand."""
     # There is nothing to launch a backfill of before the partitions are cut.
     register_pool(context.instance)
     with explained():
-        require_own_history(context.instance, database, settings)
-        result = expand(database, settings, configured_space(settings))
+        require_own_history(context.instance, migration)
+        result = expand(migration, configured_space(migration.settings))
         if result.added or not partitions.known_keys(context.instance):
-            partitions.recut(context.instance, database, settings)
+            partitions.recut(context.instance, migration)
     counts = {"partitions": len(partitions.known_keys(context.instance))}
     return dg.MaterializeResult(
-        metadata=as_dagster_metadata(result.as_metadata() | counts | settings_metadata(settings))
+        metadata=as_dagster_metadata(result.as_metadata() | counts | settings_metadata(migration.settings))
     )
 
 
@@ -80,18 +80,16 @@ def schema_with_384_column(
 )
 def backfilled_embeddings(
     context: dg.AssetExecutionContext,
-    settings: dg.ResourceParam[Settings],
-    database: dg.ResourceParam[Database],
+    migration: dg.ResourceParam[Migration],
     embeddings: dg.ResourceParam[EmbeddingsService],
 ) -> dg.MaterializeResult[None]:
     """Backfill of one partition, or of each partition of a range."""
     for number, key in enumerate(context.partition_keys):
         with explained():
-            overall = how_far(context.instance, context.partition_keys, number, settings.partition_rows)
-            require_own_history(context.instance, database, settings)
+            overall = how_far(context.instance, context.partition_keys, number, migration.settings.partition_rows)
+            require_own_history(context.instance, migration)
             result = backfill(
-                database,
-                settings,
+                migration,
                 embeddings.encoder,
                 partitions.range_of(context.instance, key),
                 on_progress=log_backfill(context, BACKFILLED, overall),
@@ -101,7 +99,7 @@ def backfilled_embeddings(
         if rate:
             after["seconds_left_in_all"] = round(overall.rows_to_come / rate)
         context.add_asset_metadata(
-            as_dagster_metadata(result.as_metadata() | after | settings_metadata(settings)), partition_key=key
+            as_dagster_metadata(result.as_metadata() | after | settings_metadata(migration.settings)), partition_key=key
         )
     return dg.MaterializeResult()
 
@@ -123,16 +121,15 @@ def backfilled_embeddings(
 )
 def swapped_index(
     context: dg.AssetExecutionContext,
-    settings: dg.ResourceParam[Settings],
-    database: dg.ResourceParam[Database],
+    migration: dg.ResourceParam[Migration],
     embeddings: dg.ResourceParam[EmbeddingsService],
 ) -> dg.MaterializeResult[None]:
     """Swap."""
     with explained():
-        require_own_history(context.instance, database, settings)
-        require_backfilled(database, settings)
-        result = swap(database, settings, embeddings, on_progress=log_index_build(context.log, SWAPPED))
-    facts = result.as_metadata() | {"gate": None} | settings_metadata(settings)
+        require_own_history(context.instance, migration)
+        require_backfilled(migration)
+        result = swap(migration, embeddings, on_progress=log_index_build(context.log, SWAPPED))
+    facts = result.as_metadata() | {"gate": None} | settings_metadata(migration.settings)
     return dg.MaterializeResult(metadata=as_dagster_metadata(facts) | gate_metadata(result.gate))
 
 
@@ -154,16 +151,16 @@ def swapped_index(
 )
 def benchmark_report(
     context: dg.AssetExecutionContext,
-    settings: dg.ResourceParam[Settings],
-    database: dg.ResourceParam[Database],
+    migration: dg.ResourceParam[Migration],
     embeddings: dg.ResourceParam[EmbeddingsService],
 ) -> dg.MaterializeResult[None]:
     """Report."""
     with explained():
-        require_own_history(context.instance, database, settings)
-        report = benchmark(database, settings, embeddings, on_step=context.log.info)
-        written = write_report(report, settings.home / "reports")
-    link = f"{settings.reports_url.rstrip('/')}/{written.html.name}" if settings.reports_url is not None else None
+        require_own_history(context.instance, migration)
+        report = benchmark(migration, embeddings, on_step=context.log.info)
+        written = write_report(report, migration.settings.home / "reports")
+    reports_url = migration.settings.reports_url
+    link = f"{reports_url.rstrip('/')}/{written.html.name}" if reports_url is not None else None
     page: dict[str, dg.MetadataValue[Any]] = {
         "summary": dg.MetadataValue.md(summary_as_markdown(report)),
         **({"report_page": dg.MetadataValue.url(link)} if link is not None else {}),
@@ -172,7 +169,7 @@ def benchmark_report(
     }
     return dg.MaterializeResult(
         metadata=page
-        | as_dagster_metadata(report.as_metadata() | settings_metadata(settings))
+        | as_dagster_metadata(report.as_metadata() | settings_metadata(migration.settings))
         | gate_metadata(report.gate)
     )
 

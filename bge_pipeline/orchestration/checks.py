@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.orchestration.failures import explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata, gate_metadata
@@ -21,6 +20,7 @@ from bge_pipeline.orchestration.run_history import others_are_to_come
 from bge_pipeline.orchestration.side_by_side_check import side_by_side
 from bge_pipeline.orchestration.status_check import migration_status
 from bge_pipeline.phases.application_vectors import compare_application_vectors
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.verdict import judge_for_swap
 from bge_pipeline.phases.verify import (
     verify_index,
@@ -30,7 +30,6 @@ from bge_pipeline.phases.verify import (
 )
 from bge_pipeline.quality.bounds import SAME_VECTOR_COSINE
 from bge_pipeline.quality.stored import SpaceCheck
-from bge_pipeline.settings import Settings
 
 
 @dg.asset_check(
@@ -43,13 +42,12 @@ from bge_pipeline.settings import Settings
 )
 def nothing_pending(
     context: dg.AssetCheckExecutionContext,
-    settings: dg.ResourceParam[Settings],
-    database: dg.ResourceParam[Database],
+    migration: dg.ResourceParam[Migration],
 ) -> dg.AssetCheckResult:
     """Whether every row has its vector."""
     id_range = targeted_range(context.run.tags, context.instance)
     with explained():
-        found = verify_nothing_pending(database, settings, id_range)
+        found = verify_nothing_pending(migration, id_range)
     is_error = id_range is None and found.blocks_swap
     return dg.AssetCheckResult(
         passed=found.passed,
@@ -66,12 +64,11 @@ def nothing_pending(
 @dg.asset_check(asset=BACKFILLED, blocking=True, description="Sampled vectors have unit length.")
 def unit_length(
     context: dg.AssetCheckExecutionContext,
-    settings: dg.ResourceParam[Settings],
-    database: dg.ResourceParam[Database],
+    migration: dg.ResourceParam[Migration],
 ) -> dg.AssetCheckResult:
     """Whether cosine and inner product agree on the new vectors."""
     with explained():
-        found = verify_unit_length(database, settings, targeted_range(context.run.tags, context.instance))
+        found = verify_unit_length(migration, targeted_range(context.run.tags, context.instance))
     return dg.AssetCheckResult(
         passed=found.passed,
         description=(
@@ -88,13 +85,12 @@ def unit_length(
 )
 def right_embedding_space(
     context: dg.AssetCheckExecutionContext,
-    settings: dg.ResourceParam[Settings],
-    database: dg.ResourceParam[Database],
+    migration: dg.ResourceParam[Migration],
     embeddings: dg.ResourceParam[EmbeddingsService],
 ) -> dg.AssetCheckResult:
     """Whether the column holds what the configured model makes."""
     with explained():
-        found = verify_space(database, settings, embeddings.encoder, targeted_range(context.run.tags, context.instance))
+        found = verify_space(migration, embeddings.encoder, targeted_range(context.run.tags, context.instance))
     return dg.AssetCheckResult(
         passed=found.passed,
         description=_compared(found),
@@ -122,8 +118,7 @@ def right_embedding_space(
 )
 def quality_gate(
     context: dg.AssetCheckExecutionContext,
-    settings: dg.ResourceParam[Settings],
-    database: dg.ResourceParam[Database],
+    migration: dg.ResourceParam[Migration],
     embeddings: dg.ResourceParam[EmbeddingsService],
 ) -> Iterator[dg.AssetCheckResult]:
     """Whether the new vectors may replace the old ones."""
@@ -131,7 +126,7 @@ def quality_gate(
         if others_are_to_come(context.instance, context.run):
             context.log.info("not measured here: the whole table is compared once its last partition is embedded")
             return
-        report = judge_for_swap(database, settings, embeddings)
+        report = judge_for_swap(migration, embeddings)
     if report is None:
         yield dg.AssetCheckResult(passed=True, description="no row has a vector yet: nothing to compare")
         return
@@ -149,10 +144,10 @@ def quality_gate(
     blocking=True,
     description="The column that search reads has a vector index, and no unfinished leftover of one.",
 )
-def index_valid(settings: dg.ResourceParam[Settings], database: dg.ResourceParam[Database]) -> dg.AssetCheckResult:
+def index_valid(migration: dg.ResourceParam[Migration]) -> dg.AssetCheckResult:
     """Whether search uses a complete index."""
     with explained():
-        found = verify_index(database, settings)
+        found = verify_index(migration)
     return dg.AssetCheckResult(
         passed=found.passed,
         description=(
@@ -172,13 +167,12 @@ def index_valid(settings: dg.ResourceParam[Settings], database: dg.ResourceParam
     ),
 )
 def only_new_vectors(
-    settings: dg.ResourceParam[Settings],
-    database: dg.ResourceParam[Database],
+    migration: dg.ResourceParam[Migration],
     embeddings: dg.ResourceParam[EmbeddingsService],
 ) -> dg.AssetCheckResult:
     """Whether the application writes the new model's vectors."""
     with explained():
-        found = compare_application_vectors(database, settings, lambda: embeddings.encoder)
+        found = compare_application_vectors(migration, lambda: embeddings.encoder)
     if found is None:
         return dg.AssetCheckResult(passed=True, description="nothing to compare: no vector was written since the swap")
     is_unknown = found.not_compared is not None

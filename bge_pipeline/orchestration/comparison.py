@@ -3,15 +3,14 @@
 import dagster as dg
 from pydantic import Field
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.errors import ConsentRequired
 from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
 from bge_pipeline.orchestration.names import OWNERS, POOL
 from bge_pipeline.phases.compare_models import ENDPOINT, TEXTS, compare_models
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.quality.judgements import load_judged_queries
 from bge_pipeline.report.comparison import as_html, as_markdown
-from bge_pipeline.settings import Settings
 
 
 class Candidates(dg.Config):
@@ -40,8 +39,7 @@ class Candidates(dg.Config):
 def model_comparison(
     context: dg.AssetExecutionContext,
     config: Candidates,
-    settings: dg.ResourceParam[Settings],
-    database: dg.ResourceParam[Database],
+    migration: dg.ResourceParam[Migration],
 ) -> dg.MaterializeResult[None]:
     """Compare."""
     with explained():
@@ -51,11 +49,13 @@ def model_comparison(
                 state="nothing was sent",
                 next_step="send_texts: true in the launchpad",
             )
-        judged = load_judged_queries(settings.eval_queries) if settings.eval_queries is not None else None
-        found = compare_models(
-            database, settings, config.models, judged=judged, texts=config.texts, on_step=context.log.info
+        judged = (
+            load_judged_queries(migration.settings.eval_queries)
+            if migration.settings.eval_queries is not None
+            else None
         )
-    page = settings.home / "reports" / "model-comparison.html"
+        found = compare_models(migration, config.models, judged=judged, texts=config.texts, on_step=context.log.info)
+    page = migration.settings.home / "reports" / "model-comparison.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(as_html(found), encoding="utf-8")
     facts = {"best": found.candidates[0].model, "metric": found.metric, "texts": found.texts, "queries": found.queries}

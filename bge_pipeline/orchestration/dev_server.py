@@ -14,7 +14,6 @@ from types import FrameType
 import dagster as dg
 from prometheus_client import CollectorRegistry
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.orchestration.dagster_home import environment, in_environment, server_urls
 from bge_pipeline.orchestration.dagster_metrics import DagsterMetrics
@@ -23,6 +22,7 @@ from bge_pipeline.orchestration.own_history import foreign_table, told_foreign
 from bge_pipeline.orchestration.pool import register_pool
 from bge_pipeline.orchestration.report_server import newest_report, serving_reports
 from bge_pipeline.orchestration.storage import require_databases
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.table_metrics import TableMetrics
 from bge_pipeline.settings import Settings
 from bge_pipeline.telemetry.serving import serving_metrics
@@ -57,9 +57,9 @@ def run_dev(settings: Settings, port: int = DEFAULT_PORT, host: str = DEFAULT_HO
     _require_free(host, port)
     require_databases(settings)
     variables = environment(settings) | server_urls(settings)
-    with in_environment(variables), dg.DagsterInstance.get() as instance, Database.from_settings(settings) as database:
+    with in_environment(variables), dg.DagsterInstance.get() as instance, Migration.opened(settings) as migration:
         register_pool(instance)
-        if foreign := foreign_table(instance, database, settings):
+        if foreign := foreign_table(instance, migration):
             logger.warning(
                 "%s. Runs are refused; see the check migration_status of swapped_index", told_foreign(*foreign)
             )
@@ -81,7 +81,7 @@ def _serving_metrics(settings: Settings, variables: dict[str, str]) -> Iterator[
     with ExitStack() as stack:
         with in_environment(variables):
             instance = stack.enter_context(dg.DagsterInstance.get())
-        table = TableMetrics(stack.enter_context(Database.from_settings(settings)), settings)
+        table = TableMetrics(stack.enter_context(Migration.opened(settings)))
         registry = CollectorRegistry()
         registry.register(table)
         registry.register(DagsterMetrics(instance))

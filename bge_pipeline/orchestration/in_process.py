@@ -7,7 +7,6 @@ from typing import Any
 
 import dagster as dg
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.orchestration.dagster_home import environment, in_environment, prepare_dagster_home, server_urls
 from bge_pipeline.orchestration.failures import was_interrupted
@@ -15,6 +14,7 @@ from bge_pipeline.orchestration.names import BACKFILLED, REPORT, SCHEMA, SWAPPED
 from bge_pipeline.orchestration.own_history import adopt
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.progress import StepProgress, listening
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.verify import verify_nothing_pending
 from bge_pipeline.settings import Settings
 
@@ -76,8 +76,8 @@ def migrate_through_dagster(
     # With its URLs, as these settings may mean the embedded server where `.env` names another.
     with in_environment(environment(settings) | server_urls(settings)), dg.DagsterInstance.get() as instance:
         keep_connections(instance)
-        with Database.from_settings(settings) as database:
-            adopt(instance, database, settings)
+        with Migration.opened(settings) as migration:
+            adopt(instance, migration)
 
         def run(job: str, progress: StepProgress, partition_key: str | None = None) -> dg.ExecuteInProcessResult:
             def listener(found: StepProgress) -> None:
@@ -116,8 +116,8 @@ def migrate_through_dagster(
 
 
 def _backfill_is_due(settings: Settings) -> bool:
-    with Database.from_settings(settings) as database:
-        return verify_nothing_pending(database, settings).blocks_swap
+    with Migration.opened(settings) as migration:
+        return verify_nothing_pending(migration).blocks_swap
 
 
 def _why_failed(job: str, result: dg.ExecuteInProcessResult) -> BgePipelineError:

@@ -6,7 +6,6 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConsentRequired
@@ -29,23 +28,23 @@ from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.companion import keep_companion
 from bge_pipeline.phases.consent import require_confirmation
 from bge_pipeline.phases.ending import require_whole
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.pause import PauseResult, pause, resume, this_user
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
-from bge_pipeline.settings import DatabaseSettings, Settings
+from bge_pipeline.settings import DatabaseSettings
 
 
 @dg.op(pool=POOL, retry_policy=TRANSIENT_RETRIES, description="Embed every pending row, whatever its id.")
 def embed_pending(
     context: dg.OpExecutionContext,
-    settings: dg.ResourceParam[Settings],
-    database: dg.ResourceParam[Database],
+    migration: dg.ResourceParam[Migration],
     embeddings: dg.ResourceParam[EmbeddingsService],
 ) -> None:
     """Embed what is pending; seen in the history of `backfilled_embeddings` as an observation."""
     with explained():
-        require_own_history(context.instance, database, settings)
-        result = backfill(database, settings, embeddings.encoder, on_progress=log_backfill(context, "embed_pending"))
+        require_own_history(context.instance, migration)
+        result = backfill(migration, embeddings.encoder, on_progress=log_backfill(context, "embed_pending"))
     _tag_without_old_model(context, result.companion_is_kept)
     context.log_event(dg.AssetObservation(BACKFILLED, metadata=as_dagster_metadata(result.as_metadata())))
     with explained():
@@ -63,13 +62,11 @@ class ConfirmConfig(dg.Config):
 
 
 @dg.op(pool=POOL, retry_policy=TRANSIENT_RETRIES, description="Embed with the old model what waits in its column.")
-def keep_old_current(
-    context: dg.OpExecutionContext, settings: dg.ResourceParam[Settings], database: dg.ResourceParam[Database]
-) -> None:
+def keep_old_current(context: dg.OpExecutionContext, migration: dg.ResourceParam[Migration]) -> None:
     """Keep the companion column current; the new model is not loaded."""
     with explained():
-        require_own_history(context.instance, database, settings)
-        result = keep_companion(database, settings)
+        require_own_history(context.instance, migration)
+        result = keep_companion(migration)
     _tag_without_old_model(context, result.is_kept)
     context.log_event(dg.AssetObservation(BACKFILLED, metadata=as_dagster_metadata(result.as_metadata())))
 
@@ -89,22 +86,19 @@ class PauseConfig(dg.Config):
 def pause_runs(
     context: dg.OpExecutionContext,
     config: PauseConfig,
-    settings: dg.ResourceParam[Settings],
-    database: dg.ResourceParam[Database],
+    migration: dg.ResourceParam[Migration],
 ) -> None:
     """Pause; seen in the history of `backfilled_embeddings` as an observation."""
     with explained():
-        result = pause(database, settings, by=_by(context), reason=config.reason or None)
+        result = pause(migration, by=_by(context), reason=config.reason or None)
     _log_pause(context, result)
 
 
 @dg.op(retry_policy=TRANSIENT_RETRIES, description="Let the runs on the table go on, whoever paused them.")
-def resume_runs(
-    context: dg.OpExecutionContext, settings: dg.ResourceParam[Settings], database: dg.ResourceParam[Database]
-) -> None:
+def resume_runs(context: dg.OpExecutionContext, migration: dg.ResourceParam[Migration]) -> None:
     """Resume; seen in the history of `backfilled_embeddings` as an observation."""
     with explained():
-        result = resume(database, settings, by=_by(context))
+        result = resume(migration, by=_by(context))
     _log_pause(context, result)
 
 
@@ -121,15 +115,14 @@ def _log_pause(context: dg.OpExecutionContext, result: PauseResult) -> None:
 def roll_back(
     context: dg.OpExecutionContext,
     config: ConfirmConfig,
-    settings: dg.ResourceParam[Settings],
-    database: dg.ResourceParam[Database],
+    migration: dg.ResourceParam[Migration],
 ) -> None:
     """Roll back; `swapped_index` says so, and its check `migration_status`."""
     with explained():
-        _require_confirmed(context, config, settings)
-        require_own_history(context.instance, database, settings)
-        result = rollback(database, settings)
-        _log_state(context, database, settings, "rolled back", result.as_metadata())
+        _require_confirmed(context, config, migration.settings)
+        require_own_history(context.instance, migration)
+        result = rollback(migration)
+        _log_state(context, migration, "rolled back", result.as_metadata())
     for notice in result.notices:
         context.log.warning(notice)
 
@@ -148,26 +141,23 @@ class RetireConfig(ConfirmConfig):
 def retire_old_column(
     context: dg.OpExecutionContext,
     config: RetireConfig,
-    settings: dg.ResourceParam[Settings],
-    database: dg.ResourceParam[Database],
+    migration: dg.ResourceParam[Migration],
 ) -> None:
     """Retire; `swapped_index` says so, and its check `migration_status`."""
     with explained():
-        _require_confirmed(context, config, settings)
-        require_own_history(context.instance, database, settings)
-        result = retire(database, settings, reclaim=config.reclaim)
-        _log_state(context, database, settings, "retired", result.as_metadata())
+        _require_confirmed(context, config, migration.settings)
+        require_own_history(context.instance, migration)
+        result = retire(migration, reclaim=config.reclaim)
+        _log_state(context, migration, "retired", result.as_metadata())
 
 
-def _log_state(
-    context: dg.OpExecutionContext, database: Database, settings: Settings, state: str, facts: Mapping[str, Any]
-) -> None:
+def _log_state(context: dg.OpExecutionContext, migration: Migration, state: str, facts: Mapping[str, Any]) -> None:
     """What became of the table is the latest state of `swapped_index`, of which the report is then no longer up to date."""
     # A version of the data: without one, the assets downstream would look as if nothing had happened.
     version = {"dagster/data_version": f"{state} in run {context.run_id}"}
     metadata = as_dagster_metadata({"state": state, **facts})
     context.log_event(dg.AssetMaterialization(SWAPPED, metadata=metadata, tags=version))
-    log_status(context, database, settings)
+    log_status(context, migration)
 
 
 def _require_confirmed(context: dg.OpExecutionContext, config: ConfirmConfig, settings: DatabaseSettings) -> None:
@@ -187,14 +177,13 @@ def _require_confirmed(context: dg.OpExecutionContext, config: ConfirmConfig, se
 def adopt_table(
     context: dg.OpExecutionContext,
     config: ConfirmConfig,
-    settings: dg.ResourceParam[Settings],
-    database: dg.ResourceParam[Database],
+    migration: dg.ResourceParam[Migration],
 ) -> None:
     """Adopt; seen in the check `migration_status`."""
     with explained():
-        _require_confirmed(context, config, settings)
-        context.log.info("this history is now that of %s", adopt(context.instance, database, settings))
-        log_status(context, database, settings)
+        _require_confirmed(context, config, migration.settings)
+        context.log.info("this history is now that of %s", adopt(context.instance, migration))
+        log_status(context, migration)
 
 
 @dg.job(

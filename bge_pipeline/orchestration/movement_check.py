@@ -2,12 +2,11 @@
 
 import dagster as dg
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.orchestration.failures import explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
 from bge_pipeline.orchestration.names import BACKFILLED
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.movement import Movement, read_movement
-from bge_pipeline.settings import Settings
 
 CHECK = "moving"
 
@@ -21,10 +20,10 @@ CHECK = "moving"
         "answers it without a run, and so also when no run can start."
     ),
 )
-def moving(settings: dg.ResourceParam[Settings], database: dg.ResourceParam[Database]) -> dg.AssetCheckResult:
+def moving(migration: dg.ResourceParam[Migration]) -> dg.AssetCheckResult:
     """Whether somebody writes what is pending."""
     with explained():
-        evaluation = evaluate_movement(read_movement(database, settings))
+        evaluation = evaluate_movement(read_movement(migration))
     return dg.AssetCheckResult(
         passed=evaluation.passed,
         severity=evaluation.severity,

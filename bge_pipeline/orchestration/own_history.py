@@ -5,22 +5,20 @@ from dataclasses import asdict
 
 import dagster as dg
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.identity import TableIdentity, identity_of
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import HistoryOfAnotherTable
-from bge_pipeline.settings import DatabaseSettings
+from bge_pipeline.phases.migration import Migration
 
 _KEPT = "bge_pipeline/table_of_history"
 
 
-def require_own_history(instance: dg.DagsterInstance, database: Database, settings: DatabaseSettings) -> None:
+def require_own_history(instance: dg.DagsterInstance, migration: Migration) -> None:
     """Return if the history is of the configured table; a history that is nobody's yet becomes that table's.
 
     Raises:
         HistoryOfAnotherTable: names both tables.
     """
-    configured = _configured(database, settings)
+    configured = _configured(migration)
     if foreign := _foreign(instance, configured):
         raise HistoryOfAnotherTable(
             told_foreign(foreign, configured),
@@ -32,18 +30,16 @@ def require_own_history(instance: dg.DagsterInstance, database: Database, settin
         _keep(instance, configured)
 
 
-def adopt(instance: dg.DagsterInstance, database: Database, settings: DatabaseSettings) -> TableIdentity:
+def adopt(instance: dg.DagsterInstance, migration: Migration) -> TableIdentity:
     """Say that the history is of the configured table from now on; returns that table."""
-    configured = _configured(database, settings)
+    configured = _configured(migration)
     _keep(instance, configured)
     return configured
 
 
-def foreign_table(
-    instance: dg.DagsterInstance, database: Database, settings: DatabaseSettings
-) -> tuple[TableIdentity, TableIdentity] | None:
+def foreign_table(instance: dg.DagsterInstance, migration: Migration) -> tuple[TableIdentity, TableIdentity] | None:
     """The table of the history and the configured one, where these are two."""
-    configured = _configured(database, settings)
+    configured = _configured(migration)
     foreign = _foreign(instance, configured)
     return (foreign, configured) if foreign is not None else None
 
@@ -58,9 +54,9 @@ def _foreign(instance: dg.DagsterInstance, configured: TableIdentity) -> TableId
     return None if kept is None or kept.is_same_as(configured) else kept
 
 
-def _configured(database: Database, settings: DatabaseSettings) -> TableIdentity:
-    with database.autocommit() as connection:
-        return identity_of(connection, TargetTable.from_settings(settings))
+def _configured(migration: Migration) -> TableIdentity:
+    with migration.database.autocommit() as connection:
+        return identity_of(connection, migration.target)
 
 
 def _kept(instance: dg.DagsterInstance) -> TableIdentity | None:

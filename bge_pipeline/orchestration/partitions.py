@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.ids import OTHERS, UUIDS, Id, IdRange
 from bge_pipeline.database.ranges import cut_ranges
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import BgePipelineError
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import require_table
-from bge_pipeline.settings import Settings
 
 id_ranges = dg.DynamicPartitionsDefinition(name="id_ranges")
 
@@ -38,9 +36,9 @@ def known_keys(instance: dg.DagsterInstance) -> Sequence[str]:
     return instance.get_dynamic_partitions(str(id_ranges.name))
 
 
-def recut(instance: dg.DagsterInstance, database: Database, settings: Settings) -> list[str]:
+def recut(instance: dg.DagsterInstance, migration: Migration) -> list[str]:
     """Replace the partitions by those of the table as it is now; returns their keys."""
-    ranges = _cut(database, settings)
+    ranges = _cut(migration)
     keys = _named(instance, ranges, 1, digits=max(_FEWEST_DIGITS, len(str(_ROOM_TO_GROW * len(ranges)))))
     for key in known_keys(instance):
         instance.delete_dynamic_partition(str(id_ranges.name), key)
@@ -48,7 +46,7 @@ def recut(instance: dg.DagsterInstance, database: Database, settings: Settings) 
     return keys
 
 
-def new_full_ranges(instance: dg.DagsterInstance, database: Database, settings: Settings) -> list[str]:
+def new_full_ranges(instance: dg.DagsterInstance, migration: Migration) -> list[str]:
     """Keys for what the table has grown by above the last partition, in full ranges only.
 
     The last range that a cut gives is still filling up; its rows are embedded without a partition.
@@ -57,7 +55,7 @@ def new_full_ranges(instance: dg.DagsterInstance, database: Database, settings: 
     if not keys:
         return []
     above = range_of(instance, keys[-1]).upper
-    return _named(instance, _cut(database, settings, above=above)[:-1], len(keys) + 1, digits=_digits_of(keys[-1]))
+    return _named(instance, _cut(migration, above=above)[:-1], len(keys) + 1, digits=_digits_of(keys[-1]))
 
 
 def add(instance: dg.DagsterInstance, keys: Sequence[str]) -> None:
@@ -137,13 +135,13 @@ def _kept_as(key: str) -> str:
     return f"bge_pipeline/id_range/{key}"
 
 
-def _cut(database: Database, settings: Settings, *, above: Id | None = None) -> list[IdRange]:
-    state = require_table(database, settings)
-    with database.autocommit() as connection:
+def _cut(migration: Migration, *, above: Id | None = None) -> list[IdRange]:
+    state = require_table(migration)
+    with migration.database.autocommit() as connection:
         return cut_ranges(
             connection,
-            TargetTable.from_settings(settings),
+            migration.target,
             state.table.id_kind,
-            settings.partition_rows,
+            migration.settings.partition_rows,
             above=above,
         )

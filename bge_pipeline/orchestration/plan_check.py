@@ -4,14 +4,13 @@ from typing import Any
 
 import dagster as dg
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.orchestration.failures import explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
 from bge_pipeline.orchestration.names import SCHEMA
 from bge_pipeline.phases.endpoint_use import EndpointUse
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.unloaded_model import unloaded_model
-from bge_pipeline.settings import Settings
 
 _TO_LOOK_AT = ("warnings", "triggers", "publications", "mentions")
 """Findings of the plan that stop nothing, and that a person should have seen before they go on."""
@@ -29,12 +28,10 @@ _MEASURED = ("tokens", "texts_per_second", "backfill_seconds", "device", "precis
         "the same, and measures the model as well."
     ),
 )
-def plan_of_migration(
-    settings: dg.ResourceParam[Settings], database: dg.ResourceParam[Database]
-) -> dg.AssetCheckResult:
+def plan_of_migration(migration: dg.ResourceParam[Migration]) -> dg.AssetCheckResult:
     """Whether anything stands in the way of the migration."""
     with explained():
-        plan_now = plan(database, settings, unloaded_model(database, settings))
+        plan_now = plan(migration, unloaded_model(migration))
     found = plan_now.as_metadata()
     if not found["texts_per_second"]:
         found = {name: value for name, value in found.items() if name not in _MEASURED}

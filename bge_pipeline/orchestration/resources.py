@@ -7,15 +7,14 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.orchestration.failures import launch_again
 from bge_pipeline.orchestration.workers import WORKER_TAG
 from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.process import this_process
 from bge_pipeline.settings import Settings, load_settings
 from bge_pipeline.settings.configuration import in_force
-from bge_pipeline.telemetry.tracing import tracing
 
 
 def _override(name: str) -> Any:
@@ -41,6 +40,7 @@ class SettingsResource(dg.ConfigurableResource[Settings]):
     index_method: str | None = _override("index_method")
     index_lists: int | None = _override("index_lists")
     index_max_memory_mb: int | None = _override("index_max_memory_mb")
+    index_build_workers: int | None = _override("index_build_workers")
     index_element: str | None = _override("index_element")
     quality_gate: str | None = _override("quality_gate")
     quality_min_ann_recall: float | None = _override("quality_min_ann_recall")
@@ -68,32 +68,34 @@ class SettingsResource(dg.ConfigurableResource[Settings]):
         return settings
 
 
-class DatabaseResource(dg.ConfigurableResource[Database]):
-    """The database of DATABASE_URL, or the embedded PostgreSQL; its connections are closed as the run ends."""
+class MigrationResource(dg.ConfigurableResource[Migration]):
+    """The migration that the settings describe, in the database of DATABASE_URL, or in the embedded PostgreSQL.
+
+    Its connections are closed as the run ends.
+    """
 
     settings: dg.ResourceDependency[Settings]
 
     @contextmanager
-    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Database]:
-        """The database, connected to when it is first used. Every job asks for it, so it notes the run's process."""
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Migration]:
+        """The migration, connected when it is first used. Every job asks for it, so it notes the run's process."""
         if context.instance is not None and context.run is not None:
             context.instance.add_run_tags(context.run.run_id, {WORKER_TAG: this_process()})
-        with tracing(self.settings), Database.from_settings(self.settings) as database:
-            yield database
+        with Migration.opened(self.settings) as migration:
+            yield migration
 
 
 class EmbeddingsResource(dg.ConfigurableResource[EmbeddingsService]):
     """The EmbeddingsService of EMBEDDING_MODEL, loaded once for all steps of a run; releases the device as it ends."""
 
-    settings: dg.ResourceDependency[Settings]
-    database: dg.ResourceDependency[Database]
+    migration: dg.ResourceDependency[Migration]
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[EmbeddingsService]:
         """The service, its model loaded."""
         with ExitStack() as stack:
             try:
-                service = stack.enter_context(open_service(self.database, self.settings))
+                service = stack.enter_context(open_service(self.migration))
             except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
                 if context.log is not None and context.run is not None:
                     context.log.warning(
@@ -108,9 +110,5 @@ def resources() -> dict[str, Any]:
     """The resources of the code location, under the names that assets and ops ask for."""
     # Typed as Any: Dagster's types do not tell that a resource configured at launch stands for what it makes.
     settings: Any = SettingsResource.configure_at_launch()
-    database = DatabaseResource(settings=settings)
-    return {
-        "settings": settings,
-        "database": database,
-        "embeddings": EmbeddingsResource(settings=settings, database=database),
-    }
+    migration = MigrationResource(settings=settings)
+    return {"settings": settings, "migration": migration, "embeddings": EmbeddingsResource(migration=migration)}

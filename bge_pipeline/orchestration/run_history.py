@@ -4,14 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import dagster as dg
-from dagster._core.execution.backfill import (
-    BULK_ACTION_TERMINAL_STATUSES,
-    BulkActionsFilter,
-    BulkActionStatus,
-    PartitionBackfill,
-)
 
 from bge_pipeline.orchestration.names import BACKFILLED, SCHEMA, WITHOUT_OLD_MODEL_TAG
 from bge_pipeline.orchestration.partitions import known_keys, targeted_keys
@@ -137,8 +132,13 @@ def others_are_to_come(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool
     return backfill is not None and bool(_targets(backfill) - begun)
 
 
-def backfills_under_way(instance: dg.DagsterInstance) -> Sequence[PartitionBackfill]:
-    """Dagster backfills that have not ended."""
+def backfills_under_way(instance: dg.DagsterInstance) -> Sequence[Any]:
+    """Dagster backfills that have not ended.
+
+    Dagster has no public name for the filter of its backfills; nothing else here imports a private one.
+    """
+    from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionsFilter, BulkActionStatus
+
     running = [status for status in BulkActionStatus if status not in BULK_ACTION_TERMINAL_STATUSES]
     return instance.get_backfills(BulkActionsFilter(statuses=running))
 
@@ -225,7 +225,7 @@ def _is_about_backfill(run: dg.DagsterRun) -> bool:
     return run.asset_selection is not None and dg.AssetKey(BACKFILLED) in run.asset_selection
 
 
-def _targets(backfill: PartitionBackfill) -> set[str]:
+def _targets(backfill: Any) -> set[str]:
     """The partitions that a Dagster backfill is to run."""
     if backfill.asset_backfill_data is None:
         return set(backfill.partition_names or ())

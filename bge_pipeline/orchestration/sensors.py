@@ -10,9 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.heartbeat import read_workers
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.orchestration import partitions, run_history
 from bge_pipeline.orchestration.asset_jobs import backfill_job, compare_job, status_job
@@ -26,6 +24,7 @@ from bge_pipeline.orchestration.status_check import seen_now
 from bge_pipeline.orchestration.workers import fail_runs_without_process
 from bge_pipeline.phases.application_vectors import written_since
 from bge_pipeline.phases.companion import count_companion_pending
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.pause import paused_by
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.verify import verify_nothing_pending
@@ -72,9 +71,9 @@ def rerun_failed_partitions(context: dg.SensorEvaluationContext) -> dg.SensorRes
     if not requests:
         return dg.SkipReason(_left_alone(decisions, found, total))
     try:
-        with Database.from_settings(settings) as database:
-            require_own_history(context.instance, database, settings)
-            if pause := paused_by(database, settings):
+        with Migration.opened(settings) as migration:
+            require_own_history(context.instance, migration)
+            if pause := paused_by(migration):
                 return dg.SkipReason(f"{len(requests)} partitions wait to be run again: the table is {pause}")
     except BgePipelineError as error:
         return dg.SkipReason(f"{len(requests)} partitions wait to be run again: {error}")
@@ -93,8 +92,8 @@ def _next_of(failed: Sequence[str], last: str | None) -> Sequence[str]:
 def _silent(settings: Settings) -> set[str]:
     """Processes whose heartbeat stopped long ago; none where the database cannot be asked."""
     try:
-        with Database.from_settings(settings) as database, database.autocommit() as connection:
-            workers = read_workers(connection, TargetTable.from_settings(settings))
+        with Migration.opened(settings) as migration, migration.database.autocommit() as connection:
+            workers = read_workers(connection, migration.target)
     except BgePipelineError:
         return set()
     return {worker.process for worker in workers if worker.is_gone}
@@ -119,51 +118,48 @@ def embed_new_rows(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.
     if backfills := run_history.backfills_under_way(instance):
         return dg.SkipReason(f"Dagster backfill {backfills[0].backfill_id} is under way")
     try:
-        settings = load_settings()
-        with Database.from_settings(settings) as database:
-            require_own_history(instance, database, settings)
-            if pause := paused_by(database, settings):
+        with Migration.opened(load_settings()) as migration:
+            require_own_history(instance, migration)
+            if pause := paused_by(migration):
                 return dg.SkipReason(f"the table is {pause}: launch resume_job, or bge-pipeline resume")
-            return _requests_for_new_rows(instance, database, settings)
+            return _requests_for_new_rows(instance, migration)
     except BgePipelineError as error:
         return dg.SkipReason(str(error))
 
 
-def _requests_for_new_rows(
-    instance: dg.DagsterInstance, database: Database, settings: Settings
-) -> dg.SensorResult | dg.SkipReason:
-    phase = require_table(database, settings).phase
+def _requests_for_new_rows(instance: dg.DagsterInstance, migration: Migration) -> dg.SensorResult | dg.SkipReason:
+    phase = require_table(migration).phase
     if phase == "legacy":
         return dg.SkipReason("the table is in phase legacy: materialize schema_with_384_column to begin a migration")
-    beside = _pending_beside(instance, database, settings)
+    beside = _pending_beside(instance, migration)
     if phase in ("expanded", "backfilled"):
         keys, missing = partitions.known_keys(instance), run_history.never_materialized(instance)
         if missing or not keys:
             if beside:
-                return _request_embedding(instance, settings, keep_old_current_job.name, beside)
+                return _request_embedding(instance, migration.settings, keep_old_current_job.name, beside)
             return dg.SkipReason(
                 f"the table is in phase {phase} and {len(missing)} of {len(keys)} partitions have not been materialized: "
                 "launch the backfill of backfilled_embeddings"
             )
-    if grown := partitions.new_full_ranges(instance, database, settings):
+    if grown := partitions.new_full_ranges(instance, migration):
         return dg.SensorResult(
             dynamic_partitions_requests=[partitions.id_ranges.build_add_request(grown)],
             run_requests=[
                 dg.RunRequest(job_name=backfill_job.name, partition_key=key, run_key=f"grown:{key}") for key in grown
             ],
         )
-    pending = verify_nothing_pending(database, settings).pending
+    pending = verify_nothing_pending(migration).pending
     if not pending and not beside:
         return dg.SkipReason(f"the table is in phase {phase} and nothing is pending")
     job_name = embed_pending_job.name if pending else keep_old_current_job.name
-    return _request_embedding(instance, settings, job_name, pending or beside)
+    return _request_embedding(instance, migration.settings, job_name, pending or beside)
 
 
-def _pending_beside(instance: dg.DagsterInstance, database: Database, settings: Settings) -> int:
+def _pending_beside(instance: dg.DagsterInstance, migration: Migration) -> int:
     """Rows that wait for the old model's vector, where a run could give them one."""
-    if settings.keep_old_current == "off" or run_history.lately_without_old_model(instance):
+    if migration.settings.keep_old_current == "off" or run_history.lately_without_old_model(instance):
         return 0
-    return count_companion_pending(database, settings)
+    return count_companion_pending(migration)
 
 
 @dg.sensor(
@@ -178,9 +174,8 @@ def _pending_beside(instance: dg.DagsterInstance, database: Database, settings: 
 def notice_old_vectors(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """Request a comparison when vectors were written since the last one."""
     try:
-        settings = load_settings()
-        with Database.from_settings(settings) as database:
-            found = written_since(database, settings, int(context.cursor) if context.cursor else None)
+        with Migration.opened(load_settings()) as migration:
+            found = written_since(migration, int(context.cursor) if context.cursor else None)
     except BgePipelineError as error:
         return dg.SkipReason(str(error))
     if found is None:
@@ -209,9 +204,8 @@ def watch_status(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.Sk
     if under_way := context.instance.get_run_ids(of_job, limit=1):
         return dg.SkipReason(f"{status_job.name} is queued or under way in run {under_way[0][:8]}")
     try:
-        settings = load_settings()
-        with Database.from_settings(settings) as database:
-            cursor, is_due = seen_now(database, settings, context.cursor)
+        with Migration.opened(load_settings()) as migration:
+            cursor, is_due = seen_now(migration, context.cursor)
     except BgePipelineError as error:
         return dg.SkipReason(str(error))
     if not is_due:

@@ -4,15 +4,14 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.orchestration.failures import explained
 from bge_pipeline.orchestration.names import BACKFILLED
 from bge_pipeline.orchestration.run_history import others_are_to_come
 from bge_pipeline.phases.compare_search import can_compare, compare_search
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.report.pages import comparison_as_markdown
-from bge_pipeline.settings import Settings
 
 
 # Not @asset_check, which must answer: in the run of a partition that is not the last one, there is nothing to look at yet.
@@ -33,8 +32,7 @@ from bge_pipeline.settings import Settings
 )
 def side_by_side(
     context: dg.AssetCheckExecutionContext,
-    settings: dg.ResourceParam[Settings],
-    database: dg.ResourceParam[Database],
+    migration: dg.ResourceParam[Migration],
     embeddings: dg.ResourceParam[EmbeddingsService],
 ) -> Iterator[dg.AssetCheckResult]:
     """What questions find with both columns."""
@@ -42,12 +40,12 @@ def side_by_side(
         if others_are_to_come(context.instance, context.run):
             context.log.info("not compared here: the whole table is searched once its last partition is embedded")
             return
-        if not can_compare(require_table(database, settings)):
+        if not can_compare(require_table(migration)):
             yield dg.AssetCheckResult(
                 passed=True, description="the table has not both the old vectors and the new ones"
             )
             return
-        found = compare_search(database, settings, embeddings)
+        found = compare_search(migration, embeddings)
     yield dg.AssetCheckResult(
         passed=True,
         description=found.summary(),

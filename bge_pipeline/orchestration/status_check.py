@@ -6,14 +6,13 @@ from typing import Any
 
 import dagster as dg
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.orchestration.failures import explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
 from bge_pipeline.orchestration.names import SWAPPED
 from bge_pipeline.orchestration.own_history import foreign_table, told_foreign
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.standing import outline, read_standing
-from bge_pipeline.settings import Settings
 
 CHECK = "migration_status"
 _AGAIN_SECONDS = 3_600
@@ -32,21 +31,20 @@ _AGAIN_SECONDS = 3_600
 )
 def migration_status(
     context: dg.AssetCheckExecutionContext,
-    settings: dg.ResourceParam[Settings],
-    database: dg.ResourceParam[Database],
+    migration: dg.ResourceParam[Migration],
 ) -> dg.AssetCheckResult:
     """How the table stands."""
     with explained():
-        found = evaluate_status(context.instance, database, settings)
+        found = evaluate_status(context.instance, migration)
     return dg.AssetCheckResult(
         passed=found.passed, severity=found.severity, description=found.description, metadata=found.metadata
     )
 
 
-def evaluate_status(instance: dg.DagsterInstance, database: Database, settings: Settings) -> dg.AssetCheckEvaluation:
+def evaluate_status(instance: dg.DagsterInstance, migration: Migration) -> dg.AssetCheckEvaluation:
     """The check's answer now, for an op to log as well."""
-    standing = read_standing(database, settings, configured_space(settings))
-    foreign = foreign_table(instance, database, settings)
+    standing = read_standing(migration, configured_space(migration.settings))
+    foreign = foreign_table(instance, migration)
     is_bad = foreign is not None or standing.level == "bad"
     return dg.AssetCheckEvaluation(
         asset_key=dg.AssetKey(SWAPPED),
@@ -58,16 +56,16 @@ def evaluate_status(instance: dg.DagsterInstance, database: Database, settings: 
     )
 
 
-def log_status(context: dg.OpExecutionContext, database: Database, settings: Settings) -> None:
+def log_status(context: dg.OpExecutionContext, migration: Migration) -> None:
     """Log the check's answer from the op that has just changed what it is about."""
     # `log_event` takes it, though its annotation leaves it out.
-    evaluation: Any = evaluate_status(context.instance, database, settings)
+    evaluation: Any = evaluate_status(context.instance, migration)
     context.log_event(evaluation)
 
 
-def seen_now(database: Database, settings: Settings, cursor: str | None) -> tuple[str, bool]:
+def seen_now(migration: Migration, cursor: str | None) -> tuple[str, bool]:
     """What there is to be seen, as the sensor's next cursor, and whether it calls for another look than the last."""
-    seen, written = outline(database, settings, configured_space(settings))
+    seen, written = outline(migration, configured_space(migration.settings))
     now = time.time()
     last = json.loads(cursor) if cursor else {}
     is_due = last.get("seen") != seen or (last["written"] != written and now - last["at"] >= _AGAIN_SECONDS)

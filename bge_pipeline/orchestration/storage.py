@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from dagster._config import UserConfigSchema
-from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
@@ -25,14 +23,14 @@ class PipelineStorage(DagsterPostgresStorage):
     """
 
     @classmethod
-    def config_type(cls) -> UserConfigSchema:
+    def config_type(cls) -> dict[str, Any]:
         """Nothing to configure: the environment says it."""
         return {}
 
     @classmethod
     def from_config_value(
         cls,
-        inst_data: ConfigurableClassData | None,
+        inst_data: Any,
         config_value: Mapping[str, Any],  # noqa: ARG003
     ) -> "PipelineStorage":
         """The storage that the environment asks for."""

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.recent import (
     RecentRows,
     empty_written_since,
@@ -23,15 +22,14 @@ from bge_pipeline.database.recent import (
     sample_written_since,
     transaction_of_comment,
 )
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.phases.companion import load_recorded
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.row_encoding import BatchEncoder
 from bge_pipeline.phases.state import MigrationState, read_state
 from bge_pipeline.quality.bounds import SAME_VECTOR_COSINE
 from bge_pipeline.search.column import SEARCHABLE_TYPES
-from bge_pipeline.settings import DatabaseSettings, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -105,18 +103,17 @@ def accepts_old_vectors(state: MigrationState) -> bool:
 
 
 def compare_application_vectors(
-    database: Database, settings: DatabaseSettings, encoder: Callable[[], Encoder | None]
+    migration: Migration, encoder: Callable[[], Encoder | None]
 ) -> ApplicationVectors | None:
     """Compare what was written since the swap; None where the dimensions keep old vectors out, or nothing was written.
 
     Args:
-        database: where the target table is.
-        settings: name the table.
+        migration: of the table.
         encoder: gives the encoder of the column that search reads, None where it is not at hand; called when there is
             something to compare.
     """
-    with database.autocommit() as connection:
-        state = read_state(connection, TargetTable.from_settings(settings))
+    with migration.database.autocommit() as connection:
+        state = read_state(connection, migration.target)
         xid = _swap(connection, state)
         if xid is None:
             return None
@@ -137,32 +134,32 @@ def compare_application_vectors(
     return ApplicationVectors(model, 0, 0, (), None, mend, reason)
 
 
-def compare_with_recorded_model(database: Database, settings: Settings) -> ApplicationVectors | None:
+def compare_with_recorded_model(migration: Migration) -> ApplicationVectors | None:
     """The same with the model that is recorded with the column, loaded only where there is something to compare."""
     loaded = []
 
     def encoder() -> Encoder | None:
-        with database.autocommit() as connection:
-            space = read_state(connection, TargetTable.from_settings(settings)).current_space
-        found = load_recorded(space, settings) if space is not None else None
+        with migration.database.autocommit() as connection:
+            space = read_state(connection, migration.target).current_space
+        found = load_recorded(space, migration.settings) if space is not None else None
         loaded.extend([found] if found is not None else [])
         return found
 
     try:
-        return compare_application_vectors(database, settings, encoder)
+        return compare_application_vectors(migration, encoder)
     finally:
         for one in loaded:
             one.close()
 
 
-def written_since(database: Database, settings: DatabaseSettings, xid: int | None) -> tuple[int, int] | None:
+def written_since(migration: Migration, xid: int | None) -> tuple[int, int] | None:
     """Whether anybody wrote vectors since transaction `xid`, or since the swap if that came later; asks no model.
 
     Returns how many rows of a sample were, and the transaction to ask about the next time; None where the dimensions
     keep old vectors out.
     """
-    with database.autocommit() as connection:
-        state = read_state(connection, TargetTable.from_settings(settings))
+    with migration.database.autocommit() as connection:
+        state = read_state(connection, migration.target)
         swap = _swap(connection, state)
         if swap is None:
             return None
@@ -184,7 +181,8 @@ def _swap(connection: Connection, state: MigrationState) -> int | None:
 
 
 def _compared(rows: RecentRows, encoder: Encoder, model: str, mend: str) -> ApplicationVectors:
-    encoded = BatchEncoder(encoder).encode(rows.batch, None)
+    batches = BatchEncoder(encoder)
+    encoded = batches.encode(batches.tokenize(rows.batch))
     positions = {row_id: position for position, row_id in enumerate(rows.batch.ids)}
     stored = rows.vectors[[positions[row_id] for row_id in encoded.batch.ids]]
     lengths = np.linalg.norm(stored, axis=1)

@@ -12,7 +12,6 @@ from typing import Any
 from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column, describe_table
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.heartbeat import Heartbeat
 from bge_pipeline.database.ids import IdRange
 from bge_pipeline.database.journal import record
@@ -33,11 +32,11 @@ from bge_pipeline.phases.brakes import make_pace
 from bge_pipeline.phases.companion import CompanionKeeper
 from bge_pipeline.phases.filling import column_now, fill_column
 from bge_pipeline.phases.memory import peak_memory_bytes
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.pace import Pace
 from bge_pipeline.phases.pending_index import index_when_few_are_left
 from bge_pipeline.phases.row_totals import BackfillTotals
 from bge_pipeline.phases.state import read_state, require_space
-from bge_pipeline.settings import DatabaseSettings, Settings
 from bge_pipeline.telemetry.meter import showing_progress
 from bge_pipeline.telemetry.observed import observed
 
@@ -124,8 +123,7 @@ class BackfillResult:
 
 @observed("backfill")
 def backfill(
-    database: Database,
-    settings: Settings,
+    migration: Migration,
     encoder: Encoder,
     id_range: IdRange | None = None,
     *,
@@ -141,8 +139,7 @@ def backfill(
     of the whole table.
 
     Args:
-        database: where the target table is.
-        settings: among them BACKFILL_BATCH_ROWS, BACKFILL_MAX_ATTEMPTS and what holds a backfill back (MAX_*).
+        migration: among its settings BACKFILL_BATCH_ROWS, BACKFILL_MAX_ATTEMPTS and what holds a backfill back (MAX_*).
         encoder: makes the vectors; must be of the column's embedding space.
         id_range: `[lower, upper)`.
         on_progress: called after each commit, and every second while the backfill is held back.
@@ -159,13 +156,13 @@ def backfill(
         DiskFull: the server has no space left for more vectors.
         DatabaseUnavailable: the database went away and did not come back, or (LoginRefused) let nobody in.
     """
-    target = TargetTable.from_settings(settings)
-    require_session(database)
-    with database.autocommit() as connection:
+    target = migration.target
+    require_session(migration.database)
+    with migration.database.autocommit() as connection:
         state = read_state(connection, target)
         column = state.filled
         require_space(column, encoder.space, target)
-        skips = settings.skips_triggers
+        skips = migration.settings.skips_triggers
         require_privileges(connection, state.table, column.name, alters=False, skips_triggers=skips)
         require_updates(connection, state.table)
         _require_quarantine(connection, target)
@@ -173,12 +170,11 @@ def backfill(
     stop = stop if stop is not None else threading.Event()
     totals = BackfillTotals()
     if keeps_companion:
-        with CompanionKeeper(database, settings, stop=stop) as keeper:
+        with CompanionKeeper(migration, stop=stop) as keeper:
             name, words = encoder.space.model, str(id_range) if id_range is not None else "all"
-            with Heartbeat(database, target, words, name, totals) as heartbeat:
+            with Heartbeat(migration.database, target, words, name, totals) as heartbeat:
                 pace = make_pace(
-                    database,
-                    settings,
+                    migration,
                     stop,
                     totals=totals,
                     goal_rows=goal_rows,
@@ -186,28 +182,25 @@ def backfill(
                     allowance=allowance_of(encoder),
                 )
                 heartbeat.held = lambda: pace.words
-                result = _fill(database, settings, encoder, column, id_range, on_progress, pace, totals)
+                result = _fill(migration, encoder, column, id_range, on_progress, pace, totals)
         kept = keeper.result()
         if id_range is None:
-            _warn_of_strangers(database, settings, encoder)
+            _warn_of_strangers(migration, encoder)
         result = replace(
             result, companion_rows=kept.rows, companion_pending=kept.pending, companion_is_kept=kept.is_kept
         )
     else:
-        pace = make_pace(
-            database, settings, stop, goal_rows=goal_rows, is_throttled=False, allowance=allowance_of(encoder)
-        )
-        result = _fill(database, settings, encoder, column, id_range, on_progress, pace, totals)
+        pace = make_pace(migration, stop, goal_rows=goal_rows, is_throttled=False, allowance=allowance_of(encoder))
+        result = _fill(migration, encoder, column, id_range, on_progress, pace, totals)
     if state.new is not None and not result.pending_after and not stop.is_set():
-        index_when_few_are_left(database, settings)
+        index_when_few_are_left(migration)
     if result.rows or result.quarantined or result.companion_rows:
-        record(database, target, "backfill", result.as_metadata())
+        record(migration.database, target, "backfill", result.as_metadata())
     return result
 
 
 def _fill(
-    database: Database,
-    settings: Settings,
+    migration: Migration,
     encoder: Encoder,
     column: Column,
     id_range: IdRange | None,
@@ -215,8 +208,8 @@ def _fill(
     pace: Pace,
     totals: BackfillTotals,
 ) -> BackfillResult:
-    target = TargetTable.from_settings(settings)
-    with explaining_text(target), database.autocommit() as connection:
+    target = migration.target
+    with explaining_text(target), migration.database.autocommit() as connection:
         name = column_now(describe_table(connection, target), column.number).name
         total = count_pending(connection, target, name, id_range)
     started = time.perf_counter()
@@ -229,8 +222,8 @@ def _fill(
 
     with explaining_text(target), showing_progress(str(target)) as show, pace.running(report):
         pending = fill_column(
-            database,
-            settings,
+            migration.database,
+            migration.settings,
             target,
             column.number,
             encoder,
@@ -240,7 +233,7 @@ def _fill(
             pace=pace,
         )
     if pending and not pace.is_over:
-        with database.autocommit() as connection:
+        with migration.database.autocommit() as connection:
             holders = find_holders(connection, str(target))
         logger.warning(
             "%d rows are still pending: locked, or edited all the while by the application or by a trigger of its own; "
@@ -256,7 +249,7 @@ def _fill(
             encoder.space.max_tokens,
         )
     if id_range is None:
-        with database.transaction() as connection:
+        with migration.database.transaction() as connection:
             forget_changed(connection, target)
     return BackfillResult(
         id_range=str(id_range) if id_range is not None else "all",
@@ -283,8 +276,8 @@ def _fill(
     )
 
 
-def _warn_of_strangers(database: Database, settings: DatabaseSettings, encoder: Encoder) -> None:
-    found = compare_application_vectors(database, settings, lambda: encoder)
+def _warn_of_strangers(migration: Migration, encoder: Encoder) -> None:
+    found = compare_application_vectors(migration, lambda: encoder)
     if found is not None and not found.passed:
         logger.warning("%s", found)
 

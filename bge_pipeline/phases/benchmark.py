@@ -12,16 +12,16 @@ from typing import Any
 from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column, pgvector_version
-from bge_pipeline.database.connection import Database, server_version
+from bge_pipeline.database.connection import server_version
 from bge_pipeline.database.indexes import vector_indexes_on
 from bge_pipeline.database.journal import JournalEntry, read_journal
 from bge_pipeline.database.sampling import sample_texts
 from bge_pipeline.database.size import table_bytes
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import EncodingError
 from bge_pipeline.phases.compare_search import can_compare, compare_search
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import MigrationState, read_state, space_of
 from bge_pipeline.phases.verdict import Verdict, compared_columns, judge_quality
 from bge_pipeline.quality.columns import ComparedColumns
@@ -30,14 +30,13 @@ from bge_pipeline.quality.speed import PASSAGES, QUERIES, RerankRun, measure_enc
 from bge_pipeline.report.benchmark import BenchmarkReport, PhaseTime, Storage
 from bge_pipeline.report.wall_clock import wall_seconds
 from bge_pipeline.search.column import SEARCHABLE_TYPES
-from bge_pipeline.settings import SearchSettings, Settings
+from bge_pipeline.settings import SearchSettings
 
 BATCH_SIZES = (32, 128, 256)
 
 
 def benchmark(
-    database: Database,
-    settings: Settings,
+    migration: Migration,
     service: EmbeddingsService,
     *,
     batch_sizes: Sequence[int] = BATCH_SIZES,
@@ -46,17 +45,16 @@ def benchmark(
     """Measure the table and the model on this machine.
 
     Args:
-        database: where the target table is.
-        settings: name the table and the model; BENCHMARK_TEXTS of its texts are encoded at each batch size.
+        migration: BENCHMARK_TEXTS of the table's texts are encoded at each batch size.
         service: the model.
         batch_sizes: ceilings on the texts in one forward pass.
         on_step: told what is being measured.
     """
-    target = TargetTable.from_settings(settings)
-    with database.autocommit() as connection:
+    target = migration.target
+    with migration.database.autocommit() as connection:
         state = read_state(connection, target)
         rows = int(connection.execute(target.sql("SELECT count(*) FROM {table}")).scalar_one())
-        sample = sample_texts(connection, target, settings.benchmark_texts)
+        sample = sample_texts(connection, target, migration.settings.benchmark_texts)
         journal = _latest_migration(read_journal(connection, target))
         storage = _storage(connection, state, journal)
         versions = _versions(connection)
@@ -67,11 +65,11 @@ def benchmark(
         encode.append(measure_encoding(service, sample, size))
     if not encode:
         notes.append("the table has no text: nothing was encoded")
-    rerank = _rerank(service, sample, settings, notes, on_step)
+    rerank = _rerank(service, sample, migration.settings, notes, on_step)
     on_step("quality")
-    verdict = judge_quality(database, settings, service) if state.phase != "legacy" else None
+    verdict = judge_quality(migration, service) if state.phase != "legacy" else None
     on_step("search")
-    search = search_runs(database, settings, service, _searched(state, verdict), notes)
+    search = search_runs(migration.database, migration.settings, service, _searched(state, verdict), notes)
     swap = _latest(journal, "swap")
     backfills = [entry for entry in journal if entry.act == "backfill"]
     built = [entry for entry in journal if entry.act == "swap" and entry.facts.get("index_built")]
@@ -99,7 +97,7 @@ def benchmark(
         backfill_texts_per_second=sum(int(entry.facts["rows"]) for entry in backfills) / wall if wall else None,
         write_rows_per_second=_rate(backfills, "write_seconds"),
         notes=tuple(notes),
-        side_by_side=compare_search(database, settings, service) if can_compare(state) else None,
+        side_by_side=compare_search(migration, service) if can_compare(state) else None,
     )
 
 

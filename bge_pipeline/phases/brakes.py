@@ -14,11 +14,11 @@ from bge_pipeline.database.pause import PauseReader
 from bge_pipeline.database.replication_lag import count_hidden_standbys, find_lags
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import BgePipelineError
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.pace import PAUSED, Allowance, Brake, Pace
 from bge_pipeline.phases.room_brake import RoomBrake
 from bge_pipeline.phases.row_totals import BackfillTotals
 from bge_pipeline.phases.search_brake import SearchBrake
-from bge_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,7 @@ _CAUGHT_UP = 0.5
 
 
 def make_pace(
-    database: Database,
-    settings: Settings,
+    migration: Migration,
     stop: threading.Event,
     *,
     totals: BackfillTotals | None = None,
@@ -42,8 +41,7 @@ def make_pace(
     """The pace that the settings ask for.
 
     Args:
-        database: where the target table is.
-        settings: MAX_ROWS_PER_SECOND, MAX_REPLICATION_LAG_MB, MAX_SEARCH_SLOWDOWN and BACKFILL_WAIT_FOR_SNAPSHOTS.
+        migration: its settings MAX_ROWS_PER_SECOND, MAX_REPLICATION_LAG_MB, MAX_SEARCH_SLOWDOWN and BACKFILL_WAIT_FOR_SNAPSHOTS.
         stop: set it to end after the batch in hand.
         totals: of the backfill, by which the room in the table's pages is watched; None: it is not.
         goal_rows: rows to write before it is enough.
@@ -51,24 +49,29 @@ def make_pace(
         workers: gives how many processes fill the table now and share MAX_ROWS_PER_SECOND.
         allowance: what the encoder may cost.
     """
-    brakes: list[Brake] = [PauseBrake(database, TargetTable.from_settings(settings))]
+    brakes: list[Brake] = [PauseBrake(migration.database, migration.target)]
     if is_throttled:
-        brakes += throttles(database, settings, workers)
+        brakes += throttles(migration, workers)
         if totals is not None:
             brakes.append(
-                RoomBrake(database, settings.backfill_wait_for_snapshots, lambda: (totals.written, totals.in_page))
+                RoomBrake(
+                    migration.database,
+                    migration.settings.backfill_wait_for_snapshots,
+                    lambda: (totals.written, totals.in_page),
+                )
             )
-    most = settings.max_rows_per_second if is_throttled else None
+    most = migration.settings.max_rows_per_second if is_throttled else None
     return Pace(stop, brakes, goal_rows=goal_rows, max_batch_rows=most, allowance=allowance)
 
 
-def throttles(database: Database, settings: Settings, workers: Callable[[], int] = lambda: 1) -> Sequence[Brake]:
+def throttles(migration: Migration, workers: Callable[[], int] = lambda: 1) -> Sequence[Brake]:
     """The brakes that the settings ask for."""
+    settings = migration.settings
     brakes: list[Brake] = []
     if settings.max_replication_lag_mb is not None:
-        brakes.append(LagBrake(database, settings.max_replication_lag_mb))
+        brakes.append(LagBrake(migration.database, settings.max_replication_lag_mb))
     if settings.max_search_slowdown is not None:
-        brakes.append(SearchBrake(database, settings, settings.max_search_slowdown))
+        brakes.append(SearchBrake(migration, settings.max_search_slowdown))
     if settings.max_rows_per_second is not None:
         brakes.append(RateBrake(settings.max_rows_per_second, workers))
     return brakes

@@ -5,7 +5,6 @@ from __future__ import annotations
 from sqlalchemy import Connection, text
 
 from bge_pipeline.database.catalog import Column, describe_table
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.index_build import build_concurrently
 from bge_pipeline.database.indexes import (
     build_memory_bytes,
@@ -14,25 +13,24 @@ from bge_pipeline.database.indexes import (
     definition_on,
 )
 from bge_pipeline.database.journal import drop_journal_statement, record
-from bge_pipeline.database.operator import Operator, operating
+from bge_pipeline.database.operator import Operator
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.quarantine import copy_quarantine_statement, drop_quarantine_statement, release_all
 from bge_pipeline.database.storage import tuple_target_statement
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import drop_trigger_statements, trigger_function_statement
 from bge_pipeline.errors import PhaseError
 from bge_pipeline.phases.exchange import lock_for_exchange
 from bge_pipeline.phases.index_names import restored_name
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.safeguards import (
     maintains_old,
 )
 from bge_pipeline.phases.state import read_state
-from bge_pipeline.settings import DatabaseSettings, Settings
 from bge_pipeline.telemetry.observed import observed
 
 
 @observed("collapse")
-def collapse(database: Database, settings: Settings) -> str | None:
+def collapse(migration: Migration) -> str | None:
     """Undo expand: build the dropped indexes again, then drop the new column with everything that came with it.
 
     Returns the name of the dropped column, None where there was nothing to undo.
@@ -41,12 +39,12 @@ def collapse(database: Database, settings: Settings) -> str | None:
         PhaseError: the columns are swapped; exchange them back first.
         OperatorBusy: another process changes the table's schema now.
     """
-    with operating(database, settings, "collapse") as operator:
-        return _collapse(operator, settings)
+    with migration.operating("collapse") as operator:
+        return _collapse(migration, operator)
 
 
-def _collapse(operator: Operator, settings: Settings) -> str | None:
-    database, target = operator.database, operator.target
+def _collapse(migration: Migration, operator: Operator) -> str | None:
+    database, target = migration.database, migration.target
     with database.autocommit() as connection:
         state = read_state(connection, target)
     if state.phase in ("swapped", "retired"):
@@ -62,7 +60,7 @@ def _collapse(operator: Operator, settings: Settings) -> str | None:
     new = state.new
     with database.autocommit() as connection:
         require_privileges(connection, state.table)
-    restore_indexes(database, settings, new, state.table.embedding)
+    restore_indexes(migration, new, state.table.embedding)
 
     def drop_column(connection: Connection) -> None:
         lock_for_exchange(connection, state)
@@ -80,18 +78,17 @@ def _collapse(operator: Operator, settings: Settings) -> str | None:
             connection.execute(copy_quarantine_statement(target.companion, target))
             connection.execute(drop_quarantine_statement(target.companion))
 
-    operator.change(settings, "collapse: drop the new column", drop_column)
+    operator.change(migration.settings, "collapse: drop the new column", drop_column)
     if maintains_old(state):
         record(database, target, "collapse", {"dropped_column": new.name})
     return new.name
 
 
-def restore_indexes(database: Database, settings: DatabaseSettings, keeper: Column, old: Column) -> tuple[str, ...]:
+def restore_indexes(migration: Migration, keeper: Column, old: Column) -> tuple[str, ...]:
     """Build the ANN indexes again that expand dropped, by the definitions in the note of `keeper`.
 
     Args:
-        database: where the target table is.
-        settings: name the table.
+        migration: of the table.
         keeper: the column whose note holds the definitions.
         old: the column with the old vectors, under the name that it has now.
 
@@ -99,16 +96,24 @@ def restore_indexes(database: Database, settings: DatabaseSettings, keeper: Colu
         The names that the indexes had, which may have been there already. Where the new column's index bears one after
         a swap, the old one gets it when the columns are exchanged back.
     """
-    target = TargetTable.from_settings(settings)
+    target = migration.target
     assert keeper.note is not None
     names = []
     for definition in keeper.note.dropped_indexes:
         names.append(definition_name(definition))
-        with database.autocommit() as connection:
+        with migration.database.autocommit() as connection:
             rows = describe_table(connection, target).estimated_rows
             name = restored_name(connection, target, names[-1], old)
         renamed = definition_named(definition_on(definition, target.embedding_column, old.name), name)
         statement = text(renamed.replace(" INDEX ", " INDEX CONCURRENTLY ", 1).replace(":", "\\:"))
         memory = build_memory_bytes(definition, old.dimensions, rows)
-        build_concurrently(database, target, name, statement, column=old.name, memory_bytes=memory)
+        build_concurrently(
+            migration.database,
+            target,
+            name,
+            statement,
+            column=old.name,
+            memory_bytes=memory,
+            workers=migration.settings.index_build_workers,
+        )
     return tuple(names)

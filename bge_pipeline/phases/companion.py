@@ -14,18 +14,17 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.pause import read_pause
 from bge_pipeline.database.pending import count_pending, has_more_pending_than
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import QueryEncoder
 from bge_pipeline.embedding.loading import is_at_hand, load_encoder_of
 from bge_pipeline.errors import BgePipelineError, ModelUnavailable
 from bge_pipeline.phases.filling import fill_column
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.row_totals import BackfillTotals
 from bge_pipeline.phases.row_writing import first_line
 from bge_pipeline.phases.state import MigrationState, read_state, space_of
-from bge_pipeline.settings import DatabaseSettings, Settings
+from bge_pipeline.settings import Settings
 from bge_pipeline.space import EmbeddingSpace
 
 logger = logging.getLogger(__name__)
@@ -71,15 +70,14 @@ class CompanionKeeper:
     wrong here is logged and tried again at the next look; it never stops the block.
 
     Args:
-        database: where the target table is.
-        settings: KEEP_OLD_CURRENT, and what a backfill reads.
+        migration: among its settings KEEP_OLD_CURRENT, and what a backfill reads.
         stop: when it is set at the end of the block, there is no last look.
     """
 
-    def __init__(self, database: Database, settings: Settings, *, stop: threading.Event | None = None) -> None:
-        self._database = database
-        self._settings = settings
-        self._target = TargetTable.from_settings(settings)
+    def __init__(self, migration: Migration, *, stop: threading.Event | None = None) -> None:
+        self._database = migration.database
+        self._settings = migration.settings
+        self._target = migration.target
         self._stop = stop if stop is not None else threading.Event()
         self._thread = threading.Thread(target=self._watch, name="companion-keeper")
         self._looked, self._ended, self._abandoned = threading.Event(), threading.Event(), threading.Event()
@@ -208,13 +206,13 @@ class CompanionKeeper:
         return self._encoder
 
 
-def keep_companion(database: Database, settings: Settings) -> CompanionResult:
+def keep_companion(migration: Migration) -> CompanionResult:
     """Embed what waits in the companion column now, and nothing else; for ten minutes at most, since others need the device.
 
     Raises:
         BgePipelineError: the model cannot be loaded, fails on every text, or the database does not answer.
     """
-    keeper, stop = CompanionKeeper(database, settings), threading.Event()
+    keeper, stop = CompanionKeeper(migration), threading.Event()
     enough = threading.Timer(_LONGEST_RUN_SECONDS, stop.set)
     enough.start()
     try:
@@ -225,10 +223,10 @@ def keep_companion(database: Database, settings: Settings) -> CompanionResult:
     return keeper.result()
 
 
-def count_companion_pending(database: Database, settings: DatabaseSettings) -> int:
+def count_companion_pending(migration: Migration) -> int:
     """Rows that wait for a vector in the companion column; 0 without one."""
-    target = TargetTable.from_settings(settings)
-    with database.autocommit() as connection:
+    target = migration.target
+    with migration.database.autocommit() as connection:
         column = read_state(connection, target).companion
         return count_pending(connection, target.companion, column.name) if column is not None else 0
 

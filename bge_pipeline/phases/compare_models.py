@@ -11,7 +11,6 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.indexes import hnsw_memory_bytes
 from bge_pipeline.database.sampling import SampledRows, sample_texts, sample_vectors
 from bge_pipeline.database.target import TargetTable
@@ -22,6 +21,7 @@ from bge_pipeline.embedding.models import find_sentence_model
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import BgePipelineError, ConfigurationError
 from bge_pipeline.phases.comparison_cache import EmbeddedTask, cached
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import MigrationState, read_state
 from bge_pipeline.quality.bounds import MIN_ROWS_PER_NEIGHBOUR
 from bge_pipeline.quality.candidates import Task, judged_task, known_item_task
@@ -53,8 +53,7 @@ class _Table:
 
 
 def compare_models(
-    database: Database,
-    settings: Settings,
+    migration: Migration,
     models: Sequence[str],
     *,
     judged: JudgedQueries | None = None,
@@ -64,8 +63,7 @@ def compare_models(
     """Measure each model on the same texts and queries; the one that search reads now takes part where it is at hand.
 
     Args:
-        database: where the target table is.
-        settings: name it, and the device; models run in the precision that suits them there.
+        migration: names the table, and the device; models run in the precision that suits them there.
         models: as EMBEDDING_MODEL takes them, or `endpoint:text-embedding-3-small@512`, to which texts are sent: ask before.
         judged: queries with judged passages of the table; without them texts are searched for by words out of them.
         texts: rows to sample.
@@ -75,17 +73,17 @@ def compare_models(
         ConfigurationError: the table has too little text, or no model could be measured.
         TargetTableError: there is no such table.
     """
-    with database.autocommit() as connection:
-        table = _read(connection, settings, judged, texts)
+    with migration.database.autocommit() as connection:
+        table = _read(connection, migration.settings, judged, texts)
     measured: list[tuple[Candidate, tuple[float, ...]]] = []
     failed: dict[str, str] = {}
-    for name, is_current, load in _loaders(table.state, settings, models):
+    for name, is_current, load in _loaders(table.state, migration.settings, models):
         on_step(f"{name}: {len(table.task.texts):,} texts, {len(table.task.queries):,} queries")
         try:
             encoder = load()
             if encoder is not None:
                 with closing(encoder):
-                    measured.append(_measured(table, settings, encoder, is_current=is_current))
+                    measured.append(_measured(table, migration.settings, encoder, is_current=is_current))
         except BgePipelineError as error:
             failed[name] = error.message
             logger.warning("%s was not measured: %s", name, error.message)

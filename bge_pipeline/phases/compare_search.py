@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bge_pipeline.database.catalog import Column
-from bge_pipeline.database.connection import Database
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import PhaseError
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import MigrationState, require_table, space_of
 from bge_pipeline.phases.verdict import compared_columns
 from bge_pipeline.quality.own_queries import own_queries
 from bge_pipeline.quality.side_by_side import RESULTS, Comparison, compare_questions, compare_rows
 from bge_pipeline.search.column import SEARCHABLE_TYPES
-from bge_pipeline.settings import Settings
 
 QUESTIONS = 10
 """As many as a person looks through."""
@@ -29,8 +27,7 @@ def can_compare(state: MigrationState) -> bool:
 
 
 def compare_search(
-    database: Database,
-    settings: Settings,
+    migration: Migration,
     service: EmbeddingsService,
     questions: Sequence[str] = (),
     *,
@@ -39,8 +36,7 @@ def compare_search(
     """The first results of both columns for each question.
 
     Args:
-        database: where the target table is.
-        settings: name the table, and COMPARE_QUERIES, QUERY_LOG or EVAL_QUERIES.
+        migration: names the table, and COMPARE_QUERIES, QUERY_LOG or EVAL_QUERIES.
         service: the new model.
         questions: what to ask; empty: ten of the user's own from the settings, else ten rows of the table as queries.
         results: of each column, at most.
@@ -49,8 +45,8 @@ def compare_search(
         PhaseError: the table has not both the old vectors and the new ones.
         ConfigurationError: a source of questions cannot be read.
     """
-    state = require_table(database, settings)
-    target = TargetTable.from_settings(settings)
+    state = require_table(migration)
+    target = migration.target
     if not can_compare(state):
         raise PhaseError(
             f"{target} is in phase {state.phase}: there are not two columns to compare",
@@ -63,13 +59,13 @@ def compare_search(
     assert columns.old is not None
     source = "as asked" if questions else "the user's own questions"
     if not questions:
-        with database.autocommit() as connection:
-            questions = own_queries(connection, settings, QUESTIONS)
+        with migration.database.autocommit() as connection:
+            questions = own_queries(connection, migration.settings, QUESTIONS)
     if not questions:
-        pairs = compare_rows(database, settings, columns, QUESTIONS, results=results)
+        pairs = compare_rows(migration.database, migration.settings, columns, QUESTIONS, results=results)
         source = "rows of the table as questions, by their stored vectors; COMPARE_QUERIES or QUERY_LOG give your own"
     else:
-        pairs = compare_questions(database, settings, service, columns, questions, results=results)
+        pairs = compare_questions(migration.database, migration.settings, service, columns, questions, results=results)
         if any(pair.row_id is not None for pair in pairs):
             source += "; the old model is not at hand, so the stored vectors of the row found first stand for each"
     return Comparison(str(target), _told(columns.old), _told(columns.new), source, tuple(pairs))

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.indexes import Index, vector_indexes_on
 from bge_pipeline.database.sampling import sample_vectors
 from bge_pipeline.database.sql import quote
@@ -17,6 +16,7 @@ from bge_pipeline.database.user_triggers import find_user_triggers
 from bge_pipeline.embedding.encoder import QueryEncoder
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.phases.companion import load_recorded
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.safeguards import watched_columns
 from bge_pipeline.phases.state import MigrationState, read_state
 from bge_pipeline.phases.surroundings import warnings_of
@@ -38,27 +38,26 @@ _MATCHING_SHARE = 0.99
 _ANOTHER_MODEL_SHARE = 0.5
 
 
-def examine(database: Database, settings: Settings, *, most_rows: int | None = SAMPLE_ROWS) -> Diagnosis:
+def examine(migration: Migration, *, most_rows: int | None = SAMPLE_ROWS) -> Diagnosis:
     """Look at the column that search reads; on a replica too.
 
     Args:
-        database: where the target table is.
-        settings: name it, and the model where nobody recorded one (LEGACY_MODEL).
+        migration: names the table, and the model where nobody recorded one (LEGACY_MODEL).
         most_rows: rows to look at, on random pages; None for every row.
 
     Raises:
         TargetTableError: there is no such table or column.
     """
-    target = TargetTable.from_settings(settings)
-    with database.autocommit() as connection:
+    target = migration.target
+    with migration.database.autocommit() as connection:
         state = read_state(connection, target)
         column = state.table.embedding
         content = read_content(connection, target, column, most_rows)
         indexes = vector_indexes_on(connection, state.table.oid, column.number)
         findings = [
             *_content_findings(content, state, indexes),
-            *_index_findings(database, settings, target, content, indexes),
-            *([_model_finding(connection, settings, state)] if len(content.dimensions) < 2 else ()),
+            *_index_findings(migration, target, content, indexes),
+            *([_model_finding(connection, migration.settings, state)] if len(content.dimensions) < 2 else ()),
             *_upkeep_findings(connection, state),
             *(Finding("surroundings", "warning", told) for told in warnings_of(connection, state)),
         ]
@@ -139,7 +138,7 @@ def _dimensions_finding(content: ColumnContent) -> Finding:
 
 
 def _index_findings(
-    database: Database, settings: Settings, target: TargetTable, content: ColumnContent, indexes: list[Index]
+    migration: Migration, target: TargetTable, content: ColumnContent, indexes: list[Index]
 ) -> Iterator[Finding]:
     for index in indexes:
         if not index.valid:
@@ -160,7 +159,7 @@ def _index_findings(
     if not content.vectors or len(content.dimensions) > 1:
         return
     try:
-        found = recall_at_k(database, settings)
+        found = recall_at_k(migration.database, migration.settings)
     except BgePipelineError as error:
         yield Finding("index", "note", f"its recall was not measured: {error.message}")
         return

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.pause import PauseEntry, read_pause
 from bge_pipeline.database.pending import has_more_pending_than
 from bge_pipeline.database.text_columns import explaining_text
@@ -15,9 +14,9 @@ from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.phases.backfill import BackfillProgress, BackfillResult, backfill
 from bge_pipeline.phases.ending import require_whole
 from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.quarantined import release_quarantined
 from bge_pipeline.phases.state import require_space, require_table
-from bge_pipeline.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,7 @@ class EmbedResult:
 
 
 def embed_pending(
-    database: Database,
-    settings: Settings,
+    migration: Migration,
     *,
     retry_quarantined: bool = False,
     on_progress: Callable[[BackfillProgress], None] | None = None,
@@ -67,8 +65,7 @@ def embed_pending(
     On a table that is paused it ends at once, since cron begins the next one soon; one that is at work waits.
 
     Args:
-        database: where the target table is.
-        settings: name the table and the model.
+        migration: of the table.
         retry_quarantined: make quarantined rows pending again first.
         on_progress: called after each commit, and every second while something holds it back.
         stop: set it to end after the batch in hand.
@@ -79,19 +76,19 @@ def embed_pending(
         EmbeddingSpaceMismatch: the settings name another model than the column's; nothing was written.
         BgePipelineError: whatever the backfill raises.
     """
-    state = require_table(database, settings)
-    target, column, space = state.table.target, state.filled, configured_space(settings)
+    state = require_table(migration)
+    target, column, space = state.table.target, state.filled, configured_space(migration.settings)
     require_space(column, space, target)
     if retry_quarantined:
-        release_quarantined(database, settings)
-    with explaining_text(target), database.autocommit() as connection:
+        release_quarantined(migration)
+    with explaining_text(target), migration.database.autocommit() as connection:
         is_pending = has_more_pending_than(connection, target, column.name, 0)
         paused = read_pause(connection, target)
     if paused is not None:
         return EmbedResult(str(target), column.name, space.model, None, paused)
     if not is_pending:
         return EmbedResult(str(target), column.name, space.model, None)
-    with open_service(database, settings) as service:
-        done = backfill(database, settings, service.encoder, on_progress=on_progress, stop=stop)
+    with open_service(migration) as service:
+        done = backfill(migration, service.encoder, on_progress=on_progress, stop=stop)
     require_whole(done, stop, "bge-pipeline embed goes on")
     return EmbedResult(str(target), column.name, space.model, done)

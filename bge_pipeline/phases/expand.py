@@ -9,7 +9,6 @@ from typing import Any
 
 from sqlalchemy import Connection, TextClause
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.dependents import Dependent, find_dependents
 from bge_pipeline.database.indexes import (
     Index,
@@ -19,7 +18,7 @@ from bge_pipeline.database.indexes import (
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.lock_holders import naming_blockers
 from bge_pipeline.database.notes import ColumnNote, note_statement
-from bge_pipeline.database.operator import Operator, operating
+from bge_pipeline.database.operator import Operator
 from bge_pipeline.database.pgvector_version import require_version
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.publications import find_replication, require_updates
@@ -35,6 +34,7 @@ from bge_pipeline.errors import ConfigurationError, PhaseError
 from bge_pipeline.phases.companion import can_be_kept, missing_model
 from bge_pipeline.phases.consent import require_consent
 from bge_pipeline.phases.exchange import lock_for_exchange
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.part import told_part
 from bge_pipeline.phases.pending_index import build_pending_index
 from bge_pipeline.phases.safeguards import (
@@ -70,14 +70,13 @@ class ExpandResult:
 
 
 @observed("expand")
-def expand(database: Database, settings: Settings, space: EmbeddingSpace, *, begin_next: bool = False) -> ExpandResult:
+def expand(migration: Migration, space: EmbeddingSpace, *, begin_next: bool = False) -> ExpandResult:
     """Add the column for `space`, its trigger and quarantine; drop the old ANN index if asked to.
 
     Safe to interrupt and to repeat: each step looks at what is there first.
 
     Args:
-        database: where the target table is.
-        settings: among them OLD_INDEX, BEGIN_NEXT_MIGRATION and FORWARD_AFTER_ROLLBACK.
+        migration: among its settings OLD_INDEX, BEGIN_NEXT_MIGRATION and FORWARD_AFTER_ROLLBACK.
         space: the embedding space of the new column.
         begin_next: begin another migration where the last one is over.
 
@@ -88,8 +87,8 @@ def expand(database: Database, settings: Settings, space: EmbeddingSpace, *, beg
         EmbeddingSpaceMismatch: a migration to another space is under way.
         OperatorBusy: another process changes the table's schema now.
     """
-    with operating(database, settings, "expand") as operator:
-        return _expand(operator, settings, space, begin_next=begin_next)
+    with migration.operating("expand") as operator:
+        return _expand(operator, migration.settings, space, begin_next=begin_next)
 
 
 def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, begin_next: bool) -> ExpandResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from bge_pipeline.database.connection import Database, disk_full, is_disk_full
 from bge_pipeline.database.ids import IdRange
 from bge_pipeline.database.pending import count_pending
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.writer import CommitRules, Destination
 from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.errors import ChangedMeanwhile, DatabaseUnavailable, LoginRefused, PhaseError
 from bge_pipeline.phases.pace import Pace
@@ -23,6 +25,10 @@ from bge_pipeline.phases.row_writing import first_line
 from bge_pipeline.settings import BackfillSettings
 
 logger = logging.getLogger(__name__)
+
+_AS_MANY = 0.9
+"""Share of the fewest rows that were pending so far; with more of them, a pass got nowhere. Where an application locks most rows
+at any moment, each pass gets hold of some, and all of them of all."""
 
 
 def fill_column(
@@ -63,7 +69,7 @@ def fill_column(
     totals = totals if totals is not None else BackfillTotals()
     pace = pace if pace is not None else Pace(stop if stop is not None else threading.Event())
     stalled_passes = 0
-    before: int | None = None
+    fewest = math.inf
     has_progressed = True
     while True:
         done = totals.written + totals.quarantined
@@ -73,21 +79,21 @@ def fill_column(
                 column = column_now(table, number)
                 pending = count_pending(connection, target, column.name, id_range)
             # What is left is locked, or edited as fast as it is embedded; another pass would find as much.
-            stalled_passes = stalled_passes + 1 if before is not None and pending > before / 2 else 0
+            stalled_passes = stalled_passes + 1 if pending > _AS_MANY * fewest else 0
             if not pending or pace.is_over or stalled_passes >= settings.backfill_max_attempts:
                 return pending
-            before = pending
+            fewest = min(fewest, pending)
             path = RowPath(
                 database,
-                target,
-                column,
-                table.id_kind,
+                Destination(target, column.name, number, table.id_kind, encoder.space.dimensions),
                 encoder,
-                batch_rows=pace.batch_rows(settings.backfill_batch_rows),
-                max_lock_ms=settings.backfill_max_lock_ms,
+                CommitRules(
+                    settings.backfill_max_lock_ms,
+                    pace.batch_rows(settings.backfill_batch_rows),
+                    settings.skips_triggers,
+                ),
+                pace,
                 max_attempts=settings.backfill_max_attempts,
-                pace=pace,
-                skip_triggers=settings.skips_triggers,
             )
             if stalled_passes and not has_progressed:
                 path.pause(2.0**stalled_passes)

@@ -76,7 +76,7 @@ def _encoded_by(deadline: float, encoder: Encoder, batch: PendingBatch) -> Encod
     rows = BatchEncoder(encoder)
     pool = ThreadPoolExecutor(1, thread_name_prefix="last-rows")
     try:
-        return pool.submit(lambda: rows.encode(batch, rows.tokenize(batch))).result(deadline - time.monotonic())
+        return pool.submit(lambda: rows.encode(rows.tokenize(batch))).result(deadline - time.monotonic())
     except NotDone:
         return None
     finally:

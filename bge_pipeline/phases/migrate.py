@@ -10,18 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from bge_pipeline.database.build_progress import BuildProgress
-from bge_pipeline.database.connection import Database
-from bge_pipeline.database.operator import operating
 from bge_pipeline.database.sampling import sample_texts
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.phases.backfill import BackfillProgress, BackfillResult, backfill
 from bge_pipeline.phases.ending import require_whole
 from bge_pipeline.phases.expand import ExpandResult, expand
 from bge_pipeline.phases.last_rows import StillPending
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.swap import SwapResult, swap
 from bge_pipeline.phases.until import Until, rows_until
-from bge_pipeline.settings import Settings
 from bge_pipeline.telemetry.serving import serving_metrics
 
 logger = logging.getLogger(__name__)
@@ -49,15 +46,16 @@ class MigrateResult:
 
 
 @contextmanager
-def open_service(database: Database, settings: Settings) -> Iterator[EmbeddingsService]:
+def open_service(migration: Migration) -> Iterator[EmbeddingsService]:
     """The embeddings service, quantised on texts of the target table where int8 is asked for; shut down at the end.
 
     While it is open, the process serves its metrics, where METRICS_PORT asks for it.
     """
+    settings = migration.settings
 
     def texts() -> list[str]:
-        with database.autocommit() as connection:
-            return sample_texts(connection, TargetTable.from_settings(settings), _CALIBRATION_TEXTS)
+        with migration.database.autocommit() as connection:
+            return sample_texts(connection, migration.target, _CALIBRATION_TEXTS)
 
     with serving_metrics(settings.metrics_host, settings.metrics_port, settings.home):
         service = EmbeddingsService.from_settings(settings, calibration_texts=texts)
@@ -68,8 +66,7 @@ def open_service(database: Database, settings: Settings) -> Iterator[EmbeddingsS
 
 
 def migrate(
-    database: Database,
-    settings: Settings,
+    migration: Migration,
     service: EmbeddingsService,
     *,
     on_backfill: Callable[[BackfillProgress], None] | None = None,
@@ -80,8 +77,7 @@ def migrate(
     """Expand, backfill and swap, each from where it was left; running it again when all is done changes nothing.
 
     Args:
-        database: where the target table is.
-        settings: of every phase.
+        migration: of the table, with the settings of every phase.
         service: the new model.
         on_backfill: told how far the backfill is.
         on_index: told how far the index build is.
@@ -94,20 +90,20 @@ def migrate(
         ConsentRequired: it would begin the next migration or go forward after a rollback; the settings can say yes.
         BgePipelineError: whatever a phase raises; what was committed stays, and another call resumes.
     """
-    with operating(database, settings, "migrate"):
-        expanded = expand(database, settings, service.space)
-        goal = rows_until(database, settings, until)
-        filled = backfill(database, settings, service.encoder, on_progress=on_backfill, stop=stop, goal_rows=goal)
+    with migration.operating("migrate"):
+        expanded = expand(migration, service.space)
+        goal = rows_until(migration, until)
+        filled = backfill(migration, service.encoder, on_progress=on_backfill, stop=stop, goal_rows=goal)
         require_whole(filled, stop, "bge-pipeline migrate resumes")
         if until is not None:
             return MigrateResult(expanded, filled, None)
         for attempt in range(1, _CATCH_UP_ROUNDS + 1):
             try:
-                swapped = swap(database, settings, service, on_progress=on_index)
+                swapped = swap(migration, service, on_progress=on_index)
                 break
             except StillPending as refusal:
                 if attempt == _CATCH_UP_ROUNDS:
                     raise
                 logger.info("%s; embedding them, round %d of %d", refusal.message, attempt, _CATCH_UP_ROUNDS)
-            require_whole(backfill(database, settings, service.encoder), None, "bge-pipeline migrate resumes")
+            require_whole(backfill(migration, service.encoder), None, "bge-pipeline migrate resumes")
         return MigrateResult(expanded, filled, swapped)

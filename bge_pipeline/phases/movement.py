@@ -7,16 +7,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bge_pipeline.database.activity import is_being_indexed
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.heartbeat import Worker, read_workers
 from bge_pipeline.database.movement import seconds_since_movement
 from bge_pipeline.database.pause import PauseEntry, read_pause
 from bge_pipeline.database.pending import count_pending_at_most
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.text_columns import explaining_text
 from bge_pipeline.duration import duration
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import read_state
-from bge_pipeline.settings import Settings
 
 _COUNTED_ROWS = 10_000
 """Pending rows are counted so far: more of them change nothing."""
@@ -80,15 +78,15 @@ class Movement:
         return "launch the backfill of backfilled_embeddings, or run bge-pipeline migrate (before the swap) or embed"
 
 
-def read_movement(database: Database, settings: Settings) -> Movement:
+def read_movement(migration: Migration) -> Movement:
     """What happened on the table lately; rows are counted only where nothing has.
 
     Raises:
         TargetTableError: there is no such table.
         DatabaseUnavailable: the database cannot be reached.
     """
-    target, limit = TargetTable.from_settings(settings), settings.standstill_minutes * 60
-    with explaining_text(target), database.autocommit() as connection:
+    target, limit = migration.target, migration.settings.standstill_minutes * 60
+    with explaining_text(target), migration.database.autocommit() as connection:
         state = read_state(connection, target)
         seconds = None if state.phase == "legacy" else seconds_since_movement(connection, target)
         workers, paused = read_workers(connection, target), read_pause(connection, target)

@@ -14,15 +14,13 @@ from typing import Any
 
 from bge_pipeline.database.beside import find_beside
 from bge_pipeline.database.catalog import describe_table
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.journal import PAUSE, RESUME, record
 from bge_pipeline.database.pause import PauseEntry, PauseReader, read_pause
 from bge_pipeline.database.read_only import require_writable
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import PhaseError
 from bge_pipeline.phases.brakes import PauseBrake
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.pace import Pace
-from bge_pipeline.settings import DatabaseSettings
 
 
 @dataclass(frozen=True)
@@ -47,14 +45,11 @@ class PauseResult:
         return asdict(self)
 
 
-def pause(
-    database: Database, settings: DatabaseSettings, *, by: str | None = None, reason: str | None = None
-) -> PauseResult:
+def pause(migration: Migration, *, by: str | None = None, reason: str | None = None) -> PauseResult:
     """Hold every run on the table, within the batch that each has in hand, until `resume`; nothing is lost meanwhile.
 
     Args:
-        database: where the target table is.
-        settings: they name it.
+        migration: of the table.
         by: who pauses; None: this user on this machine.
         reason: shown to whoever finds the pause.
 
@@ -64,27 +59,27 @@ def pause(
         MissingPrivilege: the role may not write to the journal.
         ReadOnlyDatabase: the server takes no changes.
     """
-    return _say(database, settings, PAUSE, by, reason)
+    return _say(migration, PAUSE, by, reason)
 
 
-def resume(database: Database, settings: DatabaseSettings, *, by: str | None = None) -> PauseResult:
+def resume(migration: Migration, *, by: str | None = None) -> PauseResult:
     """Let the runs on the table go on, whoever paused them.
 
     Raises:
         TargetTableError, PhaseError, MissingPrivilege, ReadOnlyDatabase: as for `pause`.
     """
-    return _say(database, settings, RESUME, by, None)
+    return _say(migration, RESUME, by, None)
 
 
-def paused_by(database: Database, settings: DatabaseSettings) -> PauseEntry | None:
+def paused_by(migration: Migration) -> PauseEntry | None:
     """The pause that stands now; None where runs may write."""
-    with database.autocommit() as connection:
-        return read_pause(connection, TargetTable.from_settings(settings))
+    with migration.database.autocommit() as connection:
+        return read_pause(connection, migration.target)
 
 
-def wait_while_paused(database: Database, settings: DatabaseSettings, stop: threading.Event | None = None) -> None:
+def wait_while_paused(migration: Migration, stop: threading.Event | None = None) -> None:
     """Return when the table is not paused, or somebody asked for the end; says in the log why it waits."""
-    brake = PauseBrake(database, TargetTable.from_settings(settings))
+    brake = PauseBrake(migration.database, migration.target)
     pace = Pace(stop if stop is not None else threading.Event(), [brake])
     with pace.running(lambda: None):
         pass
@@ -99,9 +94,9 @@ def this_user() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-def _say(database: Database, settings: DatabaseSettings, act: str, by: str | None, reason: str | None) -> PauseResult:
-    target = TargetTable.from_settings(settings)
-    with database.autocommit() as connection:
+def _say(migration: Migration, act: str, by: str | None, reason: str | None) -> PauseResult:
+    target = migration.target
+    with migration.database.autocommit() as connection:
         describe_table(connection, target)  # a name that is written wrongly is named
         require_writable(connection)
         if find_beside(connection, target.schema, target.journal_table) is None:
@@ -114,7 +109,7 @@ def _say(database: Database, settings: DatabaseSettings, act: str, by: str | Non
     changed = (before is None) == (act == PAUSE)
     if changed:
         facts = {"by": by or this_user()} | ({"reason": reason} if reason else {})
-        record(database, target, act, facts)
-    with database.autocommit() as connection:
+        record(migration.database, target, act, facts)
+    with migration.database.autocommit() as connection:
         latest = PauseReader(target).look(connection)
     return PauseResult(str(target), changed, latest is not None and latest.paused, latest)

@@ -6,7 +6,6 @@ import logging
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.index_build import build_concurrently, rebuild_concurrently
-from bge_pipeline.database.operator import operating
 from bge_pipeline.database.pending import (
     count_pending_at_most,
     has_pending_index,
@@ -17,8 +16,8 @@ from bge_pipeline.database.privileges import owns
 from bge_pipeline.database.snapshots import old_snapshots
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import OperatorBusy
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import read_state, space_of
-from bge_pipeline.settings import Settings
 from bge_pipeline.space import EmbeddingSpace
 
 logger = logging.getLogger(__name__)
@@ -52,13 +51,13 @@ def rows_that_are_few(rows: int) -> int:
     return max(_FEW, int(_FEW_SHARE * rows))
 
 
-def index_when_few_are_left(database: Database, settings: Settings) -> None:
+def index_when_few_are_left(migration: Migration) -> None:
     """Build the index of the new column's pending rows if the bulk of them is done, and this process may build it now.
 
     Where it cannot, the swap does.
     """
-    target = TargetTable.from_settings(settings)
-    with database.autocommit() as connection:
+    target = migration.target
+    with migration.database.autocommit() as connection:
         state = read_state(connection, target)
         space = space_of(state.new) if state.new is not None else None
         if state.new is None or space is None or has_pending_index(connection, target, state.new.name):
@@ -72,7 +71,7 @@ def index_when_few_are_left(database: Database, settings: Settings) -> None:
         ):
             return
     try:
-        with operating(database, settings.model_copy(update={"operator_wait_seconds": 0.0}), "index what is pending"):
-            build_pending_index(database, target, state.new.name, space)
+        with migration.with_settings(operator_wait_seconds=0.0).operating("index what is pending"):
+            build_pending_index(migration.database, target, state.new.name, space)
     except OperatorBusy as busy:
         logger.debug("the index of pending rows is left to the swap: %s", busy.message)

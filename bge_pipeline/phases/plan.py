@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import pgvector_version
-from bge_pipeline.database.connection import Database, server_version
+from bge_pipeline.database.connection import server_version
 from bge_pipeline.database.dependents import find_dependents
 from bge_pipeline.database.indexes import MEBIBYTE, IndexPlan, vector_indexes_on
 from bge_pipeline.database.pending import count_lacking, count_rows
@@ -17,12 +17,12 @@ from bge_pipeline.database.pgvector_version import version_obstacle
 from bge_pipeline.database.pooler import session_obstacle
 from bge_pipeline.database.sampling import sample_texts
 from bge_pipeline.database.size import table_bytes
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.text_columns import explaining_text
 from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.phases.consent import Step, step_ahead
 from bge_pipeline.phases.endpoint_use import EndpointUse, count_unsent, endpoint_use
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.old_vectors import OldVectors
 from bge_pipeline.phases.part import told_part
 from bge_pipeline.phases.plan_rates import (
@@ -48,7 +48,6 @@ from bge_pipeline.phases.text_source import text_obstacle
 from bge_pipeline.phases.unloaded_model import UnloadedModel
 from bge_pipeline.phases.vector_index import index_to_resemble, plan_vector_index
 from bge_pipeline.phases.writing_rates import WritingRates, measure_writing
-from bge_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -127,14 +126,15 @@ class Plan:
         return asdict(self)
 
 
-def plan(database: Database, settings: Settings, service: EmbeddingsService | UnloadedModel) -> Plan:
+def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Plan:
     """Look at the table, measure the model on a sample of it, and say what a migration would do.
 
     Of a model that is not loaded, the speed is what is known of it; texts are counted in tokens only for an endpoint's, to
     which nothing is sent then.
     """
-    target = TargetTable.from_settings(settings)
-    with explaining_text(target), database.autocommit() as connection:
+    settings = migration.settings
+    target = migration.target
+    with explaining_text(target), migration.database.autocommit() as connection:
         state = read_state(connection, target)
         column = (state.new or state.table.embedding).name
         counts = count_rows(connection, target, column)
@@ -154,9 +154,9 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService | Un
         disk = disk_bytes(connection, target, pending, index, vector)
         postgres = server_version(connection)
         unfit = [
-            session_obstacle(database),
+            session_obstacle(migration.database),
             version_obstacle(connection, settings),
-            text_obstacle(database, state.table),
+            text_obstacle(migration.database, state.table),
         ]
         old = OldVectors.of(connection, target, state.previous or state.table.embedding)
         part = told_part(connection, target, target.column_for(service.dimensions))
@@ -168,8 +168,8 @@ def plan(database: Database, settings: Settings, service: EmbeddingsService | Un
     endpoint = endpoint_use(settings, tokens.mean, pending)
     speed = texts_per_second(service, texts)
     writing = None
-    if pending and session_obstacle(database) is None:  # a temporary table would stay in the pooler's session
-        writing = measure_writing(database, settings, state.table, old_indexes, service.dimensions)
+    if pending and session_obstacle(migration.database) is None:  # a temporary table would stay in the pooler's session
+        writing = measure_writing(migration, state.table, old_indexes, service.dimensions)
     bound = tuple(str(dependent) for dependent in dependents if dependent.bound)
     keeps_current = keeps_search_current(settings, state, service.space)
     return Plan(

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.quarantine import QuarantinedRow, count_by_error, list_quarantined, release
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import require_table
-from bge_pipeline.settings import DatabaseSettings
 
 
 @dataclass(frozen=True)
@@ -33,30 +32,29 @@ class Quarantined:
         return asdict(self)
 
 
-def read_quarantined(database: Database, settings: DatabaseSettings, limit: int = 20) -> Quarantined:
+def read_quarantined(migration: Migration, limit: int = 20) -> Quarantined:
     """Rows whose text is still the one that could not be embedded.
 
     Raises:
         TargetTableError: there is no such table.
     """
-    target = require_table(database, settings).table.target
-    with database.autocommit() as connection:
+    target = require_table(migration).table.target
+    with migration.database.autocommit() as connection:
         reasons = count_by_error(connection, target)
         latest = list_quarantined(connection, target, limit)
     return Quarantined(str(target), sum(reasons.values()), reasons, tuple(latest))
 
 
-def release_quarantined(database: Database, settings: DatabaseSettings, ids: Sequence[str] | None = None) -> int:
+def release_quarantined(migration: Migration, ids: Sequence[str] | None = None) -> int:
     """Make rows pending again, those of the companion column too; returns how many.
 
     Args:
-        database: where the table is.
-        settings: name it.
+        migration: of the table.
         ids: of the rows, as text; None or none: all.
     """
-    state = require_table(database, settings)
+    state = require_table(migration)
     target = state.table.target
-    with database.transaction() as connection:
+    with migration.database.transaction() as connection:
         released = release(connection, target, ids)
         if state.companion is not None:
             release(connection, target.companion, ids)

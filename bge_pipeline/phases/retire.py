@@ -16,7 +16,7 @@ from bge_pipeline.database.index_build import give_memory
 from bge_pipeline.database.indexes import MEBIBYTE, build_memory_bytes, indexes_on
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.locks import with_short_lock_wait
-from bge_pipeline.database.operator import Operator, operating
+from bge_pipeline.database.operator import Operator
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.quarantine import drop_quarantine_statement
 from bge_pipeline.database.size import table_bytes
@@ -24,6 +24,7 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import trigger_function_statement
 from bge_pipeline.errors import IndexBuildFailed, PhaseError
 from bge_pipeline.phases.exchange import lock_for_exchange
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.old_vectors import no_longer_not_null
 from bge_pipeline.phases.state import MigrationState, read_state
 from bge_pipeline.settings import IndexSettings, LockSettings, Settings
@@ -49,7 +50,7 @@ class RetireResult:
 
 
 @observed("retire")
-def retire(database: Database, settings: Settings, *, reclaim: bool = False) -> RetireResult:
+def retire(migration: Migration, *, reclaim: bool = False) -> RetireResult:
     """Drop the old column and its indexes, in one short transaction.
 
     PostgreSQL gives the space back as rows are rewritten. `reclaim` rewrites the table at once with VACUUM FULL,
@@ -62,8 +63,8 @@ def retire(database: Database, settings: Settings, *, reclaim: bool = False) -> 
         LockNotAcquired: the table was never free for LOCK_TIMEOUT_MS.
         OperatorBusy: another process changes the table's schema now.
     """
-    with operating(database, settings, "retire") as operator:
-        return _retire(operator, settings, reclaim=reclaim)
+    with migration.operating("retire") as operator:
+        return _retire(operator, migration.settings, reclaim=reclaim)
 
 
 def _retire(operator: Operator, settings: Settings, *, reclaim: bool) -> RetireResult:

@@ -8,10 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.notes import ColumnNote
-from bge_pipeline.database.operator import Operator, operating
+from bge_pipeline.database.operator import Operator
 from bge_pipeline.database.pending import count_lacking
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.sql import quote
@@ -21,8 +20,8 @@ from bge_pipeline.phases.collapse import restore_indexes
 from bge_pipeline.phases.consent import moment
 from bge_pipeline.phases.exchange import exchange_back_statements, lock_for_exchange
 from bge_pipeline.phases.index_names import give_back_name
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import read_state, space_of
-from bge_pipeline.settings import DatabaseSettings, Settings
 from bge_pipeline.telemetry.observed import observed
 
 
@@ -52,7 +51,7 @@ class RollbackResult:
 
 
 @observed("rollback")
-def rollback(database: Database, settings: Settings) -> RollbackResult:
+def rollback(migration: Migration) -> RollbackResult:
     """Exchange the columns back: search reads the old vectors again, the new ones are kept beside them.
 
     It is remembered with the column: no road exchanges the columns again before somebody has agreed to it.
@@ -63,12 +62,12 @@ def rollback(database: Database, settings: Settings) -> RollbackResult:
         PhaseError: the columns are not swapped, or the old one is gone.
         OperatorBusy: another process changes the table's schema now.
     """
-    with operating(database, settings, "rollback") as operator:
-        return _rollback(operator, settings)
+    with migration.operating("rollback") as operator:
+        return _rollback(migration, operator)
 
 
-def _rollback(operator: Operator, settings: Settings) -> RollbackResult:
-    database, target = operator.database, operator.target
+def _rollback(migration: Migration, operator: Operator) -> RollbackResult:
+    database, target = migration.database, migration.target
     with database.autocommit() as connection:
         state = read_state(connection, target)
     if state.previous is None:
@@ -85,7 +84,7 @@ def _rollback(operator: Operator, settings: Settings) -> RollbackResult:
     assert current.note is not None
     assert space is not None
     kept_column = target.column_for(space.dimensions)
-    restored = restore_indexes(database, settings, previous, previous)
+    restored = restore_indexes(migration, previous, previous)
     locked_at = time.perf_counter()
     now = moment()
 
@@ -97,7 +96,7 @@ def _rollback(operator: Operator, settings: Settings) -> RollbackResult:
         for statement in exchange_back_statements(target, previous, current, kept_column, rolled_back=now):
             connection.execute(statement)
 
-    operator.change(settings, "rollback: exchange the columns back", exchange_back)
+    operator.change(migration.settings, "rollback: exchange the columns back", exchange_back)
     milliseconds = (time.perf_counter() - locked_at) * 1_000
     with database.autocommit() as connection:
         missing = count_lacking(connection, target, target.embedding_column)
@@ -115,10 +114,10 @@ def _rollback(operator: Operator, settings: Settings) -> RollbackResult:
     return result
 
 
-def rollback_cost(database: Database, settings: DatabaseSettings) -> str | None:
+def rollback_cost(migration: Migration) -> str | None:
     """What a rollback now would cost, for the question before it; None where every row has its old vector."""
-    target = TargetTable.from_settings(settings)
-    with database.autocommit() as connection:
+    target = migration.target
+    with migration.database.autocommit() as connection:
         previous = read_state(connection, target).previous
         missing = count_lacking(connection, target, previous.name) if previous is not None else 0
     if not missing:

@@ -19,6 +19,22 @@ _PROBE = "The quick brown fox jumps over the lazy dog."
 
 
 @dataclass(frozen=True)
+class TokenizedBatch:
+    """Rows, with the tokens of their texts in the same order."""
+
+    batch: PendingBatch
+    tokens: TokenizedTexts
+
+
+@dataclass(frozen=True)
+class UntokenizableBatch:
+    """Rows of which the tokeniser chokes on one at least; which, is found by halving."""
+
+    batch: PendingBatch
+    error: Exception
+
+
+@dataclass(frozen=True)
 class EncodedBatch:
     """What a batch became.
 
@@ -43,15 +59,16 @@ class BatchEncoder:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
 
-    def tokenize(self, batch: PendingBatch) -> TokenizedTexts | None:
-        """Tokens of the batch; None where a text of it cannot be tokenised, which `encode` then finds."""
+    def tokenize(self, batch: PendingBatch) -> TokenizedBatch | UntokenizableBatch:
+        """Tokens of the batch, or that a text of it cannot be tokenised."""
         try:
-            return self._encoder.tokenize(batch.texts)
-        except Exception:
-            logger.debug("a text of the batch cannot be tokenised", exc_info=True)
-            return None
+            return TokenizedBatch(batch, self._encoder.tokenize(batch.texts))
+        except BgePipelineError:
+            raise
+        except Exception as error:  # noqa: BLE001 - any library may sit behind an encoder
+            return UntokenizableBatch(batch, error)
 
-    def encode(self, batch: PendingBatch, tokens: TokenizedTexts | None) -> EncodedBatch:
+    def encode(self, tokenized: TokenizedBatch | UntokenizableBatch) -> EncodedBatch:
         """Encode a batch; rows at fault are encoded again in ever smaller batches until they stand alone.
 
         An encoder that knows which rows those are is not asked again for the others.
@@ -59,19 +76,25 @@ class BatchEncoder:
         Raises:
             EncodingError: the encoder fails on a plain sentence too, or returns arrays of another shape.
         """
+        batch = tokenized.batch
+        if isinstance(tokenized, UntokenizableBatch):
+            return self._encode_apart(batch, _told(tokenized.error), tokenized.error)
+        tokens = tokenized.tokens
         try:
-            tokens = tokens if tokens is not None else self._encoder.tokenize(batch.texts)
             vectors = self._encoder.encode(tokens)
         except TextsRefused as refusal:
             return self._without_refused(batch, tokens, refusal)
         except BgePipelineError:
             raise
         except Exception as error:  # noqa: BLE001 - any library may sit behind an encoder; the rows are told apart below
-            return self._encode_apart(batch, f"{type(error).__name__}: {error}", error)
+            return self._encode_apart(batch, _told(error), error)
         expected = (len(batch), self._encoder.space.dimensions)
         if vectors.shape != expected:
             raise self._broken(f"it returned an array of shape {vectors.shape}: expected {expected}")
         return self._checked(batch, tokens, vectors)
+
+    def _encode_rows(self, batch: PendingBatch) -> EncodedBatch:
+        return self.encode(self.tokenize(batch))
 
     def _checked(self, batch: PendingBatch, tokens: TokenizedTexts, vectors: NDArray[np.float32]) -> EncodedBatch:
         """Keep vectors that are finite and of unit length; a zero or a NaN would be found by no search."""
@@ -90,14 +113,11 @@ class BatchEncoder:
             int(tokens.token_counts[kept].sum()),
             int(tokens.truncated[kept].sum()),
         )
-        return _joined(sound, self.encode(batch.only(unsound), None))
+        return _joined(sound, self._encode_rows(batch.only(unsound)))
 
-    def _without_refused(
-        self, batch: PendingBatch, tokens: TokenizedTexts | None, refusal: TextsRefused
-    ) -> EncodedBatch:
+    def _without_refused(self, batch: PendingBatch, tokens: TokenizedTexts, refusal: TextsRefused) -> EncodedBatch:
         """The rows that have a vector, and each that was refused with its reason."""
         self._require_working_encoder(refusal)
-        assert tokens is not None  # what was refused was encoded
         kept = [position for position in range(len(batch)) if position not in refusal.reasons]
         sound = TokenizedTexts(None, tokens.token_counts[kept], tokens.truncated[kept])
         failures = tuple((batch.only([position]), reason) for position, reason in sorted(refusal.reasons.items()))
@@ -111,7 +131,7 @@ class BatchEncoder:
             return EncodedBatch(batch.only([]), nothing, 0, 0, ((batch, error),))
         logger.info("a batch of %d rows cannot be embedded (%s); halving it", len(batch), error)
         first, second = batch.halves()
-        return _joined(self.encode(first, None), self.encode(second, None))
+        return _joined(self._encode_rows(first), self._encode_rows(second))
 
     def _require_working_encoder(self, cause: Exception | None) -> None:
         """Tell a bad text from a broken encoder: an encoder that fails on a plain sentence is broken."""
@@ -130,6 +150,10 @@ class BatchEncoder:
             state="every committed batch is kept, no row was quarantined for it",
             next_step="correct the model or the device, then run the backfill again; it resumes",
         )
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _joined(first: EncodedBatch, second: EncodedBatch) -> EncodedBatch:

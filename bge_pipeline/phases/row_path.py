@@ -5,23 +5,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
 
-from bge_pipeline.database.catalog import Column
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.ids import IdKind, IdRange
+from bge_pipeline.database.ids import IdRange
 from bge_pipeline.database.pending_reader import PendingBatch, PendingReader
-from bge_pipeline.database.target import TargetTable
-from bge_pipeline.database.writer import VectorWriter
-from bge_pipeline.embedding.encoder import Encoder, TokenizedTexts
+from bge_pipeline.database.writer import CommitRules, Destination, VectorWriter
+from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.errors import DatabaseUnavailable
 from bge_pipeline.phases.channel import Abandoned, Channel
 from bge_pipeline.phases.pace import Pace
-from bge_pipeline.phases.row_encoding import BatchEncoder, EncodedBatch
+from bge_pipeline.phases.row_encoding import BatchEncoder, EncodedBatch, TokenizedBatch, UntokenizableBatch
 from bge_pipeline.phases.row_totals import BackfillTotals
 from bge_pipeline.phases.row_writing import BatchWriter, first_line, is_transient
 from bge_pipeline.telemetry import metrics
@@ -40,28 +38,20 @@ class RowPath:
     def __init__(
         self,
         database: Database,
-        target: TargetTable,
-        column: Column,
-        id_kind: IdKind,
+        destination: Destination,
         encoder: Encoder,
-        *,
-        batch_rows: int,
-        max_lock_ms: float,
-        max_attempts: int,
+        rules: CommitRules,
         pace: Pace,
-        skip_triggers: bool = False,
+        *,
+        max_attempts: int,
     ) -> None:
         self._database = database
-        self._target = target
-        self._column = column
-        self._id_kind = id_kind
+        self._destination = destination
         self._encoder = encoder
         self._rows = BatchEncoder(encoder)
-        self._batch_rows = batch_rows
-        self._max_lock_ms = max_lock_ms
-        self._max_attempts = max_attempts
+        self._rules = rules
         self._pace = pace
-        self._skip_triggers = skip_triggers
+        self._max_attempts = max_attempts
 
     @property
     def stopped(self) -> bool:
@@ -76,7 +66,7 @@ class RowPath:
         """One pass over the pending rows of the range; returns when every vector of it is committed."""
         failures: list[BaseException] = []
         encoders, within = max(1, self._encoder.concurrent_calls), here()
-        to_encode: Channel[tuple[PendingBatch, TokenizedTexts | None]] = Channel(encoders + 2, producers=1)
+        to_encode: Channel[TokenizedBatch | UntokenizableBatch] = Channel(encoders + 2, producers=1)
         to_write: Channel[EncodedBatch] = Channel(encoders + 2, producers=encoders)
 
         def abandon() -> None:
@@ -118,12 +108,29 @@ class RowPath:
             raise failures[0]
 
     def _read(
-        self,
-        id_range: IdRange | None,
-        output: Channel[tuple[PendingBatch, TokenizedTexts | None]],
-        totals: BackfillTotals,
+        self, id_range: IdRange | None, output: Channel[TokenizedBatch | UntokenizableBatch], totals: BackfillTotals
     ) -> None:
-        reader = PendingReader(self._target, self._column.name, self._batch_rows, id_range)
+        """Read and tokenise in one thread: a batch is tokenised while the encoder has the one before."""
+        with closing(self._pending_batches(id_range, totals)) as batches:
+            for batch in batches:
+                started = time.perf_counter()
+                tokenized = self._rows.tokenize(batch)
+                totals.tokenize_seconds += time.perf_counter() - started
+                if isinstance(tokenized, TokenizedBatch):
+                    tokenized = self._afforded(tokenized)
+                if not len(tokenized.batch):
+                    return
+                output.put(tokenized)
+                if self._pace.spent:
+                    return
+
+    def _afforded(self, tokenized: TokenizedBatch) -> TokenizedBatch:
+        tokens = self._pace.afford(tokenized.tokens)
+        return TokenizedBatch(tokenized.batch.only(range(len(tokens))), tokens)
+
+    def _pending_batches(self, id_range: IdRange | None, totals: BackfillTotals) -> Generator[PendingBatch]:
+        """The pending rows of the range in batches, each as many as the pace wants; read again where the server went away."""
+        reader = PendingReader(self._destination.target, self._destination.column, self._rules.max_rows, id_range)
         attempts = 0
         while True:
             try:
@@ -135,18 +142,7 @@ class RowPath:
                         wanted = self._pace.claim(len(batch)) if batch is not None else 0
                         if batch is None or not wanted:
                             return
-                        batch = batch.only(range(wanted)) if wanted < len(batch) else batch
-                        started = time.perf_counter()
-                        tokens = self._rows.tokenize(batch)
-                        totals.tokenize_seconds += time.perf_counter() - started
-                        if tokens is not None:
-                            tokens = self._pace.afford(tokens)
-                            batch = batch.only(range(len(tokens))) if len(tokens) < len(batch) else batch
-                        if not len(batch):
-                            return
-                        output.put((batch, tokens))
-                        if self._pace.spent:
-                            return
+                        yield batch.only(range(wanted)) if wanted < len(batch) else batch
                         attempts = 0
                 return
             except (DatabaseUnavailable, DBAPIError) as error:
@@ -159,37 +155,31 @@ class RowPath:
 
     def _encode(
         self,
-        batches: Channel[tuple[PendingBatch, TokenizedTexts | None]],
+        batches: Channel[TokenizedBatch | UntokenizableBatch],
         output: Channel[EncodedBatch],
         totals: BackfillTotals,
         within: Context | None,
     ) -> None:
-        for batch, tokens in batches:
+        for batch in batches:
             if self.stopped:
                 return  # the batch in hand is written, those that wait here are not
             started = time.perf_counter()
-            with span("encode", within=within, rows=len(batch)):
-                encoded = self._rows.encode(batch, tokens)
+            with span("encode", within=within, rows=len(batch.batch)):
+                encoded = self._rows.encode(batch)
             with totals.encode_lock:
                 totals.encode_seconds += time.perf_counter() - started
             output.put(encoded)
 
     def _write(self, encoded: Channel[EncodedBatch], totals: BackfillTotals, report: Callable[[], None]) -> None:
-        dimensions = self._encoder.space.dimensions
-        column = self._column
-        with VectorWriter(
-            self._database,
-            self._target,
-            column.name,
-            column.number,
-            self._id_kind,
-            dimensions,
-            max_lock_ms=self._max_lock_ms,
-            max_rows=self._batch_rows,
-            skip_triggers=self._skip_triggers,
-        ) as vectors:
-            rows = BatchWriter(self._database, self._target, vectors, max_attempts=self._max_attempts, pause=self.pause)
-            meter = Meter(str(self._target), column.name, totals)
+        with VectorWriter(self._database, self._destination, self._rules) as vectors:
+            rows = BatchWriter(
+                self._database,
+                self._destination.target,
+                vectors,
+                max_attempts=self._max_attempts,
+                pause=self.pause,
+            )
+            meter = Meter(str(self._destination.target), self._destination.column, totals)
             for item in encoded:
                 started, before = time.perf_counter(), totals.written
                 with span("write", rows=len(item.batch), tokens=item.tokens) as told:

@@ -15,13 +15,12 @@ from psycopg2.errors import QueryCanceled
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.sampling import sample_vectors
 from bge_pipeline.errors import BgePipelineError
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.search.column import SearchedColumn, configured_scan, read_column
 from bge_pipeline.search.statements import dense_statement
 from bge_pipeline.search.wire import fetch
-from bge_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as RawConnection  # noqa: N812
@@ -70,10 +69,10 @@ class SearchBrake:
 
     reason = "search"
 
-    def __init__(self, database: Database, settings: Settings, max_slowdown: float) -> None:
+    def __init__(self, migration: Migration, max_slowdown: float) -> None:
         self.words: str | None = None
-        self._database = database
-        self._settings = settings
+        self._database = migration.database
+        self._settings = migration.settings
         self._max_slowdown = max_slowdown
         self._backoff = Backoff()
         self._seconds: deque[float] = deque(maxlen=_WINDOW)

@@ -9,9 +9,9 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.catalog import describe_table
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.notes import note_statement
 from bge_pipeline.database.operator import Operator
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import MigrationState, require_same_parts
 from bge_pipeline.quality.index_recall import recommend_for_recall
 from bge_pipeline.quality.measure import NEIGHBOURS, RECALL_QUERIES
@@ -45,15 +45,15 @@ def note_search_effort(operator: Operator, settings: Settings, state: MigrationS
     operator.change(settings, f"swap: note {found.setting} with the column", note)
 
 
-def set_effort_on_server(database: Database, settings: Settings, column: str) -> str | None:
+def set_effort_on_server(migration: Migration, column: str) -> str | None:
     """Give new sessions of the application what the index of `column` needs, if SERVER_SEARCH_EFFORT=set and they have less.
 
     Returns the statement that was run. Where the role may not run it, a warning says so, and the gate judges what is there.
     """
-    if settings.server_search_effort != "set":
+    if migration.settings.server_search_effort != "set":
         return None
-    with database.autocommit() as connection:
-        missing = missing_effort(connection, settings, column)
+    with migration.database.autocommit() as connection:
+        missing = missing_effort(connection, migration.settings, column)
         if missing is None:
             return None
         try:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.identity import TableIdentity, identity_of
 from bge_pipeline.database.recent import written_rows
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.phases.consent import rolled_back
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import MigrationState, read_state, space_of
 from bge_pipeline.phases.status import Status, read_status
-from bge_pipeline.settings import DatabaseSettings
 from bge_pipeline.space import EmbeddingSpace
 
 Level = Literal["good", "look", "bad"]
@@ -71,28 +69,27 @@ class Standing:
         }
 
 
-def read_standing(database: Database, settings: DatabaseSettings, space: EmbeddingSpace) -> Standing:
+def read_standing(migration: Migration, space: EmbeddingSpace) -> Standing:
     """How the table stands; counts every row once.
 
     Args:
-        database: where the table is.
-        settings: name the table.
+        migration: of the table.
         space: the embedding space that the settings ask for.
 
     Raises:
         TargetTableError: there is no such table.
     """
-    target = TargetTable.from_settings(settings)
-    with database.autocommit() as connection:
+    target = migration.target
+    with migration.database.autocommit() as connection:
         state, identity = read_state(connection, target), identity_of(connection, target)
-    status = read_status(database, settings)
+    status = read_status(migration)
     return Standing(identity, status, _wrong(status, state, space), _to_look_at(status, state, space))
 
 
-def outline(database: Database, settings: DatabaseSettings, space: EmbeddingSpace) -> tuple[str, int]:
+def outline(migration: Migration, space: EmbeddingSpace) -> tuple[str, int]:
     """What a change of which calls for another look, counting no row; and how many rows were written so far."""
-    target = TargetTable.from_settings(settings)
-    with database.autocommit() as connection:
+    target = migration.target
+    with migration.database.autocommit() as connection:
         state, identity = read_state(connection, target), identity_of(connection, target)
         written = written_rows(connection, state.table.oid)
     columns = (state.table.embedding, state.new, state.previous)

@@ -8,13 +8,12 @@ from typing import Literal
 from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column, TableDescription, describe_table
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.pending import has_more_pending_than, has_pending_index
 from bge_pipeline.database.quarantine import has_quarantine
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import ChangedMeanwhile, EmbeddingSpaceMismatch, PhaseError
-from bge_pipeline.settings import DatabaseSettings
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.space import EmbeddingSpace
 
 Phase = Literal["legacy", "expanded", "backfilled", "swapped", "retired"]
@@ -97,14 +96,14 @@ def _companion(
     return column if is_ours and has_quarantine(connection, table.target.companion) else None
 
 
-def require_table(database: Database, settings: DatabaseSettings) -> MigrationState:
+def require_table(migration: Migration) -> MigrationState:
     """Where the configured table stands.
 
     Raises:
         TargetTableError: there is no such table, or it cannot be migrated.
     """
-    with database.autocommit() as connection:
-        return read_state(connection, TargetTable.from_settings(settings))
+    with migration.database.autocommit() as connection:
+        return read_state(connection, migration.target)
 
 
 def require_same_parts(connection: Connection, state: MigrationState) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.heartbeat import Worker, read_workers
 from bge_pipeline.database.indexes import vector_indexes_on
 from bge_pipeline.database.journal import read_journal
@@ -21,9 +20,9 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.text_columns import explaining_text
 from bge_pipeline.phases.application_vectors import ApplicationVectors
 from bge_pipeline.phases.consent import rolled_back
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import MigrationState, Phase, read_state, space_of
 from bge_pipeline.phases.surroundings import warnings_of
-from bge_pipeline.settings import DatabaseSettings
 
 
 @dataclass(frozen=True)
@@ -126,10 +125,10 @@ class Status:
         }[self.phase]
 
 
-def read_status(database: Database, settings: DatabaseSettings) -> Status:
+def read_status(migration: Migration) -> Status:
     """The status of the target table; counts every row once."""
-    target = TargetTable.from_settings(settings)
-    with explaining_text(target), database.autocommit() as connection:
+    target = migration.target
+    with explaining_text(target), migration.database.autocommit() as connection:
         state = read_state(connection, target)
         column = state.new or state.table.embedding
         counts = count_rows(connection, target, column.name)

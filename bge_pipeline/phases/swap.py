@@ -11,17 +11,16 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from bge_pipeline.database.build_progress import BuildProgress
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.index_build import BuildResult
 from bge_pipeline.database.indexes import IndexPlan
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.locks import silence_statement
-from bge_pipeline.database.operator import Operator, operating
+from bge_pipeline.database.operator import Operator
 from bge_pipeline.database.pending import has_more_pending_than
 from bge_pipeline.database.pgvector_version import require_version
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.warming import warm
-from bge_pipeline.database.writer import VectorWriter
+from bge_pipeline.database.writer import CommitRules, Destination, VectorWriter
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.phases.application_vectors import same_dimensions
 from bge_pipeline.phases.backfill import backfill
@@ -30,6 +29,7 @@ from bge_pipeline.phases.consent import require_forward
 from bge_pipeline.phases.exchange import exchange_statements, lock_for_exchange
 from bge_pipeline.phases.index_names import name_to_take_over, take_over_name
 from bge_pipeline.phases.last_rows import StillPending, embed_last_rows, lock_out_writers
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.old_vectors import OldVectors, no_longer_not_null
 from bge_pipeline.phases.part import reading
 from bge_pipeline.phases.pause import wait_while_paused
@@ -46,7 +46,7 @@ from bge_pipeline.phases.swap_checks import (
 from bge_pipeline.phases.vector_index import build_index, filled_column
 from bge_pipeline.phases.verdict import require_quality
 from bge_pipeline.quality.gate import GateResult
-from bge_pipeline.settings import Settings, SwapSettings
+from bge_pipeline.settings import SwapSettings
 from bge_pipeline.space import EmbeddingSpace
 from bge_pipeline.telemetry.observed import observed
 
@@ -95,8 +95,7 @@ class SwapResult:
 
 @observed("swap")
 def swap(
-    database: Database,
-    settings: Settings,
+    migration: Migration,
     service: EmbeddingsService,
     *,
     on_progress: Callable[[BuildProgress], None] | None = None,
@@ -108,8 +107,7 @@ def swap(
     Rows that the application writes meanwhile are embedded at the last moment.
 
     Args:
-        database: where the target table is.
-        settings: among them OLD_EMBEDDING, DEPENDENTS, SWAP_MAX_PENDING_ROWS and QUALITY_GATE.
+        migration: among its settings OLD_EMBEDDING, DEPENDENTS, SWAP_MAX_PENDING_ROWS and QUALITY_GATE.
         service: the model that is believed to have made the new column's vectors.
         on_progress: told how far the index build is.
 
@@ -122,18 +120,19 @@ def swap(
         OperatorBusy: another process changes the table's schema now.
         ChangedMeanwhile: another process changed it while this one had lost its session.
     """
-    wait_while_paused(database, settings)
-    with operating(database, settings, "swap") as operator:
-        return _swap(operator, settings, service, on_progress)
+    wait_while_paused(migration)
+    with migration.operating("swap") as operator:
+        return _swap(migration, operator, service, on_progress)
 
 
 def _swap(
+    migration: Migration,
     operator: Operator,
-    settings: Settings,
     service: EmbeddingsService,
     on_progress: Callable[[BuildProgress], None] | None,
 ) -> SwapResult:
-    database, target, space = operator.database, operator.target, service.space
+    database, settings, target = migration.database, migration.settings, migration.target
+    space = service.space
     with database.autocommit() as connection:
         state = read_state(connection, target)
         require_version(connection, settings)
@@ -146,12 +145,12 @@ def _swap(
             check_bulk_is_done(connection, settings, state)
         old = OldVectors.of(connection, target, state.table.embedding)
     gate = None
-    with CompanionKeeper(database, settings):  # the application writes on for as long as index and gate take
-        index, plan = build_index(database, settings, on_progress=on_progress)
+    with CompanionKeeper(migration):  # the application writes on for as long as index and gate take
+        index, plan = build_index(migration, on_progress=on_progress)
         if state.new is not None:
             note_search_effort(operator, settings, state)
-            set_effort_on_server(database, settings, state.new.name)
-            gate = require_quality(database, settings, service)
+            set_effort_on_server(migration, state.new.name)
+            gate = require_quality(migration, service)
             with database.autocommit() as connection:
                 require_same_parts(connection, state)
                 state = read_state(connection, target)  # the notes are newer
@@ -159,14 +158,14 @@ def _swap(
             compact_pending_index(database, target, state.new.name, space)
             warm(database, target, state.new.name, index.name, plan)
     if target.condition is not None and state.new is not None:
-        backfill(database, settings, service.encoder)  # what came while index and gate took their time
+        backfill(migration, service.encoder)  # what came while index and gate took their time
         result = _result(state, index, plan, None, gate, None, (reading(target, state.new.name),))
         record(database, target, "index", result.as_metadata())
         return result
     if state.new is None:
         previous = state.previous.name if state.previous else None
         return _result(state, index, plan, previous, None, None)
-    exchange = _exchange_when_caught_up(operator, settings, service, state, index.name)
+    exchange = _exchange_when_caught_up(migration, operator, service, state, index.name)
     kept = target.column_for(state.table.embedding.dimensions) if settings.old_embedding == "keep" else None
     notices = _notices(settings, old, space)
     result = _result(state, index, plan, kept, gate, exchange, notices)
@@ -177,19 +176,18 @@ def _swap(
 
 
 def _exchange_when_caught_up(
-    operator: Operator, settings: Settings, service: EmbeddingsService, state: MigrationState, index: str
+    migration: Migration, operator: Operator, service: EmbeddingsService, state: MigrationState, index: str
 ) -> _Exchange:
     """Embed what the application wrote since the last look, and exchange: the last rows while writers wait.
 
     Index and gate take minutes, in which a live table always gets rows; only the moment of the locks counts.
     """
+    settings = migration.settings
     target, new, old, encoder = state.table.target, state.new, state.table.embedding, service.encoder
     assert new is not None
-    writer = VectorWriter(
-        operator.database, target, new.name, new.number, state.table.id_kind, encoder.space.dimensions,
-        max_lock_ms=settings.swap_max_writer_pause_ms, max_rows=settings.backfill_batch_rows,
-        skip_triggers=settings.skips_triggers,
-    )  # fmt: skip
+    destination = Destination(target, new.name, new.number, state.table.id_kind, encoder.space.dimensions)
+    rules = CommitRules(settings.swap_max_writer_pause_ms, settings.backfill_batch_rows, settings.skips_triggers)
+    writer = VectorWriter(migration.database, destination, rules)
     done = _Exchange(index)
 
     def exchange(connection: Connection) -> None:
@@ -214,7 +212,7 @@ def _exchange_when_caught_up(
         done.index = take_over_name(connection, target, name, index, target.column_for(old.dimensions))
 
     for attempt in range(1, _CATCH_UP_ROUNDS + 1):
-        backfill(operator.database, settings, encoder, keeps_companion=False)
+        backfill(migration, encoder, keeps_companion=False)
         try:
             operator.change(settings, "swap: exchange the columns", exchange)
             break

@@ -18,7 +18,6 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from bge_pipeline.database.activity import is_being_indexed, read_activity
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.heartbeat import read_workers
 from bge_pipeline.database.movement import done_by_all, seconds_since_movement
 from bge_pipeline.database.pause import read_pause
@@ -26,12 +25,11 @@ from bge_pipeline.database.pending import count_pending, has_pending_index, pend
 from bge_pipeline.database.quarantine import count_by_error
 from bge_pipeline.database.replication_lag import find_lags
 from bge_pipeline.database.size import estimated_rows, table_bytes
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.text_columns import explaining_text
 from bge_pipeline.errors import BgePipelineError
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.row_writing import first_line
 from bge_pipeline.phases.state import MigrationState, Phase, read_state
-from bge_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +43,9 @@ _COUNTED_ROWS = 1_000_000
 class TableMetrics(Collector):
     """Serves what the last look at the table found."""
 
-    def __init__(self, database: Database, settings: Settings) -> None:
-        self._database = database
-        self._settings = settings
-        self._target = TargetTable.from_settings(settings)
+    def __init__(self, migration: Migration) -> None:
+        self._database = migration.database
+        self._target = migration.target
         self._found: Sequence[Metric] = ()
         self._ended = threading.Event()
 

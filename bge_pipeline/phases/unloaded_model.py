@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.journal import read_journal
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.loading import configured_space
-from bge_pipeline.settings import Settings
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.space import EmbeddingSpace
 
 
@@ -32,15 +30,15 @@ class UnloadedModel:
         return self.space.dimensions
 
 
-def unloaded_model(database: Database, settings: Settings) -> UnloadedModel:
+def unloaded_model(migration: Migration) -> UnloadedModel:
     """The configured model, from its files and the table's journal.
 
     Raises:
         ModelUnavailable: the model cannot be found.
     """
-    space = configured_space(settings)
-    with database.autocommit() as connection:
-        backfills = read_journal(connection, TargetTable.from_settings(settings), "backfill")
+    space = configured_space(migration.settings)
+    with migration.database.autocommit() as connection:
+        backfills = read_journal(connection, migration.target, "backfill")
     for entry in reversed(backfills):
         if entry.facts["model"] == space.model and entry.facts["rows"]:
             return UnloadedModel(space, entry.facts["device"], entry.facts["texts_per_second"])

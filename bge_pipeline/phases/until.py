@@ -6,11 +6,10 @@ import math
 import re
 from dataclasses import dataclass
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.pending import count_rows
 from bge_pipeline.errors import ConfigurationError
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import require_table
-from bge_pipeline.settings import DatabaseSettings
 
 _SPELLING = re.compile(r"(?P<share>\d+(?:\.\d+)?)\s*%|(?P<rows>\d+)")
 
@@ -52,11 +51,11 @@ class Until:
         return f"{self.rows}" if self.rows is not None else f"{(self.share or 0.0) * 100:g}%"
 
 
-def rows_until(database: Database, settings: DatabaseSettings, until: Until | None) -> int | None:
+def rows_until(migration: Migration, until: Until | None) -> int | None:
     """Rows that a backfill has to write until the goal is reached; None where there is no goal."""
     if until is None:
         return None
-    state = require_table(database, settings)
-    with database.autocommit() as connection:
+    state = require_table(migration)
+    with migration.database.autocommit() as connection:
         counts = count_rows(connection, state.table.target, state.filled.name)
     return until.missing_rows(counts.embedded, counts.pending)

@@ -9,7 +9,6 @@ from sqlalchemy import Connection
 
 from bge_pipeline.database.build_progress import BuildProgress
 from bge_pipeline.database.catalog import Column
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.index_build import BuildResult, build_concurrently
 from bge_pipeline.database.indexes import (
     HNSW_EF_CONSTRUCTION,
@@ -22,26 +21,26 @@ from bge_pipeline.database.indexes import (
     plan_index,
     vector_indexes_on,
 )
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import PhaseError
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import MigrationState, read_state, space_of
-from bge_pipeline.settings import IndexSettings, Settings
+from bge_pipeline.settings import IndexSettings
 from bge_pipeline.space import EmbeddingSpace
 from bge_pipeline.telemetry.observed import observed
 
 
 @observed("index")
 def build_index(
-    database: Database, settings: Settings, *, on_progress: Callable[[BuildProgress], None] | None = None
+    migration: Migration, *, on_progress: Callable[[BuildProgress], None] | None = None
 ) -> tuple[BuildResult, IndexPlan]:
     """Build the vector index on the column that the migration fills, unless one of its shape is there and valid."""
-    target = TargetTable.from_settings(settings)
-    with database.autocommit() as connection:
+    target = migration.target
+    with migration.database.autocommit() as connection:
         state = read_state(connection, target)
         column, space = filled_column(state)
         rows = int(connection.execute(target.sql("SELECT count(*) FROM {table} WHERE {in_part}")).scalar_one())
         resembled = index_to_resemble(connection, state)
-        plan = plan_vector_index(settings, space, rows, resembled, column.type_name)
+        plan = plan_vector_index(migration.settings, space, rows, resembled, column.type_name)
         there = [
             index
             for index in vector_indexes_on(connection, state.table.oid, column.number)
@@ -52,15 +51,16 @@ def build_index(
     name = target.vector_index(target.column_for(space.dimensions), space.fingerprint, plan.method)
     statement = create_index_statement(target, column.name, name, plan)
     result = build_concurrently(
-        database,
+        migration.database,
         target,
         name,
         statement,
         column=column.name,
         memory_bytes=plan.memory_bytes,
+        workers=migration.settings.index_build_workers,
         on_progress=on_progress,
     )
-    with database.autocommit() as connection:
+    with migration.database.autocommit() as connection:
         connection.execute(target.sql("ANALYZE {table} ({column})", column=column.name))
     return result, plan
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.journal import JournalEntry, read_journal, record, server_seconds
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import SwapRefused
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import MigrationState, read_state, space_of
 from bge_pipeline.quality.columns import ComparedColumns
 from bge_pipeline.quality.gate import GateResult, QualityMeasurements, decide
@@ -51,40 +50,41 @@ def compared_columns(state: MigrationState) -> ComparedColumns:
 
 
 @observed("gate")
-def judge_quality(database: Database, settings: Settings, service: EmbeddingsService) -> Verdict | None:
+def judge_quality(migration: Migration, service: EmbeddingsService) -> Verdict | None:
     """Measure and decide; None with QUALITY_GATE=off and on a table without a vector."""
+    settings = migration.settings
     if settings.quality_gate == "off":
         return None
-    with database.autocommit() as connection:
-        columns = compared_columns(read_state(connection, TargetTable.from_settings(settings)))
-    measured = measure_quality(database, settings, service, columns)
+    with migration.database.autocommit() as connection:
+        columns = compared_columns(read_state(connection, migration.target))
+    measured = measure_quality(migration.database, settings, service, columns)
     if measured is None:
         return None
     return Verdict(measured, decide(measured, bounds_of(settings), settings.quality_gate))
 
 
-def judge_for_swap(database: Database, settings: Settings, service: EmbeddingsService) -> Verdict | None:
+def judge_for_swap(migration: Migration, service: EmbeddingsService) -> Verdict | None:
     """The same, recorded in the journal, so that a swap that follows within minutes takes it and need not measure again."""
     started = time.perf_counter()
-    verdict = judge_quality(database, settings, service)
+    verdict = judge_quality(migration, service)
     if verdict is None:
         return None
-    target = TargetTable.from_settings(settings)
-    with database.autocommit() as connection:
+    target = migration.target
+    with migration.database.autocommit() as connection:
         columns = compared_columns(read_state(connection, target))
         facts = {
             "verdict": verdict.gate.summary().splitlines()[0],
             "passed": verdict.gate.passed,
             "seconds": time.perf_counter() - started,
             "measured_at": server_seconds(connection),
-            "subject": _subject(settings, service, columns),
+            "subject": _subject(migration.settings, service, columns),
             "measured": verdict.measured.as_dict(),
         }
-    record(database, target, ACT, facts)
+    record(migration.database, target, ACT, facts)
     return verdict
 
 
-def require_quality(database: Database, settings: Settings, service: EmbeddingsService) -> GateResult | None:
+def require_quality(migration: Migration, service: EmbeddingsService) -> GateResult | None:
     """Take a fresh verdict or measure, and refuse the swap where the gate is enforced and does not pass.
 
     Of a fresh verdict the recall of the index is measured all the same, since the index may be newer.
@@ -94,7 +94,7 @@ def require_quality(database: Database, settings: Settings, service: EmbeddingsS
     Raises:
         SwapRefused: names each bound that was missed.
     """
-    verdict = _fresh_verdict(database, settings, service) or judge_for_swap(database, settings, service)
+    verdict = _fresh_verdict(migration, service) or judge_for_swap(migration, service)
     if verdict is None:
         return None
     logger.info("%s", verdict.gate.summary())
@@ -108,12 +108,13 @@ def require_quality(database: Database, settings: Settings, service: EmbeddingsS
     return verdict.gate
 
 
-def _fresh_verdict(database: Database, settings: Settings, service: EmbeddingsService) -> Verdict | None:
+def _fresh_verdict(migration: Migration, service: EmbeddingsService) -> Verdict | None:
     """The last verdict in the journal, where it passed, is minutes old, and is about these columns as they are."""
+    settings = migration.settings
     if settings.quality_gate == "off":
         return None
-    target = TargetTable.from_settings(settings)
-    with database.autocommit() as connection:
+    target = migration.target
+    with migration.database.autocommit() as connection:
         columns = compared_columns(read_state(connection, target))
         journal = read_journal(connection, target)
         now = server_seconds(connection)
@@ -126,7 +127,7 @@ def _fresh_verdict(database: Database, settings: Settings, service: EmbeddingsSe
     if not (facts["passed"] and is_same and 0 <= age <= FRESH_SECONDS and _is_as_it_was(since, columns)):
         return None
     logger.info("quality gate: the verdict of %.0f s ago is taken; the index is measured", age)
-    measured = measure_index(database, settings, columns, QualityMeasurements.from_dict(facts["measured"]))
+    measured = measure_index(migration.database, settings, columns, QualityMeasurements.from_dict(facts["measured"]))
     return Verdict(measured, decide(measured, bounds_of(settings), settings.quality_gate))
 
 

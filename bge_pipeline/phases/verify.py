@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bge_pipeline.database.connection import Database
 from bge_pipeline.database.ids import IdRange
 from bge_pipeline.database.indexes import vector_indexes_on
 from bge_pipeline.database.pending import count_pending
 from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.errors import SwapRefused
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.pending_index import rows_that_are_few
 from bge_pipeline.phases.state import require_table, space_of
 from bge_pipeline.quality.stored import LengthCheck, SpaceCheck, check_lengths, check_space
-from bge_pipeline.settings import DatabaseSettings, Settings
 
 
 @dataclass(frozen=True)
@@ -65,27 +64,27 @@ class IndexCheck:
         return asdict(self)
 
 
-def verify_nothing_pending(database: Database, settings: Settings, id_range: IdRange | None = None) -> PendingCheck:
+def verify_nothing_pending(migration: Migration, id_range: IdRange | None = None) -> PendingCheck:
     """Count the rows of the range (None: of the table) that wait for a vector.
 
     As many as `rows_that_are_few` says are left to the swap, which goes by the same number.
     """
-    state = require_table(database, settings)
-    with database.autocommit() as connection:
+    state = require_table(migration)
+    with migration.database.autocommit() as connection:
         pending = count_pending(connection, state.table.target, state.filled.name, id_range)
     left_to_swap = rows_that_are_few(state.table.estimated_rows)
-    return PendingCheck(pending, settings.swap_max_pending_rows, left_to_swap)
+    return PendingCheck(pending, migration.settings.swap_max_pending_rows, left_to_swap)
 
 
-def require_backfilled(database: Database, settings: Settings) -> None:
+def require_backfilled(migration: Migration) -> None:
     """Refuse to go on to the swap while a backfill is due, which the swap would otherwise do in silence.
 
     Raises:
         SwapRefused: more rows are pending than a live table always has.
     """
-    if require_table(database, settings).phase != "expanded":
+    if require_table(migration).phase != "expanded":
         return
-    found = verify_nothing_pending(database, settings)
+    found = verify_nothing_pending(migration)
     if found.blocks_swap:
         raise SwapRefused(
             f"{found.pending} rows are pending: the backfill is not over",
@@ -94,26 +93,24 @@ def require_backfilled(database: Database, settings: Settings) -> None:
         )
 
 
-def verify_unit_length(database: Database, settings: DatabaseSettings, id_range: IdRange | None = None) -> LengthCheck:
+def verify_unit_length(migration: Migration, id_range: IdRange | None = None) -> LengthCheck:
     """Measure the vectors of the range, or a sample of the table's."""
-    state = require_table(database, settings)
-    with database.autocommit() as connection:
+    state = require_table(migration)
+    with migration.database.autocommit() as connection:
         return check_lengths(connection, state.table.target, state.filled, id_range)
 
 
-def verify_space(
-    database: Database, settings: DatabaseSettings, encoder: Encoder, id_range: IdRange | None = None
-) -> SpaceCheck:
+def verify_space(migration: Migration, encoder: Encoder, id_range: IdRange | None = None) -> SpaceCheck:
     """Compare the recorded embedding space with the encoder's, and stored vectors with those it makes of the same texts."""
-    state = require_table(database, settings)
-    with database.autocommit() as connection:
+    state = require_table(migration)
+    with migration.database.autocommit() as connection:
         return check_space(connection, state.table.target, state.filled, space_of(state.filled), encoder, id_range)
 
 
-def verify_index(database: Database, settings: DatabaseSettings) -> IndexCheck:
+def verify_index(migration: Migration) -> IndexCheck:
     """Look at the vector indexes of the new column, or after the swap of the one that search reads."""
-    state = require_table(database, settings)
-    with database.autocommit() as connection:
+    state = require_table(migration)
+    with migration.database.autocommit() as connection:
         indexes = vector_indexes_on(connection, state.table.oid, state.filled.number)
     return IndexCheck(
         column=state.filled.name,

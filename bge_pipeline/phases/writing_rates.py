@@ -20,7 +20,8 @@ from bge_pipeline.database.sampling import sample_percent
 from bge_pipeline.database.storage import tuple_target_for, tuple_target_statement
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.vector_type import VectorType
-from bge_pipeline.database.writer import Stored, VectorWriter
+from bge_pipeline.database.writer import CommitRules, Destination, Stored, VectorWriter
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class _Filled:
 
 
 def measure_writing(
-    database: Database, settings: Settings, table: TableDescription, old_indexes: list[Index], dimensions: int
+    migration: Migration, table: TableDescription, old_indexes: list[Index], dimensions: int
 ) -> WritingRates | None:
     """Rates on this server; None where there are no rows, or no temporary table may be made.
 
@@ -68,16 +69,16 @@ def measure_writing(
     """
     rows = _ROWS if all(index.method == "ivfflat" for index in old_indexes) else _ROWS_WITH_GRAPH
     try:
-        with database.engine.connect() as connection:
+        with migration.database.engine.connect() as connection:
             try:
-                _copy(connection, table, rows, VectorType(settings.target_vector_type, dimensions))
-                without = _fill(connection, database, settings, table, dimensions)
+                _copy(connection, table, rows, VectorType(migration.settings.target_vector_type, dimensions))
+                without = _fill(connection, migration.database, migration.settings, table, dimensions)
                 if not without.rows:
                     return None
                 kept = without
                 if old_indexes:
                     _empty_and_index(connection, table, old_indexes)
-                    kept = _fill(connection, database, settings, table, dimensions)
+                    kept = _fill(connection, migration.database, migration.settings, table, dimensions)
                 return WritingRates(without.rows, without.rate, kept.rate, kept.in_page / kept.rows)
             finally:
                 connection.invalidate()
@@ -128,16 +129,8 @@ def _fill(
         ).scalar_one()
         batches = list(read_pending(connection, copy, _NEW, settings.backfill_batch_rows))
     size = CommitSize(settings.backfill_max_lock_ms, settings.backfill_batch_rows)
-    writer = VectorWriter(
-        database,
-        copy,
-        _NEW,
-        number,
-        table.id_kind,
-        dimensions,
-        max_lock_ms=settings.backfill_max_lock_ms,
-        max_rows=settings.backfill_batch_rows,
-    )
+    rules = CommitRules(settings.backfill_max_lock_ms, settings.backfill_batch_rows)
+    writer = VectorWriter(database, Destination(copy, _NEW, number, table.id_kind, dimensions), rules)
     stored = Stored(0, 0)
     vectors = np.random.default_rng(0).standard_normal((settings.backfill_batch_rows, dimensions), dtype=np.float32)
     began = time.perf_counter()

@@ -96,8 +96,7 @@ def search_runs(
     """Time each way of searching: with EVAL_QUERIES on all of its queries, else on excerpts of 50 rows.
 
     Args:
-        database: where the target table is.
-        settings: they name it.
+        migration: of the table.
         service: the new model, and the reranker where ENABLE_RERANKER asks for one.
         columns: those to search.
         notes: what could not be measured, and why, is added here.

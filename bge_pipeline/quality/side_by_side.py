@@ -109,8 +109,7 @@ def compare_questions(
     vectors of the row that the new model finds first, and that row is left out of both.
 
     Args:
-        database: where the table is.
-        settings: name it.
+        migration: of the table.
         service: the new model.
         columns: both of them; `columns.old` is there.
         questions: what to ask.

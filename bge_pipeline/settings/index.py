@@ -31,3 +31,9 @@ class IndexSettings(Group):
     index_max_memory_mb: int | None = Field(
         None, ge=1, description="ceiling for maintenance_work_mem in the build's session"
     )
+    index_build_workers: int | None = Field(
+        None,
+        ge=0,
+        le=1_024,
+        description="processes beside the first that may build the index; unset: the server's max_parallel_maintenance_workers",
+    )

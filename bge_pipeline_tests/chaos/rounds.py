@@ -17,6 +17,7 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import load_settings
 from bge_pipeline_tests.chaos.application import Application, Row, some_text
@@ -163,7 +164,7 @@ class _Play:
 
     def _rolled_back(self) -> str | None:
         with Database(self.url) as database:
-            return read_status(database, self._settings()).rolled_back
+            return read_status(Migration(database, self._settings())).rolled_back
 
     def _settings(self):
         return load_settings(

@@ -41,7 +41,7 @@ def test_a_seed_is_the_same_scenario_each_time_and_seeds_differ():
     assert {fault.statement for _, fault in faults} - {None} == set(PATTERNS)
 
 
-def test_the_judge_sees_what_is_wrong(database, settings):
+def test_the_judge_sees_what_is_wrong(database, migration):
     """Each finding, on a table in which there is one."""
     execute(database, "DROP TABLE segments, sources CASCADE")
     execute(database, "CREATE TABLE segments (id bigint PRIMARY KEY, text text, label text, embedding vector(32))")
@@ -49,7 +49,7 @@ def test_the_judge_sees_what_is_wrong(database, settings):
     execute(database, "INSERT INTO segments VALUES (21, ' ', 'x')")
     old = {n: "[" + ",".join(["1"] * 32) + "]" for n in range(1, 21)}
     execute(database, "UPDATE segments SET embedding = :old WHERE id < 21", old=old[1])
-    fill_and_swap(database, settings)
+    fill_and_swap(migration)
     ledger = {n: Row(f"text {n}", "x") for n in range(1, 21)} | {21: Row(" ", "x")}
 
     database.close()

@@ -12,6 +12,7 @@ import pytest
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.state import require_table
@@ -47,21 +48,21 @@ def run(settings: Settings, tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def finished(database: Database, settings: Settings) -> Database:
-    fill_and_swap(database, settings)
-    retire(database, settings)
+def finished(database: Database, migration: Migration) -> Database:
+    fill_and_swap(migration)
+    retire(migration)
     return database
 
 
 @pytest.fixture
-def swapped(database: Database, settings: Settings) -> Database:
-    fill_and_swap(database, settings)
+def swapped(database: Database, migration: Migration) -> Database:
+    fill_and_swap(migration)
     return database
 
 
 @pytest.fixture
 def went_back(swapped: Database, settings: Settings) -> Database:
-    rollback(swapped, settings)
+    rollback(Migration(swapped, settings))
     return swapped
 
 
@@ -103,7 +104,7 @@ class TestTheNextMigration:
         done = run("migrate", *arguments, QUALITY_GATE="off", **NEXT_MODEL, **given)
 
         assert done.returncode == 0, done.stderr
-        assert read_status(finished, settings).dimensions == 256
+        assert read_status(Migration(finished, settings)).dimensions == 256
 
     def test_a_terminal_is_shown_what_would_happen_and_no_leaves_everything(self, run: Run, finished: Database) -> None:
         before = table(finished)
@@ -133,7 +134,7 @@ class TestTheNextMigration:
 
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["swap"]["exchanged"]
-        assert read_status(finished, settings).dimensions == 256
+        assert read_status(Migration(finished, settings)).dimensions == 256
 
     @pytest.mark.usefixtures("finished")
     def test_plan_says_that_it_will_ask(self, run: Run) -> None:
@@ -154,22 +155,20 @@ class TestAFirstMigration:
         assert "stand-in for Alibaba-NLP/gte-Qwen2-1.5B-instruct (hashed words, not a model), 1536 dimensions" in said
         assert "dropped segments_embedding_idx" in said
 
-    def test_begins_by_yes_without_a_question(self, run: Run, database: Database, settings: Settings) -> None:
+    def test_begins_by_yes_without_a_question(self, run: Run, migration: Migration) -> None:
         done = run("migrate", "--yes", answer="n", QUALITY_GATE="off")
 
         assert done.returncode == 0, done.stderr
         assert "Go on?" not in done.stderr
-        assert read_status(database, settings).phase == "swapped"
+        assert read_status(migration).phase == "swapped"
 
-    def test_that_is_under_way_is_resumed_without_a_question(
-        self, run: Run, database: Database, settings: Settings
-    ) -> None:
-        expand(database, settings, ENCODER.space)
+    def test_that_is_under_way_is_resumed_without_a_question(self, run: Run, migration: Migration) -> None:
+        expand(migration, ENCODER.space)
 
         done = run("migrate", answer="n", QUALITY_GATE="off")
 
         assert done.returncode == 0, done.stderr
-        assert read_status(database, settings).phase == "swapped"
+        assert read_status(migration).phase == "swapped"
 
 
 class TestEmbed:
@@ -206,9 +205,9 @@ class TestEmbed:
         assert table(database) == before
 
     def test_fills_the_new_column_before_the_swap_and_does_not_swap(
-        self, run: Run, database: Database, settings: Settings
+        self, run: Run, database: Database, migration: Migration
     ) -> None:
-        expand(database, settings, ENCODER.space)
+        expand(migration, ENCODER.space)
         before = table(database)
 
         assert json.loads(run("embed", "--json").stdout)["rows"] == 300
@@ -216,7 +215,7 @@ class TestEmbed:
         (schema, searched), after = before, table(database)
         assert searched == after[1]
         assert set(schema) <= set(after[0]), "and an index of what is pending from now on"
-        assert read_status(database, settings).phase == "backfilled"
+        assert read_status(migration).phase == "backfilled"
 
     def test_keeps_the_new_vectors_current_after_a_rollback_and_goes_no_further(
         self, run: Run, went_back: Database
@@ -253,7 +252,7 @@ class TestRollback:
         self, run: Run, swapped: Database, settings: Settings, answer: str, code: int, dimensions: int
     ) -> None:
         assert run("rollback", answer=answer).returncode == code
-        assert read_status(swapped, settings).dimensions == dimensions
+        assert read_status(Migration(swapped, settings)).dimensions == dimensions
 
     def test_asks_once_for_both_before_it_discards(self, run: Run, swapped: Database, settings: Settings) -> None:
         before = table(swapped)
@@ -262,7 +261,7 @@ class TestRollback:
         assert "and drops the new column with the vectors in it" in words(declined.stderr)
 
         assert run("rollback", "--discard", answer="y").returncode == 0
-        assert read_status(swapped, settings).phase == "legacy"
+        assert read_status(Migration(swapped, settings)).phase == "legacy"
 
     def test_twice_does_not_drop_the_new_vectors(self, run: Run, swapped: Database, settings: Settings) -> None:
         assert run("rollback", "--yes").returncode == 0
@@ -273,12 +272,12 @@ class TestRollback:
         assert again.returncode == 0
         assert "already, nothing was changed" in words(again.stderr)
         assert table(swapped) == before
-        assert read_status(swapped, settings).embedded == 300
+        assert read_status(Migration(swapped, settings)).embedded == 300
 
 
 class TestAfterARollback:
     def test_cron_does_not_go_forward(self, run: Run, went_back: Database, settings: Settings) -> None:
-        before, when = table(went_back), read_status(went_back, settings).rolled_back
+        before, when = table(went_back), read_status(Migration(went_back, settings)).rolled_back
 
         for _ in range(2):
             refused = run("migrate")
@@ -299,7 +298,7 @@ class TestAfterARollback:
     def test_consent_without_a_terminal_goes_forward(
         self, run: Run, went_back: Database, settings: Settings, consent: str
     ) -> None:
-        when = read_status(went_back, settings).rolled_back
+        when = read_status(Migration(went_back, settings)).rolled_back
         assert when is not None
         given = {} if consent == "--yes" else {consent: when}
         arguments = ["--yes"] if consent == "--yes" else []
@@ -307,7 +306,7 @@ class TestAfterARollback:
         done = run("migrate", *arguments, QUALITY_GATE="off", **given)
 
         assert done.returncode == 0, done.stderr
-        status = read_status(went_back, settings)
+        status = read_status(Migration(went_back, settings))
         assert (status.phase, status.rolled_back) == ("swapped", None)
 
     @pytest.mark.parametrize(("answer", "phase"), [("n", "backfilled"), ("y", "swapped")])
@@ -317,4 +316,4 @@ class TestAfterARollback:
         done = run("migrate", answer=answer, QUALITY_GATE="off")
 
         assert "this goes forward again" in words(done.stderr)
-        assert require_table(went_back, settings).phase == phase
+        assert require_table(Migration(went_back, settings)).phase == phase

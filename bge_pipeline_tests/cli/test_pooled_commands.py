@@ -12,6 +12,7 @@ from alembic.util import CommandError
 from sqlalchemy.engine import URL
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.cli.test_commands import Run, run  # noqa: F401 - a fixture
 from bge_pipeline_tests.pooler import behind, pgbouncer
@@ -82,11 +83,11 @@ def test_commands_that_change_something_are_refused_before_they_do(
     run: Run,  # noqa: F811
     pooled: Pooled,
     database: Database,
-    settings: Settings,
+    migration: Migration,
     prepare: Callable[..., object],
     arguments: list[str],
 ) -> None:
-    prepare(database, settings)
+    prepare(migration)
     before = schema_of(database)
     url = pooled("transaction")
     result = run(*arguments, DATABASE_URL=url)

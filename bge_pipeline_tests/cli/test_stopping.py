@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.pause import pause
 from bge_pipeline.phases.status import read_status
 from bge_pipeline_tests.cli.test_commands import run  # noqa: F401 - a fixture
@@ -25,9 +26,9 @@ CREATE TRIGGER dawdle BEFORE UPDATE ON segments FOR EACH ROW EXECUTE FUNCTION da
 
 
 @pytest.fixture
-def slow(database, settings):
+def slow(database, migration):
     """A table in phase expanded, of which ten rows take a third of a second to write."""
-    expand(database, settings, ENCODER.space)
+    expand(migration, ENCODER.space)
     execute(database, SLOW_WRITES)
     return database
 
@@ -104,10 +105,10 @@ class TestSigterm:
             assert "stopped by SIGTERM State: every committed batch is kept, and no column is exchanged by half" in said
             assert "Next: bge-pipeline migrate resumes" in said
             assert scalar(slow, building) == 0
-        assert read_status(slow, settings).phase == "backfilled"
+        assert read_status(Migration(slow, settings)).phase == "backfilled"
 
     def test_a_run_that_is_paused_ends_at_once(self, slow, settings, start):
-        pause(slow, settings, by="anna@desk")
+        pause(Migration(slow, settings), by="anna@desk")
         process = start("migrate")
         waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'bge-pipeline migrate (pro%'"
         wait_until(lambda: scalar(slow, waits) == 1, 60)

@@ -9,11 +9,11 @@ from bge_pipeline_tests.support import ENCODER, SEGMENTS, execute
 
 
 @pytest.fixture
-def expanded(database, settings):
+def expanded(database, migration):
     """The demo table in phase expanded."""
     from bge_pipeline.phases.expand import expand
 
-    expand(database, settings, ENCODER.space)
+    expand(migration, ENCODER.space)
     return database
 
 

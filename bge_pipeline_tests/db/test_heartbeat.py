@@ -16,6 +16,7 @@ from bge_pipeline.database.heartbeat import Heartbeat, read_workers
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.brakes import RateBrake
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.row_totals import BackfillTotals
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.process import is_gone, this_process
@@ -39,8 +40,8 @@ with Database(sys.argv[1]) as database, heartbeat.Heartbeat(
 
 
 @pytest.fixture
-def expanded(database, settings):
-    expand(database, settings, ENCODER.space)
+def expanded(database, migration):
+    expand(migration, ENCODER.space)
     return database
 
 
@@ -82,7 +83,7 @@ def test_every_process_at_work_is_seen_with_what_it_does_until_it_ends(expanded,
     assert (first.id_range, first.model, first.rows, first.is_silent) == ("1-100", "a model", 50, False)
     assert f"process {one.pid} on" in str(first)
     assert first.process != second.process
-    wait_until(lambda: read_status(expanded, settings).eta_seconds)
+    wait_until(lambda: read_status(Migration(expanded, settings)).eta_seconds)
     one.communicate("\n")
     assert [worker.process for worker in workers(expanded)] == [second.process]
 
@@ -109,10 +110,10 @@ def test_a_heartbeat_whose_entry_is_gone_begins_another(expanded, start):
 
 def test_a_backfill_tells_of_itself_and_that_it_has_ended(expanded, settings):
     seen = []
-    backfill(expanded, settings, ENCODER, on_progress=lambda _: seen.extend(workers(expanded)))
+    backfill(Migration(expanded, settings), ENCODER, on_progress=lambda _: seen.extend(workers(expanded)))
     assert {worker.process for worker in seen} == {this_process()}
     assert workers(expanded) == []
-    assert read_status(expanded, settings).workers == ()
+    assert read_status(Migration(expanded, settings)).workers == ()
 
 
 def test_a_role_that_may_not_renew_its_entry_makes_none_and_works_on(expanded, new_role):

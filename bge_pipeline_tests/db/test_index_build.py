@@ -146,6 +146,18 @@ def test_the_memory_that_a_build_needs_is_given_to_its_session_alone(database):
     assert scalar(database, "SHOW max_parallel_maintenance_workers") == "2"
 
 
+@pytest.mark.parametrize(("asked", "expected"), [(None, "2"), (0, "0"), (5, "5")])
+def test_it_takes_as_many_processes_as_the_server_or_whoever_asks_allows(database, asked, expected):
+    execute(
+        database,
+        "CREATE FUNCTION counted(n float8) RETURNS float8 IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN "
+        f"IF current_setting('max_parallel_maintenance_workers') <> '{expected}' THEN RAISE 'other' ; END IF; RETURN n; END $$",
+    )
+    statement = text("CREATE INDEX CONCURRENTLY ours ON segments (counted(start_sec))")
+    assert build_concurrently(database, SEGMENTS, "ours", statement, column="start_sec", workers=asked).built
+    assert scalar(database, "SHOW max_parallel_maintenance_workers") == "2"
+
+
 def test_two_processes_that_build_the_same_index_take_turns(database, held_up):
     results = []
 

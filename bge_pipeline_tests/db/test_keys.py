@@ -17,7 +17,7 @@ from bge_pipeline.database.pending import pending_index_statement
 from bge_pipeline.database.pending_reader import read_pending
 from bge_pipeline.database.quarantine import list_quarantined, quarantine_row, quarantine_statements
 from bge_pipeline.database.ranges import cut_ranges
-from bge_pipeline.database.writer import VectorWriter, update_template
+from bge_pipeline.database.writer import CommitRules, Destination, VectorWriter, update_template
 from bge_pipeline.errors import TargetTableError
 from bge_pipeline_tests.roads import ROOT
 from bge_pipeline_tests.support import NASTY_IDS, SEGMENTS, as_it_stands, execute, scalar
@@ -93,9 +93,8 @@ def read(database, id_range=None):
 
 def write_all(database, table):
     """Give every pending row a vector that is made of its text; returns how many rows took it."""
-    writer = VectorWriter(
-        database, NOTES, "v", table.columns["v"].number, table.id_kind, 2, max_lock_ms=1_000, max_rows=3
-    )
+    destination = Destination(NOTES, "v", table.columns["v"].number, table.id_kind, 2)
+    writer = VectorWriter(database, destination, CommitRules(max_lock_ms=1_000, max_rows=3))
     stored = 0
     with writer, database.autocommit() as connection:
         for batch in read_pending(connection, NOTES, "v", 3):

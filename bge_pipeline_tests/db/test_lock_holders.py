@@ -19,6 +19,7 @@ from bge_pipeline.database.operator import operating
 from bge_pipeline.errors import LockNotAcquired, OperatorBusy
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline_tests.own_server import OwnServer
 from bge_pipeline_tests.support import ENCODER, SEGMENTS, application, execute, wait_until
 
@@ -159,9 +160,9 @@ def test_another_operator_is_named_with_its_role_and_since_when(database, settin
 def test_rows_that_stay_locked_are_told_with_who_locks_them(database, make_settings, holder, caplog):
     holder.rollback()
     settings = make_settings(backfill_max_attempts=1)
-    expand(database, settings, ENCODER.space)
+    expand(Migration(database, settings), ENCODER.space)
     holder.exec_driver_sql("UPDATE segments SET speaker_label = 'secret' WHERE id = 1")
-    assert backfill(database, settings, ENCODER).pending_after == 1
+    assert backfill(Migration(database, settings), ENCODER).pending_after == 1
     (warning,) = [line for line in caplog.messages if "still pending" in line]
     assert named(holder, warning)
 

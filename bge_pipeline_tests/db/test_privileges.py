@@ -13,6 +13,7 @@ from bge_pipeline.errors import MissingPrivilege
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline_tests.support import ENCODER, SEGMENTS, execute, fill, fill_and_swap, schema_of, swap
@@ -59,10 +60,10 @@ def test_the_remedies_make_a_role_able_to_go_through_all_phases(database, as_rol
     assert "only the owner of" in str(privileges[0])
     grant(database, privileges)
     assert lacking(as_role) == []
-    fill_and_swap(as_role, settings)
-    rollback(as_role, settings)
-    swap(as_role, settings)
-    retire(as_role, settings, reclaim=True)
+    fill_and_swap(Migration(as_role, settings))
+    rollback(Migration(as_role, settings))
+    swap(Migration(as_role, settings))
+    retire(Migration(as_role, settings), reclaim=True)
 
 
 def test_nobody_is_advised_to_become_an_administrator(database, as_role, role):
@@ -76,15 +77,15 @@ def test_nobody_is_advised_to_become_an_administrator(database, as_role, role):
     execute(database, f"REASSIGN OWNED BY {owner} TO CURRENT_USER; DROP ROLE {owner}")
 
 
-def test_a_role_that_only_fills_needs_no_ownership(database, as_role, settings):
-    expand(database, settings, ENCODER.space)
+def test_a_role_that_only_fills_needs_no_ownership(database, migration, as_role, settings):
+    expand(migration, ENCODER.space)
     grant(database, lacking(as_role, column="embedding_384", alters=False))
     assert lacking(as_role)
-    assert backfill(as_role, settings, ENCODER).pending_after == 0
+    assert backfill(Migration(as_role, settings), ENCODER).pending_after == 0
 
 
-def test_rights_on_the_two_columns_are_enough_to_fill(database, as_role, role, settings):
-    expand(database, settings, ENCODER.space)
+def test_rights_on_the_two_columns_are_enough_to_fill(database, migration, as_role, role):
+    expand(migration, ENCODER.space)
     execute(database, f"GRANT SELECT, UPDATE (embedding_384) ON segments TO {role}")
     needs = [privilege.need for privilege in lacking(as_role, column="embedding_384", alters=False)]
     assert not [need for need in needs if "reads and updates" in need]
@@ -116,7 +117,7 @@ def test_a_vector_type_in_a_closed_schema_is_found(database, as_role):
 @pytest.mark.parametrize(
     ("prepare", "act"),
     [
-        (lambda *_: None, lambda database, settings: expand(database, settings, ENCODER.space)),
+        (lambda *_: None, lambda migration: expand(migration, ENCODER.space)),
         (fill, swap),
         (fill, collapse),
         (fill_and_swap, rollback),
@@ -125,17 +126,17 @@ def test_a_vector_type_in_a_closed_schema_is_found(database, as_role):
     ids=["expand", "swap", "collapse", "rollback", "retire"],
 )
 def test_a_phase_refuses_before_it_changes_anything(database, as_role, role, settings, prepare, act):
-    prepare(database, settings)
+    prepare(Migration(database, settings))
     execute(database, f"GRANT SELECT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}")
     before = schema_of(database)
     with pytest.raises(MissingPrivilege, match="only the owner of") as refused:
-        act(as_role, settings)
+        act(Migration(as_role, settings))
     assert refused.value.state == "nothing was changed"
     assert "GRANT" in refused.value.next_step
     assert schema_of(database) == before
 
 
-def test_a_table_that_may_not_even_be_read_is_a_missing_privilege_in_words(database, as_role, settings):
-    expand(database, settings, ENCODER.space)
+def test_a_table_that_may_not_even_be_read_is_a_missing_privilege_in_words(migration, as_role, settings):
+    expand(migration, ENCODER.space)
     with pytest.raises(MissingPrivilege, match="may not do this: the backfill reads and updates"):
-        backfill(as_role, settings, ENCODER)
+        backfill(Migration(as_role, settings), ENCODER)

@@ -12,6 +12,7 @@ from bge_pipeline.errors import MissingPrivilege
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.doctor import examine
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.status import read_status
 from bge_pipeline_tests.roads import ROOT, run_psql
@@ -23,9 +24,9 @@ ROLES = ("bge_planner", "bge_filler")
 
 
 @pytest.fixture
-def logins(database, settings, database_url, server_url):
+def logins(database, migration, database_url, server_url):
     """After expand and the script: a database that is logged in to as a member of each role."""
-    expand(database, settings, ENCODER.space)
+    expand(migration, ENCODER.space)
     for _ in range(2):  # it can be repeated
         done = run_psql(
             (ROOT / "deploy/roles.sql").read_text(), database_url, schema="public", table="segments", column="embedding"
@@ -47,16 +48,16 @@ def logins(database, settings, database_url, server_url):
 
 def test_who_plans_reads_and_can_change_nothing(logins, settings):
     planner = logins["bge_planner"]
-    assert plan(planner, settings, EmbeddingsService(ENCODER, settings)).rows == 300
-    assert read_status(planner, settings).pending == 300
-    assert examine(planner, settings).content.rows == 300
+    assert plan(Migration(planner, settings), EmbeddingsService(ENCODER, settings)).rows == 300
+    assert read_status(Migration(planner, settings)).pending == 300
+    assert examine(Migration(planner, settings)).content.rows == 300
     with pytest.raises(MissingPrivilege):
-        backfill(planner, settings, ENCODER)
+        backfill(Migration(planner, settings), ENCODER)
 
 
-def test_who_fills_writes_vectors_and_cannot_swap(logins, database, settings):
+def test_who_fills_writes_vectors_and_cannot_swap(logins, migration, settings):
     filler = logins["bge_filler"]
-    assert backfill(filler, settings, ENCODER).rows == 300
+    assert backfill(Migration(filler, settings), ENCODER).rows == 300
     with pytest.raises(MissingPrivilege):
-        swap(filler, settings)
-    assert swap(database, settings).exchanged
+        swap(Migration(filler, settings))
+    assert swap(migration).exchanged

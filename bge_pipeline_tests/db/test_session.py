@@ -10,6 +10,7 @@ from sqlalchemy import text
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.session import FIXED_SETTINGS
 from bge_pipeline.errors import DatabaseUnavailable
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
@@ -62,8 +63,8 @@ def fresh(database, database_url):
 def test_strings_that_are_not_standard_leave_no_row_without_a_vector(database, settings, fresh):
     configure(database, standard_conforming_strings="off")
     with fresh() as ours:
-        fill_and_swap(ours, settings)
-        status = read_status(ours, settings)
+        fill_and_swap(Migration(ours, settings))
+        status = read_status(Migration(ours, settings))
     assert (status.pending, status.without_text, status.embedded) == (0, 0, status.rows)
     assert wrong_vectors(database, ENCODER, "embedding") == []
 
@@ -75,11 +76,11 @@ def test_a_database_with_everything_set_otherwise_is_migrated_back_and_forth(dat
     for name in HOSTILE.keys() - {"jit_above_cost", "client_encoding", "search_path"}:
         (fixed,) = [setting.value for setting in FIXED_SETTINGS if setting.name == name]
         assert scalar(ours, f"SHOW {name}").startswith(fixed)
-    fill_and_swap(ours, settings)
-    rollback(ours, settings)
-    swap(ours, settings)
-    retire(ours, settings, reclaim=True)
-    status = read_status(ours, settings)
+    fill_and_swap(Migration(ours, settings))
+    rollback(Migration(ours, settings))
+    swap(Migration(ours, settings))
+    retire(Migration(ours, settings), reclaim=True)
+    status = read_status(Migration(ours, settings))
     assert (status.phase, status.pending, status.without_text, status.embedded) == ("retired", 0, 0, status.rows)
     assert status.index.valid
     assert wrong_vectors(ours, ENCODER, "embedding") == []
@@ -99,9 +100,9 @@ def test_functions_and_tables_of_the_user_do_not_stand_in_for_those_that_we_mean
     execute(database, "CREATE FUNCTION md5(bytea) RETURNS text LANGUAGE sql AS $$ SELECT 'mine' $$")
     configure(database, search_path="public, pg_catalog")
     with fresh() as ours:
-        fill_and_swap(ours, settings)
+        fill_and_swap(Migration(ours, settings))
         assert scalar(ours, "SELECT md5('x'::bytea)") == "9dd4e461268c8034f5c8564e155c67a6"
-        assert read_status(ours, settings).pending == 0
+        assert read_status(Migration(ours, settings)).pending == 0
 
 
 def test_triggers_of_the_application_see_what_the_role_has_set(database, settings, fresh):
@@ -119,8 +120,8 @@ def test_triggers_of_the_application_see_what_the_role_has_set(database, setting
         )
         other.commit()
     with fresh() as ours:
-        fill(ours, settings)
-        assert read_status(ours, settings).pending == 0
+        fill(Migration(ours, settings))
+        assert read_status(Migration(ours, settings)).pending == 0
     assert {row[0] for row in execute(database, "SELECT what FROM application.seen")} == {"it's P1D"}
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.ids import INTEGERS, UUIDS
 from bge_pipeline.database.pending_reader import read_pending
-from bge_pipeline.database.writer import VectorWriter
+from bge_pipeline.database.writer import CommitRules, Destination, VectorWriter
 from bge_pipeline_tests.support import SEGMENTS, application, execute, scalar
 
 pytestmark = pytest.mark.pgvector
@@ -28,7 +28,7 @@ def notes(database, column):
 
 @pytest.fixture
 def writer(database, notes):
-    with VectorWriter(database, notes, "v", 3, INTEGERS, 2, max_lock_ms=1_000, max_rows=1_000) as writer:
+    with VectorWriter(database, Destination(notes, "v", 3, INTEGERS, 2), CommitRules(1_000, 1_000)) as writer:
         yield writer
 
 
@@ -151,7 +151,7 @@ def test_a_vector_of_other_dimensions_is_refused_by_the_database(database, notes
 
 
 def test_nothing_of_the_writer_is_left_when_it_is_closed(database, notes):
-    with VectorWriter(database, notes, "v", 3, INTEGERS, 2, max_lock_ms=1_000, max_rows=1_000) as writer:
+    with VectorWriter(database, Destination(notes, "v", 3, INTEGERS, 2), CommitRules(1_000, 1_000)) as writer:
         writer.write(*read(database, notes))
     assert scalar(database, f"SELECT count(*) FROM pg_stat_activity WHERE {OTHERS} AND state <> 'idle'") == 0
     assert scalar(database, "SHOW enable_seqscan") == "on"
@@ -161,7 +161,7 @@ def test_uuids_are_matched_as_uuids(database):
     execute(database, "CREATE TABLE notes (id uuid PRIMARY KEY, text text, v vector(2))")
     execute(database, "INSERT INTO notes SELECT gen_random_uuid(), 'text' FROM generate_series(1, 5)")
     target = replace(SEGMENTS, table="notes", embedding_column="v")
-    with VectorWriter(database, target, "v", 3, UUIDS, 2, max_lock_ms=1_000, max_rows=1_000) as writer:
+    with VectorWriter(database, Destination(target, "v", 3, UUIDS, 2), CommitRules(1_000, 1_000)) as writer:
         batch, values = read(database, target)
         assert writer.write(batch, values).rows == 5
     assert dict(execute(database, "SELECT id::text, v::text FROM notes")) == {
@@ -175,7 +175,7 @@ def test_vectors_too_long_for_a_page_are_staged_too(database):
     target = replace(SEGMENTS, table="notes", embedding_column="v")
     with (
         database.autocommit() as connection,
-        VectorWriter(database, target, "v", 3, INTEGERS, 3000, max_lock_ms=1_000, max_rows=1_000) as writer,
+        VectorWriter(database, Destination(target, "v", 3, INTEGERS, 3000), CommitRules(1_000, 1_000)) as writer,
     ):
         (batch,) = read_pending(connection, target, "v", 10)
         assert writer.write(batch, np.ones((1, 3000), np.float32)).rows == 1

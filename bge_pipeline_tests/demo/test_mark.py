@@ -12,6 +12,7 @@ from bge_pipeline.demo.home import SCHEMA
 from bge_pipeline.demo.mark import MARK, alone, claim_schema, drop_demo_table
 from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.errors import LockNotAcquired, PhaseError
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.support import (
     application,
@@ -48,10 +49,12 @@ def functions_of(database: Database) -> int:
     return int(count)
 
 
-def test_everything_of_a_migrated_demo_goes_and_the_users_tables_stay(database: Database, settings: Settings) -> None:
+def test_everything_of_a_migrated_demo_goes_and_the_users_tables_stay(
+    database: Database, migration: Migration, settings: Settings
+) -> None:
     users = contents_of(database)
     make_demo(database, settings)
-    fill_and_swap(database, settings)
+    fill_and_swap(migration)
     assert len(contents_of(database, SCHEMA)) == 4
 
     drop_demo_table(database, settings)
@@ -61,11 +64,13 @@ def test_everything_of_a_migrated_demo_goes_and_the_users_tables_stay(database: 
     assert functions_of(database) == 0
 
 
-def test_a_demo_can_be_made_again_after_it_was_dropped(database: Database, settings: Settings) -> None:
+def test_a_demo_can_be_made_again_after_it_was_dropped(
+    database: Database, migration: Migration, settings: Settings
+) -> None:
     for _ in range(2):
         drop_demo_table(database, settings)
         make_demo(database, settings)
-        fill_and_swap(database, settings)
+        fill_and_swap(migration)
 
 
 def test_a_second_demo_is_refused_with_the_way_to_a_first_one(database: Database, settings: Settings) -> None:

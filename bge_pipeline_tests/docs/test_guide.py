@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
 from bge_pipeline.database.connection import Database, normalise_url
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.docs.guide import GUIDE, LANGUAGES, Scenario, read_blocks, read_scenarios
@@ -88,14 +89,14 @@ def _embedded_programs() -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name.replace(" ", "-"))
 def test_the_guide_does_what_it_says(
-    scenario: Scenario, run: Callable[[Scenario], str], database: Database, settings: Settings
+    scenario: Scenario, run: Callable[[Scenario], str], database: Database, migration: Migration
 ) -> None:
     with database.transaction() as connection:
         connection.execute(text("COMMENT ON COLUMN segments.embedding IS NULL"))  # a user's table has no note of ours
 
     run(scenario)
 
-    assert read_status(database, settings).phase == scenario.ends
+    assert read_status(migration).phase == scenario.ends
 
 
 def test_every_block_is_run_or_says_why_not() -> None:

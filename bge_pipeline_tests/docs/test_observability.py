@@ -15,6 +15,7 @@ import yaml
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.orchestration.dagster_metrics import _families
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.table_metrics import TableMetrics
 from bge_pipeline.settings import load_settings
 from bge_pipeline.telemetry.metrics import REGISTRY
@@ -35,7 +36,7 @@ def exported() -> Iterator[tuple[str, str, tuple[str, ...], str]]:
         if hasattr(collector, "_labelnames"):
             (family,) = collector.collect()
             yield _shown(family.name, family.type), family.type, tuple(collector._labelnames), family.documentation
-    table = TableMetrics(Database("postgresql://nobody@127.0.0.1:1/none"), load_settings())
+    table = TableMetrics(Migration(Database("postgresql://nobody@127.0.0.1:1/none"), load_settings()))
     for family in (*table.describe(), *_families()):
         yield _shown(family.name, family.type), family.type, tuple(family._labelnames), family.documentation
 

@@ -10,8 +10,8 @@ VOCABULARY = 30_522
 WIDTH = 32
 
 NAMES = (
-    "bert", "roberta", "xlm-roberta", "distilbert", "mpnet", "modernbert", "qwen3-lasttoken", "t5", "dense", "layer-norm",
-    "static", "model2vec", "weightedmean", "mean-sqrt-len", "cls-and-mean", "e5-prompts", "instructor",
+    "bert", "roberta", "roberta-own-tokenizer", "xlm-roberta", "distilbert", "mpnet", "modernbert", "qwen3-lasttoken", "t5",
+    "dense", "layer-norm", "static", "model2vec", "weightedmean", "mean-sqrt-len", "cls-and-mean", "e5-prompts", "instructor",
 )  # fmt: skip
 
 
@@ -39,8 +39,11 @@ def _modules(name: str, plain: Path, tokenizer_from: Path) -> list[Any]:
         return [modules.StaticEmbedding(tokenizer, embedding_dim=WIDTH)]
     network = name if name in _networks() else "bert"
     _networks()[network]().save_pretrained(plain)
-    for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
-        shutil.copy(tokenizer_from / file, plain)
+    if name == "roberta-own-tokenizer":
+        _byte_level_tokenizer(plain)
+    else:
+        for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+            shutil.copy(tokenizer_from / file, plain)
     transformer = modules.Transformer(str(plain), max_seq_length=64)
     pooling, others = {
         "qwen3-lasttoken": ("lasttoken", [modules.Normalize()]),
@@ -62,6 +65,9 @@ def _networks() -> dict[str, Any]:
     return {
         "bert": lambda: transformers.BertModel(transformers.BertConfig(**usual)),
         "roberta": lambda: transformers.RobertaModel(transformers.RobertaConfig(**usual)),
+        "roberta-own-tokenizer": lambda: transformers.RobertaModel(
+            transformers.RobertaConfig(**(usual | {"pad_token_id": 1}), max_position_embeddings=300)
+        ),
         "xlm-roberta": lambda: transformers.XLMRobertaModel(transformers.XLMRobertaConfig(**usual)),
         "distilbert": lambda: transformers.DistilBertModel(
             transformers.DistilBertConfig(**common, dim=WIDTH, hidden_dim=64, n_layers=2, n_heads=2)
@@ -77,6 +83,28 @@ def _networks() -> dict[str, Any]:
             transformers.T5Config(vocab_size=VOCABULARY, d_model=WIDTH, num_layers=2, num_heads=2, d_kv=16, d_ff=64)
         ),
     }
+
+
+def _byte_level_tokenizer(folder: Path) -> None:
+    """As RoBERTa's: byte pairs, and special tokens that are found in texts which write them out."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([Path(__file__).read_text(encoding="utf-8")], trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    names = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "pad_token": "<pad>"}
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", mask_token="<mask>", **names
+    ).save_pretrained(folder)
 
 
 def _model2vec(folder: Path, tokenizer_from: Path) -> Path:

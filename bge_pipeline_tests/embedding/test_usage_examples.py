@@ -17,6 +17,7 @@ from bge_pipeline.compat import embedding_generator
 from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.reranker import Reranker
 from bge_pipeline.phases.migrate import migrate
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import settings_from_env
 from bge_pipeline_tests.roads import ROOT
 
@@ -96,7 +97,7 @@ def test_the_query_path_fetches_200_candidates_and_returns_20(
     monkeypatch.setenv("QUALITY_GATE", "off")
     monkeypatch.setenv("SEARCH_PROBES", "100")
     _forget()
-    migrate(database, settings_from_env(), EmbeddingsService.init_from_env())
+    migrate(Migration(database, settings_from_env()), EmbeddingsService.init_from_env())
     db = SegmentsDatabase()
     query = QUERY
 

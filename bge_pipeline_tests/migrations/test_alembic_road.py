@@ -12,6 +12,7 @@ from sqlalchemy import text
 from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
@@ -38,11 +39,11 @@ def test_each_revision_takes_the_table_one_phase_further(configured: Settings, d
     phases = []
     for revision in ("004", "005", "006", "007"):
         command.upgrade(alembic_config(), revision)
-        phases.append(read_status(database, configured).phase)
+        phases.append(read_status(Migration(database, configured)).phase)
 
     assert phases == ["legacy", "expanded", "backfilled", "swapped"]
     assert _version(database) == "007"
-    assert read_status(database, configured).dimensions == 384
+    assert read_status(Migration(database, configured)).dimensions == 384
 
 
 def test_a_text_of_several_columns_goes_all_the_way_and_is_refused_a_script(
@@ -52,7 +53,7 @@ def test_a_text_of_several_columns_goes_all_the_way_and_is_refused_a_script(
     with pytest.raises(CommandError, match="TARGET_TEXT"):
         command.upgrade(alembic_config(), "004:005", sql=True)
     command.upgrade(alembic_config(), "head")
-    status = read_status(database, load_settings())
+    status = read_status(Migration(database, load_settings()))
     assert (status.phase, status.embedded, status.warnings) == ("swapped", status.rows, ())
 
 
@@ -69,11 +70,11 @@ def test_a_budget_ends_the_backfill_and_its_revision_is_applied_only_when_all_is
             monkeypatch.setenv(name, value)
         with pytest.raises(CommandError, match="EMBEDDING_MAX_TOKENS=2000 is spent"):
             command.upgrade(alembic_config(), "006")
-        assert (_version(database), read_status(database, configured).phase) == ("005", "expanded")
+        assert (_version(database), read_status(Migration(database, configured)).phase) == ("005", "expanded")
 
         monkeypatch.delenv("EMBEDDING_MAX_TOKENS")
         command.upgrade(alembic_config(), "006")
-        assert (_version(database), read_status(database, configured).phase) == ("006", "backfilled")
+        assert (_version(database), read_status(Migration(database, configured)).phase) == ("006", "backfilled")
         assert len(server.texts) == 300
 
 
@@ -101,7 +102,7 @@ def test_going_back_one_revision_keeps_the_new_vectors(configured: Settings, dat
     command.upgrade(alembic_config(), "head")
     command.downgrade(alembic_config(), "006")
 
-    status = read_status(database, configured)
+    status = read_status(Migration(database, configured))
     assert (status.phase, status.dimensions, status.embedded) == ("backfilled", 1536, status.rows)
 
 
@@ -110,7 +111,7 @@ def test_what_another_road_undid_is_pointed_out_and_done_again_after_a_stamp_by_
 ) -> None:
     command.upgrade(alembic_config(), "head")
     assert "alembic stamp 004" not in caplog.text
-    moment = rollback(database, configured).rolled_back
+    moment = rollback(Migration(database, configured)).rolled_back
 
     command.upgrade(alembic_config(), "head")
     assert f"was rolled back at {moment}" in caplog.text
@@ -124,7 +125,7 @@ def test_what_another_road_undid_is_pointed_out_and_done_again_after_a_stamp_by_
 
     monkeypatch.setenv("FORWARD_AFTER_ROLLBACK", moment)
     command.upgrade(alembic_config(), "head")
-    assert read_status(database, configured).phase == "swapped"
+    assert read_status(Migration(database, configured)).phase == "swapped"
 
 
 def test_the_deployment_after_a_downgrade_does_not_go_forward_by_itself(
@@ -140,16 +141,16 @@ def test_the_deployment_after_a_downgrade_does_not_go_forward_by_itself(
         assert (schema(database), vectors(database)) == before
         assert _version(database) == "006"
 
-    monkeypatch.setenv("FORWARD_AFTER_ROLLBACK", str(read_status(database, configured).rolled_back))
+    monkeypatch.setenv("FORWARD_AFTER_ROLLBACK", str(read_status(Migration(database, configured)).rolled_back))
     command.upgrade(alembic_config(), "head")
-    assert read_status(database, configured).phase == "swapped"
+    assert read_status(Migration(database, configured)).phase == "swapped"
 
 
 def test_the_next_migration_begins_for_whoever_names_its_model(
     configured: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command.upgrade(alembic_config(), "head")
-    retire(database, configured)
+    retire(Migration(database, configured))
     command.stamp(alembic_config(), "004")
     monkeypatch.setenv("EMBEDDING_DIMENSIONS", "256")
     before = schema(database), vectors(database)
@@ -163,7 +164,7 @@ def test_the_next_migration_begins_for_whoever_names_its_model(
         consent.setenv("BEGIN_NEXT_MIGRATION", "hashing")
         command.upgrade(alembic_config(), "005")
     command.upgrade(alembic_config(), "head")
-    assert read_status(database, configured).dimensions == 256
+    assert read_status(Migration(database, configured)).dimensions == 256
 
 
 @pytest.mark.parametrize("revision", ["005", "006", "007"])
@@ -185,11 +186,11 @@ def test_rows_that_arrive_between_backfill_and_swap_are_embedded_before_the_swap
     command.upgrade(alembic_config(), "006")
     with database.transaction() as connection:
         connection.execute(text("UPDATE segments SET text = text || ' again' WHERE id % 10 = 0"))
-    assert read_status(database, configured).pending > 0
+    assert read_status(Migration(database, configured)).pending > 0
 
     command.upgrade(alembic_config(), "007")
 
-    status = read_status(database, configured)
+    status = read_status(Migration(database, configured))
     assert (status.phase, status.pending) == ("swapped", 0)
 
 
@@ -205,7 +206,7 @@ def test_the_printed_script_adds_the_column_as_the_revision_does(
     by_hand = schema(database)
 
     keep_index = make_settings(old_index="keep")
-    expand(database, keep_index, HashingEncoder(384).space)
+    expand(Migration(database, keep_index), HashingEncoder(384).space)
 
     assert schema(database) == by_hand
 
@@ -223,7 +224,7 @@ def test_the_printed_script_of_the_swap_runs(
         for statement in _statements(script):
             connection.exec_driver_sql(statement.replace("%", "%%"))
 
-    status = read_status(database, configured)
+    status = read_status(Migration(database, configured))
     assert (status.phase, status.dimensions, status.pending) == ("swapped", 384, 0)
     with database.autocommit() as connection:
         granted = text("SELECT has_column_privilege('pg_monitor', 'segments', 'embedding', 'SELECT')")
@@ -250,7 +251,7 @@ def test_a_server_that_goes_away_is_one_clear_error_and_the_same_command_goes_on
     assert _version(database) == "004"
 
     command.upgrade(alembic_config(), "head")
-    assert read_status(database, configured).phase == "swapped"
+    assert read_status(Migration(database, configured)).phase == "swapped"
 
 
 def test_a_connection_of_alembics_that_ends_while_a_phase_is_at_work_is_one_clear_error_too(
@@ -260,7 +261,7 @@ def test_a_connection_of_alembics_that_ends_while_a_phase_is_at_work_is_one_clea
         patched.setattr("bge_pipeline.phases.expand.record", lambda *_: end_idle_sessions(database))
         with pytest.raises(CommandError, match=r"Alembic's own connection ended(.|\n)*the phase is done"):
             command.upgrade(alembic_config(), "005")
-    assert read_status(database, configured).phase == "expanded"
+    assert read_status(Migration(database, configured)).phase == "expanded"
     assert _version(database) == "004"
 
     command.upgrade(alembic_config(), "005")

@@ -13,6 +13,7 @@ from alembic import command
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.operator import operating
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline_tests.roads import ROOT, alembic_config, environment, run_psql, schema
 from bge_pipeline_tests.support import (
@@ -68,8 +69,8 @@ def test_psql_runs_it_as_it_stands_on_an_empty_copy_of_the_schema(
             execute(database, "COMMENT ON COLUMN segments.embedding IS NULL")  # the model, which no script knows
         done = run_psql(script, by_hand)
         assert done.returncode == 0, done.stderr
-        assert read_status(empty, make_settings(database_url=by_hand)).phase in ("swapped", "retired")
-        fill_and_swap(other, make_settings(database_url=by_command, **choices))
+        assert read_status(Migration(empty, make_settings(database_url=by_hand))).phase in ("swapped", "retired")
+        fill_and_swap(Migration(other, make_settings(database_url=by_command, **choices)))
         assert without_effort(schema(empty)) == without_effort(schema(other))
 
 
@@ -80,33 +81,33 @@ def without_effort(found):
     return re.sub(r', "search": \{[^}]*\}', "", str(found | {"indexes": indexes}))
 
 
-def test_it_exchanges_nothing_while_rows_are_pending(database, settings, capsys, monkeypatch):
+def test_it_exchanges_nothing_while_rows_are_pending(migration, settings, capsys, monkeypatch):
     script = printed(settings, capsys, monkeypatch)
     done = run_psql(script, settings.database_url.get_secret_value())
     assert done.returncode != 0
     assert 'rows of "public"."segments" are pending (SWAP_MAX_PENDING_ROWS): nothing was exchanged' in done.stderr
-    status = read_status(database, settings)
+    status = read_status(migration)
     assert (status.phase, status.dimensions, status.pending) == ("expanded", 1536, 300)
 
 
-def test_it_exchanges_nothing_while_the_index_is_not_valid(database, settings, capsys, monkeypatch):
-    fill(database, settings)
+def test_it_exchanges_nothing_while_the_index_is_not_valid(migration, settings, capsys, monkeypatch):
+    fill(migration)
     script = printed(settings, capsys, monkeypatch, "006:007")
     invalid = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = '\"%s\"'::regclass;\nBEGIN;\n\nSET LOCAL"
     index = re.search(r'CREATE INDEX CONCURRENTLY "([^"]+ivfflat)"', script).group(1)
     done = run_psql(script.replace("BEGIN;\n\nSET LOCAL", invalid % index), settings.database_url.get_secret_value())
     assert "is not valid: nothing was exchanged" in done.stderr
-    assert read_status(database, settings).dimensions == 1536
+    assert read_status(migration).dimensions == 1536
 
 
 def test_it_waits_for_nobody_longer_than_the_command_does(database, make_settings, capsys, monkeypatch):
     settings = make_settings(index_lists=1)
     script = printed(settings, capsys, monkeypatch, LOCK_TIMEOUT_MS="200")
     bounds = re.compile(r"SET LOCAL (?:lock|statement)_timeout = '\d+ms'")
-    live = statements_run_by(lambda: expand(database, settings, ENCODER.space))
+    live = statements_run_by(lambda: expand(Migration(database, settings), ENCODER.space))
     for_expand = [found for statement in live for found in bounds.findall(statement)]
-    fill(database, settings)
-    live = statements_run_by(lambda: swap(database, settings))
+    fill(Migration(database, settings))
+    live = statements_run_by(lambda: swap(Migration(database, settings)))
     for_swap = [found for statement in live for found in bounds.findall(statement) if "300ms" not in found]
     assert set(for_expand) == set(bounds.findall(script))
     assert set(for_expand) <= set(for_swap)

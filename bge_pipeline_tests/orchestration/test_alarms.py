@@ -11,15 +11,15 @@ import pytest
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.heartbeat import Heartbeat
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.definitions import defs
 from bge_pipeline.orchestration import alarm_sensors
 from bge_pipeline.orchestration.alarm_sensors import is_tried_again, tell_failures, watch_movement
 from bge_pipeline.orchestration.slack import tell_slack, why_silent
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.movement import read_movement
 from bge_pipeline.phases.pause import pause
 from bge_pipeline.phases.row_totals import BackfillTotals
-from bge_pipeline.settings import Settings, load_settings
+from bge_pipeline.settings import load_settings
 from bge_pipeline_tests.orchestration.conftest import KEYS, Runner
 from bge_pipeline_tests.support import execute
 
@@ -135,32 +135,31 @@ class TestStandstill:
 
     @pytest.mark.usefixtures("expanded")
     def test_a_process_that_lives_and_writes_nothing_is_a_standstill_with_its_reason(
-        self, database: Database, settings: Settings
+        self, database: Database, migration: Migration
     ):
-        target = TargetTable.from_settings(settings)
-        with Heartbeat(database, target, "1-100", "a model", BackfillTotals()) as heartbeat:
+        with Heartbeat(database, migration.target, "1-100", "a model", BackfillTotals()) as heartbeat:
             heartbeat._moved -= 1_200
             heartbeat.held = lambda: "standby 'b' lags 900 MB behind"
             heartbeat._beat()
             execute(database, "UPDATE segments_embedding_journal SET at = at - interval '1 hour' WHERE act <> 'worker'")
-            found = read_movement(database, settings)
+            found = read_movement(migration)
         assert found.stands_still
         assert "held back: standby 'b' lags 900 MB behind" in str(found)
         assert "see to what holds it back" in str(found)
 
     @pytest.mark.usefixtures("expanded")
-    def test_a_pause_is_no_standstill(self, database: Database, settings: Settings):
-        pause(database, settings, reason="Black Friday")
+    def test_a_pause_is_no_standstill(self, database: Database, migration: Migration):
+        pause(migration, reason="Black Friday")
         age_journal(database, 60)
-        found = read_movement(database, settings)
+        found = read_movement(migration)
         assert not found.stands_still
         assert "Black Friday" in str(found)
 
     @pytest.mark.usefixtures("expanded")
-    def test_nothing_pending_is_no_standstill(self, database: Database, settings: Settings, run: Runner):
+    def test_nothing_pending_is_no_standstill(self, database: Database, migration: Migration, run: Runner):
         assert run.backfill().success
         age_journal(database, 600)
-        assert not read_movement(database, settings).stands_still
+        assert not read_movement(migration).stands_still
 
     @pytest.mark.usefixtures("expanded")
     def test_the_check_answers_in_a_run_too(self, instance: dg.DagsterInstance, database: Database):

@@ -7,6 +7,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.definitions import defs
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.orchestration.in_process import migrate_through_dagster
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
@@ -35,9 +36,9 @@ def failure_of(result: dg.ExecuteInProcessResult | dg.JobExecutionResult) -> str
 @pytest.mark.parametrize("job", DESTRUCTIVE)
 @pytest.mark.parametrize("typed", [None, "", "yes", "segments", "public.segmints"])
 def test_a_click_without_the_table_s_name_changes_nothing(
-    database: Database, settings: Settings, run: Runner, job: str, typed: str | None
+    database: Database, migration: Migration, run: Runner, job: str, typed: str | None
 ):
-    fill_and_swap(database, settings)
+    fill_and_swap(migration)
     before = table(database)
 
     result = run(job, run_config=None if typed is None else confirming(job, typed))
@@ -49,9 +50,9 @@ def test_a_click_without_the_table_s_name_changes_nothing(
 
 @pytest.mark.parametrize("job", DESTRUCTIVE)
 def test_the_table_s_name_is_asked_of_the_settings_and_not_of_a_constant(
-    database: Database, settings: Settings, run: Runner, monkeypatch: pytest.MonkeyPatch, job: str
+    migration: Migration, run: Runner, monkeypatch: pytest.MonkeyPatch, job: str
 ):
-    fill_and_swap(database, settings)
+    fill_and_swap(migration)
     monkeypatch.setenv("TARGET_TABLE", "sources")
 
     assert "expected 'public.sources'" in failure_of(run(job, run_config=confirming(job)))
@@ -63,12 +64,12 @@ def rollback_job() -> dg.JobDefinition:
 
 
 def test_repeating_a_run_that_was_confirmed_does_not_confirm_it_again(
-    database: Database, settings: Settings, instance: dg.DagsterInstance, run: Runner
+    database: Database, migration: Migration, instance: dg.DagsterInstance, run: Runner
 ):
-    fill_and_swap(database, settings)
+    fill_and_swap(migration)
     confirmed = run.rollback()
     assert confirmed.success
-    fill_and_swap(database, settings)
+    fill_and_swap(migration)
     before = table(database)
 
     with dg.execute_job(
@@ -82,12 +83,10 @@ def test_repeating_a_run_that_was_confirmed_does_not_confirm_it_again(
     assert table(database) == before
 
 
-def test_a_confirmed_run_that_failed_may_be_repeated(
-    database: Database, settings: Settings, instance: dg.DagsterInstance, run: Runner
-):
+def test_a_confirmed_run_that_failed_may_be_repeated(migration: Migration, instance: dg.DagsterInstance, run: Runner):
     failed = run.rollback()
     assert not failed.success
-    fill_and_swap(database, settings)
+    fill_and_swap(migration)
 
     with dg.execute_job(
         dg.reconstructable(rollback_job),
@@ -96,11 +95,11 @@ def test_a_confirmed_run_that_failed_may_be_repeated(
         reexecution_options=dg.ReexecutionOptions(parent_run_id=failed.run_id),
     ) as repeated:
         assert repeated.success
-    assert read_status(database, settings).dimensions == 1_536
+    assert read_status(migration).dimensions == 1_536
 
 
 def test_the_next_migration_begins_only_for_a_run_that_names_its_model(
-    database: Database, settings: Settings, run: Runner, monkeypatch: pytest.MonkeyPatch
+    database: Database, migration: Migration, run: Runner, monkeypatch: pytest.MonkeyPatch
 ):
     run.migrate()
     run.retire()
@@ -115,13 +114,15 @@ def test_the_next_migration_begins_only_for_a_run_that_names_its_model(
     failure_of(run("expand_job", run_config=consenting(begin_next_migration="BAAI/bge-small-en-v1.5")))
     assert table(database) == before
     assert run("expand_job", run_config=consenting(begin_next_migration="hashing")).success
-    assert read_status(database, settings).new_dimensions == 256
+    assert read_status(migration).new_dimensions == 256
 
 
 @pytest.mark.parametrize("job", ["expand_job", "swap_job"])
-def test_after_a_rollback_no_job_goes_forward_by_itself(database: Database, settings: Settings, run: Runner, job: str):
+def test_after_a_rollback_no_job_goes_forward_by_itself(
+    database: Database, migration: Migration, run: Runner, job: str
+):
     run.migrate()
-    moment = rollback(database, settings).rolled_back
+    moment = rollback(migration).rolled_back
     before = table(database)
 
     refused = failure_of(run(job))

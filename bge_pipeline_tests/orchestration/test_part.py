@@ -6,6 +6,7 @@ import pytest
 from bge_pipeline.database.connection import Database
 from bge_pipeline.orchestration.in_process import migrate_through_dagster
 from bge_pipeline.orchestration.partitions import known_keys
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.support import ENCODER, columns_of, execute, wrong_vectors
@@ -20,7 +21,7 @@ def test_a_part_with_a_text_of_several_columns_goes_through_every_asset(database
     migration = migrate_through_dagster(settings)
 
     assert migration.partitions == 1
-    status = read_status(database, settings)
+    status = read_status(Migration(database, settings))
     assert (status.phase, status.rows, status.embedded, status.warnings) == ("backfilled", 100, 100, ())
     assert columns_of(database)["embedding"] == "vector(1536)"
     assert wrong_vectors(database, ENCODER, "embedding_384") == []

@@ -5,7 +5,7 @@ import pytest
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.orchestration.partitions import add, known_keys, new_full_ranges, range_of, recut
-from bge_pipeline.settings import Settings
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline_tests.orchestration.conftest import KEYS, Runner
 from bge_pipeline_tests.support import execute
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.pgvector
 
 
 def test_uuids_are_short_and_mean_whole_ones(
-    database: Database, settings: Settings, instance: dg.DagsterInstance, run: Runner
+    database: Database, migration: Migration, instance: dg.DagsterInstance, run: Runner
 ):
     execute(database, "ALTER TABLE segments DROP COLUMN id CASCADE")
     execute(database, "ALTER TABLE segments ADD COLUMN id uuid PRIMARY KEY DEFAULT gen_random_uuid()")
@@ -29,11 +29,11 @@ def test_uuids_are_short_and_mean_whole_ones(
         assert run("backfill_job", key).success
     (left,) = execute(database, "SELECT count(*) FROM segments WHERE embedding_384 IS NULL")
     assert left[0] == 0
-    assert recut(instance, database, settings) == keys
+    assert recut(instance, migration) == keys
 
 
 def test_new_partitions_have_as_many_digits_as_those_that_are_there(
-    database: Database, settings: Settings, instance: dg.DagsterInstance, run: Runner
+    database: Database, migration: Migration, instance: dg.DagsterInstance, run: Runner
 ):
     assert run("expand_job").success
     assert known_keys(instance) == KEYS
@@ -44,7 +44,7 @@ def test_new_partitions_have_as_many_digits_as_those_that_are_there(
         "(SELECT * FROM segments ORDER BY id LIMIT 1) s",
     )
 
-    grown = new_full_ranges(instance, database, settings)
+    grown = new_full_ranges(instance, migration)
 
     assert grown == ["04_301-400", "05_401-500"]
     earlier = "00006_501_601"

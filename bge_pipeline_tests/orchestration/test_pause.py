@@ -7,9 +7,9 @@ import pytest
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.definitions import defs
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.pause import pause, resume
 from bge_pipeline.phases.status import read_status
-from bge_pipeline.settings import Settings
 from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, insert_segment
 from bge_pipeline_tests.orchestration.test_sensors import Tick, tick  # noqa: F401 - a fixture
 from bge_pipeline_tests.support import application, wait_until
@@ -27,11 +27,11 @@ def messages_of(instance: dg.DagsterInstance, job: str) -> list[str]:
     ]
 
 
-def test_the_jobs_pause_and_resume_and_say_which_run_did_it(run: Runner, database: Database, settings: Settings):
+def test_the_jobs_pause_and_resume_and_say_which_run_did_it(run: Runner, migration: Migration):
     run("expand_job")
     paused = run("pause_job", run_config={"ops": {"pause_runs": {"config": {"reason": "the shop is slow"}}}})
     assert paused.success
-    found = read_status(database, settings).paused
+    found = read_status(migration).paused
     assert found is not None
     assert found.by.startswith(f"Dagster run {paused.run_id[:8]} (")
     assert found.reason == "the shop is slow"
@@ -39,7 +39,7 @@ def test_the_jobs_pause_and_resume_and_say_which_run_did_it(run: Runner, databas
     assert observed.asset_key == dg.AssetKey("backfilled_embeddings")
 
     assert run("resume_job").success
-    assert read_status(database, settings).paused is None
+    assert read_status(migration).paused is None
 
 
 def test_a_job_on_a_table_without_a_migration_fails_with_what_to_do(run: Runner):
@@ -54,11 +54,9 @@ def test_the_jobs_need_no_slot_of_the_encoders_pool():
         assert defs.resolve_job_def(job).graph.node_dict[op].definition.pool is None
 
 
-def test_a_partition_waits_and_its_log_says_for_whom(
-    run: Runner, database: Database, settings: Settings, instance: dg.DagsterInstance
-):
+def test_a_partition_waits_and_its_log_says_for_whom(run: Runner, migration: Migration, instance: dg.DagsterInstance):
     run("expand_job")
-    pause(database, settings, by="anna@desk")
+    pause(migration, by="anna@desk")
     results: list[dg.ExecuteInProcessResult] = []
     thread = threading.Thread(target=lambda: results.append(run("backfill_job", KEYS[0])))
     thread.start()
@@ -66,19 +64,19 @@ def test_a_partition_waits_and_its_log_says_for_whom(
     try:
         words = "held back: paused by anna@desk"
         wait_until(lambda: any(words in message for message in messages_of(instance, "backfill_job")), 60)
-        assert read_status(database, settings).embedded == 0
+        assert read_status(migration).embedded == 0
     finally:
-        resume(database, settings)
+        resume(migration)
         thread.join()
     assert results[0].success
-    assert read_status(database, settings).embedded == 100
+    assert read_status(migration).embedded == 100
 
 
 def test_sensors_request_nothing_on_a_paused_table_and_say_so(
     run: Runner,
     tick: Tick,  # noqa: F811
     database: Database,
-    settings: Settings,
+    migration: Migration,
     monkeypatch: pytest.MonkeyPatch,
 ):
     from bge_pipeline.orchestration.sensors import embed_new_rows, rerun_failed_partitions
@@ -88,14 +86,14 @@ def test_sensors_request_nothing_on_a_paused_table_and_say_so(
     monkeypatch.setenv("EMBEDDING_DIMENSIONS", "256")
     run("backfill_job", KEYS[0])
     monkeypatch.delenv("EMBEDDING_DIMENSIONS")
-    pause(database, settings, by="anna@desk")
+    pause(migration, by="anna@desk")
     assert "the table is paused by anna@desk" in str(tick(rerun_failed_partitions))
-    resume(database, settings)
+    resume(migration)
     assert run("backfill_job", KEYS[0]).success
     insert_segment(database, 1_000)
-    pause(database, settings, by="anna@desk")
+    pause(migration, by="anna@desk")
     assert "the table is paused by anna@desk" in str(tick(embed_new_rows))
-    resume(database, settings)
+    resume(migration)
     assert isinstance(tick(embed_new_rows), dg.SensorResult)
 
 

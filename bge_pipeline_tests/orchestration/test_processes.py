@@ -26,6 +26,7 @@ from bge_pipeline.orchestration.partitions import known_keys, recut, targeted_ke
 from bge_pipeline.orchestration.run_history import attempts_at
 from bge_pipeline.orchestration.sensors import rerun_failed_partitions
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, checks_of
@@ -54,12 +55,12 @@ def execute_job(job: str, **tags: str) -> None:
     assert executed.returncode == 0, executed.stderr
 
 
-def test_ci_runs_every_phase_by_command(database: Database, settings: Settings, instance: dg.DagsterInstance):
+def test_ci_runs_every_phase_by_command(migration: Migration, instance: dg.DagsterInstance):
     execute_job("expand_job")
     assert known_keys(instance) == KEYS
 
     execute_job("backfill_job", **{"dagster/partition": KEYS[0]})
-    assert read_status(database, settings).embedded == 100
+    assert read_status(migration).embedded == 100
 
     execute_job(
         "backfill_job",
@@ -68,7 +69,7 @@ def test_ci_runs_every_phase_by_command(database: Database, settings: Settings, 
     assert instance.get_materialized_partitions(dg.AssetKey("backfilled_embeddings")) == set(KEYS)
 
     execute_job("swap_job")
-    status = read_status(database, settings)
+    status = read_status(migration)
     assert (status.phase, status.dimensions, status.pending) == ("swapped", 384, 0)
 
 
@@ -114,7 +115,7 @@ CREATE TRIGGER dawdle BEFORE UPDATE ON segments FOR EACH ROW EXECUTE FUNCTION da
 
 @pytest.mark.thorough
 def test_a_run_that_a_person_terminates_is_cancelled_keeps_its_batches_and_is_not_rerun(
-    database: Database, settings: Settings, instance: dg.DagsterInstance, run: Runner, monkeypatch: pytest.MonkeyPatch
+    database: Database, migration: Migration, instance: dg.DagsterInstance, run: Runner, monkeypatch: pytest.MonkeyPatch
 ):
     run("expand_job")
     execute(database, SLOW_WRITES)
@@ -122,11 +123,11 @@ def test_a_run_that_a_person_terminates_is_cancelled_keeps_its_batches_and_is_no
     with dagster_ui() as port:
         launched = ask(port, LAUNCH, partition=KEYS[0])["launchRun"]
         run_id = launched["run"]["runId"]
-        wait_until(lambda: read_status(database, settings).embedded)
+        wait_until(lambda: read_status(migration).embedded)
         assert ask(port, TERMINATE, run=run_id)["terminateRun"]["__typename"] == "TerminateRunSuccess"
         ended = wait_until(lambda: [run for run in instance.get_runs() if run.run_id == run_id and run.is_finished])[0]
         assert ended.status == dg.DagsterRunStatus.CANCELED
-    embedded = read_status(database, settings).embedded
+    embedded = read_status(migration).embedded
     assert 0 < embedded < 100
     assert embedded > 0
     (attempt,) = attempts_at(instance, [KEYS[0]])[KEYS[0]]
@@ -145,10 +146,10 @@ mutation Backfill($partitions: [String!]!) {
 
 
 @pytest.fixture
-def cut(database: Database, settings: Settings, instance: dg.DagsterInstance) -> dg.DagsterInstance:
+def cut(migration: Migration, instance: dg.DagsterInstance) -> dg.DagsterInstance:
     """An instance that has partitions and in which nothing has ever run, so that it knows no pool."""
-    expand(database, settings, ENCODER.space)
-    assert recut(instance, database, settings) == KEYS
+    expand(migration, ENCODER.space)
+    assert recut(instance, migration) == KEYS
     assert not instance.event_log_storage.get_pool_limits()
     return instance
 

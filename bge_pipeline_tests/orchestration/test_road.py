@@ -12,6 +12,7 @@ from bge_pipeline.orchestration import run_history
 from bge_pipeline.orchestration.in_process import migrate_through_dagster
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.progress import StepProgress
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, consenting, insert_segment
@@ -27,7 +28,7 @@ def test_the_whole_migration_is_in_the_history_that_the_ui_shows_and_repeating_i
 
     migration = migrate_through_dagster(settings, on_progress=steps.append)
 
-    status = read_status(database, settings)
+    status = read_status(Migration(database, settings))
     assert (status.phase, status.pending, status.dimensions) == ("swapped", 0, 384)
     assert migration.partitions == 3
     assert migration.figures["backfill_texts_per_second"] > 0
@@ -111,17 +112,17 @@ def test_every_figure_of_a_partition_is_metadata(run: Runner):
 
 
 def test_rollback_and_retire_are_jobs_and_stand_in_the_history(
-    database: Database, settings: Settings, instance: dg.DagsterInstance, run: Runner
+    migration: Migration, instance: dg.DagsterInstance, run: Runner
 ):
     run.migrate()
 
     assert run.rollback().success
-    status = read_status(database, settings)
+    status = read_status(migration)
     assert status.dimensions == 1_536
     assert run("swap_job", run_config=consenting(forward_after_rollback=str(status.rolled_back))).success
     assert run.retire().success
 
-    assert read_status(database, settings).phase == "retired"
+    assert read_status(migration).phase == "retired"
     records = instance.fetch_materializations(dg.AssetKey("swapped_index"), limit=10).records
     found = [record.asset_materialization for record in records if record.asset_materialization is not None]
     states = [m.metadata["state"].value if "state" in m.metadata else "swapped" for m in found]
@@ -177,7 +178,7 @@ class TestTheSwapIsBlocked:
         assert not result.success
         assert [evaluation.check_name for evaluation in failed] == [check]
         assert not result.asset_materializations_for_node("swapped_index")
-        assert read_status(database, settings).dimensions == 1_536
+        assert read_status(Migration(database, settings)).dimensions == 1_536
 
     def test_by_rows_that_are_pending(self, database: Database, settings: Settings, run: Runner):
         run("expand_job")
@@ -207,7 +208,7 @@ class TestTheSwapIsBlocked:
 
 
 def test_a_swap_launched_without_its_checks_refuses_an_unfinished_backfill(
-    database: Database, settings: Settings, instance: dg.DagsterInstance, run: Runner
+    migration: Migration, instance: dg.DagsterInstance, run: Runner
 ):
     run("expand_job")
     swap_alone = defs.resolve_implicit_global_asset_job_def().get_subset(
@@ -217,12 +218,12 @@ def test_a_swap_launched_without_its_checks_refuses_an_unfinished_backfill(
     result = swap_alone.execute_in_process(instance=instance, raise_on_error=False)
 
     assert not result.success
-    status = read_status(database, settings)
+    status = read_status(migration)
     assert (status.dimensions, status.pending) == (1_536, 300)
 
 
 def test_the_few_rows_that_a_live_table_always_has_pending_do_not_block_the_swap(
-    database: Database, settings: Settings, run: Runner
+    database: Database, migration: Migration, run: Runner
 ):
     run("expand_job")
     run.backfill()
@@ -236,7 +237,10 @@ def test_the_few_rows_that_a_live_table_always_has_pending_do_not_block_the_swap
     assert result.success
     (pending,) = [e for e in result.get_asset_check_evaluations() if e.check_name == "nothing_pending"]
     assert (pending.passed, pending.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert (read_status(database, settings).phase, read_status(database, settings).pending) == ("swapped", 0)
+    assert (read_status(migration).phase, read_status(migration).pending) == (
+        "swapped",
+        0,
+    )
 
 
 def test_a_partition_is_checked_by_itself_and_not_against_the_whole_table(run: Runner):
@@ -254,7 +258,7 @@ def test_a_partition_is_checked_by_itself_and_not_against_the_whole_table(run: R
 
 @pytest.mark.thorough
 def test_an_interrupt_is_not_retried_and_the_next_call_resumes(
-    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    migration: Migration, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ):
     interrupted: list[str] = []
 
@@ -268,4 +272,4 @@ def test_an_interrupt_is_not_retried_and_the_next_call_resumes(
     assert interrupted == ["backfilled_embeddings"]
 
     migrate_through_dagster(settings)
-    assert read_status(database, settings).phase == "swapped"
+    assert read_status(migration).phase == "swapped"

@@ -9,6 +9,7 @@ from pydantic import SecretStr
 from bge_pipeline.database.connection import Database
 from bge_pipeline.orchestration.in_process import migrate_through_dagster
 from bge_pipeline.phases.migrate import migrate, open_service
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.roads import alembic_config, schema, vectors
 
@@ -25,8 +26,8 @@ def test_the_three_roads_end_in_the_same_table(
     monkeypatch.setenv("DATABASE_URL", alembic_url)
     command.upgrade(alembic_config(), "head")
     by_command = settings.model_copy(update={"database_url": SecretStr(command_url)})
-    with Database(command_url) as other, open_service(other, by_command) as service:
-        migrate(other, by_command, service)
+    with Database(command_url) as other, open_service(Migration(other, by_command)) as service:
+        migrate(Migration(other, by_command), service)
 
     for url in (alembic_url, command_url):
         with Database(url) as other:

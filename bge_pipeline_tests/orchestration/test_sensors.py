@@ -15,9 +15,9 @@ from bge_pipeline.orchestration import run_history, sensors
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.sensors import embed_new_rows, notice_old_vectors, rerun_failed_partitions
 from bge_pipeline.orchestration.workers import WORKER_TAG
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.process import this_process
-from bge_pipeline.settings import Settings
 from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, consenting, insert_segment, request_backfill
 from bge_pipeline_tests.support import SEGMENTS, execute, forget_old_model
 
@@ -249,7 +249,7 @@ class TestEmbedNewRows:
 
     @pytest.mark.usefixtures("expanded")
     def test_embeds_new_and_changed_rows_once_the_backfill_is_done(
-        self, tick: Tick, run: Runner, database: Database, settings: Settings
+        self, tick: Tick, run: Runner, database: Database, migration: Migration
     ):
         run.backfill()
         assert "nothing is pending" in tick(embed_new_rows)
@@ -259,11 +259,11 @@ class TestEmbedNewRows:
         assert requests(tick(embed_new_rows)) == [("embed_pending_job", None)]
 
         assert run("embed_pending_job").success
-        assert read_status(database, settings).pending == 0
+        assert read_status(migration).pending == 0
         assert "nothing is pending" in tick(embed_new_rows)
 
     def test_goes_on_after_the_swap_and_after_retire(
-        self, tick: Tick, database: Database, settings: Settings, run: Runner
+        self, tick: Tick, database: Database, migration: Migration, run: Runner
     ):
         run.migrate()
         insert_segment(database, 1_000)
@@ -273,10 +273,10 @@ class TestEmbedNewRows:
 
         run("embed_pending_job")
 
-        assert read_status(database, settings).pending == 0
+        assert read_status(migration).pending == 0
 
     def test_adds_a_partition_for_each_full_range_that_the_table_has_grown_by(
-        self, tick: Tick, database: Database, settings: Settings, run: Runner, instance: dg.DagsterInstance
+        self, tick: Tick, database: Database, migration: Migration, run: Runner, instance: dg.DagsterInstance
     ):
         run.migrate()
         execute(
@@ -294,7 +294,7 @@ class TestEmbedNewRows:
         for key in new:
             assert run("backfill_job", key).success
         assert known_keys(instance) == [*KEYS, *new]
-        assert read_status(database, settings).pending == 50
+        assert read_status(migration).pending == 50
         assert requests(tick(embed_new_rows)) == [("embed_pending_job", None)]
 
     def test_waits_for_a_run_that_is_under_way(self, tick: Tick, instance: dg.DagsterInstance):
@@ -345,7 +345,7 @@ class TestTheNextMigration:
 
     @pytest.mark.usefixtures("begun")
     def test_embeds_for_search_what_is_written_before_the_backfill_is_launched(
-        self, tick: Tick, run: Runner, database: Database, settings: Settings
+        self, tick: Tick, run: Runner, database: Database, migration: Migration
     ):
         assert "3 of 3 partitions have not been materialized" in tick(embed_new_rows)
         insert_segment(database, 1_000)
@@ -353,36 +353,36 @@ class TestTheNextMigration:
         assert requests(tick(embed_new_rows)) == [("keep_old_current_job", None)]
 
         assert run("keep_old_current_job").success
-        status = read_status(database, settings)
+        status = read_status(migration)
         assert (status.not_searchable, status.pending) == (0, 301)
         assert "3 of 3 partitions have not been materialized" in tick(embed_new_rows)
 
     @pytest.mark.usefixtures("begun")
     def test_a_partition_of_the_backfill_keeps_search_current_too(
-        self, run: Runner, database: Database, settings: Settings
+        self, run: Runner, database: Database, migration: Migration
     ):
         insert_segment(database, 1_000)
 
         assert run("backfill_job", KEYS[0]).success
 
-        assert read_status(database, settings).not_searchable == 0
+        assert read_status(migration).not_searchable == 0
 
     @pytest.mark.usefixtures("begun")
     def test_embeds_for_both_once_the_backfill_is_done_and_until_retire(
-        self, tick: Tick, run: Runner, database: Database, settings: Settings
+        self, tick: Tick, run: Runner, database: Database, migration: Migration
     ):
         assert run.backfill().success
         insert_segment(database, 1_000)
         assert requests(tick(embed_new_rows)) == [("embed_pending_job", None)]
         assert run("embed_pending_job").success
-        assert read_status(database, settings).not_searchable == 0
+        assert read_status(migration).not_searchable == 0
         assert run("swap_job").success
         insert_segment(database, 1_001)
         assert requests(tick(embed_new_rows)) == [("embed_pending_job", None)]
 
         assert run("embed_pending_job").success
 
-        assert read_status(database, settings).without_previous == 0
+        assert read_status(migration).without_previous == 0
         assert "nothing is pending" in tick(embed_new_rows)
 
     @pytest.mark.usefixtures("begun")

@@ -9,8 +9,8 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from bge_pipeline.database.connection import Database
 from bge_pipeline.definitions import defs
 from bge_pipeline.orchestration.sensors import watch_status
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.rollback import rollback
-from bge_pipeline.settings import Settings
 from bge_pipeline_tests.orchestration.conftest import Runner, insert_segment
 from bge_pipeline_tests.support import execute
 
@@ -140,8 +140,7 @@ class TestWatchStatus:
 
     def test_a_rollback_at_the_terminal_is_noticed(
         self,
-        database: Database,
-        settings: Settings,
+        migration: Migration,
         run: Runner,
         tick: Callable[[str | None], dg.SensorResult | dg.SkipReason],
     ):
@@ -151,7 +150,7 @@ class TestWatchStatus:
         assert len(first.run_requests or ()) == 1
         assert isinstance(tick(first.cursor), dg.SkipReason)
 
-        rollback(database, settings)
+        rollback(migration)
 
         second = tick(first.cursor)
         assert isinstance(second, dg.SensorResult)

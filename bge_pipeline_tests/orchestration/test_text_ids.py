@@ -7,6 +7,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.orchestration.in_process import migrate_through_dagster
 from bge_pipeline.orchestration.partitions import known_keys, range_of, recut, targeted_range
 from bge_pipeline.orchestration.sensors import embed_new_rows
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.orchestration.conftest import Runner
@@ -26,7 +27,7 @@ def test_a_whole_migration_by_partitions(text_ids: Database, settings: Settings)
     migration = migrate_through_dagster(settings)
 
     assert migration.partitions == 3
-    status = read_status(text_ids, settings)
+    status = read_status(Migration(text_ids, settings))
     assert (status.phase, status.pending) == ("swapped", 0)
     assert wrong_vectors(text_ids, ENCODER, "embedding") == []
     with dg.DagsterInstance.get() as instance:
@@ -53,8 +54,8 @@ def test_long_ids_have_short_keys_that_still_mean_the_same_rows(
     whole = targeted_range(tags, instance)
     assert whole is not None
     assert (whole.lower, whole.upper) == (ranges[1].lower, ranges[2].upper)
-    assert read_status(text_ids, settings).pending == 0
-    assert recut(instance, text_ids, settings) == keys
+    assert read_status(Migration(text_ids, settings)).pending == 0
+    assert recut(instance, Migration(text_ids, settings)) == keys
 
 
 def test_what_the_table_has_grown_by_becomes_partitions_with_the_next_numbers(

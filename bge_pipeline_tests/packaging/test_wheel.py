@@ -14,6 +14,7 @@ from zipfile import ZipFile
 import pytest
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.packaging.wheel_environment import WheelEnvironment, make_environment
@@ -134,7 +135,7 @@ def test_it_plans_on_a_real_server(run: Run, settings: Settings, installed: Whee
 
 @pytest.mark.pgvector
 def test_the_revisions_take_the_table_through_all_phases_and_back(
-    run: Run, settings: Settings, database: Database
+    run: Run, settings: Settings, database: Database, migration: Migration
 ) -> None:
     before = schema(database), vectors(database)
     variables = environment(settings, QUALITY_GATE="off", SEARCH_PROBES="10")
@@ -148,7 +149,7 @@ def test_the_revisions_take_the_table_through_all_phases_and_back(
     phases = []
     for revision in ("005", "006", "007"):
         alembic("upgrade", revision)
-        phases.append(read_status(database, settings).phase)
+        phases.append(read_status(migration).phase)
     assert phases == ["expanded", "backfilled", "swapped"]
     assert "007 (head)" in alembic("current")
     alembic("downgrade", "004")
@@ -157,11 +158,11 @@ def test_the_revisions_take_the_table_through_all_phases_and_back(
 
 @pytest.mark.pgvector
 def test_an_alembic_ini_of_ones_own_names_the_revisions_by_the_package(
-    run: Run, settings: Settings, database: Database, tmp_path: Path
+    run: Run, settings: Settings, migration: Migration, tmp_path: Path
 ) -> None:
     (tmp_path / "embedding.ini").write_text("[alembic]\nscript_location = bge_pipeline:migrations\n")
 
     done = run("python", "-m", "alembic", "-c", "embedding.ini", "upgrade", "005", **environment(settings))
 
     assert done.returncode == 0, done.stderr
-    assert read_status(database, settings).phase == "expanded"
+    assert read_status(migration).phase == "expanded"

@@ -19,6 +19,7 @@ from bge_pipeline.phases.application_vectors import (
     written_since,
 )
 from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
@@ -52,7 +53,7 @@ def legacy(database):
 @pytest.fixture
 def swapped(legacy, settings):
     """The same after its migration to ENCODER."""
-    fill_and_swap(legacy, settings)
+    fill_and_swap(Migration(legacy, settings))
     return legacy
 
 
@@ -73,12 +74,14 @@ def write(database, encoder, text, row=None):
 
 
 def compared(database, settings):
-    return compare_application_vectors(database, settings, lambda: ENCODER)
+    return compare_application_vectors(Migration(database, settings), lambda: ENCODER)
 
 
 def test_nothing_written_asks_no_model(swapped, settings):
-    assert compare_application_vectors(swapped, settings, lambda: pytest.fail("a model was asked for")) is None
-    assert written_since(swapped, settings, None)[0] == 0
+    assert (
+        compare_application_vectors(Migration(swapped, settings), lambda: pytest.fail("a model was asked for")) is None
+    )
+    assert written_since(Migration(swapped, settings), None)[0] == 0
 
 
 def test_a_new_row_with_an_old_vector_is_noticed(swapped, settings):
@@ -103,7 +106,7 @@ def test_vectors_of_the_new_model_are_none_of_its_business(swapped, settings):
 
 def test_rows_of_this_project_s_own_raise_no_alarm(swapped, settings):
     execute(swapped, "UPDATE segments SET text = 'changed ' || id WHERE id <= 10")
-    backfill(swapped, settings, ENCODER)
+    backfill(Migration(swapped, settings), ENCODER)
     assert compared(swapped, settings).passed
 
 
@@ -111,7 +114,7 @@ def test_the_statement_that_mends_it_makes_search_find_the_rows(swapped, setting
     rows = [write(swapped, OLD, "one of many"), write(swapped, OLD, "another", row=150)]
     execute(swapped, compared(swapped, settings).mend)
     assert pending_ids(swapped, "embedding") == sorted(rows)
-    backfill(swapped, settings, ENCODER)
+    backfill(Migration(swapped, settings), ENCODER)
     assert wrong_vectors(swapped, ENCODER, "embedding") == []
     assert compared(swapped, settings).passed
 
@@ -125,7 +128,7 @@ def test_a_text_that_the_model_cannot_embed_is_left_out(swapped, settings):
 
     write(swapped, ENCODER, "poison")
     write(swapped, OLD, "an old one")
-    found = compare_application_vectors(swapped, settings, Chokes)
+    found = compare_application_vectors(Migration(swapped, settings), Chokes)
     assert (found.compared, found.strangers) == (1, 1)
 
 
@@ -145,46 +148,46 @@ def test_a_model_that_cannot_be_asked_is_said(swapped, settings, reason):
         return None if reason == "not here" else OLD
 
     write(swapped, OLD, "an old one")
-    found = compare_application_vectors(swapped, settings, encoder)
+    found = compare_application_vectors(Migration(swapped, settings), encoder)
     assert (found.compared, found.strangers) == (0, 0)
     assert found.not_compared
     assert "could not be compared" in str(found)
 
 
-def test_other_dimensions_keep_old_vectors_out_by_themselves(database, settings):
-    fill_and_swap(database, settings)
+def test_other_dimensions_keep_old_vectors_out_by_themselves(database, migration, settings):
+    fill_and_swap(migration)
     write(database, OLD, "of the right dimensions")
     assert compared(database, settings) is None
-    assert written_since(database, settings, None) is None
+    assert written_since(migration, None) is None
 
 
 def test_retire_ends_it(swapped, settings):
     write(swapped, OLD, "an old one")
-    retire(swapped, settings)
+    retire(Migration(swapped, settings))
     assert compared(swapped, settings) is None
 
 
 def test_a_second_swap_begins_anew(swapped, settings):
     write(swapped, OLD, "an old one")
-    rollback(swapped, settings)
-    backfill(swapped, settings, ENCODER)
-    swap(swapped, settings)
-    assert written_since(swapped, settings, None)[0] == 0
+    rollback(Migration(swapped, settings))
+    backfill(Migration(swapped, settings), ENCODER)
+    swap(Migration(swapped, settings))
+    assert written_since(Migration(swapped, settings), None)[0] == 0
 
 
 def test_what_was_seen_once_is_not_looked_at_again(swapped, settings):
     write(swapped, OLD, "an old one")
-    looks = [written_since(swapped, settings, None)]
+    looks = [written_since(Migration(swapped, settings), None)]
     assert looks[0][0] == 1
 
     def is_behind() -> bool:
         """Once every transaction of the server that was older than the write has ended, those of other databases too."""
-        looks.append(written_since(swapped, settings, None))
-        return written_since(swapped, settings, looks[-1][1])[0] == 0
+        looks.append(written_since(Migration(swapped, settings), None))
+        return written_since(Migration(swapped, settings), looks[-1][1])[0] == 0
 
     wait_until(is_behind, 30)
     write(swapped, OLD, "another old one")
-    assert written_since(swapped, settings, looks[-1][1])[0] == 1
+    assert written_since(Migration(swapped, settings), looks[-1][1])[0] == 1
 
 
 def test_a_write_that_was_not_committed_at_the_look_is_seen_by_the_next(swapped, settings):
@@ -192,10 +195,10 @@ def test_a_write_that_was_not_committed_at_the_look_is_seen_by_the_next(swapped,
 
     with application(swapped) as other:
         other.exec_driver_sql("UPDATE segments SET speaker_label = 'x' WHERE id = 1")
-        rows, now = written_since(swapped, settings, None)
+        rows, now = written_since(Migration(swapped, settings), None)
         other.commit()
     assert rows == 0
-    assert written_since(swapped, settings, now)[0] == 1
+    assert written_since(Migration(swapped, settings), now)[0] == 1
 
 
 @pytest.mark.parametrize(
@@ -203,7 +206,7 @@ def test_a_write_that_was_not_committed_at_the_look_is_seen_by_the_next(swapped,
 )
 def test_a_number_of_another_server_is_not_believed(swapped, settings, xid):
     write(swapped, OLD, "an old one")
-    assert written_since(swapped, settings, xid)[0] == 1
+    assert written_since(Migration(swapped, settings), xid)[0] == 1
 
 
 def test_transaction_numbers_go_in_a_circle(swapped):
@@ -217,7 +220,7 @@ def test_transaction_numbers_go_in_a_circle(swapped):
 def test_a_backfill_from_cron_warns(swapped, settings, caplog):
     write(swapped, OLD, "an old one")
     with caplog.at_level(logging.WARNING, logger="bge_pipeline"):
-        backfill(swapped, settings, ENCODER)
+        backfill(Migration(swapped, settings), ENCODER)
     assert "the application seems to write the old model's still" in caplog.text
 
 
@@ -235,30 +238,30 @@ def test_status_compares_with_the_recorded_model(swapped, settings, monkeypatch,
 
 def test_status_loads_no_model_where_there_is_nothing_to_compare(swapped, settings, monkeypatch):
     monkeypatch.setattr(application_vectors, "load_recorded", lambda *_: pytest.fail("a model was loaded"))
-    assert compare_with_recorded_model(swapped, settings) is None
+    assert compare_with_recorded_model(Migration(swapped, settings)) is None
 
 
 class TestItIsSaidLoudly:
     def test_by_plan(self, legacy, settings):
-        (notice,) = plan(legacy, settings, EmbeddingsService(ENCODER, settings)).notices
+        (notice,) = plan(Migration(legacy, settings), EmbeddingsService(ENCODER, settings)).notices
         assert notice.startswith("OLD AND NEW VECTORS BOTH HAVE 384 DIMENSIONS")
 
     def test_by_plan_after_the_swap(self, swapped, settings):
-        loud, other = plan(swapped, settings, EmbeddingsService(ENCODER, settings)).notices
+        loud, other = plan(Migration(swapped, settings), EmbeddingsService(ENCODER, settings)).notices
         assert "BOTH HAVE 384 DIMENSIONS" in loud
         assert other == "a rollback would leave 300 rows without a vector"
 
     def test_by_the_swap(self, legacy, settings, caplog):
         with caplog.at_level(logging.WARNING, logger="bge_pipeline"):
-            result = fill_and_swap(legacy, settings)
+            result = fill_and_swap(Migration(legacy, settings))
         assert "BOTH HAVE 384 DIMENSIONS" in result.notices[0]
         assert "BOTH HAVE 384 DIMENSIONS" in caplog.text
 
     def test_without_a_promise_where_the_old_column_is_dropped(self, legacy, make_settings):
-        (notice,) = fill_and_swap(legacy, make_settings(old_embedding="drop")).notices
+        (notice,) = fill_and_swap(Migration(legacy, make_settings(old_embedding="drop"))).notices
         assert "until retire" not in notice
 
-    def test_and_not_at_all_where_the_dimensions_differ(self, database, settings):
+    def test_and_not_at_all_where_the_dimensions_differ(self, migration, settings):
         service = EmbeddingsService(ENCODER, settings)
-        assert plan(database, settings, service).notices == ()
-        assert fill_and_swap(database, settings).notices == ()
+        assert plan(migration, service).notices == ()
+        assert fill_and_swap(migration).notices == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.connection import Database
@@ -17,6 +19,7 @@ from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.errors import DatabaseUnavailable, EmbeddingSpaceMismatch, EncodingError, PhaseError
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline_tests.support import (
     ENCODER,
@@ -40,9 +43,9 @@ def settings(make_settings):
 
 
 @pytest.fixture
-def expanded(database, settings):
+def expanded(database, migration):
     """The demo table in phase expanded."""
-    expand(database, settings, ENCODER.space)
+    expand(migration, ENCODER.space)
     return database
 
 
@@ -53,7 +56,7 @@ def quarantined(database):
 class TestTheOrdinaryCourse:
     def test_every_row_gets_the_vector_of_its_text(self, expanded, settings):
         seen = []
-        result = backfill(expanded, settings, ENCODER, on_progress=seen.append)
+        result = backfill(Migration(expanded, settings), ENCODER, on_progress=seen.append)
         assert (result.rows, result.pending_after, result.quarantined, result.left_changed) == (300, 0, 0, 0)
         assert wrong_vectors(expanded, ENCODER, "embedding_384") == []
         assert pending_ids(expanded) == []
@@ -61,13 +64,13 @@ class TestTheOrdinaryCourse:
         assert {progress.total for progress in seen} == {300}
 
     def test_a_second_call_finds_nothing_to_do(self, expanded, settings):
-        backfill(expanded, settings, ENCODER)
+        backfill(Migration(expanded, settings), ENCODER)
         versions = execute(expanded, "SELECT id, xmin::text FROM segments ORDER BY id")
-        assert backfill(expanded, settings, ENCODER).rows == 0
+        assert backfill(Migration(expanded, settings), ENCODER).rows == 0
         assert execute(expanded, "SELECT id, xmin::text FROM segments ORDER BY id") == versions
 
     def test_a_range_is_filled_and_nothing_else(self, expanded, settings):
-        result = backfill(expanded, settings, ENCODER, IdRange(101, 161, INTEGERS))
+        result = backfill(Migration(expanded, settings), ENCODER, IdRange(101, 161, INTEGERS))
         assert (result.rows, result.pending_after) == (60, 0)
         assert pending_ids(expanded) == [*range(1, 101), *range(161, 301)]
 
@@ -75,55 +78,55 @@ class TestTheOrdinaryCourse:
         execute(expanded, "ALTER TABLE segments ALTER COLUMN text DROP NOT NULL")
         execute(expanded, "UPDATE segments SET text = NULL WHERE id = 1")
         execute(expanded, "UPDATE segments SET text = E' \\t\\n' WHERE id = 2")
-        assert backfill(expanded, settings, ENCODER).rows == 298
-        status = read_status(expanded, settings)
+        assert backfill(Migration(expanded, settings), ENCODER).rows == 298
+        status = read_status(Migration(expanded, settings))
         assert (status.embedded, status.pending, status.without_text) == (298, 0, 2)
 
-    def test_after_the_swap_it_fills_the_column_that_search_reads(self, database, settings):
-        fill_and_swap(database, settings)
+    def test_after_the_swap_it_fills_the_column_that_search_reads(self, database, migration):
+        fill_and_swap(migration)
         execute(database, "UPDATE segments SET text = 'changed' WHERE id < 10")
-        assert backfill(database, settings, ENCODER).rows == 9
+        assert backfill(migration, ENCODER).rows == 9
         assert wrong_vectors(database, ENCODER, "embedding") == []
 
     def test_texts_longer_than_the_model_reads_are_counted_and_reported(self, expanded, settings, caplog):
         execute(expanded, "UPDATE segments SET text = repeat('word ', 9000) WHERE id = 1")
         with caplog.at_level(logging.WARNING, logger="bge_pipeline"):
-            result = backfill(expanded, settings, ENCODER)
+            result = backfill(Migration(expanded, settings), ENCODER)
         assert result.truncated == 1
         assert "1 of 300 texts were longer than the 8192 tokens" in caplog.text
 
-    def test_text_and_all_other_columns_stay_as_they_are(self, database, settings):
+    def test_text_and_all_other_columns_stay_as_they_are(self, database, migration):
         columns = "id, source_id, video_id, start_sec, text, metadata::text, created_at, embedding::text"
         before = execute(database, f"SELECT {columns} FROM segments ORDER BY id")
-        fill(database, settings)
+        fill(migration)
         assert execute(database, f"SELECT {columns} FROM segments ORDER BY id") == before
 
     def test_no_thread_is_left(self, expanded, settings):
         before = threading.active_count()
-        backfill(expanded, settings, ENCODER)
+        backfill(Migration(expanded, settings), ENCODER)
         assert threading.active_count() == before
 
 
 class TestOneColumnOneSpace:
     def test_another_model_is_refused_before_anything_is_written(self, expanded, settings):
         with pytest.raises(EmbeddingSpaceMismatch, match="revision") as refused:
-            backfill(expanded, settings, HashingEncoder(seed=1))
+            backfill(Migration(expanded, settings), HashingEncoder(seed=1))
         assert refused.value.state == "nothing was written"
         assert len(pending_ids(expanded)) == 300
 
-    def test_another_model_is_refused_after_the_swap_too(self, database, settings):
-        fill_and_swap(database, settings)
+    def test_another_model_is_refused_after_the_swap_too(self, migration):
+        fill_and_swap(migration)
         with pytest.raises(EmbeddingSpaceMismatch):
-            backfill(database, settings, HashingEncoder(seed=1))
+            backfill(migration, HashingEncoder(seed=1))
 
     def test_a_column_whose_identity_was_lost_is_refused(self, expanded, settings):
         execute(expanded, "COMMENT ON COLUMN segments.embedding_384 IS 'oops'")
         with pytest.raises(PhaseError, match="no column to fill"):
-            backfill(expanded, settings, ENCODER)
+            backfill(Migration(expanded, settings), ENCODER)
 
-    def test_a_table_that_was_not_expanded_is_told_how_to_begin(self, database, settings):
+    def test_a_table_that_was_not_expanded_is_told_how_to_begin(self, migration):
         with pytest.raises(PhaseError, match="phase legacy") as refused:
-            backfill(database, settings, ENCODER)
+            backfill(migration, ENCODER)
         assert "bge-pipeline migrate" in refused.value.next_step
 
 
@@ -138,7 +141,7 @@ class TestBesideALiveApplication:
                     execute(expanded, "UPDATE segments SET text = 'edited meanwhile' WHERE text = ANY(:two)", two=two)
                 )
 
-        result = backfill(expanded, settings, Wrapped(before=edit))
+        result = backfill(Migration(expanded, settings), Wrapped(before=edit))
         assert (result.rows, result.left_changed, result.pending_after) == (300, 2, 0)
         assert wrong_vectors(expanded, ENCODER, "embedding_384") == []
 
@@ -146,11 +149,11 @@ class TestBesideALiveApplication:
         settings = make_settings(backfill_max_attempts=1)
         with application(expanded) as other:
             other.exec_driver_sql("UPDATE segments SET text = 'edited' WHERE id = 7")
-            result = backfill(expanded, settings, ENCODER)
+            result = backfill(Migration(expanded, settings), ENCODER)
             other.commit()
         assert (result.rows, result.pending_after) == (299, 1)
         assert pending_ids(expanded) == [7]
-        assert backfill(expanded, settings, ENCODER).rows == 1
+        assert backfill(Migration(expanded, settings), ENCODER).rows == 1
         assert wrong_vectors(expanded, ENCODER, "embedding_384") == []
 
     def test_rows_inserted_and_deleted_meanwhile_are_embedded_and_forgotten(self, expanded, settings):
@@ -166,7 +169,7 @@ class TestBesideALiveApplication:
                     "SELECT source_id, 'new', id, id, 'new ' || id FROM segments LIMIT 20",
                 )
 
-        result = backfill(expanded, settings, Wrapped(before=change))
+        result = backfill(Migration(expanded, settings), Wrapped(before=change))
         assert result.pending_after == 0
         assert scalar(expanded, "SELECT count(embedding_384) FROM segments") == 318
         assert wrong_vectors(expanded, ENCODER, "embedding_384") == []
@@ -174,7 +177,7 @@ class TestBesideALiveApplication:
     def test_two_backfills_at_once_write_every_row_once(self, expanded, settings):
         count_writes(expanded)
         with ThreadPoolExecutor(2) as pool:
-            results = list(pool.map(lambda _: backfill(expanded, settings, HashingEncoder()), range(2)))
+            results = list(pool.map(lambda _: backfill(Migration(expanded, settings), HashingEncoder()), range(2)))
         assert sum(result.rows for result in results) == 300
         assert scalar(expanded, "SELECT max(n) FROM writes") == 1
         assert wrong_vectors(expanded, ENCODER, "embedding_384") == []
@@ -197,19 +200,43 @@ class TestBesideALiveApplication:
         thread = threading.Thread(target=update_backwards)
         thread.start()
         try:
-            backfill(expanded, settings, Wrapped(before=lambda _: time.sleep(0.05)))
+            backfill(Migration(expanded, settings), Wrapped(before=lambda _: time.sleep(0.05)))
         finally:
             stop.set()
             thread.join()
         assert errors == []
-        backfill(expanded, settings, ENCODER)
+        backfill(Migration(expanded, settings), ENCODER)
         assert pending_ids(expanded) == []
+
+    def test_where_most_rows_are_locked_at_any_moment_the_passes_together_get_hold_of_nearly_all(
+        self, expanded, settings
+    ):
+        turns = itertools.count(1)
+        locked = []
+
+        def occupy(texts):
+            """Lock seven rows of ten, each time others, as slow updates of the application do."""
+            while locked:
+                locked.pop().close()
+            connection = expanded.engine.connect()
+            locked.append(connection)
+            chosen = text("SELECT id FROM segments WHERE mod(abs(hashint8extended(id, :turn)), 10) < 7 FOR UPDATE")
+            connection.execute(chosen, {"turn": next(turns)})
+
+        try:
+            hasty = Migration(expanded, settings).with_settings(backfill_max_attempts=2)
+            result = backfill(hasty, Wrapped(before=occupy))
+        finally:
+            for connection in locked:
+                connection.close()
+        assert result.rows + result.pending_after == 300
+        assert result.pending_after < 15
 
     def test_a_row_that_is_touched_all_the_time_is_embedded_too(self, expanded, settings):
         def touch(texts):
             execute(expanded, "UPDATE segments SET metadata = '{}'")
 
-        result = backfill(expanded, settings, Wrapped(before=touch))
+        result = backfill(Migration(expanded, settings), Wrapped(before=touch))
         assert (result.rows, result.pending_after) == (300, 0)
 
 
@@ -224,11 +251,11 @@ class TestRowsThatCannotBeEmbedded:
             raise ValueError("the tokenizer chokes on poison")
 
     def test_they_are_put_aside_with_their_error_and_the_rest_is_embedded(self, poisoned, settings):
-        result = backfill(poisoned, settings, Wrapped(before=self.fail_on_poison))
+        result = backfill(Migration(poisoned, settings), Wrapped(before=self.fail_on_poison))
         assert (result.rows, result.quarantined, result.pending_after) == (297, 3, 0)
         assert quarantined(poisoned) == dict.fromkeys((10, 60, 61), "ValueError: the tokenizer chokes on poison")
         assert wrong_vectors(poisoned, ENCODER, "embedding_384") == []
-        status = read_status(poisoned, settings)
+        status = read_status(Migration(poisoned, settings))
         assert (status.phase, status.pending, status.quarantined) == ("backfilled", 0, 3)
         assert {row.row_id for row in status.quarantine} == {"10", "60", "61"}
 
@@ -249,7 +276,7 @@ class TestRowsThatCannotBeEmbedded:
                     [spoil(v) if "poison" in t else v for t, v in zip(texts, vectors, strict=True)], np.float32
                 ).reshape(vectors.shape)
 
-        result = backfill(poisoned, settings, Wrapped(after=after))
+        result = backfill(Migration(poisoned, settings), Wrapped(after=after))
         assert (result.rows, result.quarantined) == (297, 3)
         assert all(message in error for error in quarantined(poisoned).values())
 
@@ -257,24 +284,24 @@ class TestRowsThatCannotBeEmbedded:
         def spoil_the_batch(texts, vectors):
             return vectors * np.nan if any("poison" in text for text in texts) else vectors
 
-        result = backfill(poisoned, settings, Wrapped(after=spoil_the_batch))
+        result = backfill(Migration(poisoned, settings), Wrapped(after=spoil_the_batch))
         assert (result.rows, sorted(quarantined(poisoned))) == (297, [10, 60, 61])
 
     def test_an_edit_of_the_text_gives_a_row_another_chance(self, poisoned, settings):
         encoder = Wrapped(before=self.fail_on_poison)
-        backfill(poisoned, settings, encoder)
+        backfill(Migration(poisoned, settings), encoder)
         execute(poisoned, "UPDATE segments SET text = 'an antidote' WHERE id = 10")
-        assert backfill(poisoned, settings, encoder).rows == 1
+        assert backfill(Migration(poisoned, settings), encoder).rows == 1
         assert sorted(quarantined(poisoned)) == [60, 61]
 
     def test_an_id_that_comes_back_with_a_good_text_is_embedded(self, poisoned, settings):
         encoder = Wrapped(before=self.fail_on_poison)
-        backfill(poisoned, settings, encoder)
+        backfill(Migration(poisoned, settings), encoder)
         execute(poisoned, "CREATE TABLE kept AS SELECT * FROM segments WHERE id IN (10, 60)")
         execute(poisoned, "DELETE FROM segments WHERE id IN (10, 60)")
         execute(poisoned, "UPDATE kept SET text = 'an antidote' WHERE id = 10")
         execute(poisoned, "INSERT INTO segments SELECT * FROM kept")
-        result = backfill(poisoned, settings, encoder)
+        result = backfill(Migration(poisoned, settings), encoder)
         assert (result.rows, result.pending_after) == (1, 0)
         assert pending_ids(poisoned) == [60, 61]
         assert sorted(quarantined(poisoned)) == [60, 61], "and nothing is kept of the row that is embedded"
@@ -293,7 +320,7 @@ class TestRowsThatCannotBeEmbedded:
     def test_a_broken_encoder_is_not_blamed_on_the_rows(self, expanded, settings, encoder):
         before = threading.active_count()
         with pytest.raises(EncodingError) as refused:
-            backfill(expanded, settings, encoder)
+            backfill(Migration(expanded, settings), encoder)
         assert "it resumes" in refused.value.next_step
         assert quarantined(expanded) == {}
         assert len(pending_ids(expanded)) == 300
@@ -301,7 +328,7 @@ class TestRowsThatCannotBeEmbedded:
 
     def test_a_row_that_the_database_refuses_is_put_aside_with_its_reason(self, expanded, settings):
         execute(expanded, "ALTER TABLE segments ADD CONSTRAINT frozen CHECK (id <> 42 OR embedding_384 IS NULL)")
-        result = backfill(expanded, settings, ENCODER)
+        result = backfill(Migration(expanded, settings), ENCODER)
         assert (result.rows, result.quarantined) == (299, 1)
         assert "frozen" in quarantined(expanded)[42]
 
@@ -312,7 +339,7 @@ class TestRowsThatCannotBeEmbedded:
         )
         execute(expanded, "CREATE TRIGGER refuses BEFORE UPDATE ON segments FOR EACH ROW EXECUTE FUNCTION refuse()")
         with pytest.raises(PhaseError, match="read only"):
-            backfill(expanded, settings, ENCODER)
+            backfill(Migration(expanded, settings), ENCODER)
         assert quarantined(expanded) == {}
 
 
@@ -341,7 +368,7 @@ class TestFailuresOnTheWay:
     @pytest.mark.usefixtures("waits")
     @pytest.mark.parametrize("who", ["LIKE", "NOT LIKE"], ids=["the writer", "the reader"])
     def test_a_connection_that_is_ended_is_opened_again(self, expanded, settings, who):
-        result = backfill(expanded, settings, self.terminate_after(expanded, 3, who))
+        result = backfill(Migration(expanded, settings), self.terminate_after(expanded, 3, who))
         assert (result.rows, result.pending_after) == (300, 0)
         assert wrong_vectors(expanded, ENCODER, "embedding_384") == []
 
@@ -356,14 +383,14 @@ class TestFailuresOnTheWay:
                     execute(server, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :n", n=name)
 
             with pytest.raises(DatabaseUnavailable, match="3 attempts") as refused:
-                backfill(expanded, settings, Wrapped(before=cut_off))
+                backfill(Migration(expanded, settings), Wrapped(before=cut_off))
             execute(server, f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")
         assert "rows are committed" in refused.value.state
         assert len(waits) >= 2
         assert waits[1] > waits[0]
         left = len(pending_ids(expanded))
         assert 0 < left <= 300
-        assert backfill(expanded, settings, ENCODER).rows == left
+        assert backfill(Migration(expanded, settings), ENCODER).rows == left
 
     @pytest.mark.parametrize("batches", [1, 2, 4])
     def test_ctrl_c_keeps_what_was_committed_and_leaves_no_thread(self, expanded, settings, batches):
@@ -374,14 +401,14 @@ class TestFailuresOnTheWay:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            backfill(expanded, settings, ENCODER, on_progress=interrupt)
+            backfill(Migration(expanded, settings), ENCODER, on_progress=interrupt)
         assert threading.active_count() == before
         assert len(pending_ids(expanded)) == 300 - 50 * batches
-        assert backfill(expanded, settings, ENCODER).rows == 300 - 50 * batches
+        assert backfill(Migration(expanded, settings), ENCODER).rows == 300 - 50 * batches
 
     def test_a_polite_stop_ends_after_the_batches_in_flight(self, expanded, make_settings):
         stop, settings = threading.Event(), make_settings(backfill_batch_rows=10)
-        result = backfill(expanded, settings, ENCODER, on_progress=lambda _: stop.set(), stop=stop)
+        result = backfill(Migration(expanded, settings), ENCODER, on_progress=lambda _: stop.set(), stop=stop)
         assert 10 <= result.rows < 200
         assert result.pending_after == 300 - result.rows
         assert wrong_vectors(expanded, ENCODER, "embedding_384") == []
@@ -401,7 +428,7 @@ class TestFailuresOnTheWay:
                 return super().encode(tokens, batch_size=batch_size)
 
         encoder = Slow()
-        backfill(expanded, make_settings(backfill_batch_rows=10), encoder)
+        backfill(Migration(expanded, make_settings(backfill_batch_rows=10)), encoder)
         assert encoder.encoded == 30
         assert 2 <= encoder.furthest_ahead <= 6
 

@@ -12,6 +12,7 @@ from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.benchmark import benchmark
 from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.quality import search_runs
 from bge_pipeline.quality.judgements import JudgedQueries, write_judged_queries
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.pgvector
 
 
 def measured(database: Database, settings: Settings) -> BenchmarkReport:
-    return benchmark(database, settings, EmbeddingsService(ENCODER, settings), batch_sizes=(8,))
+    return benchmark(Migration(database, settings), EmbeddingsService(ENCODER, settings), batch_sizes=(8,))
 
 
 def acts(report: BenchmarkReport) -> list[str]:
@@ -43,9 +44,9 @@ def test_before_a_migration_the_old_column_alone_is_searched(database: Database,
 
 
 def test_after_the_swap_both_columns_are_timed_and_the_index_is_held_against_exact_search(
-    database: Database, settings: Settings
+    database: Database, migration: Migration, settings: Settings
 ) -> None:
-    fill_and_swap(database, settings)
+    fill_and_swap(migration)
 
     report = measured(database, settings)
 
@@ -70,7 +71,7 @@ def test_judged_queries_are_all_asked_and_judged(
         tmp_path / "queries.jsonl", JudgedQueries({"1": text, "2": "nothing like it"}, {"1": {"7": 1}, "2": {"9": 1}})
     )
     settings = make_settings(eval_queries=tmp_path / "queries.jsonl")
-    fill_and_swap(database, settings)
+    fill_and_swap(Migration(database, settings))
 
     report = measured(database, settings)
 
@@ -81,19 +82,21 @@ def test_judged_queries_are_all_asked_and_judged(
 
 
 @pytest.mark.thorough
-def test_the_phases_are_those_of_the_latest_migration(database: Database, settings: Settings) -> None:
-    fill(database, settings)
-    collapse(database, settings)
-    fill_and_swap(database, settings)
-    retire(database, settings)
+def test_the_phases_are_those_of_the_latest_migration(
+    database: Database, migration: Migration, settings: Settings
+) -> None:
+    fill(migration)
+    collapse(migration)
+    fill_and_swap(migration)
+    retire(migration)
     assert acts(measured(database, settings)) == ["expand", "backfill", "swap", "retire"]
 
     following = settings.model_copy(update={"embedding_dimensions": 64})
     encoder = type(ENCODER)(64)
-    expand(database, following, encoder.space, begin_next=True)
-    backfill(database, following, encoder)
+    expand(Migration(database, following), encoder.space, begin_next=True)
+    backfill(Migration(database, following), encoder)
 
-    report = benchmark(database, following, EmbeddingsService(encoder, following), batch_sizes=(8,))
+    report = benchmark(Migration(database, following), EmbeddingsService(encoder, following), batch_sizes=(8,))
 
     assert acts(report) == ["expand", "backfill"]
     assert report.storage.new_vector_bytes == 4 * 64 + 8
@@ -127,9 +130,9 @@ def test_where_each_search_takes_long_fewer_are_timed_and_the_report_says_so(
 
 
 def test_an_old_model_that_is_recorded_and_not_at_hand_is_searched_by_stored_vectors(
-    database: Database, settings: Settings
+    database: Database, migration: Migration, settings: Settings
 ) -> None:
-    fill_and_swap(database, settings)
+    fill_and_swap(migration)
     note = scalar(
         database,
         "SELECT col_description('segments'::regclass, attnum) FROM pg_attribute "

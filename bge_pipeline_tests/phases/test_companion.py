@@ -22,6 +22,7 @@ from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.companion import CompanionKeeper, keep_companion
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import migrate, open_service
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback, rollback_cost
@@ -60,15 +61,15 @@ def settings(make_settings):
 def finished(database, make_settings):
     """The demo table after its first migration."""
     settings = make_settings()
-    fill_and_swap(database, settings)
-    retire(database, settings)
+    fill_and_swap(Migration(database, settings))
+    retire(Migration(database, settings))
     return database
 
 
 @pytest.fixture
 def migrating(finished, settings):
     """The same in its second migration, to 256 dimensions."""
-    expand(finished, settings, NEXT.space, begin_next=True)
+    expand(Migration(finished, settings), NEXT.space, begin_next=True)
     return finished
 
 
@@ -117,7 +118,7 @@ class TestBesideALongBackfill:
                 wait_until(lambda: found_by_search(migrating, new[0]))
                 found.append(len(pending_ids(migrating, "embedding_256")))
 
-        result = backfill(migrating, settings, Hooked(before))
+        result = backfill(Migration(migrating, settings), Hooked(before))
         assert found == [301], "not one row of the new column was written when search found the new row"
         assert (result.rows, result.companion_rows, result.companion_pending) == (301, 1, 0)
         assert result.companion_is_kept is True
@@ -128,7 +129,7 @@ class TestBesideALongBackfill:
         (row,) = insert(migrating, "written before the backfill")
         execute(migrating, "UPDATE segments SET text = 'changed' WHERE id = 7")
         lacking = []
-        backfill(migrating, settings, Hooked(lambda _: lacking.append(pending_ids(migrating, "embedding"))))
+        backfill(Migration(migrating, settings), Hooked(lambda _: lacking.append(pending_ids(migrating, "embedding"))))
         assert lacking[0] == []
         assert found_by_search(migrating, row)
 
@@ -139,19 +140,19 @@ class TestBesideALongBackfill:
             if len(rows) < 3:
                 rows.extend(insert(migrating, f"number {len(rows)}"))
 
-        backfill(migrating, settings, Hooked(before))
+        backfill(Migration(migrating, settings), Hooked(before))
         assert pending_ids(migrating, "embedding") == pending_ids(migrating, "embedding_256") == []
 
     def test_one_range_keeps_the_searched_column_of_the_whole_table(self, migrating, settings):
         (row,) = insert(migrating, "far above the range")
-        backfill(migrating, settings, NEXT, IdRange(1, 51, INTEGERS))
+        backfill(Migration(migrating, settings), NEXT, IdRange(1, 51, INTEGERS))
         assert found_by_search(migrating, row)
         assert len(pending_ids(migrating, "embedding_256")) == 251
 
     @pytest.mark.usefixtures("looks_often")
     @pytest.mark.parametrize("step", ["build_index", "require_quality"])
     def test_a_row_written_while_the_swap_prepares_is_found(self, migrating, settings, monkeypatch, step):
-        backfill(migrating, settings, NEXT)
+        backfill(Migration(migrating, settings), NEXT)
         ordinary = getattr(swap_module, step)
 
         def slow(*arguments, **named):
@@ -160,7 +161,7 @@ class TestBesideALongBackfill:
             return ordinary(*arguments, **named)
 
         monkeypatch.setattr(swap_module, step, slow)
-        assert swap(migrating, settings, NEXT).exchanged
+        assert swap(Migration(migrating, settings), NEXT).exchanged
         assert wrong_vectors(migrating, NEXT, "embedding") == []
         assert wrong_vectors(migrating, ENCODER, "embedding_384") == []
 
@@ -171,7 +172,7 @@ class TestBesideALongBackfill:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            backfill(migrating, settings, NEXT, on_progress=interrupt)
+            backfill(Migration(migrating, settings), NEXT, on_progress=interrupt)
         assert threading.active_count() == before
 
     def test_an_old_model_slower_than_the_application_does_not_starve_the_new_one(
@@ -182,7 +183,7 @@ class TestBesideALongBackfill:
         monkeypatch.setattr(companion_module, "load_encoder_of", lambda *_: never_done)
         insert(migrating, "the first")
         before = threading.active_count()
-        result = backfill(migrating, settings, NEXT, IdRange(1, 301, INTEGERS))
+        result = backfill(Migration(migrating, settings), NEXT, IdRange(1, 301, INTEGERS))
         assert (result.rows, result.pending_after) == (300, 0)
         assert result.companion_rows > 1
         assert threading.active_count() == before
@@ -206,10 +207,10 @@ class TestTheOldModel:
         return loaded, closed
 
     def test_is_loaded_only_for_a_row_that_waits_and_then_released(self, migrating, settings, loaded):
-        backfill(migrating, settings, NEXT)
+        backfill(Migration(migrating, settings), NEXT)
         assert loaded == ([], [])
         insert(migrating, "one", "two")
-        backfill(migrating, settings, NEXT)
+        backfill(Migration(migrating, settings), NEXT)
         assert len(loaded[0]) == 1
         assert loaded[1] == loaded[0]
 
@@ -217,21 +218,21 @@ class TestTheOldModel:
         real = {"embedding_model": "bundled", "embedding_backend": "torch", "quality_gate": "off", "search_probes": 10}
         settings = make_settings(**real)
         execute(database, "DELETE FROM segments WHERE id > 20")
-        with open_service(database, settings) as service:
-            migrate(database, settings, service)
+        with open_service(Migration(database, settings)) as service:
+            migrate(Migration(database, settings), service)
             text = "a row that the application wrote in the middle of the next migration"
             expected = service.encode_texts([text])[0]
-        retire(database, settings)
+        retire(Migration(database, settings))
         settings = make_settings(**real | {"embedding_model": "hashing", "embedding_dimensions": 256})
-        expand(database, settings, NEXT.space, begin_next=True)
+        expand(Migration(database, settings), NEXT.space, begin_next=True)
         (row,) = insert(database, text)
-        assert backfill(database, settings, NEXT).companion_rows == 1
+        assert backfill(Migration(database, settings), NEXT).companion_rows == 1
         stored = parsed(scalar(database, "SELECT embedding::text FROM segments WHERE id = :id", id=row))
         assert np.dot(stored, expected) > 0.999
 
     def test_is_released_when_nothing_has_waited_for_long(self, migrating, settings, loaded):
         insert(migrating, "one")
-        keeper = CompanionKeeper(migrating, settings)
+        keeper = CompanionKeeper(Migration(migrating, settings))
         for _ in range(30):
             keeper.look(threading.Event())
         assert loaded[1] == []
@@ -242,7 +243,7 @@ class TestTheOldModel:
         forget_old_model(migrating)
         (row,) = insert(migrating, "lost to search")
         with caplog.at_level(logging.WARNING, logger="bge_pipeline"):
-            result = backfill(migrating, settings, NEXT)
+            result = backfill(Migration(migrating, settings), NEXT)
         assert (result.rows, result.companion_is_kept, result.companion_pending) == (301, False, 1)
         assert caplog.text.count("search does not find what the application writes until the swap") == 1
         assert not found_by_search(migrating, row)
@@ -250,14 +251,14 @@ class TestTheOldModel:
     def test_that_is_not_at_hand_is_warned_of_before_the_first_row_waits(self, finished, settings, caplog):
         forget_old_model(finished)
         with caplog.at_level(logging.WARNING, logger="bge_pipeline"):
-            expand(finished, settings, NEXT.space, begin_next=True)
+            expand(Migration(finished, settings), NEXT.space, begin_next=True)
         assert "search does not find what the application writes until the swap" in caplog.text
 
     def test_is_looked_for_once(self, migrating, settings, monkeypatch):
         asked = []
         monkeypatch.setattr(companion_module, "load_encoder_of", lambda *_: asked.append(1))
         insert(migrating, "lost to search")
-        keeper = CompanionKeeper(migrating, settings)
+        keeper = CompanionKeeper(Migration(migrating, settings))
         for _ in range(3):
             keeper.look(threading.Event())
         assert asked == [1]
@@ -269,7 +270,7 @@ class TestTheOldModel:
         monkeypatch.setattr(companion_module, "load_encoder_of", load)
         insert(migrating, "lost to search")
         with caplog.at_level(logging.WARNING, logger="bge_pipeline"):
-            assert backfill(migrating, settings, NEXT).rows == 301
+            assert backfill(Migration(migrating, settings), NEXT).rows == 301
         assert "the file is damaged" in caplog.text
 
     @pytest.mark.parametrize("error", [MemoryError(), OutOfMemory("no memory on cuda:0 for the network in fp16")])
@@ -284,21 +285,21 @@ class TestTheOldModel:
 
         monkeypatch.setattr(companion_module, "load_encoder_of", load)
         (row,) = insert(migrating, "small device")
-        backfill(migrating, settings, NEXT)
+        backfill(Migration(migrating, settings), NEXT)
         assert devices == ["auto", "cpu"]
         assert found_by_search(migrating, row)
 
     def test_stays_out_of_memory_where_the_settings_say_so(self, migrating, make_settings, loaded):
         settings = make_settings(embedding_dimensions=256, keep_old_current="off")
         insert(migrating, "lost to search")
-        assert backfill(migrating, settings, NEXT).companion_is_kept is False
+        assert backfill(Migration(migrating, settings), NEXT).companion_is_kept is False
         assert loaded == ([], [])
 
     def test_plays_no_part_in_a_first_migration(self, database, make_settings, loaded):
         settings = make_settings()
-        expand(database, settings, ENCODER.space)
+        expand(Migration(database, settings), ENCODER.space)
         execute(database, "UPDATE segments SET embedding = NULL WHERE id = 5")
-        assert backfill(database, settings, ENCODER).companion_is_kept is None
+        assert backfill(Migration(database, settings), ENCODER).companion_is_kept is None
         assert pending_ids(database, "embedding") == [5]
         assert loaded == ([], [])
 
@@ -307,19 +308,19 @@ class TestTheExchange:
     def test_a_pass_that_it_overtakes_writes_no_old_vector_into_the_new_column(self, finished, make_settings):
         """Both columns have 384 dimensions, and the name `embedding` passes from the one to the other."""
         settings = make_settings(quality_gate="off", search_probes=10)
-        expand(finished, settings, SAME_SIZE.space, begin_next=True)
-        backfill(finished, settings, SAME_SIZE)
+        expand(Migration(finished, settings), SAME_SIZE.space, begin_next=True)
+        backfill(Migration(finished, settings), SAME_SIZE)
         insert(finished, "one", "two")
         swapped = []
 
         def exchange(_rows):
             if not swapped:
-                backfill(finished, settings, SAME_SIZE, keeps_companion=False)
-                swapped.append(swap_module.swap(finished, settings, EmbeddingsService(SAME_SIZE, settings)))
+                backfill(Migration(finished, settings), SAME_SIZE, keeps_companion=False)
+                swapped.append(swap_module.swap(Migration(finished, settings), EmbeddingsService(SAME_SIZE, settings)))
                 execute(finished, "UPDATE segments SET embedding = NULL, embedding_384 = NULL WHERE video_id = 'new'")
 
         slow = Hooked(exchange, 384)
-        keeper = CompanionKeeper(finished, settings)
+        keeper = CompanionKeeper(Migration(finished, settings))
         keeper._encoder = slow
         keeper.embed_pending(threading.Event())
         assert swapped[0].exchanged
@@ -328,28 +329,28 @@ class TestTheExchange:
         assert pending_ids(finished, "embedding_384") == [], "it went on under the column's other name"
 
     def test_a_backfill_that_it_overtakes_goes_on_under_the_other_name(self, migrating, settings):
-        backfill(migrating, settings, NEXT)
+        backfill(Migration(migrating, settings), NEXT)
         insert(migrating, "one")
         swapped = []
 
         def exchange(_rows):
             if not swapped:
                 swapped.append(1)
-                backfill(migrating, settings, NEXT, keeps_companion=False)
-                swap(migrating, settings, NEXT)
+                backfill(Migration(migrating, settings), NEXT, keeps_companion=False)
+                swap(Migration(migrating, settings), NEXT)
                 execute(migrating, "UPDATE segments SET embedding = NULL WHERE id = 7")
 
-        assert backfill(migrating, settings, Hooked(exchange)).pending_after == 0
+        assert backfill(Migration(migrating, settings), Hooked(exchange)).pending_after == 0
         assert pending_ids(migrating, "embedding") == []
         assert wrong_vectors(migrating, NEXT, "embedding") == []
 
     def test_a_backfill_whose_column_is_dropped_is_told(self, migrating, settings):
         with pytest.raises(PhaseError, match="was dropped meanwhile"):
-            backfill(migrating, settings, Hooked(lambda _: collapse(migrating, settings)))
+            backfill(Migration(migrating, settings), Hooked(lambda _: collapse(Migration(migrating, settings))))
         assert pending_ids(migrating, "embedding") == []
 
     def test_waits_for_no_old_model(self, migrating, settings, monkeypatch):
-        backfill(migrating, settings, NEXT)
+        backfill(Migration(migrating, settings), NEXT)
         ordinary = swap_module.lock_out_writers
 
         def lock(connection, target):
@@ -360,66 +361,66 @@ class TestTheExchange:
 
         monkeypatch.setattr(swap_module, "lock_out_writers", lock)
         monkeypatch.setattr(backfill_module, "CompanionKeeper", lambda *_, **__: pytest.fail("the moment was missed"))
-        assert swap(migrating, settings, NEXT).exchanged
+        assert swap(Migration(migrating, settings), NEXT).exchanged
         assert len(pending_ids(migrating, "embedding_384")) == 1
 
 
 class TestAfterTheSwap:
     @pytest.fixture
     def swapped(self, migrating, settings):
-        backfill(migrating, settings, NEXT)
-        swap(migrating, settings, NEXT)
+        backfill(Migration(migrating, settings), NEXT)
+        swap(Migration(migrating, settings), NEXT)
         return migrating
 
     def test_a_rollback_loses_nothing(self, swapped, settings):
         rows = insert(swapped, "new", "newer")
         execute(swapped, "UPDATE segments SET text = 'changed' WHERE id = 1")
-        assert read_status(swapped, settings).without_previous == 3
-        assert "3 rows came or changed" in rollback_cost(swapped, settings)
-        result = backfill(swapped, settings, NEXT)
+        assert read_status(Migration(swapped, settings)).without_previous == 3
+        assert "3 rows came or changed" in rollback_cost(Migration(swapped, settings))
+        result = backfill(Migration(swapped, settings), NEXT)
         assert (result.rows, result.companion_rows) == (3, 3)
-        assert read_status(swapped, settings).without_previous == 0
-        assert rollback_cost(swapped, settings) is None
-        assert rollback(swapped, settings).rows_without_old_vector == 0
+        assert read_status(Migration(swapped, settings)).without_previous == 0
+        assert rollback_cost(Migration(swapped, settings)) is None
+        assert rollback(Migration(swapped, settings)).rows_without_old_vector == 0
         assert all(found_by_search(swapped, row) for row in (1, *rows))
         assert wrong_vectors(swapped, ENCODER, "embedding") == []
 
     def test_what_a_rollback_lost_is_embedded_first(self, swapped, settings):
         insert(swapped, "new")
-        result = rollback(swapped, settings)
+        result = rollback(Migration(swapped, settings))
         assert "bge-pipeline embed gives them one" in result.notices[0]
-        assert read_status(swapped, settings).searched_pending == 1
-        backfill(swapped, settings, NEXT)
-        assert read_status(swapped, settings).not_searchable == 0
+        assert read_status(Migration(swapped, settings)).searched_pending == 1
+        backfill(Migration(swapped, settings), NEXT)
+        assert read_status(Migration(swapped, settings)).not_searchable == 0
         assert wrong_vectors(swapped, ENCODER, "embedding") == []
 
     def test_the_searched_column_comes_before_the_previous_one(self, swapped, settings):
         insert(swapped, "new")
         lacking = []
-        backfill(swapped, settings, Hooked(lambda _: lacking.append(pending_ids(swapped, "embedding_384"))))
+        backfill(Migration(swapped, settings), Hooked(lambda _: lacking.append(pending_ids(swapped, "embedding_384"))))
         assert len(lacking[0]) == 1
         assert pending_ids(swapped, "embedding_384") == []
 
     def test_nothing_is_kept_of_a_column_that_the_swap_drops(self, finished, make_settings):
         settings = make_settings(embedding_dimensions=256, old_embedding="drop")
-        fill_and_swap(finished, settings, NEXT)
+        fill_and_swap(Migration(finished, settings), NEXT)
         assert scalar(finished, f"SELECT to_regclass('{COMPANION_QUARANTINE}')") is None
         execute(finished, "UPDATE segments SET text = 'changed' WHERE id = 1")
-        assert backfill(finished, settings, NEXT).companion_is_kept is None
+        assert backfill(Migration(finished, settings), NEXT).companion_is_kept is None
         assert wrong_vectors(finished, NEXT, "embedding") == []
 
     def test_retire_ends_it(self, swapped, settings):
-        retire(swapped, settings)
+        retire(Migration(swapped, settings))
         assert scalar(swapped, f"SELECT to_regclass('{COMPANION_QUARANTINE}')") is None
         execute(swapped, "UPDATE segments SET text = 'changed' WHERE id = 1")
-        assert backfill(swapped, settings, NEXT).companion_is_kept is None
+        assert backfill(Migration(swapped, settings), NEXT).companion_is_kept is None
 
     def test_there_and_back_leaves_nothing_behind(self, finished, make_settings):
         settings = make_settings(embedding_dimensions=256, old_index="keep")
-        fill_and_swap(finished, settings, NEXT)
+        fill_and_swap(Migration(finished, settings), NEXT)
         before = schema_of(finished)
-        rollback(finished, settings)
-        swap(finished, settings, NEXT)
+        rollback(Migration(finished, settings))
+        swap(Migration(finished, settings), NEXT)
         assert schema_of(finished) == before
 
 
@@ -435,21 +436,21 @@ class TestTextsThatOneModelCannotEmbed:
     @pytest.mark.usefixtures("old_chokes")
     def test_the_other_embeds(self, migrating, settings):
         execute(migrating, "UPDATE segments SET text = 'poison' WHERE id = 7")
-        assert backfill(migrating, settings, NEXT).quarantined == 0
+        assert backfill(Migration(migrating, settings), NEXT).quarantined == 0
         assert self.quarantined(migrating, SEGMENTS) == []
         assert self.quarantined(migrating, SEGMENTS.companion) == ["7"]
         assert pending_ids(migrating, "embedding_256") == []
-        status = read_status(migrating, settings)
+        status = read_status(Migration(migrating, settings))
         assert (status.not_searchable, status.searched_pending, status.quarantined) == (1, 0, 0)
         assert [row.row_id for row in status.companion_quarantine] == ["7"]
 
     @pytest.mark.usefixtures("old_chokes")
     def test_are_pending_for_both_when_they_change(self, migrating, settings):
         execute(migrating, "UPDATE segments SET text = 'poison' WHERE id = 7")
-        backfill(migrating, settings, NEXT)
+        backfill(Migration(migrating, settings), NEXT)
         execute(migrating, "UPDATE segments SET text = 'a cure' WHERE id = 7")
         assert self.quarantined(migrating, SEGMENTS.companion) == []
-        backfill(migrating, settings, NEXT)
+        backfill(Migration(migrating, settings), NEXT)
         assert found_by_search(migrating, 7)
 
     def test_do_not_hide_a_row_from_search(self, migrating, settings):
@@ -460,19 +461,19 @@ class TestTextsThatOneModelCannotEmbed:
                 choke(texts)
                 return super().tokenize(texts)
 
-        assert backfill(migrating, settings, Chokes(256)).quarantined == 1
+        assert backfill(Migration(migrating, settings), Chokes(256)).quarantined == 1
         assert found_by_search(migrating, 7)
 
     def test_stay_known_to_their_model_through_the_next_migration_and_its_end(self, finished, settings):
         put_in_quarantine(finished, 7)
         execute(finished, "UPDATE segments SET embedding = NULL WHERE id = 7")
-        expand(finished, settings, NEXT.space, begin_next=True)
+        expand(Migration(finished, settings), NEXT.space, begin_next=True)
         assert self.quarantined(finished, SEGMENTS) == []
         assert self.quarantined(finished, SEGMENTS.companion) == ["7"]
-        expand(finished, settings, NEXT.space, begin_next=True)
-        backfill(finished, settings, NEXT)
+        expand(Migration(finished, settings), NEXT.space, begin_next=True)
+        backfill(Migration(finished, settings), NEXT)
         assert not found_by_search(finished, 7)
-        collapse(finished, settings)
+        collapse(Migration(finished, settings))
         assert self.quarantined(finished, SEGMENTS) == ["7"]
         assert scalar(finished, f"SELECT to_regclass('{COMPANION_QUARANTINE}')") is None
 
@@ -480,28 +481,28 @@ class TestTextsThatOneModelCannotEmbed:
 class TestWhatIsSaid:
     def test_status_counts_what_search_misses_beside_what_the_new_column_lacks(self, migrating, settings):
         insert(migrating, "new", "newer")
-        status = read_status(migrating, settings)
+        status = read_status(Migration(migrating, settings))
         assert (status.column, status.pending) == ("embedding_256", 302)
         assert (status.searched_column, status.not_searchable, status.searched_pending) == ("embedding", 2, 2)
-        keep_companion(migrating, settings)
-        status = read_status(migrating, settings)
+        keep_companion(Migration(migrating, settings))
+        status = read_status(Migration(migrating, settings))
         assert (status.pending, status.not_searchable, status.searched_pending) == (302, 0, 0)
 
     @pytest.mark.parametrize("phase", ["retired", "expanded"])
     def test_plan_says_whether_search_goes_on_finding_new_rows(self, finished, settings, phase):
         if phase == "expanded":
-            expand(finished, settings, NEXT.space, begin_next=True)
+            expand(Migration(finished, settings), NEXT.space, begin_next=True)
         service = EmbeddingsService(NEXT, settings)
-        told = plan(finished, settings, service)
+        told = plan(Migration(finished, settings), service)
         assert told.keeps_search_current is True
         forget_old_model(finished)
-        told = plan(finished, settings, service)
+        told = plan(Migration(finished, settings), service)
         assert told.keeps_search_current is False
         assert "search does not find what the application writes until the swap" in told.notices[0]
 
     def test_plan_of_a_first_migration_says_nothing_of_it(self, database, make_settings):
         settings = make_settings()
-        told = plan(database, settings, EmbeddingsService(ENCODER, settings))
+        told = plan(Migration(database, settings), EmbeddingsService(ENCODER, settings))
         assert (told.keeps_search_current, told.notices) == (None, ())
 
     def test_a_look_at_the_searched_column_is_answered_by_its_partial_index(self, migrating):
@@ -517,7 +518,7 @@ class TestWhatIsSaid:
     def test_an_index_of_pending_rows_that_was_dropped_comes_back_with_the_next_migration(self, finished, settings):
         name = SEGMENTS.pending_index("embedding_384", ENCODER.space.fingerprint)
         execute(finished, f"DROP INDEX {name}")
-        expand(finished, settings, NEXT.space, begin_next=True)
+        expand(Migration(finished, settings), NEXT.space, begin_next=True)
         assert scalar(finished, f"SELECT pg_get_indexdef('{name}'::regclass)").count("embedding IS NULL") == 1
 
 

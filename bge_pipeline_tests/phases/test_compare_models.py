@@ -9,6 +9,7 @@ import pytest
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.phases import compare_models as compare
 from bge_pipeline.phases.compare_models import compare_models
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.quality.judgements import JudgedQueries
 from bge_pipeline.report.comparison import as_html, as_markdown
 from bge_pipeline_tests.endpoint_server import serving
@@ -29,8 +30,8 @@ def test_a_model_that_was_trained_comes_before_hashed_words(database, bundled):
         {str(i): row.text for i, row in enumerate(execute(database, "SELECT text FROM segments ORDER BY id LIMIT 20"))},
         {str(i): {str(i + 1): 1} for i in range(20)},
     )
-    found = compare_models(database, bundled, ["hashing", "bundled"], judged=judged)
-    by_words = compare_models(database, bundled, ["hashing", "bundled"])
+    found = compare_models(Migration(database, bundled), ["hashing", "bundled"], judged=judged)
+    by_words = compare_models(Migration(database, bundled), ["hashing", "bundled"])
 
     assert found.metric == "nDCG@20"
     assert by_words.metric == "MRR of known items"
@@ -42,55 +43,55 @@ def test_a_model_that_was_trained_comes_before_hashed_words(database, bundled):
     assert schema_of(database) == before
 
 
-def test_what_search_reads_now_takes_part_and_is_marked(database, settings):
-    (candidate,) = [c for c in compare_models(database, settings, ["hashing"]).candidates if c.is_current]
+def test_what_search_reads_now_takes_part_and_is_marked(migration):
+    (candidate,) = [c for c in compare_models(migration, ["hashing"]).candidates if c.is_current]
     assert candidate.dimensions == 1536
     assert candidate.agreement == pytest.approx(1.0, abs=0.01), "its vectors are those of today"
 
 
-def test_a_second_comparison_embeds_nothing(database, settings, monkeypatch):
-    first = compare_models(database, settings, ["hashing"])
+def test_a_second_comparison_embeds_nothing(migration, monkeypatch):
+    first = compare_models(migration, ["hashing"])
     monkeypatch.setattr(compare, "_embed", lambda *_: pytest.fail("embedded again"))
-    second = compare_models(database, settings, ["hashing"])
+    second = compare_models(migration, ["hashing"])
     assert not any(c.was_cached for c in first.candidates)
     assert all(c.was_cached for c in second.candidates)
     assert [c.quality for c in second.candidates] == [c.quality for c in first.candidates]
 
 
-def test_a_torn_file_of_the_cache_is_made_again(database, settings):
-    compare_models(database, settings, ["hashing"])
+def test_a_torn_file_of_the_cache_is_made_again(migration, settings):
+    compare_models(migration, ["hashing"])
     for kept in (settings.home / "comparisons").iterdir():
         kept.write_bytes(kept.read_bytes()[:100])
-    assert not any(c.was_cached for c in compare_models(database, settings, ["hashing"]).candidates)
+    assert not any(c.was_cached for c in compare_models(migration, ["hashing"]).candidates)
 
 
-def test_a_changed_text_is_embedded_again(database, settings):
-    compare_models(database, settings, ["hashing"])
+def test_a_changed_text_is_embedded_again(database, migration):
+    compare_models(migration, ["hashing"])
     execute(database, "UPDATE segments SET text = text || ' indeed'")
-    assert not any(c.was_cached for c in compare_models(database, settings, ["hashing"]).candidates)
+    assert not any(c.was_cached for c in compare_models(migration, ["hashing"]).candidates)
 
 
-def test_a_model_that_is_not_there_is_named_and_the_others_are_measured(database, settings, tmp_path):
-    found = compare_models(database, settings, ["hashing", str(tmp_path / "nowhere")])
+def test_a_model_that_is_not_there_is_named_and_the_others_are_measured(database, migration, settings, tmp_path):
+    found = compare_models(migration, ["hashing", str(tmp_path / "nowhere")])
     assert "nowhere" in "".join(found.failed)
     assert len(found.candidates) == 2
     shutil.rmtree(settings.home / "comparisons")
     execute(database, "COMMENT ON COLUMN segments.embedding IS NULL")
     with pytest.raises(ConfigurationError, match="no model could be measured"):
-        compare_models(database, settings, [str(tmp_path / "nowhere")])
+        compare_models(migration, [str(tmp_path / "nowhere")])
 
 
-def test_a_table_without_texts_and_judgements_of_other_rows_are_refused(database, settings):
+def test_a_table_without_texts_and_judgements_of_other_rows_are_refused(database, migration):
     judged = JudgedQueries({"1": "a", "2": "b"}, {"1": {"no such row": 1}, "2": {"1": 1}})
     with pytest.raises(ConfigurationError, match="got 1 of 2"):
-        compare_models(database, settings, ["hashing"], judged=judged)
+        compare_models(migration, ["hashing"], judged=judged)
     execute(database, "DELETE FROM segments")
     with pytest.raises(ConfigurationError, match="two texts or more"):
-        compare_models(database, settings, ["hashing"])
+        compare_models(migration, ["hashing"])
 
 
-def test_pages_show_the_leaderboard_and_what_failed(database, settings):
-    found = compare_models(database, settings, ["hashing", "<script>"])
+def test_pages_show_the_leaderboard_and_what_failed(migration):
+    found = compare_models(migration, ["hashing", "<script>"])
     page = as_html(found)
     assert "data:image/svg+xml" in page
     assert "(now)" in page
@@ -102,12 +103,14 @@ def test_pages_show_the_leaderboard_and_what_failed(database, settings):
 def test_a_model_behind_an_endpoint_takes_part_with_its_price(database, make_settings):
     with serving() as server:
         settings = make_settings(embedding_api_url=server.url, embedding_price_per_million=2.0)
-        found = compare_models(database, settings, ["hashing", "endpoint:some-model@384", "endpoint:no dimensions"])
+        found = compare_models(
+            Migration(database, settings), ["hashing", "endpoint:some-model@384", "endpoint:no dimensions"]
+        )
         assert found.failed.keys() == {"endpoint:no dimensions"}
         by_name = {candidate.model: candidate for candidate in found.candidates}
         assert by_name["some-model"].cost_per_million > 0
         assert by_name["some-model"].dimensions == 384
         assert [c.model for c in found.candidates if c.cost_per_million is not None] == ["some-model"]
         sent = len(server.requests)
-        compare_models(database, settings, ["endpoint:some-model@384"])
+        compare_models(Migration(database, settings), ["endpoint:some-model@384"])
         assert len(server.requests) == sent, "a second comparison sends nothing"

@@ -14,7 +14,7 @@ def by_name(database):
     return {one.name: one for one in discover(database)}
 
 
-def test_the_columns_of_this_project_are_not_listed_but_the_one_that_search_reads(database, settings):
+def test_the_columns_of_this_project_are_not_listed_but_the_one_that_search_reads(database, migration):
     before = schema_of(database)
     (legacy,) = discover(database)
     assert schema_of(database) == before
@@ -22,7 +22,7 @@ def test_the_columns_of_this_project_are_not_listed_but_the_one_that_search_read
     assert legacy.found.index == "segments_embedding_idx (ivfflat)"
     assert legacy.framework is None
 
-    fill_and_swap(database, settings)
+    fill_and_swap(migration)
 
     (swapped,) = discover(database)
     assert (swapped.found.dimensions, swapped.model) == (384, str(ENCODER.space))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bge_pipeline.phases.doctor import examine
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.report.diagnosis import as_html
 from bge_pipeline_tests.support import execute, fill_and_swap, schema_of
@@ -18,16 +19,16 @@ def found(database, settings):
     """Grades by name, of the table as it stands when asked."""
 
     def look(**changed):
-        diagnosis = examine(database, settings.model_copy(update=changed))
+        diagnosis = examine(Migration(database, settings.model_copy(update=changed)))
         return {finding.name: finding for finding in diagnosis.findings}
 
     return look
 
 
 @pytest.fixture
-def migrated(database, settings):
-    fill_and_swap(database, settings)
-    retire(database, settings)
+def migrated(database, migration):
+    fill_and_swap(migration)
+    retire(migration)
     return database
 
 
@@ -90,9 +91,9 @@ def test_other_types_of_vectors_are_counted_too(database, found, column_type):
     assert grades(found())["lengths"] == "ok"
 
 
-def test_a_large_table_is_sampled_unless_all_of_it_is_asked_for(database, settings):
+def test_a_large_table_is_sampled_unless_all_of_it_is_asked_for(database, migration):
     execute(database, "ANALYZE segments")
-    sampled, whole = (examine(database, settings, most_rows=rows) for rows in (20, None))
+    sampled, whole = (examine(migration, most_rows=rows) for rows in (20, None))
     assert sampled.content.is_sample
     assert 0 < sampled.content.rows < 300
     assert (whole.content.is_sample, whole.content.rows) == (False, 300)
@@ -100,7 +101,7 @@ def test_a_large_table_is_sampled_unless_all_of_it_is_asked_for(database, settin
 
 def test_the_page_shows_names_of_the_database_as_text(migrated, settings):
     execute(migrated, "UPDATE segments SET embedding = NULL WHERE id = 1")
-    page = as_html(examine(migrated, settings))
+    page = as_html(examine(Migration(migrated, settings)))
     assert "1 of 300 rows looked at have text and no vector" in page
     assert "bge-pipeline embed" in page
     assert np.char.count(page, "<script") == 0

@@ -18,6 +18,7 @@ from bge_pipeline.phases.embed import embed_pending
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.last_rows import StillPending, embed_last_rows
 from bge_pipeline.phases.migrate import migrate, open_service
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.status import read_status
@@ -59,17 +60,17 @@ def configured(server: EndpointServer, make_settings: MakeSettings) -> MakeSetti
 
 
 def fill(database: Database, settings: Settings) -> BackfillResult:
-    with open_service(database, settings) as service:
-        expand(database, agreed(database, settings), service.space)
-        return backfill(database, settings, service.encoder)
+    with open_service(Migration(database, settings)) as service:
+        expand(Migration(database, agreed(Migration(database, settings))), service.space)
+        return backfill(Migration(database, settings), service.encoder)
 
 
 def test_a_table_goes_all_the_way_and_is_searched_and_kept_current(
     database: Database, server: EndpointServer, configured: MakeSettings
 ) -> None:
     settings = configured()
-    with open_service(database, settings) as service:
-        result = migrate(database, agreed(database, settings), service)
+    with open_service(Migration(database, settings)) as service:
+        result = migrate(Migration(database, agreed(Migration(database, settings))), service)
 
         assert (result.backfill.rows, result.backfill.device) == (300, server.url.split("/")[2])
         assert result.swap is not None
@@ -78,9 +79,9 @@ def test_a_table_goes_all_the_way_and_is_searched_and_kept_current(
         text = scalar(database, "SELECT text FROM segments WHERE id = 7")
         assert Retriever(database, settings, service).search(text, top_k=1).results[0].text == text
     execute(database, "UPDATE segments SET text = 'changed' WHERE id < 4")
-    assert embed_pending(database, settings).backfill.rows == 3  # type: ignore[union-attr]
+    assert embed_pending(Migration(database, settings)).backfill.rows == 3  # type: ignore[union-attr]
     assert wrong_vectors(database, server.encoder, "embedding") == []
-    assert read_status(database, settings).model == "some-model"
+    assert read_status(Migration(database, settings)).model == "some-model"
 
 
 def test_vectors_of_another_model_at_the_endpoint_are_refused(database: Database, configured: MakeSettings) -> None:
@@ -88,7 +89,7 @@ def test_vectors_of_another_model_at_the_endpoint_are_refused(database: Database
     execute(database, "UPDATE segments SET text = 'changed' WHERE id = 1")
     for other in ({"embedding_model": "another"}, {"embedding_passage_prompt": "passage: "}):
         with pytest.raises(EmbeddingSpaceMismatch):
-            embed_pending(database, configured(**other))
+            embed_pending(Migration(database, configured(**other)))
 
 
 def test_the_row_at_fault_goes_to_quarantine_with_what_the_server_said_and_no_other_is_paid_for_twice(
@@ -178,9 +179,9 @@ class TestABudget:
         self, database: Database, server: EndpointServer, configured: MakeSettings
     ) -> None:
         settings = configured(embedding_max_cost=0.002, embedding_price_per_million=1)
-        with open_service(database, settings) as service:
-            expand(database, agreed(database, settings), service.space)
-            result = backfill(database, settings, service.encoder)
+        with open_service(Migration(database, settings)) as service:
+            expand(Migration(database, agreed(Migration(database, settings))), service.space)
+            result = backfill(Migration(database, settings), service.encoder)
             assert isinstance(service.encoder, EndpointEncoder)
             spent = service.encoder.budget.spent
 
@@ -193,17 +194,17 @@ class TestABudget:
     def test_migrate_and_embed_say_so_and_exchange_nothing(self, database: Database, configured: MakeSettings) -> None:
         settings = configured(embedding_max_tokens=1_000)
         with (
-            open_service(database, settings) as service,
+            open_service(Migration(database, settings)) as service,
             pytest.raises(BudgetSpent, match="EMBEDDING_MAX_TOKENS=1000") as told,
         ):
-            migrate(database, agreed(database, settings), service)
+            migrate(Migration(database, agreed(Migration(database, settings))), service)
         assert told.value.exit_code == 7
-        assert read_status(database, settings).phase == "expanded"
+        assert read_status(Migration(database, settings)).phase == "expanded"
         with pytest.raises(BudgetSpent):
-            embed_pending(database, settings)
-        with open_service(database, configured()) as service:
-            migrate(database, agreed(database, settings), service)
-        assert read_status(database, settings).phase == "swapped"
+            embed_pending(Migration(database, settings))
+        with open_service(Migration(database, configured())) as service:
+            migrate(Migration(database, agreed(Migration(database, settings))), service)
+        assert read_status(Migration(database, settings)).phase == "swapped"
 
     def test_one_that_pays_for_no_row_sends_nothing(
         self, database: Database, server: EndpointServer, configured: MakeSettings
@@ -224,9 +225,9 @@ def test_a_slow_endpoint_does_not_hold_writers_longer_than_they_may_wait(
         "INSERT INTO segments (source_id, video_id, start_sec, end_sec, text) "
         "SELECT source_id, 'new', 0, 1, 'late' FROM segments LIMIT 1",
     )
-    column = require_table(database, settings).filled
+    column = require_table(Migration(database, settings)).filled
     started = time.monotonic()
-    with open_service(database, settings) as service:
+    with open_service(Migration(database, settings)) as service:
         with database.transaction() as connection, pytest.raises(StillPending, match="SWAP_MAX_WRITER_PAUSE_MS"):
             embed_last_rows(
                 connection,
@@ -243,14 +244,14 @@ def test_the_old_model_behind_the_endpoint_keeps_its_column_current_too(
     database: Database, server: EndpointServer, configured: MakeSettings
 ) -> None:
     settings = configured(quality_gate="off")
-    with open_service(database, settings) as service:
-        migrate(database, agreed(database, settings), service)
-    retire(database, settings)
+    with open_service(Migration(database, settings)) as service:
+        migrate(Migration(database, agreed(Migration(database, settings))), service)
+    retire(Migration(database, settings))
     following = configured(embedding_model="the-next", quality_gate="off")
-    with open_service(database, following) as service:
-        expand(database, agreed(database, following), service.space)
+    with open_service(Migration(database, following)) as service:
+        expand(Migration(database, agreed(Migration(database, following))), service.space)
         execute(database, "UPDATE segments SET text = 'new words' WHERE id = 5")
-        result = backfill(database, following, service.encoder)
+        result = backfill(Migration(database, following), service.encoder)
 
         assert (result.companion_rows, result.companion_is_kept) == (1, True)
         assert wrong_vectors(database, server.encoder, "embedding") == []
@@ -258,7 +259,7 @@ def test_the_old_model_behind_the_endpoint_keeps_its_column_current_too(
             "some-model",
             "the-next",
         }
-        swap(database, agreed(database, following), service)
+        swap(Migration(database, agreed(Migration(database, following))), service)
     assert KEY not in str(execute(database, "SELECT * FROM segments_embedding_journal"))
 
 
@@ -266,17 +267,17 @@ def test_an_address_that_serves_another_model_by_now_writes_nothing_into_either_
     database: Database, server: EndpointServer, configured: MakeSettings
 ) -> None:
     settings = configured(quality_gate="off")
-    with open_service(database, settings) as service:
-        migrate(database, agreed(database, settings), service)
-    retire(database, settings)
+    with open_service(Migration(database, settings)) as service:
+        migrate(Migration(database, agreed(Migration(database, settings))), service)
+    retire(Migration(database, settings))
     server.rule = lambda request: (200, {}, server.proper(request) | {"model": "the-next"})
     execute(database, "UPDATE segments SET text = 'new words' WHERE id = 5")
     with pytest.raises(EmbeddingSpaceMismatch, match="made some of the-next"):
-        embed_pending(database, settings)
+        embed_pending(Migration(database, settings))
     following = configured(embedding_model="the-next", quality_gate="off")
-    with open_service(database, following) as service:
-        expand(database, agreed(database, following), service.space)
-        result = backfill(database, following, service.encoder)
+    with open_service(Migration(database, following)) as service:
+        expand(Migration(database, agreed(Migration(database, following))), service.space)
+        result = backfill(Migration(database, following), service.encoder)
 
     assert (result.rows, result.companion_rows, result.companion_pending) == (300, 0, 1)
     assert pending_ids(database, "embedding") == [5]

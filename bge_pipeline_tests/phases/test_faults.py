@@ -44,21 +44,21 @@ def answer_lost(*, after_commit: bool):
 
 
 @pytest.mark.parametrize("after_commit", [False, True], ids=["it was not committed", "it was committed"])
-def test_the_outcome_of_an_exchange_whose_answer_was_lost_is_found_out(database, settings, after_commit):
-    fill(database, settings)
+def test_the_outcome_of_an_exchange_whose_answer_was_lost_is_found_out(database, migration, after_commit):
+    fill(migration)
     with answer_lost(after_commit=after_commit), pytest.raises(DatabaseUnavailable) as refused:
-        swap(database, settings)
+        swap(migration)
     assert "run the same command again" in refused.value.next_step
-    assert read_status(database, settings).phase == ("swapped" if after_commit else "backfilled")
+    assert read_status(migration).phase == ("swapped" if after_commit else "backfilled")
 
-    assert swap(database, settings).exchanged is not after_commit
-    assert read_status(database, settings).phase == "swapped"
+    assert swap(migration).exchanged is not after_commit
+    assert read_status(migration).phase == "swapped"
     assert wrong_vectors(database, ENCODER, "embedding") == []
 
 
 @pytest.mark.parametrize("victims", [1, 2])
-def test_an_exchange_that_is_the_victim_of_a_deadlock_is_tried_again(database, settings, victims):
-    fill(database, settings)
+def test_an_exchange_that_is_the_victim_of_a_deadlock_is_tried_again(database, migration, victims):
+    fill(migration)
     execute(database, "CREATE SEQUENCE renames")
     execute(
         database,
@@ -67,12 +67,12 @@ def test_an_exchange_that_is_the_victim_of_a_deadlock_is_tried_again(database, s
         "RAISE EXCEPTION 'deadlock detected' USING ERRCODE = 'deadlock_detected'; END IF; END $$",
     )
     execute(database, "CREATE EVENT TRIGGER deadlocks ON ddl_command_start EXECUTE FUNCTION deadlock()")
-    assert swap(database, settings).exchanged
+    assert swap(migration).exchanged
     assert scalar(database, "SELECT last_value FROM renames") > victims
 
 
-def test_an_index_for_which_there_is_no_space_leaves_nothing_and_is_built_when_there_is(database, settings):
-    fill(database, settings)
+def test_an_index_for_which_there_is_no_space_leaves_nothing_and_is_built_when_there_is(database, migration):
+    fill(migration)
     execute(
         database,
         "CREATE FUNCTION full_disk() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN "
@@ -81,14 +81,14 @@ def test_an_index_for_which_there_is_no_space_leaves_nothing_and_is_built_when_t
     )
     execute(database, "CREATE EVENT TRIGGER full_disk ON ddl_command_start EXECUTE FUNCTION full_disk()")
     with pytest.raises(IndexBuildFailed, match="No space left on device") as refused:
-        swap(database, settings)
+        swap(migration)
     assert "free space" in refused.value.next_step
-    assert read_status(database, settings).dimensions == 1536
+    assert read_status(migration).dimensions == 1536
     execute(database, "DROP EVENT TRIGGER full_disk")
-    assert swap(database, settings).exchanged
+    assert swap(migration).exchanged
 
 
-def test_texts_of_every_odd_kind_are_embedded_or_left_alone(database, settings):
+def test_texts_of_every_odd_kind_are_embedded_or_left_alone(database, migration):
     texts = {
         1: "",
         2: " \t\n",
@@ -99,8 +99,8 @@ def test_texts_of_every_odd_kind_are_embedded_or_left_alone(database, settings):
     }
     for identifier, odd in texts.items():
         execute(database, "UPDATE segments SET text = :odd WHERE id = :id", odd=odd, id=identifier)
-    expand(database, settings, ENCODER.space)
-    assert backfill(database, settings, ENCODER).pending_after == 0
+    expand(migration, ENCODER.space)
+    assert backfill(migration, ENCODER).pending_after == 0
     without = {row[0] for row in execute(database, "SELECT id FROM segments WHERE embedding_384 IS NULL")}
     quarantined = {int(row[0]) for row in execute(database, "SELECT row_id FROM segments_embedding_quarantine")}
     assert {1, 2} <= without == {1, 2} | quarantined

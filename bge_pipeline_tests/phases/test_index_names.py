@@ -6,6 +6,7 @@ import pytest
 
 from bge_pipeline.database.sql import quote
 from bge_pipeline.phases.collapse import collapse
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
@@ -37,52 +38,52 @@ def test_the_name_goes_over_and_comes_back(database, make_settings, name, old_in
     if name != INDEX:
         as_it_stands(database, f"ALTER INDEX {INDEX} RENAME TO {quote(name)}")
 
-    result = fill_and_swap(database, settings)
+    result = fill_and_swap(Migration(database, settings))
 
     aside = [] if old_index == "drop" else [f"{name}_of_embedding_1536"]
     assert result.index_name == name
-    assert read_status(database, settings).index.name == name
+    assert read_status(Migration(database, settings)).index.name == name
     assert names_by_column(database) == {"embedding": [name]} | ({"embedding_1536": aside} if aside else {})
 
-    back = rollback(database, settings)
+    back = rollback(Migration(database, settings))
 
     assert back.restored_indexes == ((name,) if old_index == "drop" else ())
     found = names_by_column(database)
     assert found["embedding"] == [name]
     assert found["embedding_384"][0].startswith("ix_segments_embedding_384_")
 
-    again = swap(database, settings)
+    again = swap(Migration(database, settings))
 
     assert (again.index_name, again.index_built) == (name, False)
-    retire(database, settings)
+    retire(Migration(database, settings))
     assert names_by_column(database) == {"embedding": [name]}
 
 
 def test_the_old_vectors_may_go_in_the_swap_and_the_name_stays(database, make_settings):
-    result = fill_and_swap(database, make_settings(old_embedding="drop"))
+    result = fill_and_swap(Migration(database, make_settings(old_embedding="drop")))
     assert result.index_name == INDEX
     assert names_by_column(database) == {"embedding": [INDEX]}
 
 
-def test_nothing_is_left_of_it_after_a_rollback_that_discards(database, settings):
+def test_nothing_is_left_of_it_after_a_rollback_that_discards(database, migration):
     before = schema_of(database)
-    fill_and_swap(database, settings)
-    rollback(database, settings)
-    collapse(database, settings)
+    fill_and_swap(migration)
+    rollback(migration)
+    collapse(migration)
     assert schema_of(database) == before
 
 
 def test_a_name_that_somebody_took_meanwhile_is_left_alone(database, make_settings):
     settings = make_settings(old_index="drop")
-    fill(database, settings)
+    fill(Migration(database, settings))
     execute(database, f"CREATE INDEX {INDEX} ON segments (text)")
 
-    result = swap(database, settings)
+    result = swap(Migration(database, settings))
 
     assert result.index_name.startswith("ix_segments_embedding_384_")
     assert names_by_column(database) == {"embedding": [result.index_name]}
 
 
-def test_without_an_old_index_the_new_one_has_a_name_of_its_own(database, settings):
+def test_without_an_old_index_the_new_one_has_a_name_of_its_own(database, migration):
     execute(database, f"DROP INDEX {INDEX}")
-    assert fill_and_swap(database, settings).index_name.startswith("ix_segments_embedding_384_")
+    assert fill_and_swap(migration).index_name.startswith("ix_segments_embedding_384_")

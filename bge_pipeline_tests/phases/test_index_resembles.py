@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline_tests.support import execute, fill_and_swap, scalar, swap
 
@@ -32,20 +33,20 @@ def test_the_new_index_is_as_the_old_one_was(database, make_settings, old, new, 
     settings = make_settings(old_index=old_index)
     execute(database, f"DROP INDEX {INDEX}")
     execute(database, f"CREATE INDEX {INDEX} ON segments USING {old}")
-    result = fill_and_swap(database, settings)
+    result = fill_and_swap(Migration(database, settings))
     built = scalar(database, "SELECT pg_get_indexdef(to_regclass(:name))", name=result.index_name)
     assert built.partition(" USING ")[2] == new
     assert result.index_method == new.split()[0]
-    rollback(database, settings)
-    assert not swap(database, settings).index_built, "the same index is found again"
+    rollback(Migration(database, settings))
+    assert not swap(Migration(database, settings)).index_built, "the same index is found again"
 
 
-def test_without_an_old_index_it_is_ivfflat(database, settings):
+def test_without_an_old_index_it_is_ivfflat(database, migration):
     execute(database, f"DROP INDEX {INDEX}")
-    assert fill_and_swap(database, settings).index_method == "ivfflat"
+    assert fill_and_swap(migration).index_method == "ivfflat"
 
 
 def test_what_is_asked_for_goes_before_the_old_one(database, make_settings):
-    result = fill_and_swap(database, make_settings(index_method="hnsw", index_m=5))
+    result = fill_and_swap(Migration(database, make_settings(index_method="hnsw", index_m=5)))
     built = scalar(database, "SELECT pg_get_indexdef(to_regclass(:name))", name=result.index_name)
     assert "USING hnsw (embedding vector_cosine_ops) WITH (m='5', ef_construction='64')" in built

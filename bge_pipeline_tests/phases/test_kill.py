@@ -11,6 +11,7 @@ import pytest
 
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline_tests.roads import environment
 from bge_pipeline_tests.support import ENCODER, execute, pending_ids, scalar, wait_until, wrong_vectors
 
@@ -18,9 +19,9 @@ pytestmark = pytest.mark.pgvector
 
 BACKFILL = """
 import time
-from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import load_settings
 
 class Slow(HashingEncoder):
@@ -28,9 +29,8 @@ class Slow(HashingEncoder):
         time.sleep(0.02)
         return super().encode(tokens)
 
-settings = load_settings()
-with Database.from_settings(settings) as database:
-    backfill(database, settings, Slow())
+with Migration.opened(load_settings()) as migration:
+    backfill(migration, Slow())
 """
 
 
@@ -52,7 +52,7 @@ def count_writes(database):
 @pytest.mark.parametrize("instants", [(1,), (60, 140, 230)], ids=["at once", "three times"])
 def test_every_row_is_embedded_exactly_once(database, make_settings, instants):
     settings = make_settings(backfill_batch_rows=10)
-    expand(database, settings, ENCODER.space)
+    expand(Migration(database, settings), ENCODER.space)
     count_writes(database)
     variables = environment(settings, BACKFILL_BATCH_ROWS="10")
     for instant in instants:
@@ -63,7 +63,7 @@ def test_every_row_is_embedded_exactly_once(database, make_settings, instants):
     wait_until(lambda: scalar(database, OTHERS) == 0)
     left = len(pending_ids(database))
     assert 0 < left <= 300 - instants[-1]
-    assert backfill(database, settings, ENCODER).rows == left
+    assert backfill(Migration(database, settings), ENCODER).rows == left
     assert execute(database, "SELECT count(*), count(DISTINCT id) FROM writes") == [(300, 300)]
     assert wrong_vectors(database, ENCODER, "embedding_384") == []
 

@@ -8,6 +8,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.sql import quote
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.phases.collapse import collapse
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
@@ -82,20 +83,20 @@ def test_any_names_go_through_all_phases(database, make_settings, names):
     make_table(database, names)
     settings = settings_for(make_settings, names)
     before = vectors(database, names)
-    fill_and_swap(database, settings, SMALL)
-    assert read_status(database, settings).embedded == 25
+    fill_and_swap(Migration(database, settings), SMALL)
+    assert read_status(Migration(database, settings)).embedded == 25
     with database.transaction() as connection:
         cursor = connection.connection.dbapi_connection.cursor()
         cursor.execute(f"UPDATE {quote(*names[:2])} SET {quote(names[3])} = 'changed'")
-    assert read_status(database, settings).pending == 25
-    fill(database, settings, SMALL)
+    assert read_status(Migration(database, settings)).pending == 25
+    fill(Migration(database, settings), SMALL)
     assert len(set(vectors(database, names))) == 1
-    rollback(database, settings)
+    rollback(Migration(database, settings))
     assert vectors(database, names) == [None] * 25
     assert before == ["[1,2,3,4]"] * 25
-    swap(database, settings, SMALL)
-    retire(database, settings, reclaim=True)
-    assert read_status(database, settings).phase == "retired"
+    swap(Migration(database, settings), SMALL)
+    retire(Migration(database, settings), reclaim=True)
+    assert read_status(Migration(database, settings)).phase == "retired"
     assert scalar(database, "SELECT count(*) FROM victims") == 0
 
 
@@ -104,13 +105,13 @@ def test_any_kind_of_id_goes_through_all_phases(database, make_settings, id_type
     names = ("public", "notes", "id", "text", "embedding")
     make_table(database, names, id_type)
     settings = settings_for(make_settings, names)
-    fill_and_swap(database, settings, SMALL)
+    fill_and_swap(Migration(database, settings), SMALL)
     texts = [row[0] for row in execute(database, "SELECT text FROM notes ORDER BY id")]
     expected = SMALL.encode(SMALL.tokenize(texts))
     for found, wanted in zip(vectors(database, names), expected, strict=True):
         assert [float(x) for x in found[1:-1].split(",")] == pytest.approx(wanted.tolist(), abs=1e-6)
-    rollback(database, settings)
-    collapse(database, settings)
+    rollback(Migration(database, settings))
+    collapse(Migration(database, settings))
     assert vectors(database, names) == ["[1,2,3,4]"] * 25
 
 
@@ -118,22 +119,22 @@ def test_equal_dimensions_on_a_long_name(database, make_settings):
     names = NAMES["as long as can be"]
     make_table(database, names)
     settings = settings_for(make_settings, names)
-    fill_and_swap(database, settings, SMALL)
-    retire(database, settings)
-    fill_and_swap(database, settings, OTHER_SMALL)
-    rollback(database, settings)
-    swap(database, settings, OTHER_SMALL)
-    assert read_status(database, settings).embedded == 25
+    fill_and_swap(Migration(database, settings), SMALL)
+    retire(Migration(database, settings))
+    fill_and_swap(Migration(database, settings), OTHER_SMALL)
+    rollback(Migration(database, settings))
+    swap(Migration(database, settings), OTHER_SMALL)
+    assert read_status(Migration(database, settings)).embedded == 25
 
 
 def test_vectors_in_a_schema_that_is_not_on_the_path(database, database_url, settings):
     execute(database, "CREATE SCHEMA extensions")
     execute(database, "ALTER EXTENSION vector SET SCHEMA extensions")
     with Database(database_url) as fresh:
-        fill_and_swap(fresh, settings)
-        rollback(fresh, settings)
-        swap(fresh, settings)
-        retire(fresh, settings)
+        fill_and_swap(Migration(fresh, settings))
+        rollback(Migration(fresh, settings))
+        swap(Migration(fresh, settings))
+        retire(Migration(fresh, settings))
         execute(fresh, "SET search_path = public")
     with Database(database_url) as application:
         execute(application, "UPDATE segments SET text = 'changed' WHERE id = 1")

@@ -12,6 +12,7 @@ from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.benchmark import benchmark
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
@@ -68,11 +69,11 @@ def test_every_type_goes_through_all_phases_with_the_gate_enforced(database, mak
     service = EmbeddingsService(ENCODER, settings)
     give_type(database, name)
     held = columns_of(database)["embedding"]
-    said = plan(database, settings, service)
+    said = plan(Migration(database, settings), service)
     assert said.obstacles == ()
-    expand(database, settings, ENCODER.space)
-    backfill(database, settings, ENCODER)
-    measured = judge_quality(database, settings, service).measured
+    expand(Migration(database, settings), ENCODER.space)
+    backfill(Migration(database, settings), ENCODER)
+    measured = judge_quality(Migration(database, settings), service).measured
     assert measured.stored_vectors.matching_share == 1.0
     if name in ("bits", "sparse, longer than a vector can be"):
         assert any("judges the new vectors alone" in notice for notice in said.notices)
@@ -81,27 +82,27 @@ def test_every_type_goes_through_all_phases_with_the_gate_enforced(database, mak
     else:
         assert not any("judges the new vectors alone" in notice for notice in said.notices)
         assert measured.neighbours.rows == (200 if name == "two dimensions" else 300)
-    result = swap(database, settings, service)
+    result = swap(Migration(database, settings), service)
     assert result.exchanged
     assert result.gate.passed
     assert wrong_vectors(database, ENCODER, "embedding") == []
-    benchmark(database, settings, service)
-    rollback(database, settings)
+    benchmark(Migration(database, settings), service)
+    rollback(Migration(database, settings))
     assert columns_of(database)["embedding"] == held
-    swap(database, agreed(database, settings), service)
-    retire(database, settings)
-    assert require_table(database, settings).phase == "retired"
+    swap(Migration(database, agreed(Migration(database, settings))), service)
+    retire(Migration(database, settings))
+    assert require_table(Migration(database, settings)).phase == "retired"
     assert wrong_vectors(database, ENCODER, "embedding") == []
 
 
-def test_plan_says_which_dimensions_an_untyped_column_holds_and_warns_only_of_equal_ones(database, settings):
+def test_plan_says_which_dimensions_an_untyped_column_holds_and_warns_only_of_equal_ones(database, migration, settings):
     service = EmbeddingsService(ENCODER, settings)
     as_it_stands(database, "ALTER TABLE segments ALTER COLUMN embedding TYPE vector")
-    assert plan(database, settings, service).notices == (
+    assert plan(migration, service).notices == (
         "the old column 'embedding' is of no fixed dimensions: of its sampled rows 300 with 1,536 dimensions",
     )
     give_type(database, "two dimensions")
-    told, equal = plan(database, settings, service).notices
+    told, equal = plan(migration, service).notices
     assert "200 with 1,536 dimensions and 100 with 384 dimensions" in told
     assert "compared on rows of 1,536" in told
     assert "BOTH HAVE 384 DIMENSIONS" in equal
@@ -147,7 +148,7 @@ def test_an_untyped_column_is_searched_and_measured_among_rows_of_the_querys_dim
         ("bits", "(embedding bit_hamming_ops)"),
     ],
 )
-def test_the_new_index_is_of_the_old_ones_method_whatever_the_old_type(database, settings, name, index):
+def test_the_new_index_is_of_the_old_ones_method_whatever_the_old_type(database, migration, name, index):
     give_type(database, name)
     as_it_stands(database, f"CREATE INDEX theirs ON segments USING hnsw {index}")
-    assert plan(database, settings, EmbeddingsService(ENCODER, settings)).index.method == "hnsw"
+    assert plan(migration, EmbeddingsService(ENCODER, migration.settings)).index.method == "hnsw"

@@ -16,6 +16,7 @@ from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.embed import embed_pending
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import migrate
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.state import require_table
@@ -50,13 +51,13 @@ def with_vector(database):
 def test_a_part_is_filled_indexed_and_judged_and_nothing_is_exchanged(database, odd):
     service = EmbeddingsService(ENCODER, odd)
     before = execute(database, "SELECT id, embedding::text FROM segments ORDER BY 1")
-    said = plan(database, odd, service)
+    said = plan(Migration(database, odd), service)
     assert said.obstacles == ()
     assert (said.rows, said.pending) == (100, 100)
     assert "TARGET_WHERE takes 100 of 300 rows. The other 200 get no vector" in said.notices[0]
     assert 'ORDER BY "embedding_384" <=> <vector>' in said.notices[0]
 
-    result = migrate(database, odd, service)
+    result = migrate(Migration(database, odd), service)
     assert result.backfill.rows == 100
     assert not result.swap.exchanged
     assert result.swap.column == "embedding_384"
@@ -66,7 +67,7 @@ def test_a_part_is_filled_indexed_and_judged_and_nothing_is_exchanged(database, 
     assert wrong_vectors(database, ENCODER, "embedding_384") == []
     assert execute(database, "SELECT id, embedding::text FROM segments ORDER BY 1") == before
     assert columns_of(database)["embedding"] == "vector(1536)"
-    status = read_status(database, odd)
+    status = read_status(Migration(database, odd))
     assert (status.phase, status.rows, status.embedded, status.pending, status.without_text) == (
         "backfilled",
         100,
@@ -76,7 +77,7 @@ def test_a_part_is_filled_indexed_and_judged_and_nothing_is_exchanged(database, 
     )
     assert "nothing is exchanged" in status.next_step
     assert status.warnings == ()
-    again = migrate(database, odd, service)
+    again = migrate(Migration(database, odd), service)
     assert (again.backfill.rows, again.swap.index_built) == (0, False)
 
     ((row_id, words),) = execute(database, "SELECT id, text FROM segments WHERE id = 4")
@@ -87,9 +88,9 @@ def test_a_part_is_filled_indexed_and_judged_and_nothing_is_exchanged(database, 
         assert set(found) <= set(IDS)
 
     with pytest.raises(PhaseError, match="old column") as refused:
-        retire(database, odd)
+        retire(Migration(database, odd))
     assert "other rows" in refused.value.next_step
-    assert collapse(database, odd) == "embedding_384"
+    assert collapse(Migration(database, odd)) == "embedding_384"
     assert execute(database, "SELECT id, embedding::text FROM segments ORDER BY 1") == before
 
 
@@ -97,29 +98,29 @@ def test_rows_that_come_into_the_part_wait_and_those_that_leave_it_lose_their_ve
     execute(database, "ALTER TABLE segments ADD COLUMN tenant int NOT NULL DEFAULT 1")
     execute(database, "UPDATE segments SET tenant = 7 WHERE id <= 50")
     settings = make_settings(target_where="tenant = 7")
-    expand(database, settings, ENCODER.space)
-    backfill(database, settings, ENCODER)
+    expand(Migration(database, settings), ENCODER.space)
+    backfill(Migration(database, settings), ENCODER)
     assert len(with_vector(database)) == 50
     execute(database, "UPDATE segments SET tenant = 7 WHERE id = 60")
     execute(database, "UPDATE segments SET tenant = 1 WHERE id = 10")
     execute(database, "UPDATE segments SET text = 'else' WHERE id IN (20, 70)")
     assert 10 not in with_vector(database)
     assert 20 not in with_vector(database)
-    assert embed_pending(database, settings).backfill.rows == 2
+    assert embed_pending(Migration(database, settings)).backfill.rows == 2
     assert with_vector(database) == [i for i in range(1, 51) if i != 10] + [60]
     assert wrong_vectors(database, ENCODER, "embedding_384") == []
 
 
 def test_counts_ranges_and_samples_are_those_of_the_part(database, odd):
     target = TargetTable.from_settings(odd)
-    expand(database, odd, ENCODER.space)
+    expand(Migration(database, odd), ENCODER.space)
     with database.autocommit() as connection:
         kind = describe_table(connection, target).id_kind
         ranges = cut_ranges(connection, target, kind, 40)
         assert count_rows(connection, target, "embedding_384").rows == 100
         odd_texts = set(sample_texts(connection, target, 500))
     assert odd_texts == {row[0] for row in execute(database, "SELECT text FROM segments WHERE id % 3 = 1")}
-    assert [backfill(database, odd, ENCODER, id_range).rows for id_range in ranges] == [40, 40, 20]
+    assert [backfill(Migration(database, odd), ENCODER, id_range).rows for id_range in ranges] == [40, 40, 20]
     with database.autocommit() as connection:
         assert set(sample_vectors(connection, target, ["embedding"], 500).ids) == set(IDS)
 
@@ -138,7 +139,7 @@ def test_the_ranges_of_a_part_hold_rows_that_come_into_it_later(database, make_s
     )
     settings = make_settings(target_where="tenant = 7")
     target = TargetTable.from_settings(settings)
-    expand(database, settings, ENCODER.space)
+    expand(Migration(database, settings), ENCODER.space)
     with database.autocommit() as connection:
         kind = describe_table(connection, target).id_kind
         ranges = cut_ranges(connection, target, kind, 40)
@@ -146,7 +147,7 @@ def test_the_ranges_of_a_part_hold_rows_that_come_into_it_later(database, make_s
     execute(database, "UPDATE segments SET tenant = 7 WHERE nr IN (1, 250)")
     with database.autocommit() as connection:
         ranges += cut_ranges(connection, target, kind, 40, above=ranges[-1].upper)
-    assert [backfill(database, settings, ENCODER, id_range).rows for id_range in ranges] == [41, 40, 20, 1]
+    assert [backfill(Migration(database, settings), ENCODER, id_range).rows for id_range in ranges] == [41, 40, 20, 1]
 
 
 def test_a_small_part_of_a_large_table_is_sampled_in_as_many_pages_as_it_takes(database, make_settings):
@@ -163,13 +164,13 @@ def test_a_small_part_of_a_large_table_is_sampled_in_as_many_pages_as_it_takes(d
 
 
 def test_the_index_of_pending_rows_holds_those_of_the_part_alone(database, odd):
-    expand(database, odd, ENCODER.space)
-    backfill(database, odd, ENCODER)
+    expand(Migration(database, odd), ENCODER.space)
+    backfill(Migration(database, odd), ENCODER)
     ((definition,),) = execute(
         database, "SELECT indexdef FROM pg_indexes WHERE tablename = 'segments' AND indexname LIKE '%pending'"
     )
     assert "WHERE (((id % (3)::bigint) = 1) AND (embedding_384 IS NULL))" in definition
-    assert require_table(database, odd).phase == "backfilled"
+    assert require_table(Migration(database, odd)).phase == "backfilled"
     execute(database, "UPDATE segments SET text = 'else'")
     as_it_stands(database, "ANALYZE segments")
     entries = "SELECT reltuples FROM pg_class WHERE relname IN (SELECT indexname FROM pg_indexes WHERE indexname ~ 'pending$')"
@@ -177,15 +178,15 @@ def test_the_index_of_pending_rows_holds_those_of_the_part_alone(database, odd):
 
 
 def test_another_part_or_the_whole_table_is_refused_for_the_same_column(database, odd, make_settings):
-    expand(database, odd, ENCODER.space)
+    expand(Migration(database, odd), ENCODER.space)
     for settings in (make_settings(), make_settings(target_where="id % 3 = 2")):
         with pytest.raises(EmbeddingSpaceMismatch, match="WHERE"):
-            backfill(database, settings, ENCODER)
-    collapse(database, odd)
-    fill_and_swap(database, make_settings())
+            backfill(Migration(database, settings), ENCODER)
+    collapse(Migration(database, odd))
+    fill_and_swap(Migration(database, make_settings()))
     before = schema_of(database)
     with pytest.raises(EmbeddingSpaceMismatch, match="WHERE"):
-        expand(database, odd, ENCODER.space)
+        expand(Migration(database, odd), ENCODER.space)
     assert schema_of(database) == before, "a part must not take the trigger from the rows outside it"
 
 
@@ -203,7 +204,7 @@ def test_what_is_no_condition_over_one_row_is_refused(database, make_settings, c
     settings = make_settings(target_where=condition)
     before = schema_of(database)
     with pytest.raises(TargetTableError, match="TARGET_WHERE"):
-        expand(database, settings, ENCODER.space)
+        expand(Migration(database, settings), ENCODER.space)
     assert schema_of(database) == before
     assert scalar(database, "SELECT count(*) FROM sources") > 0
 

@@ -24,6 +24,7 @@ from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.companion import CompanionKeeper
 from bge_pipeline.phases.embed import embed_pending
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.pause import pause, paused_by, resume
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.status import read_status
@@ -45,8 +46,8 @@ pytestmark = pytest.mark.pgvector
 
 
 @pytest.fixture
-def expanded(database, settings):
-    expand(database, settings, ENCODER.space)
+def expanded(database, migration):
+    expand(migration, ENCODER.space)
     return database
 
 
@@ -67,15 +68,15 @@ class TestRuns:
 
         def progress(state):
             if state.written and not counts and not state.held:
-                pause(expanded, settings, by="anna@desk", reason="the shop is slow")
+                pause(Migration(expanded, settings), by="anna@desk", reason="the shop is slow")
             if state.held:
                 assert "paused by anna@desk" in state.held
                 assert "(the shop is slow); bge-pipeline resume" in state.held
                 counts.append((state.written, embedded(expanded)))
                 if len(counts) == 3:
-                    resume(expanded, settings, by="ben@desk")
+                    resume(Migration(expanded, settings), by="ben@desk")
 
-        result = backfill(expanded, settings, ENCODER, on_progress=progress)
+        result = backfill(Migration(expanded, settings), ENCODER, on_progress=progress)
         assert len(set(counts)) == 1
         assert counts[0][0] == counts[0][1] < 300
         assert (result.rows, result.pending_after) == (300, 0)
@@ -85,58 +86,58 @@ class TestRuns:
         assert wrong_vectors(expanded, ENCODER, "embedding_384") == []
 
     def test_a_new_run_says_that_it_is_paused_and_writes_nothing(self, expanded, settings, log):
-        pause(expanded, settings, by="anna@desk")
+        pause(Migration(expanded, settings), by="anna@desk")
         held = []
 
         def progress(state):
             held.append((state.held, embedded(expanded)))
             if len(held) == 1:
-                resume(expanded, settings)
+                resume(Migration(expanded, settings))
 
-        assert backfill(expanded, settings, ENCODER, on_progress=progress).rows == 300
+        assert backfill(Migration(expanded, settings), ENCODER, on_progress=progress).rows == 300
         assert held[0][0].startswith("paused by anna@desk at 20")
         assert held[0][1] == 0
         assert "held back: paused by anna@desk" in log.text
 
     def test_a_stop_ends_a_run_that_is_paused(self, expanded, settings):
-        pause(expanded, settings)
+        pause(Migration(expanded, settings))
         stop = threading.Event()
-        result = backfill(expanded, settings, ENCODER, on_progress=lambda _: stop.set(), stop=stop)
+        result = backfill(Migration(expanded, settings), ENCODER, on_progress=lambda _: stop.set(), stop=stop)
         assert (result.rows, result.pending_after) == (0, 300)
 
     def test_embed_ends_at_once_and_loads_no_model(self, expanded, make_settings, monkeypatch):
         monkeypatch.setattr("bge_pipeline.phases.embed.open_service", lambda *_: pytest.fail("a model was loaded"))
-        pause(expanded, make_settings(), by="anna@desk")
-        result = embed_pending(expanded, make_settings())
+        pause(Migration(expanded, make_settings()), by="anna@desk")
+        result = embed_pending(Migration(expanded, make_settings()))
         assert result.backfill is None
         assert result.as_metadata()["paused"]["by"] == "anna@desk"
 
-    def test_columns_are_not_exchanged_while_it_is_paused(self, database, settings):
-        fill(database, settings)
-        pause(database, settings)
-        thread = threading.Thread(target=swap, args=(database, settings))
+    def test_columns_are_not_exchanged_while_it_is_paused(self, migration):
+        fill(migration)
+        pause(migration)
+        thread = threading.Thread(target=swap, args=(migration,))
         thread.start()
         try:
             thread.join(1)
             assert thread.is_alive(), "it waits"
-            assert require_table(database, settings).phase == "backfilled"
+            assert require_table(migration).phase == "backfilled"
         finally:
-            resume(database, settings)
+            resume(migration)
             thread.join()
-        assert require_table(database, settings).phase == "swapped"
+        assert require_table(migration).phase == "swapped"
 
     def test_the_companion_column_waits_too(self, database, make_settings):
         settings = make_settings()
-        fill_and_swap(database, settings)
+        fill_and_swap(Migration(database, settings))
         execute(database, "ALTER TABLE segments DROP COLUMN embedding_1536")
         other = make_settings(embedding_dimensions=256)
-        keeper = CompanionKeeper(database, other)
-        expand(database, agreed(database, other), _space_of(256))
+        keeper = CompanionKeeper(Migration(database, other))
+        expand(Migration(database, agreed(Migration(database, other))), _space_of(256))
         execute(database, "UPDATE segments SET text = text || ' more' WHERE id = 1")
-        pause(database, other)
+        pause(Migration(database, other))
         keeper.embed_pending(threading.Event())
         assert keeper.result().pending == 1
-        resume(database, other)
+        resume(Migration(database, other))
         keeper.embed_pending(threading.Event())
         keeper.close()
         assert keeper.result().pending == 0
@@ -150,15 +151,15 @@ def _space_of(dimensions):
 
 class TestWhoCameLast:
     def test_pausing_twice_changes_nothing_and_names_the_first(self, expanded, settings):
-        assert pause(expanded, settings, by="anna@desk", reason="first").changed
-        again = pause(expanded, settings, by="ben@desk", reason="second")
+        assert pause(Migration(expanded, settings), by="anna@desk", reason="first").changed
+        again = pause(Migration(expanded, settings), by="ben@desk", reason="second")
         assert (again.changed, again.paused, again.latest.by) == (False, True, "anna@desk")
-        assert resume(expanded, settings, by="ben@desk").changed
-        again = resume(expanded, settings, by="anna@desk")
+        assert resume(Migration(expanded, settings), by="ben@desk").changed
+        again = resume(Migration(expanded, settings), by="anna@desk")
         assert (again.changed, again.paused, again.latest.by) == (False, False, "ben@desk")
 
     def test_resuming_what_was_never_paused_is_no_error(self, expanded, settings):
-        result = resume(expanded, settings)
+        result = resume(Migration(expanded, settings))
         assert (result.changed, result.paused, result.latest) == (False, False, None)
 
     @pytest.mark.parametrize("later", ["pause", "resume"])
@@ -189,14 +190,14 @@ class TestWhoCameLast:
 
             def press(act, results=results, pressed=pressed):
                 pressed.wait()
-                results.append(act(expanded, settings))
+                results.append(act(Migration(expanded, settings)))
 
             threads = [threading.Thread(target=press, args=(act,)) for act in (pause, resume, pause, resume)]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
-            stands = paused_by(expanded, settings)
+            stands = paused_by(Migration(expanded, settings))
             latest = max((result.latest for result in results if result.latest), key=lambda entry: entry.number)
             assert (stands is not None) == latest.paused
 
@@ -208,15 +209,15 @@ class TestWhoCameLast:
                 return reader.look(connection)
 
         for _ in range(3):
-            pause(expanded, settings)
-            resume(expanded, settings)
-        pause(expanded, settings)
+            pause(Migration(expanded, settings))
+            resume(Migration(expanded, settings))
+        pause(Migration(expanded, settings))
         assert look().paused
-        collapse(expanded, settings)
+        collapse(Migration(expanded, settings))
         assert look() is None
-        expand(expanded, settings, ENCODER.space)
+        expand(Migration(expanded, settings), ENCODER.space)
         assert look() is None
-        pause(expanded, settings, by="anna@desk")
+        pause(Migration(expanded, settings), by="anna@desk")
         assert look().by == "anna@desk"
 
     def test_a_long_journal_is_read_once(self, expanded, settings):
@@ -224,7 +225,7 @@ class TestWhoCameLast:
             expanded,
             "INSERT INTO segments_embedding_journal (act, facts) SELECT 'backfill', '{}' FROM generate_series(1, 5000)",
         )
-        pause(expanded, settings)
+        pause(Migration(expanded, settings))
         execute(
             expanded,
             "INSERT INTO segments_embedding_journal (act, facts) SELECT 'backfill', '{}' FROM generate_series(1, 5000)",
@@ -246,10 +247,10 @@ class TestWhoCameLast:
 class TestWhereItStands:
     def test_it_outlives_the_process_and_the_machine_that_paused(self, expanded, settings):
         script = (
-            "import time; from bge_pipeline.database.connection import Database\n"
+            "import time; from bge_pipeline.phases.migration import Migration\n"
             "from bge_pipeline.phases.pause import pause; from bge_pipeline.settings import load_settings\n"
-            "s = load_settings()\nwith Database.from_settings(s) as d:\n"
-            " pause(d, s, by='anna@gone'); print('paused', flush=True); time.sleep(600)"
+            "with Migration.opened(load_settings()) as migration:\n"
+            " pause(migration, by='anna@gone'); print('paused', flush=True); time.sleep(600)"
         )
         process = subprocess.Popen(
             [sys.executable, "-c", script], env=environment(settings), stdout=subprocess.PIPE, text=True
@@ -258,38 +259,38 @@ class TestWhereItStands:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
-        assert read_status(expanded, settings).paused.by == "anna@gone"
-        assert resume(expanded, settings, by="ben@desk").changed
-        assert read_status(expanded, settings).paused is None
+        assert read_status(Migration(expanded, settings)).paused.by == "anna@gone"
+        assert resume(Migration(expanded, settings), by="ben@desk").changed
+        assert read_status(Migration(expanded, settings)).paused is None
 
     def test_status_shows_who_when_and_why_and_what_to_run(self, expanded, settings):
-        pause(expanded, settings, by="anna@desk", reason="the shop is slow")
-        status = read_status(expanded, settings)
+        pause(Migration(expanded, settings), by="anna@desk", reason="the shop is slow")
+        status = read_status(Migration(expanded, settings))
         found = status.as_metadata()["paused"]
         assert (found["by"], found["reason"], found["paused"]) == ("anna@desk", "the shop is slow", True)
         assert found["at"].startswith("20")
         assert status.next_step.startswith("bge-pipeline resume")
 
     def test_without_a_name_it_is_the_user_on_this_machine(self, expanded, settings):
-        by = pause(expanded, settings).latest.by
+        by = pause(Migration(expanded, settings)).latest.by
         assert "@" in by
 
     def test_reports_of_phases_do_not_see_it(self, expanded, settings):
-        pause(expanded, settings)
+        pause(Migration(expanded, settings))
         with expanded.autocommit() as connection:
             assert [entry.act for entry in read_journal(connection, SEGMENTS)] == ["expand"]
             assert [entry.act for entry in read_journal(connection, SEGMENTS, "pause")] == ["pause"]
 
-    def test_a_table_without_a_migration_has_nothing_to_pause(self, database, settings):
+    def test_a_table_without_a_migration_has_nothing_to_pause(self, migration):
         for act in (pause, resume):
             with pytest.raises(PhaseError, match=r"no migration of .* has begun"):
-                act(database, settings)
-        assert read_status(database, settings).paused is None
+                act(migration)
+        assert read_status(migration).paused is None
 
     def test_a_database_that_takes_no_changes_is_named(self, expanded, settings):
         execute(expanded, f"ALTER DATABASE {expanded.url.database} SET default_transaction_read_only = on")
         with Database(expanded.url) as fresh, pytest.raises(ReadOnlyDatabase):
-            pause(fresh, settings)
+            pause(Migration(fresh, settings))
 
 
 class TestRoles:
@@ -307,25 +308,25 @@ class TestRoles:
             yield theirs
 
     def test_a_role_that_only_fills_pauses_resumes_and_obeys(self, expanded, as_role, settings):
-        table = require_table(expanded, settings).table
+        table = require_table(Migration(expanded, settings)).table
         with as_role.autocommit() as connection:
             lacking = missing_privileges(connection, table, "embedding_384", alters=False)
         for privilege in lacking:
             execute(expanded, privilege.remedy)
-        assert pause(as_role, settings).paused
+        assert pause(Migration(as_role, settings)).paused
         held = []
 
         def progress(state):
             held.append(state.held)
-            resume(as_role, settings)
+            resume(Migration(as_role, settings))
 
-        assert backfill(as_role, settings, ENCODER, on_progress=progress).rows == 300
+        assert backfill(Migration(as_role, settings), ENCODER, on_progress=progress).rows == 300
         assert held[0].startswith("paused by")
 
     def test_a_role_that_may_not_read_the_journal_still_sees_the_status(self, expanded, as_role, role, settings):
-        pause(expanded, settings)
+        pause(Migration(expanded, settings))
         execute(expanded, f"GRANT SELECT ON segments, segments_embedding_quarantine TO {role}")
-        status = read_status(as_role, settings)
+        status = read_status(Migration(as_role, settings))
         assert (status.phase, status.paused) == ("expanded", None)
         with as_role.autocommit() as connection:
             assert read_pause(connection, SEGMENTS) is None

@@ -24,6 +24,7 @@ from bge_pipeline.errors import SwapRefused
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import migrate
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.phases.swap import swap
 from bge_pipeline.settings import Settings
@@ -70,14 +71,14 @@ def spoil(database: Database, damage: Damage) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_the_swap_refuses_it(database: Database, settings: Settings, damage: Damage) -> None:
-    fill(database, settings)
+def test_the_swap_refuses_it(database: Database, migration: Migration, settings: Settings, damage: Damage) -> None:
+    fill(migration)
     spoil(database, damage)
 
     with pytest.raises(SwapRefused, match="quality gate"):
-        swap(database, settings, EmbeddingsService(ENCODER, settings))
+        swap(migration, EmbeddingsService(ENCODER, settings))
 
-    status = read_status(database, settings)
+    status = read_status(migration)
     assert (status.phase, status.dimensions) == ("backfilled", 1536)
 
 
@@ -93,16 +94,16 @@ def test_a_real_model_with_another_pooling_is_refused(
     )
     wrong = EmbeddingsService.from_settings(make_settings(embedding_model=str(folder)))
     service = EmbeddingsService.from_settings(settings)
-    expand(database, settings, service.space)
-    backfill(database, settings, service.encoder)
+    expand(Migration(database, settings), service.space)
+    backfill(Migration(database, settings), service.encoder)
     rows = new_vectors(database)
     overwrite(database, rows, wrong.encode_texts(rows.texts))
 
     with pytest.raises(SwapRefused, match="stored_vectors_matching") as caught:
-        swap(database, settings, service)
+        swap(Migration(database, settings), service)
 
     assert "known_item_success" not in str(caught.value)
-    assert read_status(database, settings).phase == "backfilled"
+    assert read_status(Migration(database, settings)).phase == "backfilled"
 
 
 def test_a_right_model_on_a_few_short_texts_beside_hashed_old_vectors_is_let_through(
@@ -115,10 +116,10 @@ def test_a_right_model_on_a_few_short_texts_beside_hashed_old_vectors_is_let_thr
     execute(database, "UPDATE segments SET text = array_to_string((string_to_array(text, ' '))[1:8], ' ')")
     store_vectors(database, "embedding", HashingEncoder(1536, seed=1536))
     service = EmbeddingsService.from_settings(settings)
-    expand(database, settings, service.space)
-    backfill(database, settings, service.encoder)
+    expand(Migration(database, settings), service.space)
+    backfill(Migration(database, settings), service.encoder)
 
-    assert swap(database, settings, service).exchanged
+    assert swap(Migration(database, settings), service).exchanged
 
 
 def test_a_model_that_is_cut_short_all_along_is_refused(
@@ -130,11 +131,11 @@ def test_a_model_that_is_cut_short_all_along_is_refused(
     (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 16, "do_lower_case": false}')
     settings = make_settings(embedding_model=str(folder))
     service = EmbeddingsService.from_settings(settings)
-    expand(database, settings, service.space)
-    backfill(database, settings, service.encoder)
+    expand(Migration(database, settings), service.space)
+    backfill(Migration(database, settings), service.encoder)
 
     with pytest.raises(SwapRefused, match="read_whole"):
-        swap(database, settings, service)
+        swap(Migration(database, settings), service)
 
 
 def test_a_model_that_pools_wrongly_all_along_is_refused(
@@ -148,18 +149,18 @@ def test_a_model_that_pools_wrongly_all_along_is_refused(
     )
     settings = make_settings(embedding_model=str(folder))
     service = EmbeddingsService.from_settings(settings)
-    expand(database, settings, service.space)
-    backfill(database, settings, service.encoder)
+    expand(Migration(database, settings), service.space)
+    backfill(Migration(database, settings), service.encoder)
 
     with pytest.raises(SwapRefused, match="pooling_advantage") as caught:
-        swap(database, settings, service)
+        swap(Migration(database, settings), service)
 
     assert "mean pooling of the same network" in str(caught.value)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_alembic_refuses_it(
-    database: Database, settings: Settings, damage: Damage, monkeypatch: pytest.MonkeyPatch
+    database: Database, migration: Migration, settings: Settings, damage: Damage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment(settings).items():
         monkeypatch.setenv(name, value)
@@ -169,15 +170,15 @@ def test_alembic_refuses_it(
     with pytest.raises(CommandError, match="quality gate"):
         command.upgrade(alembic_config(), "007")
 
-    assert read_status(database, settings).phase == "backfilled"
+    assert read_status(migration).phase == "backfilled"
 
 
 def test_an_override_goes_on_and_is_recorded(database: Database, make_settings: Callable[..., Settings]) -> None:
     settings = make_settings(quality_gate="warn")
-    fill(database, settings)
+    fill(Migration(database, settings))
     spoil(database, shuffled)
 
-    result = swap(database, settings, EmbeddingsService(ENCODER, settings))
+    result = swap(Migration(database, settings), EmbeddingsService(ENCODER, settings))
 
     assert result.exchanged
     assert result.gate is not None
@@ -188,8 +189,10 @@ def test_an_override_goes_on_and_is_recorded(database: Database, make_settings: 
     assert not entry.facts["gate"]["passed"]
 
 
-def test_a_sound_column_passes_and_the_search_effort_is_noted(database: Database, settings: Settings) -> None:
-    result = migrate(database, settings, EmbeddingsService(ENCODER, settings))
+def test_a_sound_column_passes_and_the_search_effort_is_noted(
+    database: Database, migration: Migration, settings: Settings
+) -> None:
+    result = migrate(migration, EmbeddingsService(ENCODER, settings))
 
     assert result.swap.gate is not None
     assert result.swap.gate.passed
@@ -214,7 +217,7 @@ def test_labelled_queries_that_the_new_model_answers_worse_stop_the_swap(
     )
     blind = HashingEncoder(8)
     settings = make_settings(eval_queries=path, embedding_dimensions=8)
-    fill(database, settings, blind)
+    fill(Migration(database, settings), blind)
 
     with pytest.raises(SwapRefused, match="ndcg_retained"):
-        swap(database, settings, EmbeddingsService(blind, settings))
+        swap(Migration(database, settings), EmbeddingsService(blind, settings))

@@ -15,6 +15,7 @@ from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.errors import TargetTableError
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.status import read_status
@@ -50,7 +51,7 @@ QUARANTINE, JOURNAL = "segments_embedding_quarantine", "segments_embedding_journ
 
 def told(database, settings):
     with database.autocommit() as connection:
-        state = require_table(database, settings)
+        state = require_table(Migration(database, settings))
         return told_replication(
             find_replication(connection, state.table), state, "embedding_384", VectorType("vector", 384)
         )
@@ -72,28 +73,28 @@ def chokes(texts):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("when", ["before expand", "after expand"])
-def test_an_application_on_a_published_table_goes_on_writing(database, settings, kind, when):
+def test_an_application_on_a_published_table_goes_on_writing(database, migration, kind, when):
     if when == "before expand":
         execute(database, f"CREATE PUBLICATION p {KINDS[kind]}")
-    expand(database, settings, ENCODER.space)
+    expand(migration, ENCODER.space)
     if when == "after expand":
         execute(database, f"CREATE PUBLICATION p {KINDS[kind]}")
     execute(database, "UPDATE segments SET text = 'poison' WHERE id IN (1, 2, 3)")
-    assert backfill(database, settings, Wrapped(before=chokes)).quarantined == 3
+    assert backfill(migration, Wrapped(before=chokes)).quarantined == 3
     execute(database, "UPDATE segments SET text = 'another text' WHERE id = 1")
     execute(database, "DELETE FROM segments WHERE id = 2")
-    fill(database, settings)
+    fill(migration)
     with database.autocommit() as connection:
         assert [row.row_id for row in list_quarantined(connection, SEGMENTS)] == ["3"]
-    swap(database, settings)
+    swap(migration)
     execute(database, "UPDATE segments SET text = 'yet another' WHERE id = 3")
-    assert read_status(database, settings).pending == 1
-    retire(database, settings)
+    assert read_status(migration).pending == 1
+    retire(migration)
 
 
-def test_every_table_of_ours_has_a_primary_key(database, settings):
+def test_every_table_of_ours_has_a_primary_key(database, migration):
     before = {row[0] for row in execute(database, "SELECT relname FROM pg_class WHERE relkind = 'r'")}
-    fill_and_swap(database, settings)
+    fill_and_swap(migration)
     ours = execute(
         database,
         "SELECT relname, EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary) FROM pg_class c "
@@ -123,8 +124,8 @@ def make_earlier(database):
 
 
 @pytest.mark.parametrize("publication", [None, "FOR ALL TABLES"])
-def test_an_installation_of_an_earlier_version_is_mended_when_expand_is_repeated(database, settings, publication):
-    expand(database, settings, ENCODER.space)
+def test_an_installation_of_an_earlier_version_is_mended_when_expand_is_repeated(database, migration, publication):
+    expand(migration, ENCODER.space)
     whole = schema_of(database)
     make_earlier(database)
     if publication:
@@ -132,42 +133,43 @@ def test_an_installation_of_an_earlier_version_is_mended_when_expand_is_repeated
         with pytest.raises(DBAPIError, match="replica identity"):
             execute(database, "UPDATE segments SET text = 'another text' WHERE id = 1")
     assert schema_of(database) != whole
-    expand(database, settings, ENCODER.space)
+    expand(migration, ENCODER.space)
     assert schema_of(database) == whole
     assert execute(database, f"SELECT row_id FROM {QUARANTINE}") == [(1,)]
-    assert backfill(database, settings, ENCODER).pending_after == 0
+    assert backfill(migration, ENCODER).pending_after == 0
     assert scalar(database, "SELECT embedding_384 FROM segments WHERE id = 1") is None, "still in quarantine"
     execute(database, "UPDATE segments SET text = 'another text' WHERE id = 1")
-    assert read_status(database, settings).pending == 1
+    assert read_status(migration).pending == 1
 
 
 @pytest.mark.parametrize(
-    "finish", [swap, lambda database, settings: (swap(database, settings), retire(database, settings))]
+    "finish",
+    [swap, lambda migration: (swap(migration), retire(migration))],
 )
 def test_a_finished_table_is_mended_too_and_a_third_call_changes_nothing(database, settings, finish):
-    fill(database, settings)
-    finish(database, settings)
+    fill(Migration(database, settings))
+    finish(Migration(database, settings))
     whole = schema_of(database)
     make_earlier(database)
     with pytest.raises(DBAPIError, match="embedding_384"):
         execute(database, "UPDATE segments SET text = 'another text' WHERE id = 2")
-    expand(database, settings, ENCODER.space)
+    expand(Migration(database, settings), ENCODER.space)
     assert schema_of(database) == whole
     execute(database, "UPDATE segments SET text = 'another text' WHERE id = 2")
     with database.transaction() as application:
         application.exec_driver_sql("LOCK TABLE segments IN ROW EXCLUSIVE MODE")
-        expand(database, settings, ENCODER.space)
+        expand(Migration(database, settings), ENCODER.space)
     assert schema_of(database) == whole
 
 
-def test_a_lost_quarantine_is_named_by_the_backfill_and_made_again_by_expand(database, settings):
-    expand(database, settings, ENCODER.space)
+def test_a_lost_quarantine_is_named_by_the_backfill_and_made_again_by_expand(database, migration):
+    expand(migration, ENCODER.space)
     execute(database, f"DROP TABLE {QUARANTINE}")
-    assert read_status(database, settings).pending == 300
+    assert read_status(migration).pending == 300
     with pytest.raises(Exception, match="is missing or of an earlier version") as refused:
-        backfill(database, settings, ENCODER)
+        backfill(migration, ENCODER)
     assert "bge-pipeline migrate" in refused.value.next_step
-    assert fill(database, settings).pending_after == 0
+    assert fill(migration).pending_after == 0
 
 
 @pytest.mark.parametrize(
@@ -189,23 +191,23 @@ def test_a_lost_quarantine_is_named_by_the_backfill_and_made_again_by_expand(dat
     ids=["nothing", "no primary key", "deferrable"],
 )
 def test_a_table_whose_updates_postgres_refuses_is_refused_before_anything_is_changed(
-    database, settings, prepare, remedy
+    database, migration, prepare, remedy
 ):
     execute(database, prepare)
     execute(database, "CREATE PUBLICATION p FOR TABLE segments")
     before = schema_of(database)
     with pytest.raises(TargetTableError, match="no replica identity, and publication p publishes updates") as refused:
-        expand(database, settings, ENCODER.space)
+        expand(migration, ENCODER.space)
     assert refused.value.next_step == remedy
     assert schema_of(database) == before
     execute(database, remedy)
-    assert fill(database, settings).rows == 300
+    assert fill(migration).rows == 300
 
 
-def test_a_publication_of_inserts_alone_needs_no_replica_identity(database, settings):
+def test_a_publication_of_inserts_alone_needs_no_replica_identity(database, migration):
     execute(database, "ALTER TABLE segments REPLICA IDENTITY NOTHING")
     execute(database, "CREATE PUBLICATION p FOR TABLE segments WITH (publish = 'insert')")
-    assert fill(database, settings).rows == 300
+    assert fill(migration).rows == 300
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -221,7 +223,7 @@ def test_each_kind_of_publication_is_told_apart(database, settings, kind):
 def test_a_subscriber_that_would_mix_two_models_is_told_so(database, make_settings):
     execute(database, "CREATE PUBLICATION shop FOR TABLE segments")
     with database.autocommit() as connection:
-        state = require_table(database, make_settings())
+        state = require_table(Migration(database, make_settings()))
         replication = find_replication(connection, state.table)
     (line,) = told_replication(replication, state, "embedding_1536", VectorType("vector", 1536))
     assert "would put vectors of both models into one column" in line
@@ -315,20 +317,20 @@ def test_a_subscriber_that_does_what_plan_says_follows_a_migration(pair, kind):
     assert told(pair.subscriber, settings)[0].startswith("subscription shop fills the table from elsewhere")
     add, exchange, drop = statements(publisher, settings)
     pair.run_at_the_subscriber(add)
-    fill(publisher, settings)
+    fill(Migration(publisher, settings))
     execute(publisher, "UPDATE segments SET text = 'written meanwhile' WHERE id = 1")
     put_in_quarantine(publisher, 1)
     execute(publisher, "UPDATE segments SET text = 'written again' WHERE id = 1")
     query = "SELECT id, text, embedding_384::text FROM segments ORDER BY id"
     wait_until(lambda: execute(publisher, query) == execute(pair.subscriber, query), 30)
-    fill_and_swap(publisher, settings)
+    fill_and_swap(Migration(publisher, settings))
     pair.run_at_the_subscriber(exchange)
     execute(publisher, "UPDATE segments SET text = 'written after' WHERE id = 2")
-    backfill(publisher, settings, ENCODER)
+    backfill(Migration(publisher, settings), ENCODER)
     wait_until(pair.is_followed, 60)
     assert wrong_vectors(pair.subscriber, ENCODER, "embedding") == []
     assert scalar(pair.subscriber, "SELECT count(embedding) FROM segments") == 30
-    retire(publisher, settings)
+    retire(Migration(publisher, settings))
     pair.run_at_the_subscriber(drop)
     execute(publisher, "UPDATE segments SET speaker_label = 'last', text = 'the last' WHERE id = 3")
     wait_until(pair.is_followed, 60)
@@ -338,13 +340,13 @@ def test_a_subscriber_that_nobody_told_stops_and_goes_on_when_it_is(pair, logica
     publisher, settings = pair.publisher, pair.settings
     pair.subscribe(KINDS["the table"])
     add, exchange, _ = statements(publisher, settings)
-    fill(publisher, settings)
+    fill(Migration(publisher, settings))
     wait_until(lambda: 'missing replicated column: "embedding_384"' in logical_server.log, 60)
     pair.run_at_the_subscriber(add)
     wait_until(lambda: scalar(pair.subscriber, "SELECT count(embedding_384) FROM segments") == 30, 60)
-    swap(publisher, settings)
+    swap(Migration(publisher, settings))
     execute(publisher, "UPDATE segments SET speaker_label = 'x', text = 'written after'")
-    backfill(publisher, settings, ENCODER)
+    backfill(Migration(publisher, settings), ENCODER)
     wait_until(lambda: 'missing replicated column: "embedding_1536"' in logical_server.log, 60)
     pair.run_at_the_subscriber(exchange)
     wait_until(pair.is_followed, 60)
@@ -353,18 +355,18 @@ def test_a_subscriber_that_nobody_told_stops_and_goes_on_when_it_is(pair, logica
 def test_our_own_tables_are_not_sent_to_subscribers_of_all_tables(pair):
     pair.subscribe(KINDS["all tables"])
     pair.run_at_the_subscriber('ALTER TABLE segments ADD COLUMN "embedding_384" vector(384)')
-    fill(pair.publisher, pair.settings)
+    fill(Migration(pair.publisher, pair.settings))
     published = execute(pair.publisher, "SELECT tablename FROM pg_publication_tables ORDER BY 1")
     assert published == [("segments",), ("sources",)]
     assert scalar(pair.publisher, f"SELECT count(*) FROM {JOURNAL} WHERE act <> 'worker'") == 2
     wait_until(lambda: scalar(pair.subscriber, "SELECT count(embedding_384) FROM segments") == 30, 30)
 
 
-def test_tables_of_an_earlier_version_are_taken_out_of_publications_of_all_tables(database, settings):
-    fill(database, settings)
+def test_tables_of_an_earlier_version_are_taken_out_of_publications_of_all_tables(database, migration):
+    fill(migration)
     execute(database, "CREATE PUBLICATION p FOR ALL TABLES")
     execute(database, f"CREATE PUBLICATION q FOR TABLE {JOURNAL}")
-    expand(database, settings, ENCODER.space)
+    expand(migration, ENCODER.space)
     kinds = dict(
         map(tuple, execute(database, "SELECT relname, relpersistence::text FROM pg_class WHERE relkind = 'r'"))
     )

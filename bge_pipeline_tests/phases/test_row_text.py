@@ -16,6 +16,7 @@ from bge_pipeline.errors import BgePipelineError, ConfigurationError, EmbeddingS
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.embed import embed_pending
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
@@ -89,16 +90,16 @@ def pending(database, column="vector_384"):
 def test_every_kind_of_text_goes_through_all_phases(database, notes_settings):
     settings = notes_settings
     service = EmbeddingsService(ENCODER, settings)
-    planned = plan(database, settings, service)
+    planned = plan(Migration(database, settings), service)
     assert planned.obstacles == ()
     assert planned.tokens.sampled_rows == 300
     assert planned.writing is not None
 
-    expand(database, settings, ENCODER.space)
-    assert backfill(database, settings, ENCODER).rows == 300
+    expand(Migration(database, settings), ENCODER.space)
+    assert backfill(Migration(database, settings), ENCODER).rows == 300
     assert stale(database, settings, "vector_384") == []
-    assert read_status(database, settings).warnings == ()
-    assert swap(database, settings, service).gate.passed
+    assert read_status(Migration(database, settings)).warnings == ()
+    assert swap(Migration(database, settings), service).gate.passed
 
     create_text_index(database, settings)
     retriever = Retriever(database, settings, service)
@@ -114,15 +115,15 @@ def test_every_kind_of_text_goes_through_all_phases(database, notes_settings):
     )
     assert pending(database, "vector") == [5]
     assert pending(database, "vector_1536") == [5]
-    embed_pending(database, settings)
+    embed_pending(Migration(database, settings))
     assert stale(database, settings) == []
     assert retriever.search("oryx zebra").results[0].id == 5
 
-    rollback(database, settings)
-    swap(database, agreed(database, settings), service)
-    retire(database, settings)
+    rollback(Migration(database, settings))
+    swap(Migration(database, agreed(Migration(database, settings))), service)
+    retire(Migration(database, settings))
     assert stale(database, settings) == []
-    assert read_status(database, settings).warnings == ()
+    assert read_status(Migration(database, settings)).warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -138,8 +139,8 @@ def test_every_kind_of_text_goes_through_all_phases(database, notes_settings):
 def test_only_a_change_that_the_text_shows_empties_the_vector(database, make_settings, kind, same, other):
     make_notes(database)
     settings = make_settings(target_table="notes", target_embedding_column="vector", **TEXTS[kind])
-    expand(database, settings, ENCODER.space)
-    backfill(database, settings, ENCODER)
+    expand(Migration(database, settings), ENCODER.space)
+    backfill(Migration(database, settings), ENCODER)
     as_it_stands(database, f"UPDATE notes SET {same} WHERE id < 4")
     assert pending(database) == []
     as_it_stands(database, f"UPDATE notes SET {other} WHERE id < 4")
@@ -151,8 +152,8 @@ def test_an_expression_that_fails_for_a_row_stops_no_statement_of_the_applicatio
     settings = make_settings(
         target_table="notes", target_embedding_column="vector", target_text="title || 1000 / version"
     )
-    expand(database, settings, ENCODER.space)
-    backfill(database, settings, ENCODER)
+    expand(Migration(database, settings), ENCODER.space)
+    backfill(Migration(database, settings), ENCODER)
     assert "pending" in str(execute(database, "SELECT indexdef FROM pg_indexes WHERE tablename = 'notes'"))
     as_it_stands(database, "UPDATE notes SET version = 0 WHERE id = 1")
     assert pending(database) == [1]
@@ -172,20 +173,20 @@ def test_a_text_that_cannot_be_embedded_is_put_aside_and_comes_back_when_any_par
             raise ValueError("cannot read this")
 
     execute(database, "UPDATE notes SET error = 'unreadable' WHERE id = 7")
-    expand(database, settings, ENCODER.space)
-    backfill(database, settings, Wrapped(before=refuse))
+    expand(Migration(database, settings), ENCODER.space)
+    backfill(Migration(database, settings), Wrapped(before=refuse))
     with database.autocommit() as connection:
         assert [row.row_id for row in list_quarantined(connection, target)] == ["7"]
         assert count_rows(connection, target, "vector_384").quarantined == 1
     execute(database, "UPDATE notes SET error = 'readable' WHERE id = 7")
-    assert backfill(database, settings, ENCODER).rows == 1
+    assert backfill(Migration(database, settings), ENCODER).rows == 1
     assert stale(database, settings, "vector_384") == []
 
 
 def test_a_row_whose_text_is_edited_while_it_is_embedded_gets_no_vector_of_the_text_before(database, make_settings):
     make_notes(database)
     settings = make_settings(target_table="notes", target_embedding_column="vector", **TEXTS["of a template"])
-    expand(database, settings, ENCODER.space)
+    expand(Migration(database, settings), ENCODER.space)
     edited = []
 
     def edit(_):
@@ -194,10 +195,10 @@ def test_a_row_whose_text_is_edited_while_it_is_embedded_gets_no_vector_of_the_t
             execute(database, "UPDATE notes SET digest = 'edited meanwhile' WHERE id = 9")
             execute(database, "UPDATE notes SET version = version + 1 WHERE id = 10")
 
-    backfill(database, settings, Wrapped(before=edit))
+    backfill(Migration(database, settings), Wrapped(before=edit))
     assert edited
     assert stale(database, settings, "vector_384") == []
-    backfill(database, settings, ENCODER)
+    backfill(Migration(database, settings), ENCODER)
     assert pending(database) == []
 
 
@@ -206,45 +207,45 @@ def test_another_text_for_a_column_that_is_being_filled_is_refused_everywhere(da
     names = {"target_table": "notes", "target_embedding_column": "vector"}
     settings = make_settings(**names, **TEXTS["inside JSON"])
     other = make_settings(**names, **TEXTS["concatenated"])
-    expand(database, settings, ENCODER.space)
-    backfill(database, settings, ENCODER)
+    expand(Migration(database, settings), ENCODER.space)
+    backfill(Migration(database, settings), ENCODER)
     service = EmbeddingsService(ENCODER, other)
     for act in (
-        lambda: expand(database, other, ENCODER.space),
-        lambda: backfill(database, other, ENCODER),
-        lambda: swap(database, other, service),
+        lambda: expand(Migration(database, other), ENCODER.space),
+        lambda: backfill(Migration(database, other), ENCODER),
+        lambda: swap(Migration(database, other), service),
     ):
         with pytest.raises(EmbeddingSpaceMismatch, match="payload"):
             act()
-    swap(database, settings, EmbeddingsService(ENCODER, settings))
-    (warning,) = read_status(database, other).warnings
+    swap(Migration(database, settings), EmbeddingsService(ENCODER, settings))
+    (warning,) = read_status(Migration(database, other)).warnings
     assert "are those of payload->>'data', and the settings name coalesce(title" in warning
     with pytest.raises(BgePipelineError, match="payload"):
-        embed_pending(database, make_settings(**names, target_text_column="digest"))
+        embed_pending(Migration(database, make_settings(**names, target_text_column="digest")))
 
 
 def test_the_next_migration_keeps_both_models_vectors_current_with_the_same_text(database, make_settings):
     make_notes(database)
     names = {"target_table": "notes", "target_embedding_column": "vector", **TEXTS["of a template"]}
     settings = make_settings(**names)
-    fill_and_swap(database, settings)
-    retire(database, settings)
+    fill_and_swap(Migration(database, settings))
+    retire(Migration(database, settings))
     small = HashingEncoder(dimensions=64)
     following = make_settings(**names, embedding_dimensions=64)
-    fill(database, following, small)
+    fill(Migration(database, following), small)
     execute(database, "UPDATE notes SET title = 'oryx' WHERE id = 5")
     execute(database, "UPDATE notes SET version = 0 WHERE id = 6")
     assert (pending(database, "vector"), pending(database, "vector_64")) == ([5], [5])
-    backfill(database, following, small)
+    backfill(Migration(database, following), small)
     assert (pending(database, "vector"), pending(database, "vector_64")) == ([], [])
     assert stale(database, settings, "vector") == []
-    assert read_status(database, following).warnings == ()
-    assert swap_quietly(database, following, small).exchanged
-    rollback(database, following)
+    assert read_status(Migration(database, following)).warnings == ()
+    assert swap_quietly(Migration(database, following), small).exchanged
+    rollback(Migration(database, following))
     assert stale(database, settings, "vector") == []
-    swap_quietly(database, following, small)
-    retire(database, following)
-    assert read_status(database, following).warnings == ()
+    swap_quietly(Migration(database, following), small)
+    retire(Migration(database, following))
+    assert read_status(Migration(database, following)).warnings == ()
 
 
 def test_a_text_that_fails_for_a_row_is_explained_by_every_command_that_reads_it(database, make_settings):
@@ -252,19 +253,19 @@ def test_a_text_that_fails_for_a_row_is_explained_by_every_command_that_reads_it
     settings = make_settings(
         target_table="notes", target_embedding_column="vector", target_text="title || 1000 / version"
     )
-    expand(database, settings, ENCODER.space)
+    expand(Migration(database, settings), ENCODER.space)
     execute(database, "UPDATE notes SET version = 0 WHERE id = 200")
     for act in (
-        lambda: plan(database, settings, EmbeddingsService(ENCODER, settings)),
-        lambda: backfill(database, settings, ENCODER),
-        lambda: read_status(database, settings),
-        lambda: embed_pending(database, settings),
+        lambda: plan(Migration(database, settings), EmbeddingsService(ENCODER, settings)),
+        lambda: backfill(Migration(database, settings), ENCODER),
+        lambda: read_status(Migration(database, settings)),
+        lambda: embed_pending(Migration(database, settings)),
     ):
         with pytest.raises(TargetTableError, match=r"TARGET_TEXT title .* division by zero") as refused:
             act()
         assert "CASE WHEN" in refused.value.next_step
     execute(database, "UPDATE notes SET version = 1 WHERE id = 200")
-    backfill(database, settings, ENCODER)
+    backfill(Migration(database, settings), ENCODER)
     assert pending(database) == []
 
 
@@ -272,11 +273,11 @@ def test_a_text_that_no_index_can_hold_is_an_obstacle_and_expand_refuses_before_
     database, make_settings
 ):
     settings = make_settings(target_text="concat_ws(' ', speaker_label, text)")
-    (obstacle,) = plan(database, settings, EmbeddingsService(ENCODER, settings)).obstacles
+    (obstacle,) = plan(Migration(database, settings), EmbeddingsService(ENCODER, settings)).obstacles
     assert "IMMUTABLE" in obstacle
     with pytest.raises(TargetTableError, match="IMMUTABLE"):
-        expand(database, settings, ENCODER.space)
-    assert require_table(database, settings).phase == "legacy"
+        expand(Migration(database, settings), ENCODER.space)
+    assert require_table(Migration(database, settings)).phase == "legacy"
     assert (
         scalar(database, "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'segments'::regclass AND NOT tgisinternal")
         == 0

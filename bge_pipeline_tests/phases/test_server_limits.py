@@ -12,6 +12,7 @@ from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConfigurationError, DiskFull, IndexBuildFailed
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.status import read_status
@@ -46,11 +47,11 @@ def fill_the_disk(database, *, after_rows):
 class TestDiskFull:
     def test_a_backfill_ends_at_once_and_says_so(self, database, make_settings):
         settings = make_settings(backfill_batch_rows=100, backfill_max_attempts=5)
-        expand(database, settings, ENCODER.space)
+        expand(Migration(database, settings), ENCODER.space)
         fill_the_disk(database, after_rows=150)
         started = time.perf_counter()
         with pytest.raises(DiskFull, match="no space left") as refused:
-            backfill(database, settings, ENCODER)
+            backfill(Migration(database, settings), ENCODER)
         assert time.perf_counter() - started < 10  # five attempts pause for 15 s
         assert "No space left on device" in refused.value.message
         committed = 300 - len(pending_ids(database))
@@ -60,14 +61,14 @@ class TestDiskFull:
 
     def test_it_resumes_when_there_is_space_again(self, database, make_settings):
         settings = make_settings(backfill_batch_rows=100)
-        expand(database, settings, ENCODER.space)
+        expand(Migration(database, settings), ENCODER.space)
         fill_the_disk(database, after_rows=150)
         with pytest.raises(DiskFull):
-            backfill(database, settings, ENCODER)
+            backfill(Migration(database, settings), ENCODER)
         execute(database, "DROP TRIGGER extends ON segments")
         left = len(pending_ids(database))
         assert 0 < left <= 200
-        assert backfill(database, settings, ENCODER).rows == left
+        assert backfill(Migration(database, settings), ENCODER).rows == left
         assert pending_ids(database) == []
 
     def test_other_statements_say_so_too(self, database):
@@ -86,31 +87,31 @@ class TestRetireThatReclaims:
         execute(database, f"ALTER DATABASE {database.url.database} SET maintenance_work_mem = '1MB'")
         settings = make_settings(index_lists=self.LISTS)
         with Database(database_url) as fresh:
-            fill_and_swap(fresh, settings)
+            fill_and_swap(Migration(fresh, settings))
             with pytest.raises(DBAPIError, match="memory required"), fresh.autocommit() as connection:
                 connection.exec_driver_sql("VACUUM (FULL) segments")
-            assert retire(fresh, settings, reclaim=True).rewritten
-            status = read_status(fresh, settings)
+            assert retire(Migration(fresh, settings), reclaim=True).rewritten
+            status = read_status(Migration(fresh, settings))
         assert status.phase == "retired"
         assert status.index.valid
 
     def test_more_than_is_allowed_is_refused_before_the_column_goes(self, database, make_settings):
-        fill_and_swap(database, make_settings(index_lists=self.LISTS))
+        fill_and_swap(Migration(database, make_settings(index_lists=self.LISTS)))
         before = columns_of(database)
         with pytest.raises(IndexBuildFailed, match="INDEX_MAX_MEMORY_MB is 10") as refused:
-            retire(database, make_settings(index_max_memory_mb=10), reclaim=True)
+            retire(Migration(database, make_settings(index_max_memory_mb=10)), reclaim=True)
         assert refused.value.state == "nothing was dropped"
         assert columns_of(database) == before
-        retire(database, make_settings(index_max_memory_mb=10))
-        assert read_status(database, make_settings()).phase == "retired"
+        retire(Migration(database, make_settings(index_max_memory_mb=10)))
+        assert read_status(Migration(database, make_settings())).phase == "retired"
 
     def test_an_hnsw_index_makes_do_with_what_is_allowed(self, database, make_settings):
         settings = make_settings(index_method="hnsw", index_max_memory_mb=1)
-        fill_and_swap(database, settings)
-        assert retire(database, settings, reclaim=True).rewritten
+        fill_and_swap(Migration(database, settings))
+        assert retire(Migration(database, settings), reclaim=True).rewritten
 
-    def test_a_rewrite_that_fails_says_that_the_column_is_gone(self, database, settings):
-        fill_and_swap(database, settings)
+    def test_a_rewrite_that_fails_says_that_the_column_is_gone(self, database, migration):
+        fill_and_swap(migration)
         execute(database, "CREATE FUNCTION f(text) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN 1; END $$")
         execute(database, "CREATE INDEX depends ON segments (f(text))")
         execute(
@@ -119,11 +120,11 @@ class TestRetireThatReclaims:
             "$$ BEGIN RAISE EXCEPTION 'not today'; END $$",
         )
         with pytest.raises(IndexBuildFailed, match="could not be rewritten: not today") as refused:
-            retire(database, settings, reclaim=True)
+            retire(migration, reclaim=True)
         assert "the old column is dropped" in refused.value.state
-        assert read_status(database, settings).phase == "retired"
+        assert read_status(migration).phase == "retired"
         execute(database, "DROP INDEX depends")
-        assert retire(database, settings, reclaim=True).rewritten
+        assert retire(migration, reclaim=True).rewritten
 
 
 class TestPgvectorBefore07:
@@ -139,19 +140,19 @@ class TestPgvectorBefore07:
         with pytest.raises(
             ConfigurationError, match=r"INDEX_ELEMENT=halfvec: expected pgvector 0\.7 or later, got 0\.6\.2"
         ):
-            expand(database, settings, ENCODER.space)
+            expand(Migration(database, settings), ENCODER.space)
         assert schema_of(database) == before
 
     def test_the_plan_knows_it(self, database, make_settings):
         settings = make_settings(index_element="halfvec")
-        obstacles = plan(database, settings, EmbeddingsService(ENCODER, settings)).obstacles
+        obstacles = plan(Migration(database, settings), EmbeddingsService(ENCODER, settings)).obstacles
         assert any("INDEX_ELEMENT=halfvec" in obstacle for obstacle in obstacles)
 
     def test_chosen_after_the_backfill_it_is_refused_by_the_swap(self, database, make_settings):
-        fill(database, make_settings())
+        fill(Migration(database, make_settings()))
         with pytest.raises(ConfigurationError, match="INDEX_ELEMENT=halfvec"):
-            swap(database, make_settings(index_element="halfvec"))
+            swap(Migration(database, make_settings(index_element="halfvec")))
 
-    def test_vector_is_not(self, database, settings):
-        fill_and_swap(database, settings)
-        assert read_status(database, settings).phase == "swapped"
+    def test_vector_is_not(self, migration):
+        fill_and_swap(migration)
+        assert read_status(migration).phase == "swapped"

@@ -11,6 +11,7 @@ from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.pgvector
 
 
 def facts(database, settings):
-    status = read_status(database, settings)
+    status = read_status(Migration(database, settings))
     return (
         status.phase,
         status.embedded,
@@ -32,54 +33,54 @@ def facts(database, settings):
     )
 
 
-def test_every_step_of_a_migration_is_told_apart(database, settings):
+def test_every_step_of_a_migration_is_told_apart(database, migration, settings):
     assert facts(database, settings) == ("legacy", 300, 0, 1536, None, None)
-    expand(database, settings, ENCODER.space)
+    expand(migration, ENCODER.space)
     assert facts(database, settings) == ("expanded", 0, 300, 1536, 384, None)
-    backfill(database, settings, ENCODER)
+    backfill(migration, ENCODER)
     assert facts(database, settings) == ("backfilled", 300, 0, 1536, 384, None)
-    swap(database, settings)
+    swap(migration)
     assert facts(database, settings) == ("swapped", 300, 0, 384, None, "embedding_1536")
-    rollback(database, settings)
+    rollback(migration)
     assert facts(database, settings) == ("backfilled", 300, 0, 1536, 384, None)
-    swap(database, settings)
-    retire(database, settings)
+    swap(migration)
+    retire(migration)
     assert facts(database, settings) == ("retired", 300, 0, 384, None, None)
 
 
-def test_a_collapsed_table_is_as_if_nothing_had_happened(database, settings):
-    fill(database, settings)
-    collapse(database, settings)
+def test_a_collapsed_table_is_as_if_nothing_had_happened(database, migration, settings):
+    fill(migration)
+    collapse(migration)
     assert facts(database, settings) == ("legacy", 300, 0, 1536, None, None)
 
 
-def test_status_changes_nothing(database, settings):
-    fill(database, settings)
+def test_status_changes_nothing(database, migration):
+    fill(migration)
     before = schema_of(database)
-    read_status(database, settings)
+    read_status(migration)
     assert schema_of(database) == before
 
 
-def test_status_is_json_with_what_is_promised(database, settings):
-    fill_and_swap(database, settings)
-    told = json.loads(json.dumps(read_status(database, settings).as_metadata()))
+def test_status_is_json_with_what_is_promised(migration):
+    fill_and_swap(migration)
+    told = json.loads(json.dumps(read_status(migration).as_metadata()))
     assert told["table"] == '"public"."segments"'
     assert {"phase", "rows", "embedded", "pending", "quarantined", "dimensions", "model", "index"} <= told.keys()
     assert told["index"].keys() >= {"name", "method", "valid"}
     assert told["model"] == "hashing"
 
 
-def test_a_valid_index_is_shown_before_an_invalid_one(database, settings):
+def test_a_valid_index_is_shown_before_an_invalid_one(database, migration):
     execute(database, "CREATE INDEX a_broken_one ON segments USING hnsw (embedding vector_l2_ops)")
     execute(database, "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'a_broken_one'::regclass")
-    assert read_status(database, settings).index.name == "segments_embedding_idx"
+    assert read_status(migration).index.name == "segments_embedding_idx"
     execute(database, "DROP INDEX segments_embedding_idx")
-    assert not read_status(database, settings).index.valid
+    assert not read_status(migration).index.valid
 
 
-def test_what_each_phase_did_is_kept_in_the_journal(database, settings):
-    fill_and_swap(database, settings)
-    rollback(database, settings)
+def test_what_each_phase_did_is_kept_in_the_journal(database, migration):
+    fill_and_swap(migration)
+    rollback(migration)
     with database.autocommit() as connection:
         entries = read_journal(connection, SEGMENTS)
     assert [entry.act for entry in entries] == ["expand", "backfill", "swap", "rollback"]
@@ -91,10 +92,10 @@ def test_plan_backfill_and_status_say_what_runs_the_model_and_how_that_was_prove
     model = {"embedding_model": "bundled", "embedding_dimensions": 384, "embedding_device": "cpu"}
     way = {"embedding_backend": "torch", "embedding_precision": "fp32", "bge_pipeline_home": tmp_path}
     chosen = settings.model_copy(update=model | way)
-    assert read_status(database, chosen).run_by is None
-    with open_service(database, chosen) as service:
-        planned = plan(database, chosen, service)
-        expand(database, chosen, service.space)
-        done = backfill(database, chosen, service.encoder)
+    assert read_status(Migration(database, chosen)).run_by is None
+    with open_service(Migration(database, chosen)) as service:
+        planned = plan(Migration(database, chosen), service)
+        expand(Migration(database, chosen), service.space)
+        done = backfill(Migration(database, chosen), service.encoder)
     assert planned.run_by.startswith("PyTorch, which agrees with sentence-transformers in fp32 on 64 texts")
-    assert planned.run_by == done.as_metadata()["run_by"] == read_status(database, chosen).run_by
+    assert planned.run_by == done.as_metadata()["run_by"] == read_status(Migration(database, chosen)).run_by

@@ -15,6 +15,7 @@ from bge_pipeline.errors import MissingPrivilege, PhaseError, ReadOnlyDatabase
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
@@ -50,7 +51,7 @@ ALTER TABLE segments DISABLE TRIGGER switched_off
 
 
 def planned(database, settings, encoder=ENCODER):
-    return plan(database, settings, EmbeddingsService(encoder, settings))
+    return plan(Migration(database, settings), EmbeddingsService(encoder, settings))
 
 
 @pytest.fixture
@@ -85,19 +86,19 @@ class TestTriggers:
         assert schema_of(triggers) == before
 
     def test_by_default_they_fire(self, triggers, settings):
-        fill(triggers, settings)
+        fill(Migration(triggers, settings))
         assert stamped(triggers) == 300
         assert audited(triggers) > 200, "once for each row above 100, and once for each commit"
 
     def test_skip_leaves_them_out_and_ours_in(self, triggers, make_settings):
         settings = make_settings(backfill_triggers="skip")
-        fill_and_swap(triggers, settings)
+        fill_and_swap(Migration(triggers, settings))
         assert (stamped(triggers), audited(triggers)) == (0, 0)
         assert wrong_vectors(triggers, ENCODER, "embedding") == []
         execute(triggers, "UPDATE segments SET text = 'another text' WHERE id = 1")
         assert (stamped(triggers), audited(triggers)) == (1, 1), "the application's own statements fire them"
         assert scalar(triggers, "SELECT embedding FROM segments WHERE id = 1") is None
-        backfill(triggers, settings, ENCODER)
+        backfill(Migration(triggers, settings), ENCODER)
         assert audited(triggers) == 1
 
     def test_a_trigger_that_is_always_enabled_fires_all_the_same_and_plan_says_so(self, triggers, make_settings):
@@ -108,12 +109,12 @@ class TestTriggers:
         assert told[0].endswith("fires it once for each of 300 rows")
         assert told[1].endswith("not fired by the backfill with BACKFILL_TRIGGERS=skip")
         assert "once a commit, 1 in all or more" in told[2]
-        fill(triggers, settings)
+        fill(Migration(triggers, settings))
         assert stamped(triggers) == 300
         assert 0 < audited(triggers) < 20, "once for each commit"
 
     def test_other_sessions_and_later_statements_of_ours_keep_their_triggers(self, triggers, make_settings):
-        fill(triggers, make_settings(backfill_triggers="skip"))
+        fill(Migration(triggers, make_settings(backfill_triggers="skip")))
         assert scalar(triggers, "SHOW session_replication_role") == "origin"
         execute(triggers, "UPDATE segments SET speaker_label = 'x' WHERE id = 1")
         assert stamped(triggers) == 1
@@ -121,9 +122,9 @@ class TestTriggers:
     @pytest.mark.parametrize(
         ("prepare", "act"),
         [
-            (lambda *_: None, lambda d, s: expand(d, s, ENCODER.space)),
-            (lambda d, s: expand(d, s, ENCODER.space), lambda d, s: backfill(d, s, ENCODER)),
-            (lambda d, s: expand(d, s, ENCODER.space), swap),
+            (lambda *_: None, lambda migration: expand(migration, ENCODER.space)),
+            (lambda migration: expand(migration, ENCODER.space), lambda migration: backfill(migration, ENCODER)),
+            (lambda migration: expand(migration, ENCODER.space), swap),
         ],
         ids=["expand", "backfill", "swap"],
     )
@@ -135,10 +136,10 @@ class TestTriggers:
         execute(triggers, f"CREATE ROLE {name} LOGIN")
         execute(triggers, f"GRANT CREATE ON SCHEMA public TO {name}; ALTER TABLE segments OWNER TO {name}")
         with Database(triggers.url.set(username=name)) as theirs:
-            prepare(theirs, make_settings())
+            prepare(Migration(theirs, make_settings()))
             before = schema_of(triggers)
             with pytest.raises(MissingPrivilege, match="session_replication_role") as refused:
-                act(theirs, settings)
+                act(Migration(theirs, settings))
             assert refused.value.state == "nothing was changed"
             assert schema_of(triggers) == before
             assert stamped(triggers) == 0
@@ -147,12 +148,12 @@ class TestTriggers:
             assert remedy in lacking
             assert remedy in refused.value.next_step
             execute(triggers, remedy)
-            fill_and_swap(theirs, settings)
+            fill_and_swap(Migration(theirs, settings))
         assert stamped(triggers) == 0
         execute(triggers, f"REASSIGN OWNED BY {name} TO CURRENT_USER; DROP OWNED BY {name}; DROP ROLE {name}")
 
     @pytest.mark.parametrize("name", ["~zz", "é_last"])
-    def test_one_that_fires_after_ours_is_named_with_the_way_out(self, database, settings, caplog, name):
+    def test_one_that_fires_after_ours_is_named_with_the_way_out(self, database, migration, settings, caplog, name):
         execute(
             database,
             "CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS "
@@ -162,19 +163,19 @@ class TestTriggers:
         (warning,) = planned(database, settings).warnings
         assert f"trigger {name} fires after this project's own" in warning
         with caplog.at_level(logging.WARNING, logger="bge_pipeline"):
-            fill_and_swap(database, settings)
+            fill_and_swap(migration)
         assert warning in caplog.text
-        assert read_status(database, settings).warnings == (warning,)
+        assert read_status(migration).warnings == (warning,)
         execute(database, warning.rpartition("; ")[2])
-        assert read_status(database, settings).warnings == ()
+        assert read_status(migration).warnings == ()
         execute(database, "UPDATE segments SET text = 'quiet' WHERE id = 1")
         assert scalar(database, "SELECT text FROM segments WHERE id = 1") == "QUIET"
-        backfill(database, settings, ENCODER)
+        backfill(migration, ENCODER)
         assert wrong_vectors(database, ENCODER, "embedding") == []
 
     def test_triggers_of_ours_for_another_column_are_not_the_applications(self, database, make_settings):
         execute(database, "ALTER TABLE segments ADD COLUMN title_embedding vector(8)")
-        fill(database, make_settings())
+        fill(Migration(database, make_settings()))
         result = planned(database, make_settings(target_embedding_column="title_embedding"))
         assert (result.triggers, result.warnings) == ((), ())
 
@@ -186,26 +187,26 @@ class TestTriggers:
             ("ALTER FUNCTION zz_segments_embedding_stale SECURITY DEFINER", "not as this version makes it"),
         ],
     )
-    def test_ours_out_of_order_is_named_and_mended_by_expand(self, database, settings, statement, warning):
-        fill_and_swap(database, settings)
-        assert read_status(database, settings).warnings == ()
+    def test_ours_out_of_order_is_named_and_mended_by_expand(self, database, migration, statement, warning):
+        fill_and_swap(migration)
+        assert read_status(migration).warnings == ()
         execute(database, statement)
-        (found,) = read_status(database, settings).warnings
+        (found,) = read_status(migration).warnings
         assert warning in found
-        expand(database, settings, ENCODER.space)
-        assert read_status(database, settings).warnings == ()
+        expand(migration, ENCODER.space)
+        assert read_status(migration).warnings == ()
 
     def test_it_follows_another_text_column_when_expand_is_told_of_one(self, database, make_settings):
-        expand(database, make_settings(), ENCODER.space)
+        expand(Migration(database, make_settings()), ENCODER.space)
         execute(database, "ALTER TABLE segments ADD COLUMN body text; UPDATE segments SET body = text")
-        fill(database, make_settings(target_text_column="body"))
+        fill(Migration(database, make_settings(target_text_column="body")))
         execute(database, "UPDATE segments SET body = 'another body' WHERE id = 1")
         assert scalar(database, "SELECT embedding_384 FROM segments WHERE id = 1") is None
 
-    def test_a_filled_column_that_may_not_be_null_is_named(self, database, settings):
-        fill_and_swap(database, settings)
+    def test_a_filled_column_that_may_not_be_null_is_named(self, database, migration):
+        fill_and_swap(migration)
         execute(database, "ALTER TABLE segments ALTER COLUMN embedding SET NOT NULL")
-        (found,) = read_status(database, settings).warnings
+        (found,) = read_status(migration).warnings
         execute(database, found.rpartition("; ")[2])
         execute(database, "UPDATE segments SET text = 'another text' WHERE id = 1")
 
@@ -225,22 +226,22 @@ class TestNames:
             "CREATE VIEW segments_embedding_journal AS SELECT 1 AS number, 2 AS at, 3 AS act, 4 AS facts",
         ],
     )
-    def test_a_table_of_the_users_own_is_not_taken_for_ours(self, database, settings, statement):
+    def test_a_table_of_the_users_own_is_not_taken_for_ours(self, database, migration, settings, statement):
         execute(database, statement)
         before = schema_of(database)
         (obstacle,) = planned(database, settings).obstacles
         assert "whose name a migration needs" in obstacle
         with pytest.raises(PhaseError, match="which this tool did not make"):
-            expand(database, settings, ENCODER.space)
+            expand(migration, ENCODER.space)
         assert schema_of(database) == before
 
     def test_names_of_ours_are_none_of_the_users(self, database, make_settings):
         settings = make_settings()
-        expand(database, settings, ENCODER.space)
+        expand(Migration(database, settings), ENCODER.space)
         assert planned(database, settings).obstacles == ()
-        fill_and_swap(database, settings)
+        fill_and_swap(Migration(database, settings))
         assert not [o for o in planned(database, settings).obstacles if "already has" in o]
-        retire(database, settings)
+        retire(Migration(database, settings))
         assert planned(database, settings, HashingEncoder(seed=1)).obstacles == ()
 
 
@@ -256,8 +257,8 @@ class TestReadOnly:
     @pytest.mark.parametrize(
         ("prepare", "act"),
         [
-            (lambda *_: None, lambda d, s: expand(d, s, ENCODER.space)),
-            (lambda d, s: expand(d, s, ENCODER.space), lambda d, s: backfill(d, s, ENCODER)),
+            (lambda *_: None, lambda migration: expand(migration, ENCODER.space)),
+            (lambda migration: expand(migration, ENCODER.space), lambda migration: backfill(migration, ENCODER)),
             (fill, swap),
             (fill, collapse),
             (fill_and_swap, rollback),
@@ -266,15 +267,15 @@ class TestReadOnly:
         ids=["expand", "backfill", "swap", "collapse", "rollback", "retire"],
     )
     def test_every_phase_refuses_by_name_with_the_remedy(self, database, settings, prepare, act):
-        prepare(database, settings)
+        prepare(Migration(database, settings))
         before = schema_of(database)
         name = database.url.database
         execute(database, f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
         with Database(database.url) as read_only:
             with pytest.raises(ReadOnlyDatabase, match="default_transaction_read_only is on") as refused:
-                act(read_only, settings)
+                act(Migration(read_only, settings))
             assert f'ALTER DATABASE "{name}" RESET default_transaction_read_only' in refused.value.next_step
-            assert read_status(read_only, settings).rows == 300
+            assert read_status(Migration(read_only, settings)).rows == 300
         assert schema_of(database) == before
 
     def test_plan_names_it_as_an_obstacle(self, read_only, settings):
@@ -289,15 +290,15 @@ class TestReadOnly:
             with Database(primary.url) as database:
                 create_demo_table(database, settings, 30)
                 execute(database, "CREATE PUBLICATION p FOR ALL TABLES")
-                fill(database, settings)
+                fill(Migration(database, settings))
                 put_in_quarantine(database, 1)
-                whole = read_status(database, settings)
+                whole = read_status(Migration(database, settings))
             standby = primary.standby()
             with Database(standby.url) as replica:
-                assert read_status(replica, settings).embedded == whole.embedded == 30
+                assert read_status(Migration(replica, settings)).embedded == whole.embedded == 30
                 assert planned(replica, settings).obstacles[0].startswith("this server is a replica")
                 with pytest.raises(ReadOnlyDatabase, match="this server is a replica") as refused:
-                    swap(replica, settings)
+                    swap(Migration(replica, settings))
                 assert "primary" in refused.value.next_step
         finally:
             for server in filter(None, (standby, primary)):
@@ -305,19 +306,21 @@ class TestReadOnly:
 
 
 class TestWhatIsLeftBehind:
-    @pytest.mark.parametrize("go_back", [collapse, lambda d, s: (swap(d, s), rollback(d, s), collapse(d, s))])
+    @pytest.mark.parametrize(
+        "go_back", [collapse, lambda migration: (swap(migration), rollback(migration), collapse(migration))]
+    )
     def test_nothing_of_a_first_migration_that_was_undone(self, database, make_settings, go_back):
         settings = make_settings(old_index="keep")
         before = schema_of(database)
-        fill(database, settings)
-        go_back(database, settings)
+        fill(Migration(database, settings))
+        go_back(Migration(database, settings))
         assert schema_of(database) == before
 
-    def test_the_journal_of_a_migration_that_stays(self, database, settings):
-        fill_and_swap(database, settings)
-        retire(database, settings)
+    def test_the_journal_of_a_migration_that_stays(self, database, migration, settings):
+        fill_and_swap(migration)
+        retire(migration)
         following = settings.model_copy(update={"embedding_dimensions": 8})
-        expand(database, following, HashingEncoder(8).space, begin_next=True)
-        collapse(database, settings)
+        expand(Migration(database, following), HashingEncoder(8).space, begin_next=True)
+        collapse(migration)
         acts = execute(database, "SELECT act FROM segments_embedding_journal WHERE act <> 'worker' ORDER BY number")
         assert [row[0] for row in acts] == ["expand", "backfill", "swap", "retire", "expand", "collapse"]

@@ -17,6 +17,7 @@ from bge_pipeline.errors import EmbeddingSpaceMismatch, LockNotAcquired, PhaseEr
 from bge_pipeline.phases import swap as swap_module
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import require_table, space_of
 from bge_pipeline.phases.status import read_status
 from bge_pipeline_tests.support import (
@@ -40,9 +41,9 @@ pytestmark = pytest.mark.pgvector
 
 
 @pytest.fixture
-def filled(database, settings):
+def filled(database, migration):
     """The demo table in phase backfilled."""
-    fill(database, settings)
+    fill(migration)
     return database
 
 
@@ -85,28 +86,28 @@ def before_writers_are_locked_out(monkeypatch, act):
 def refuses(database, settings, error=SwapRefused, match=None, encoder=ENCODER):
     before = {name: columns_of(database)[name] for name in ("embedding", "embedding_384")}
     with pytest.raises(error, match=match) as refused:
-        swap(database, settings, encoder)
+        swap(Migration(database, settings), encoder)
     assert columns_of(database).items() >= before.items()
     return refused.value
 
 
 class TestTheExchange:
-    def test_search_reads_the_new_vectors_and_the_old_ones_are_kept(self, database, settings):
+    def test_search_reads_the_new_vectors_and_the_old_ones_are_kept(self, database, migration):
         old = execute(database, "SELECT id, embedding::text FROM segments ORDER BY id")
-        result = fill_and_swap(database, settings)
+        result = fill_and_swap(migration)
         assert (result.exchanged, result.previous_column) == (True, "embedding_1536")
         types = columns_of(database)
         assert (types["embedding"], types["embedding_1536"]) == ("vector(384)", "vector(1536)")
         assert wrong_vectors(database, ENCODER, "embedding") == []
         assert execute(database, "SELECT id, embedding_1536::text FROM segments ORDER BY id") == old
-        state = require_table(database, settings)
+        state = require_table(migration)
         assert state.phase == "swapped"
         assert space_of(state.table.embedding) == ENCODER.space
         assert space_of(state.previous).dimensions == 1536
 
-    def test_the_new_column_has_a_valid_index_that_search_uses(self, database, settings):
-        result = fill_and_swap(database, settings)
-        status = read_status(database, settings)
+    def test_the_new_column_has_a_valid_index_that_search_uses(self, database, migration):
+        result = fill_and_swap(migration)
+        status = read_status(migration)
         assert (status.index.name, status.index.method, status.index.valid) == (result.index_name, "ivfflat", True)
         with database.transaction() as connection:
             connection.execute(text("SET LOCAL enable_seqscan = off"))
@@ -114,46 +115,46 @@ class TestTheExchange:
             plan = connection.execute(text(f"EXPLAIN SELECT id FROM segments ORDER BY embedding <=> {nearest} LIMIT 5"))
             assert any(result.index_name in row[0] for row in plan)
 
-    def test_the_lock_is_held_for_milliseconds(self, database, settings):
-        assert 0 < fill_and_swap(database, settings).lock_milliseconds < 1_000
+    def test_the_lock_is_held_for_milliseconds(self, migration):
+        assert 0 < fill_and_swap(migration).lock_milliseconds < 1_000
 
-    def test_a_second_call_exchanges_nothing(self, database, settings):
-        fill_and_swap(database, settings)
+    def test_a_second_call_exchanges_nothing(self, database, migration):
+        fill_and_swap(migration)
         before = schema_of(database)
-        result = swap(database, settings)
+        result = swap(migration)
         assert (result.exchanged, result.previous_column, result.index_built) == (False, "embedding_1536", False)
         assert schema_of(database) == before
 
     def test_old_embedding_drop_drops_them_in_the_same_transaction(self, database, make_settings):
-        result = fill_and_swap(database, make_settings(old_embedding="drop"))
+        result = fill_and_swap(Migration(database, make_settings(old_embedding="drop")))
         assert result.previous_column is None
         assert "embedding_1536" not in columns_of(database)
-        assert require_table(database, make_settings()).phase == "retired"
+        assert require_table(Migration(database, make_settings())).phase == "retired"
         execute(database, "UPDATE segments SET text = 'changed' WHERE id = 1")
         assert scalar(database, "SELECT embedding FROM segments WHERE id = 1") is None
 
     def test_old_index_keep_moves_with_the_old_vectors(self, database, make_settings):
-        fill_and_swap(database, make_settings(old_index="keep"))
+        fill_and_swap(Migration(database, make_settings(old_index="keep")))
         definition = scalar(database, "SELECT pg_get_indexdef('segments_embedding_idx_of_embedding_1536'::regclass)")
         assert "(embedding_1536 vector_cosine_ops)" in definition
 
     def test_hnsw_and_half_precision_can_be_asked_for(self, database, make_settings):
         settings = make_settings(index_method="hnsw", index_element="halfvec", index_m=8, index_ef_construction=20)
-        result = fill_and_swap(database, settings)
+        result = fill_and_swap(Migration(database, settings))
         definition = scalar(database, "SELECT pg_get_indexdef(to_regclass(:name))", name=result.index_name)
         assert "USING hnsw" in definition
         assert "halfvec_cosine_ops" in definition
         assert "m='8'" in definition
 
-    def test_an_old_column_that_must_not_be_null_no_longer_stops_inserts(self, database, settings):
+    def test_an_old_column_that_must_not_be_null_no_longer_stops_inserts(self, database, migration):
         execute(database, "ALTER TABLE segments ALTER COLUMN embedding SET NOT NULL")
-        assert fill_and_swap(database, settings).not_null_dropped
+        assert fill_and_swap(migration).not_null_dropped
         execute(
             database,
             "INSERT INTO segments (source_id, video_id, start_sec, end_sec, text) "
             "SELECT source_id, 'new', 1, 2, 'new' FROM segments LIMIT 1",
         )
-        assert backfill(database, settings, ENCODER).rows == 1
+        assert backfill(migration, ENCODER).rows == 1
 
     @pytest.mark.parametrize("old", ["keep", "drop"])
     def test_rights_on_the_column_follow_its_name(self, database, make_settings, old):
@@ -164,7 +165,7 @@ class TestTheExchange:
             execute(database, f"CREATE ROLE {role}")
         execute(database, f"GRANT SELECT (id, embedding) ON segments TO {quoted[0]}, PUBLIC")
         execute(database, f"GRANT UPDATE (embedding) ON segments TO {quoted[1]} WITH GRANT OPTION")
-        fill_and_swap(database, make_settings(old_embedding=old))
+        fill_and_swap(Migration(database, make_settings(old_embedding=old)))
         assert scalar(database, "SELECT has_column_privilege(:r, 'segments', 'embedding', 'SELECT')", r=roles[0])
         assert scalar(
             database, "SELECT has_column_privilege(:r, 'segments', 'embedding', 'UPDATE WITH GRANT OPTION')", r=roles[1]
@@ -174,15 +175,15 @@ class TestTheExchange:
             execute(database, f"DROP OWNED BY {role}")
             execute(database, f"DROP ROLE {role}")
 
-    def test_vectors_without_a_declared_length_are_kept_as_legacy(self, database, settings):
+    def test_vectors_without_a_declared_length_are_kept_as_legacy(self, database, migration):
         execute(database, "DROP INDEX segments_embedding_idx")
         execute(database, "ALTER TABLE segments ALTER COLUMN embedding TYPE vector")
-        assert fill_and_swap(database, settings).previous_column == "embedding_legacy"
+        assert fill_and_swap(migration).previous_column == "embedding_legacy"
 
 
 class TestWhatIsVerified:
-    def test_rows_that_are_pending(self, database, settings):
-        expand(database, settings, ENCODER.space)
+    def test_rows_that_are_pending(self, database, migration, settings):
+        expand(migration, ENCODER.space)
         refusal = refuses(database, settings, match="300 rows of .* are pending")
         assert "migrate" in refusal.next_step
 
@@ -190,7 +191,7 @@ class TestWhatIsVerified:
     def test_pending_rows_may_be_allowed(self, filled, make_settings, monkeypatch, most, left):
         monkeypatch.setattr(swap_module, "backfill", lambda *_, **__: None)  # the catch-up
         execute(filled, "UPDATE segments SET text = 'changed' WHERE id <= 5")
-        assert swap(filled, make_settings(swap_max_pending_rows=most)).last_rows == 5 - left
+        assert swap(Migration(filled, make_settings(swap_max_pending_rows=most))).last_rows == 5 - left
         assert len(pending_ids(filled, "embedding")) == left
 
     def test_a_view_that_is_created_after_the_last_look(self, filled, settings, monkeypatch):
@@ -205,18 +206,18 @@ class TestWhatIsVerified:
         before_the_lock(monkeypatch, lambda: execute(filled, invalidate))
         refuses(filled, settings, match="is not valid")
         monkeypatch.undo()
-        assert swap(filled, settings).index_built, "the next run builds it again"
+        assert swap(Migration(filled, settings)).index_built, "the next run builds it again"
 
     def test_a_column_of_other_dimensions(self, filled, settings, monkeypatch):
         alter = "ALTER TABLE segments ALTER COLUMN embedding_384 TYPE vector(3) USING NULL::vector(3)"
         before_the_last_lock(monkeypatch, lambda: execute(filled, alter))
         with pytest.raises(SwapRefused, match="does not hold 384 dimensions"):
-            swap(filled, settings)
+            swap(Migration(filled, settings))
         assert columns_of(filled)["embedding"] == "vector(1536)"
 
     def test_vectors_of_another_model(self, filled, settings):
         with pytest.raises(EmbeddingSpaceMismatch):
-            swap(filled, settings, HashingEncoder(seed=1))
+            swap(Migration(filled, settings), HashingEncoder(seed=1))
         assert columns_of(filled)["embedding"] == "vector(1536)"
 
     def test_a_comment_that_says_another_model_by_the_time_of_the_lock(self, filled, settings, monkeypatch):
@@ -235,16 +236,16 @@ class TestWhatIsVerified:
         def exchange_meanwhile():
             if not once:
                 once.append(1)
-                swap(filled, settings)
+                swap(Migration(filled, settings))
 
         before_the_lock(monkeypatch, exchange_meanwhile)
         with pytest.raises(PhaseError, match="by another process"):
-            swap(filled, settings)
-        assert require_table(filled, settings).phase == "swapped"
+            swap(Migration(filled, settings))
+        assert require_table(Migration(filled, settings)).phase == "swapped"
 
-    def test_that_there_is_something_to_swap(self, database, settings):
+    def test_that_there_is_something_to_swap(self, migration):
         with pytest.raises(PhaseError, match="phase legacy"):
-            swap(database, settings)
+            swap(migration)
 
 
 def describe(database):
@@ -262,7 +263,7 @@ class TestWhatDependsOnTheOldColumn:
 
     def test_can_be_left_on_the_old_vectors_on_purpose(self, filled, make_settings):
         execute(filled, self.VIEW)
-        assert swap(filled, make_settings(dependents="ignore")).exchanged
+        assert swap(Migration(filled, make_settings(dependents="ignore"))).exchanged
         assert scalar(filled, "SELECT max(vector_dims(embedding)) FROM nearest") == 1536
 
     def test_cannot_be_left_on_vectors_that_are_dropped(self, filled, make_settings):
@@ -273,19 +274,19 @@ class TestWhatDependsOnTheOldColumn:
     def test_does_not_stop_the_swap_when_it_goes_by_name(self, filled, settings):
         body = "'SELECT count(embedding) FROM segments'"
         execute(filled, f"CREATE FUNCTION counted() RETURNS bigint LANGUAGE sql AS {body}")
-        assert swap(filled, settings).exchanged
+        assert swap(Migration(filled, settings)).exchanged
         assert scalar(filled, "SELECT counted()") == 300
 
 
 class TestBesideALiveApplication:
     def test_rows_that_come_while_index_and_gate_take_their_time_are_embedded(self, filled, settings, monkeypatch):
         before_the_lock(monkeypatch, lambda: execute(filled, "UPDATE segments SET text = 'late' WHERE id = 9"))
-        assert swap(filled, settings).exchanged
+        assert swap(Migration(filled, settings)).exchanged
         assert wrong_vectors(filled, ENCODER, "embedding") == []
 
     def test_rows_that_come_after_the_catch_up_are_embedded_while_writers_wait(self, filled, settings, monkeypatch):
         before_writers_are_locked_out(monkeypatch, lambda: execute(filled, LATE))
-        result = swap(filled, settings)
+        result = swap(Migration(filled, settings))
         assert (result.exchanged, result.last_rows) == (True, 40)
         assert result.writer_pause_milliseconds >= result.lock_milliseconds
         assert wrong_vectors(filled, ENCODER, "embedding") == []
@@ -303,7 +304,7 @@ class TestBesideALiveApplication:
                     wrote.append("waits")
 
         before_writers_are_locked_out(monkeypatch, lambda: execute(filled, LATE))
-        assert swap(filled, settings, Wrapped(before=look)).exchanged
+        assert swap(Migration(filled, settings), Wrapped(before=look)).exchanged
         assert (read[:1], wrote[:1]) == ([300], ["waits"])
 
     def test_it_gives_way_when_writers_would_wait_too_long_and_says_what_it_needs(
@@ -338,13 +339,13 @@ class TestBesideALiveApplication:
             thread.start()
         try:
             wait_until(lambda: len(written) > 20)
-            result = swap(filled, settings)
+            result = swap(Migration(filled, settings))
         finally:
             stop.set()
             for thread in threads:
                 thread.join()
         assert result.exchanged
-        backfill(filled, settings, ENCODER)
+        backfill(Migration(filled, settings), ENCODER)
         assert wrong_vectors(filled, ENCODER, "embedding") == []
 
     def test_a_table_that_stays_busy_is_given_up_and_nothing_exchanged(self, filled, make_settings, monkeypatch):
@@ -397,7 +398,7 @@ class TestBesideALiveApplication:
         thread.start()
         try:
             wait_until(lambda: seen == {1536})
-            swap(filled, settings)
+            swap(Migration(filled, settings))
             wait_until(lambda: 384 in seen)
         finally:
             stop.set()
@@ -406,8 +407,8 @@ class TestBesideALiveApplication:
         assert seen == {1536, 384}
 
 
-def test_the_exchange_is_as_durable_as_any_commit_though_the_last_rows_were_not(database, settings, monkeypatch):
-    fill(database, settings)
+def test_the_exchange_is_as_durable_as_any_commit_though_the_last_rows_were_not(database, migration, monkeypatch):
+    fill(migration)
     before_writers_are_locked_out(monkeypatch, lambda: execute(database, LATE))
     original = swap_module.exchange_statements
     look = "BEGIN IF current_setting('synchronous_commit') <> 'on' THEN RAISE EXCEPTION 'not durable'; END IF; END"
@@ -416,4 +417,4 @@ def test_the_exchange_is_as_durable_as_any_commit_though_the_last_rows_were_not(
         return [text(f"DO $$ {look} $$"), *original(*arguments, **named)]
 
     monkeypatch.setattr(swap_module, "exchange_statements", statements)
-    assert swap(database, settings).last_rows == 40
+    assert swap(migration).last_rows == 40

@@ -11,6 +11,7 @@ from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.embed import embed_pending
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
@@ -69,17 +70,23 @@ def test_text_ids_go_through_all_phases(text_ids, make_settings):
     database = text_ids
     settings = make_settings(benchmark_texts=50)
     service = EmbeddingsService(ENCODER, settings)
-    planned = plan(database, settings, service)
+    planned = plan(Migration(database, settings), service)
     assert planned.obstacles == ()
     assert planned.writing is not None
 
-    expand(database, settings, ENCODER.space)
+    expand(Migration(database, settings), ENCODER.space)
     with database.autocommit() as connection:
-        kind = require_table(database, settings).table.id_kind
+        kind = require_table(Migration(database, settings)).table.id_kind
         ranges = cut_ranges(connection, SEGMENTS, kind, 70)
-    assert [backfill(database, settings, ENCODER, id_range).rows for id_range in ranges] == [70, 70, 70, 70, 20]
-    swap(database, settings, service)
-    status = read_status(database, settings)
+    assert [backfill(Migration(database, settings), ENCODER, id_range).rows for id_range in ranges] == [
+        70,
+        70,
+        70,
+        70,
+        20,
+    ]
+    swap(Migration(database, settings), service)
+    status = read_status(Migration(database, settings))
     assert (status.phase, status.rows, status.embedded, status.pending) == ("swapped", 300, 300, 0)
     assert wrong_vectors(database, ENCODER, "embedding") == []
 
@@ -89,15 +96,15 @@ def test_text_ids_go_through_all_phases(text_ids, make_settings):
 
     execute(database, "UPDATE segments SET text = 'an oryx by the river' WHERE id = :id", id="it's")
     execute(database, "UPDATE segments SET text = '...' WHERE id = :id", id="%s :x {id}")
-    embed_pending(database, settings)
+    embed_pending(Migration(database, settings))
     assert wrong_vectors(database, ENCODER, "embedding") == []
     assert retriever.search("oryx by the river").results[0].id == "it's"
 
-    rollback(database, settings)
-    assert read_status(database, settings).dimensions == 1_536
-    swap(database, agreed(database, settings), service)
-    retire(database, settings)
-    assert read_status(database, settings).phase == "retired"
+    rollback(Migration(database, settings))
+    assert read_status(Migration(database, settings)).dimensions == 1_536
+    swap(Migration(database, agreed(Migration(database, settings))), service)
+    retire(Migration(database, settings))
+    assert read_status(Migration(database, settings)).phase == "retired"
     assert wrong_vectors(database, ENCODER, "embedding") == []
 
 
@@ -115,10 +122,10 @@ def test_ids_that_a_driver_has_types_of_its_own_for_pass_the_gate_too(database, 
     service = EmbeddingsService(ENCODER, settings)
     as_it_stands(database, "ALTER TABLE segments ALTER COLUMN id DROP IDENTITY")
     as_it_stands(database, f"ALTER TABLE segments ALTER COLUMN id TYPE {id_type} USING {expression}")
-    assert plan(database, settings, service).writing is not None
-    expand(database, settings, ENCODER.space)
-    backfill(database, settings, ENCODER)
-    result = swap(database, settings, service)
+    assert plan(Migration(database, settings), service).writing is not None
+    expand(Migration(database, settings), ENCODER.space)
+    backfill(Migration(database, settings), ENCODER)
+    result = swap(Migration(database, settings), service)
     assert result.gate is not None
     assert result.gate.passed
     assert wrong_vectors(database, ENCODER, "embedding") == []
@@ -128,14 +135,14 @@ def test_ids_that_a_driver_has_types_of_its_own_for_pass_the_gate_too(database, 
 
 def test_text_ids_in_quarantine_are_named_and_released(text_ids, settings):
     database = text_ids
-    expand(database, settings, ENCODER.space)
+    expand(Migration(database, settings), ENCODER.space)
     statement = (
         "INSERT INTO segments_embedding_quarantine (row_id, error, quarantined_at, text_digest) "
         "SELECT id, 'bad', now(), md5(convert_to(text, 'UTF8'))::uuid FROM segments WHERE id IN ('', '..', 'it''s')"
     )
     as_it_stands(database, statement)
-    assert backfill(database, settings, ENCODER).rows == 297
+    assert backfill(Migration(database, settings), ENCODER).rows == 297
     with database.autocommit() as connection:
         assert {row.row_id for row in list_quarantined(connection, SEGMENTS)} == {"", "..", "it's"}
         assert release_all(connection, SEGMENTS) == 3
-    assert backfill(database, settings, ENCODER).rows == 3
+    assert backfill(Migration(database, settings), ENCODER).rows == 3

@@ -15,6 +15,7 @@ from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.phases import search_brake
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.search_brake import Backoff, SearchBrake
 from bge_pipeline_tests.own_server import OwnServer
 from bge_pipeline_tests.support import (
@@ -46,9 +47,9 @@ def told(log, words):
 
 def test_a_limit_of_rows_a_second_is_kept_and_told(database, make_settings, log):
     settings = make_settings(max_rows_per_second=600)
-    expand(database, settings, ENCODER.space)
+    expand(Migration(database, settings), ENCODER.space)
     held = []
-    result = backfill(database, settings, ENCODER, on_progress=lambda state: held.append(state.held))
+    result = backfill(Migration(database, settings), ENCODER, on_progress=lambda state: held.append(state.held))
     assert result.rows / result.seconds < 900  # a second's worth may be made up for
     assert result.held_seconds["rate"] > 0
     assert "at most 600 rows/s (MAX_ROWS_PER_SECOND)" in held
@@ -59,9 +60,9 @@ def test_a_limit_of_rows_a_second_is_kept_and_told(database, make_settings, log)
     assert wrong_vectors(database, ENCODER, "embedding_384") == []
 
 
-def test_without_limits_nothing_is_held(database, settings):
-    expand(database, settings, ENCODER.space)
-    assert backfill(database, settings, ENCODER).held_seconds == {}
+def test_without_limits_nothing_is_held(migration):
+    expand(migration, ENCODER.space)
+    assert backfill(migration, ENCODER).held_seconds == {}
 
 
 class TestReplication:
@@ -71,7 +72,7 @@ class TestReplication:
 
     def test_a_slot_that_lags_holds_the_backfill_until_it_has_caught_up(self, database, make_settings, log):
         settings = make_settings(max_replication_lag_mb=1, **BATCHES_OF_TEN)
-        expand(database, settings, ENCODER.space)
+        expand(Migration(database, settings), ENCODER.space)
         execute(database, "SELECT pg_create_physical_replication_slot('lagging', true)")
         self.fall_behind(database)
         counts = []
@@ -84,7 +85,7 @@ class TestReplication:
                     execute(database, "SELECT pg_drop_replication_slot('lagging')")
 
         try:
-            result = backfill(database, settings, ENCODER, on_progress=progress)
+            result = backfill(Migration(database, settings), ENCODER, on_progress=progress)
         finally:
             execute(
                 database,
@@ -107,7 +108,7 @@ class TestReplication:
             )
             with Database(primary.url) as database, Database(standby.url) as replica:
                 create_demo_table(database, settings, 30)
-                expand(database, settings, ENCODER.space)
+                expand(Migration(database, settings), ENCODER.space)
                 wait_until(lambda: scalar(database, "SELECT count(*) FROM pg_stat_replication") == 1, 30)
                 execute(replica, "SELECT pg_wal_replay_pause()")
                 wait_until(lambda: scalar(replica, "SELECT pg_get_wal_replay_pause_state()") == "paused")
@@ -119,7 +120,7 @@ class TestReplication:
                         held.append(state.held)
                         execute(replica, "SELECT pg_wal_replay_resume()")
 
-                result = backfill(database, settings, ENCODER, on_progress=progress)
+                result = backfill(Migration(database, settings), ENCODER, on_progress=progress)
                 execute(database, "CREATE ROLE stranger LOGIN")
                 with Database(database.url.set(username="stranger")) as stranger, stranger.autocommit() as connection:
                     assert find_lags(connection) == []
@@ -134,8 +135,8 @@ class TestReplication:
 
     def test_a_lag_below_the_limit_is_nothing(self, database, make_settings):
         settings = make_settings(max_replication_lag_mb=1_000)
-        expand(database, settings, ENCODER.space)
-        assert backfill(database, settings, ENCODER).held_seconds == {}
+        expand(Migration(database, settings), ENCODER.space)
+        assert backfill(Migration(database, settings), ENCODER).held_seconds == {}
 
 
 class TestSearch:
@@ -149,7 +150,7 @@ class TestSearch:
         assert seen[-1] == 0.0
 
     def test_noise_is_not_called_slow(self, database, make_settings):
-        brake = SearchBrake(database, make_settings(), 1.5)
+        brake = SearchBrake(Migration(database, make_settings()), 1.5)
         brake._before = 0.0004  # as measured on an idle machine
         brake.take([0.0008] * 20)
         assert brake.words is None
@@ -162,7 +163,7 @@ class TestSearch:
     ):
         monkeypatch.setattr(search_brake, "_EVERY_SECONDS", 0.05)
         settings = make_settings(max_search_slowdown=1.5, **BATCHES_OF_TEN)
-        expand(database, settings, ENCODER.space)
+        expand(Migration(database, settings), ENCODER.space)
         batches = []
 
         def block_searches(_texts):
@@ -174,7 +175,7 @@ class TestSearch:
                     time.sleep(1.5)
             time.sleep(0.05)
 
-        result = backfill(database, settings, Wrapped(before=block_searches))
+        result = backfill(Migration(database, settings), Wrapped(before=block_searches))
         assert (result.rows, result.pending_after) == (300, 0)
         assert result.held_seconds["search"] > 0
         assert told(log, "is held back: search takes")
@@ -184,11 +185,10 @@ class TestSearch:
 
     def test_the_probe_ends_with_the_backfill_and_leaves_no_session(self, database, make_settings):
         settings = make_settings(max_search_slowdown=1_000, **BATCHES_OF_TEN)
-        expand(database, settings, ENCODER.space)
+        expand(Migration(database, settings), ENCODER.space)
         names = set()
         backfill(
-            database,
-            settings,
+            Migration(database, settings),
             ENCODER,
             on_progress=lambda _: names.update(
                 row[0] for row in execute(database, "SELECT application_name FROM pg_stat_activity")
@@ -207,14 +207,14 @@ class TestSearch:
 
     def test_without_a_vector_index_there_is_no_probe_and_a_warning(self, database, make_settings, log):
         settings = make_settings(max_search_slowdown=1.5, old_index="drop")
-        expand(database, settings, ENCODER.space)
-        assert backfill(database, settings, ENCODER).rows == 300
+        expand(Migration(database, settings), ENCODER.space)
+        assert backfill(Migration(database, settings), ENCODER).rows == 300
         assert len(told(log, "MAX_SEARCH_SLOWDOWN has no effect: column 'embedding'")) == 1
 
     def test_a_probe_that_fails_stops_no_backfill(self, database, make_settings, log, monkeypatch):
         monkeypatch.setattr(search_brake, "_EVERY_SECONDS", 0.01)
         settings = make_settings(max_search_slowdown=1.5, **BATCHES_OF_TEN)
-        expand(database, settings, ENCODER.space)
+        expand(Migration(database, settings), ENCODER.space)
 
         def end_the_probe(_texts):
             time.sleep(0.02)
@@ -224,5 +224,5 @@ class TestSearch:
                 "WHERE application_name = 'bge-pipeline search probe' AND datname = current_database()",
             )
 
-        assert backfill(database, settings, Wrapped(before=end_the_probe)).rows == 300
+        assert backfill(Migration(database, settings), Wrapped(before=end_the_probe)).rows == 300
         assert len(told(log, "the probe search failed")) == 1

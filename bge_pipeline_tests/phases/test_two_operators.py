@@ -23,6 +23,7 @@ from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import migrate
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.state import require_table, space_of
@@ -77,7 +78,7 @@ def start(settings, *arguments):
 
 
 def migrated_rightly(database, settings):
-    state = require_table(database, settings)
+    state = require_table(Migration(database, settings))
     assert state.phase == "swapped"
     assert space_of(state.table.embedding) == ENCODER.space
     assert wrong_vectors(database, ENCODER, "embedding") == []
@@ -110,39 +111,39 @@ class TestTwoCommandsTogether:
         assert sorted(json.loads(out)["swap"]["exchanged"] for out, _ in outputs) == [False, True]
         assert migrated_rightly(same_dimensions, settings)
 
-    def test_a_lock_ends_with_the_process_that_holds_it(self, database, settings):
+    def test_a_lock_ends_with_the_process_that_holds_it(self, database, migration, settings):
         holder = (
-            "import sys, time; from bge_pipeline.database.connection import Database; "
-            "from bge_pipeline.database.operator import operating; from bge_pipeline.settings import load_settings; "
-            "s = load_settings()\nwith Database.from_settings(s) as d, operating(d, s, 'swap'):\n"
+            "import sys, time; from bge_pipeline.phases.migration import Migration; "
+            "from bge_pipeline.settings import load_settings\n"
+            "with Migration.opened(load_settings()) as migration, migration.operating('swap'):\n"
             " print('held', flush=True); time.sleep(600)"
         )
         variables = environment(settings)
         process = subprocess.Popen([sys.executable, "-c", holder], env=variables, stdout=subprocess.PIPE)
         assert process.stdout.readline() == b"held\n"
         with pytest.raises(OperatorBusy, match=f"process {process.pid} on"):
-            expand(database, settings, ENCODER.space)
+            expand(migration, ENCODER.space)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
         patient = settings.model_copy(update={"operator_wait_seconds": 10.0})
-        assert expand(database, patient, ENCODER.space).added
+        assert expand(Migration(database, patient), ENCODER.space).added
 
 
 @pytest.mark.parametrize(
     "act",
     [
-        lambda database, settings: expand(database, settings, ENCODER.space),
+        lambda migration: expand(migration, ENCODER.space),
         swap,
         rollback,
         retire,
-        lambda database, settings: migrate(database, settings, EmbeddingsService(ENCODER, settings)),
+        lambda migration: migrate(migration, EmbeddingsService(ENCODER, migration.settings)),
         collapse,
     ],
     ids=["expand", "swap", "rollback", "retire", "migrate", "collapse"],
 )
 def test_every_act_that_changes_the_schema_is_refused_while_another_operates(database, settings, act):
-    fill(database, settings)
+    fill(Migration(database, settings))
     before = columns_of(database)
     held, done = threading.Event(), threading.Event()
 
@@ -156,7 +157,7 @@ def test_every_act_that_changes_the_schema_is_refused_while_another_operates(dat
     assert held.wait(30)
     try:
         with pytest.raises(OperatorBusy, match="another act"):
-            act(database, settings)
+            act(Migration(database, settings))
     finally:
         done.set()
         other.join()
@@ -169,7 +170,9 @@ def test_operators_of_two_tables_do_not_meet(database, make_settings):
     with operating(database, settings, "one"):
         other = make_settings(target_table="notes")
         thread_result = []
-        thread = threading.Thread(target=lambda: thread_result.append(expand(database, other, ENCODER.space).added))
+        thread = threading.Thread(
+            target=lambda: thread_result.append(expand(Migration(database, other), ENCODER.space).added)
+        )
         thread.start()
         thread.join()
     assert thread_result == [True]
@@ -179,19 +182,19 @@ class TestAnOperatorThatSlept:
     """Its session was ended meanwhile, so that another operator could do everything."""
 
     def test_in_the_recall_probe_does_not_label_the_old_vectors_as_new(self, same_dimensions, settings, monkeypatch):
-        fill(same_dimensions, settings)
+        fill(Migration(same_dimensions, settings))
         measured = settings.model_copy(update={"quality_gate": "off", "search_probes": None})
         original = search_effort.recommend_for_recall
 
         def sleep_meanwhile(*args, **keywords):
             execute(same_dimensions, END_OPERATORS)
             monkeypatch.setattr(search_effort, "recommend_for_recall", original)
-            in_another_thread(lambda: swap(same_dimensions, settings))
+            in_another_thread(lambda: swap(Migration(same_dimensions, settings)))
             return original(*args, **keywords)
 
         monkeypatch.setattr(search_effort, "recommend_for_recall", sleep_meanwhile)
         with pytest.raises(ChangedMeanwhile) as refused:
-            swap_with_service(same_dimensions, measured, EmbeddingsService(ENCODER, measured))
+            swap_with_service(Migration(same_dimensions, measured), EmbeddingsService(ENCODER, measured))
         assert refused.value.exit_code == 3
         assert migrated_rightly(same_dimensions, settings)
 
@@ -201,14 +204,14 @@ class TestAnOperatorThatSlept:
         def sleep_meanwhile(*args, **keywords):
             monkeypatch.setattr(expand_module, "require_privileges", original)
             execute(same_dimensions, END_OPERATORS)
-            in_another_thread(lambda: fill_and_swap(same_dimensions, settings))
+            in_another_thread(lambda: fill_and_swap(Migration(same_dimensions, settings)))
 
         monkeypatch.setattr(expand_module, "require_privileges", sleep_meanwhile)
         with pytest.raises(ChangedMeanwhile):
-            expand(same_dimensions, settings, ENCODER.space)
+            expand(Migration(same_dimensions, settings), ENCODER.space)
         assert migrated_rightly(same_dimensions, settings)
 
-    def test_while_another_has_begun_is_told_so(self, database, settings, monkeypatch):
+    def test_while_another_has_begun_is_told_so(self, database, migration, settings, monkeypatch):
         original = expand_module.require_privileges
         done = threading.Event()
 
@@ -228,22 +231,22 @@ class TestAnOperatorThatSlept:
         monkeypatch.setattr(expand_module, "require_privileges", sleep_meanwhile)
         try:
             with pytest.raises(OperatorBusy, match="another act"):
-                expand(database, settings, ENCODER.space)
+                expand(migration, ENCODER.space)
         finally:
             done.set()
         assert "embedding_384" not in columns_of(database)
 
     def test_in_the_backfill_does_not_write_into_the_column_that_took_the_name(self, same_dimensions, settings):
-        expand(same_dimensions, settings, ENCODER.space)
+        expand(Migration(same_dimensions, settings), ENCODER.space)
         execute(same_dimensions, "UPDATE segments SET embedding = NULL WHERE id <= 50")
 
         class Sleepy(HashingEncoder):
             def encode(self, tokens, *, batch_size=None):  # noqa: ARG002
-                if require_table(same_dimensions, settings).phase == "expanded":
-                    in_another_thread(lambda: fill_and_swap(same_dimensions, settings))
+                if require_table(Migration(same_dimensions, settings)).phase == "expanded":
+                    in_another_thread(lambda: fill_and_swap(Migration(same_dimensions, settings)))
                 return super().encode(tokens)
 
-        assert backfill(same_dimensions, settings, Sleepy()).pending_after == 0
+        assert backfill(Migration(same_dimensions, settings), Sleepy()).pending_after == 0
         assert migrated_rightly(same_dimensions, settings)
         assert scalar(same_dimensions, "SELECT count(*) FROM segments WHERE embedding_384 IS NULL") == 50
 

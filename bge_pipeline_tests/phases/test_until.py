@@ -6,6 +6,7 @@ import pytest
 
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.phases.migrate import migrate, open_service
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.until import Until
 from bge_pipeline_tests.support import execute, pending_ids
@@ -35,15 +36,15 @@ def test_a_migration_goes_so_far_step_by_step_and_then_to_its_end(database, make
     settings = make_settings(backfill_batch_rows=40, quality_gate="off")
 
     def run(words):
-        with open_service(database, settings) as service:
-            return migrate(database, settings, service, until=Until.parse(words) if words else None)
+        with open_service(Migration(database, settings)) as service:
+            return migrate(Migration(database, settings), service, until=Until.parse(words) if words else None)
 
     for words, rows, left in (("10%", 30, 270), ("10%", 0, 270), ("175", 145, 125), ("100%", 125, 0)):
         result = run(words)
         assert (result.backfill.rows, result.swap) == (rows, None)
         assert result.as_metadata()["swap"] is None
         assert len(pending_ids(database)) == left
-        assert require_table(database, settings).phase == ("expanded" if left else "backfilled")
+        assert require_table(Migration(database, settings)).phase == ("expanded" if left else "backfilled")
     assert run(None).swap.exchanged
 
 
@@ -51,5 +52,5 @@ def test_a_migration_goes_so_far_step_by_step_and_then_to_its_end(database, make
 def test_rows_in_quarantine_and_without_text_are_no_part_of_a_share(database, make_settings):
     settings = make_settings(quality_gate="off")
     execute(database, "UPDATE segments SET text = ' ' WHERE id <= 100")
-    with open_service(database, settings) as service:
-        assert migrate(database, settings, service, until=Until.parse("50%")).backfill.rows == 100
+    with open_service(Migration(database, settings)) as service:
+        assert migrate(Migration(database, settings), service, until=Until.parse("50%")).backfill.rows == 100

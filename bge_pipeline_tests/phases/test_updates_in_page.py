@@ -14,6 +14,7 @@ from bge_pipeline.database.pending import has_pending_index
 from bge_pipeline.phases import room_brake
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.pending_index import index_when_few_are_left
 from bge_pipeline.phases.room_brake import RoomBrake
 from bge_pipeline.phases.state import require_table
@@ -54,9 +55,9 @@ def is_indexed(database, column="embedding_384"):
 
 
 def test_nine_updates_in_ten_stay_in_their_page_and_the_table_does_not_grow(large, settings):
-    expand(large, settings, ENCODER.space)
+    expand(Migration(large, settings), ENCODER.space)
     before = scalar(large, "SELECT pg_relation_size('segments')")
-    result = backfill(large, settings, ENCODER)
+    result = backfill(Migration(large, settings), ENCODER)
     assert (result.rows, result.pending_after) == (ROWS, 0)
     assert result.in_page > 0.85 * ROWS
     assert scalar(large, "SELECT pg_relation_size('segments')") < 1.3 * before
@@ -71,30 +72,30 @@ def test_nine_updates_in_ten_stay_in_their_page_and_the_table_does_not_grow(larg
 
 def test_a_long_transaction_in_another_database_of_the_server_is_no_hindrance(large, settings, server_url):
     """PostgreSQL looks anew for what can be cleared away only when the oldest transaction of the whole server changes."""
-    expand(large, settings, ENCODER.space)
+    expand(Migration(large, settings), ENCODER.space)
     elsewhere = create_engine(server_url, poolclass=NullPool)
     with elsewhere.connect() as other:
         other.exec_driver_sql("SELECT txid_current()")
-        result = backfill(large, settings, ENCODER)
+        result = backfill(Migration(large, settings), ENCODER)
     assert result.in_page > 0.8 * ROWS
 
 
 def test_the_index_of_pending_rows_comes_when_the_bulk_is_done(large, make_settings):
     settings = make_settings(backfill_batch_rows=100)
-    expand(large, settings, ENCODER.space)
+    expand(Migration(large, settings), ENCODER.space)
     assert not is_indexed(large)
-    index_when_few_are_left(large, settings)
+    index_when_few_are_left(Migration(large, settings))
     assert not is_indexed(large), "everything is pending"
-    backfill(large, settings, ENCODER)
+    backfill(Migration(large, settings), ENCODER)
     assert is_indexed(large)
-    assert require_table(large, settings).phase == "backfilled"
+    assert require_table(Migration(large, settings)).phase == "backfilled"
     execute(large, "UPDATE segments SET text = 'changed' WHERE id IN (SELECT id FROM segments LIMIT 5)")
-    assert require_table(large, settings).phase == "expanded"
+    assert require_table(Migration(large, settings)).phase == "expanded"
 
 
 def test_a_swap_builds_it_where_no_run_did(large, settings, monkeypatch):
     monkeypatch.setattr("bge_pipeline.phases.backfill.index_when_few_are_left", lambda *_: None)
-    fill_and_swap(large, settings)
+    fill_and_swap(Migration(large, settings))
     assert is_indexed(large, "embedding")
 
 
@@ -105,13 +106,13 @@ class TestAnOldSnapshot:
         monkeypatch.setattr(room_brake, "_ROWS_BETWEEN_LOOKS", 500)
 
     def test_is_named_with_who_keeps_it_and_the_backfill_goes_on(self, large, settings, caplog):
-        expand(large, settings, ENCODER.space)
+        expand(Migration(large, settings), ENCODER.space)
         with application(large) as other:
             other.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             other.exec_driver_sql("SELECT count(*) FROM sources")
             pid = other.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
             time.sleep(0.2)
-            result = backfill(large, settings, ENCODER)
+            result = backfill(Migration(large, settings), ENCODER)
         assert result.rows == ROWS
         assert result.in_page < 0.5 * ROWS
         assert f"an old snapshot lasts: pid {pid}" in caplog.text

@@ -13,6 +13,7 @@ from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.benchmark import benchmark
 from bge_pipeline.phases.embed import embed_pending
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
@@ -55,14 +56,14 @@ def test_float16_goes_through_all_phases_with_the_gate_enforced(database, make_s
         target_vector_type="halfvec", quality_gate="enforce", benchmark_texts=20, index_method=method
     )
     service = EmbeddingsService(ENCODER, settings)
-    planned = plan(database, settings, service)
+    planned = plan(Migration(database, settings), service)
     assert planned.obstacles == ()
     assert (planned.index.element, planned.index.column_type) == ("halfvec", "halfvec")
-    expand(database, settings, ENCODER.space)
+    expand(Migration(database, settings), ENCODER.space)
     assert columns_of(database)["embedding_384"] == "halfvec(384)"
-    backfill(database, settings, ENCODER)
-    assert verify_unit_length(database, settings).passed
-    assert swap(database, settings, service).gate.passed
+    backfill(Migration(database, settings), ENCODER)
+    assert verify_unit_length(Migration(database, settings)).passed
+    assert swap(Migration(database, settings), service).gate.passed
     assert columns_of(database)["embedding"] == "halfvec(384)"
     with database.autocommit() as connection:
         table = describe_table(connection, SEGMENTS)
@@ -70,10 +71,10 @@ def test_float16_goes_through_all_phases_with_the_gate_enforced(database, make_s
     assert f"USING {method} (embedding halfvec_cosine_ops)" in index.definition
     assert far_off(database) == []
     assert recall_at_k(database, settings, samples=30).recall > 0.95
-    assert benchmark(database, settings, service).storage.new_vector_bytes == 8 + 2 * 384
+    assert benchmark(Migration(database, settings), service).storage.new_vector_bytes == 8 + 2 * 384
 
     execute(database, "UPDATE segments SET text = 'an oryx by the river' WHERE id = 3")
-    embed_pending(database, settings)
+    embed_pending(Migration(database, settings))
     assert far_off(database) == []
     retriever = Retriever(database, settings, service)
     assert retriever.search("an oryx by the river", mode="dense").results[0].id == 3
@@ -84,28 +85,28 @@ def test_float16_goes_through_all_phases_with_the_gate_enforced(database, make_s
     )
     assert index.name in str(used)
 
-    rollback(database, settings)
+    rollback(Migration(database, settings))
     assert columns_of(database)["embedding"] == "vector(1536)"
-    swap(database, agreed(database, settings), service)
-    retire(database, settings)
+    swap(Migration(database, agreed(Migration(database, settings))), service)
+    retire(Migration(database, settings))
     assert columns_of(database)["embedding"] == "halfvec(384)"
-    planned = plan(database, settings, service)
+    planned = plan(Migration(database, settings), service)
     assert planned.step is None
 
 
-def test_float16_takes_half_the_space(database, settings):
-    fill(database, settings)
+def test_float16_takes_half_the_space(database, migration):
+    fill(migration)
     whole = scalar(database, "SELECT sum(pg_column_size(embedding_384)) FROM segments")
     execute(database, "ALTER TABLE segments ALTER COLUMN embedding_384 TYPE halfvec(384)")
     assert scalar(database, "SELECT sum(pg_column_size(embedding_384)) FROM segments") < 0.52 * whole
 
 
-def test_another_type_than_that_of_the_column_being_filled_is_refused(database, settings, half):
-    fill(database, half)
+def test_another_type_than_that_of_the_column_being_filled_is_refused(database, migration, half):
+    fill(Migration(database, half))
     with pytest.raises(PhaseError, match=r"is halfvec\(384\), and the settings ask for vector\(384\)") as refused:
-        expand(database, settings, ENCODER.space)
+        expand(migration, ENCODER.space)
     assert "TARGET_VECTOR_TYPE=halfvec" in refused.value.next_step
-    assert backfill(database, settings, ENCODER).rows == 0
+    assert backfill(migration, ENCODER).rows == 0
 
 
 def test_a_script_for_review_has_the_type_and_an_index_without_a_cast(half):
@@ -128,13 +129,13 @@ def test_settings_that_contradict_each_other_and_an_old_pgvector_are_refused(
         assert "TARGET_VECTOR_TYPE=halfvec: expected pgvector 0.7" in version_obstacle(connection, half).message
 
 
-def test_not_null_and_default_are_remembered_said_and_come_back(database, settings):
+def test_not_null_and_default_are_remembered_said_and_come_back(database, migration):
     zeros = "array_fill(0, ARRAY[1536])::vector"
     as_it_stands(
         database,
         f"ALTER TABLE segments ALTER COLUMN embedding SET NOT NULL, ALTER COLUMN embedding SET DEFAULT {zeros}",
     )
-    not_null, default = fill_and_swap(database, settings).notices
+    not_null, default = fill_and_swap(migration).notices
     assert "'embedding' was NOT NULL and no longer is" in not_null
     assert "had DEFAULT" in default
     assert "stays with the old vectors" in default
@@ -144,12 +145,12 @@ def test_not_null_and_default_are_remembered_said_and_come_back(database, settin
         "SELECT source_id, video_id, 0, 0, 'new' FROM segments WHERE id = 1",
     )
     assert scalar(database, "SELECT count(*) FROM segments WHERE embedding IS NULL") == 1
-    embed_pending(database, settings)
-    (reminder,) = rollback(database, settings).notices
+    embed_pending(migration)
+    (reminder,) = rollback(migration).notices
     assert "array_fill" in scalar(
         database,
         "SELECT column_default FROM information_schema.columns WHERE table_name = 'segments' AND column_name = 'embedding'",
     )
     as_it_stands(database, reminder.rpartition(": ")[2])
-    fill_and_swap(database, settings)
-    assert "NOT NULL" in retire(database, settings).notices[0]
+    fill_and_swap(migration)
+    assert "NOT NULL" in retire(migration).notices[0]

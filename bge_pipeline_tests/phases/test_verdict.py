@@ -8,6 +8,7 @@ from bge_pipeline.database.journal import record
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import SwapRefused
 from bge_pipeline.phases import verdict
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.swap import swap
 from bge_pipeline.quality.bounds import GateBounds
 from bge_pipeline_tests.support import ENCODER, SEGMENTS, execute, fill
@@ -35,53 +36,53 @@ def service(settings):
 
 
 @pytest.fixture
-def judged(database, settings, service, measured):
+def judged(migration, service, measured):
     """A filled column with a verdict in the journal."""
-    fill(database, settings)
-    assert verdict.judge_for_swap(database, settings, service).gate.passed
+    fill(migration)
+    assert verdict.judge_for_swap(migration, service).gate.passed
     assert len(measured) == 1
 
 
 @pytest.mark.usefixtures("judged")
 class TestAVerdictInTheJournal:
-    def test_is_taken_and_the_index_is_measured(self, database, settings, service, measured):
-        result = swap(database, settings, service)
+    def test_is_taken_and_the_index_is_measured(self, migration, service, measured):
+        result = swap(migration, service)
         assert len(measured) == 1
         assert result.exchanged
         values = {check.name: check.value for check in result.gate.checks}
         assert values["stored_vectors_matching"] == 1.0
         assert 0.9 < values["ann_recall"] <= 1.0
 
-    def test_is_judged_by_the_bounds_of_now(self, database, settings, service, measured, monkeypatch):
+    def test_is_judged_by_the_bounds_of_now(self, migration, service, measured, monkeypatch):
         monkeypatch.setattr(verdict, "bounds_of", lambda _settings: GateBounds(known_item_success=1.01))
         with pytest.raises(SwapRefused, match="known_item_success"):
-            swap(database, settings, service)
+            swap(migration, service)
         assert len(measured) == 1
 
-    def test_is_too_old_after_a_while(self, database, settings, service, measured, monkeypatch):
+    def test_is_too_old_after_a_while(self, migration, service, measured, monkeypatch):
         monkeypatch.setattr(verdict, "FRESH_SECONDS", 0)
-        swap(database, settings, service)
+        swap(migration, service)
         assert len(measured) == 2
 
-    def test_is_void_when_many_rows_were_written_since(self, database, settings, service, measured):
+    def test_is_void_when_many_rows_were_written_since(self, database, migration, service, measured):
         record(database, SEGMENTS, "backfill", {"rows": 30})
-        swap(database, settings, service)
+        swap(migration, service)
         assert len(measured) == 2
 
-    def test_holds_when_the_application_wrote_a_few(self, database, settings, service, measured):
+    def test_holds_when_the_application_wrote_a_few(self, database, migration, service, measured):
         record(database, SEGMENTS, "backfill", {"rows": 2})
-        swap(database, settings, service)
+        swap(migration, service)
         assert len(measured) == 1
 
     def test_is_void_when_it_was_asked_in_another_way(self, database, make_settings, service, measured):
-        swap(database, make_settings(quality_sample_rows=250), service)
+        swap(Migration(database, make_settings(quality_sample_rows=250)), service)
         assert len(measured) == 2
 
 
-def test_a_refusal_is_never_taken_but_measured_again(database, settings, service, measured):
-    fill(database, settings)
+def test_a_refusal_is_never_taken_but_measured_again(database, migration, service, measured):
+    fill(migration)
     execute(database, "UPDATE segments SET embedding_384 = embedding_384 + embedding_384")
-    assert not verdict.judge_for_swap(database, settings, service).gate.passed
+    assert not verdict.judge_for_swap(migration, service).gate.passed
     execute(database, "UPDATE segments SET embedding_384 = l2_normalize(embedding_384)")
-    assert swap(database, settings, service).exchanged
+    assert swap(migration, service).exchanged
     assert len(measured) == 2

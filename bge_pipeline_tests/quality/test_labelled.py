@@ -9,6 +9,7 @@ import pytest
 
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.verdict import compared_columns
 from bge_pipeline.quality.labelled import measure_labelled
@@ -35,9 +36,9 @@ def made_by(database, encoder):
 
 
 def measured(database, settings, service=None, **options):
-    fill(database, settings)
+    fill(Migration(database, settings))
     service = service or EmbeddingsService(ENCODER, settings)
-    state = require_table(database, settings)
+    state = require_table(Migration(database, settings))
     with database.autocommit() as connection:
         return measure_labelled(connection, settings, service, compared_columns(state), **options)
 

@@ -12,6 +12,7 @@ from bge_pipeline.database.role_settings import read_role_setting
 from bge_pipeline.database.sql import quote
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import SwapRefused
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.swap import swap
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.support import ENCODER, SEGMENTS, agreed, execute, fill, scalar
@@ -45,8 +46,8 @@ def many_lists(database: Database, make_settings: MakeSettings) -> MakeSettings:
 
 
 def filled(database: Database, settings: Settings) -> tuple[Settings, EmbeddingsService]:
-    fill(database, settings)
-    settings = agreed(database, settings)
+    fill(Migration(database, settings))
+    settings = agreed(Migration(database, settings))
     return settings, EmbeddingsService(ENCODER, settings)
 
 
@@ -59,7 +60,7 @@ def test_less_than_before_is_refused_with_the_statement_that_mends_it(database, 
     settings, service = filled(database, many_lists())
 
     with pytest.raises(SwapRefused) as refused:
-        swap(database, settings, service)
+        swap(Migration(database, settings), service)
 
     name = scalar(database, "SELECT current_database()")
     assert "- server_recall: " in refused.value.message
@@ -69,7 +70,7 @@ def test_less_than_before_is_refused_with_the_statement_that_mends_it(database, 
 
     execute(database, statement)
 
-    result = swap(database, settings, service)
+    result = swap(Migration(database, settings), service)
     (check,) = (check for check in result.gate.checks if check.name == "server_recall")
     assert check.passed
     assert check.value > 0.95
@@ -81,7 +82,7 @@ def test_it_is_set_where_that_is_asked_for(database, many_lists):
     settings, service = filled(database, many_lists(server_search_effort="set"))
     assert plain_probes(database) == 1
 
-    result = swap(database, settings, service)
+    result = swap(Migration(database, settings), service)
 
     assert result.gate.passed
     assert plain_probes(database) > 5
@@ -89,7 +90,7 @@ def test_it_is_set_where_that_is_asked_for(database, many_lists):
 
 def test_an_application_that_sets_its_own_is_not_asked(database, many_lists):
     settings, service = filled(database, many_lists(server_search_effort="ignore"))
-    result = swap(database, settings, service)
+    result = swap(Migration(database, settings), service)
     assert [check.value for check in result.gate.checks if check.name == "server_recall"] == [None]
     assert plain_probes(database) == 1
 
@@ -99,7 +100,7 @@ def test_what_missed_as_much_before_is_no_reason_to_refuse(database, make_settin
     execute(database, f"CREATE INDEX {INDEX} ON segments USING ivfflat (embedding vector_cosine_ops) WITH (lists = 60)")
     settings, service = filled(database, make_settings(index_lists=30))
 
-    result = swap(database, settings, service)
+    result = swap(Migration(database, settings), service)
 
     (check,) = (check for check in result.gate.checks if check.name == "server_recall")
     assert check.passed
@@ -115,9 +116,9 @@ def test_the_role_of_the_application_is_asked_and_set(database, many_lists, role
     settings, service = filled(database, many_lists(application_role=role))
 
     with pytest.raises(SwapRefused, match=f'ALTER ROLE "{role}" IN DATABASE "{name}" SET ivfflat.probes = '):
-        swap(database, settings, service)
+        swap(Migration(database, settings), service)
 
-    assert swap(database, settings.model_copy(update={"server_search_effort": "set"}), service).gate.passed
+    assert swap(Migration(database, settings.model_copy(update={"server_search_effort": "set"})), service).gate.passed
     assert plain_probes(database, role) > 2
 
 
@@ -127,5 +128,5 @@ def test_a_statement_that_is_refused_is_a_warning_and_the_gate_judges(database, 
         "bge_pipeline.quality.server_search.role_setting_statement", lambda *_: "ALTER ROLE nobody_there SET x.y = 1"
     )
     with pytest.raises(SwapRefused, match="server_recall"):
-        swap(database, settings, service)
+        swap(Migration(database, settings), service)
     assert 'role "nobody_there" does not exist' in caplog.text

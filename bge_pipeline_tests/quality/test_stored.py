@@ -7,6 +7,7 @@ import pytest
 
 from bge_pipeline.database.ids import INTEGERS, IdRange
 from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.verdict import judge_quality
 from bge_pipeline.phases.verify import verify_space, verify_unit_length
 from bge_pipeline.quality.bounds import SAME_VECTOR_COSINE, UNIT_LENGTH_TOLERANCE
@@ -16,11 +17,11 @@ pytestmark = pytest.mark.pgvector
 
 
 @pytest.fixture
-def rewrite(database, settings):
+def rewrite(database, migration):
     """Give every row the model's vector, turned by an angle and of another length."""
 
     def rewrite(cosine: float = 1.0, length: float = 1.0) -> None:
-        fill(database, settings)
+        fill(migration)
         rows = execute(database, "SELECT id, text FROM segments")
         vectors = ENCODER.encode(ENCODER.tokenize([row.text for row in rows])).astype(np.float64)
         aside = np.random.default_rng(0).standard_normal(vectors.shape)
@@ -37,11 +38,11 @@ def rewrite(database, settings):
 
 def failed(database, settings) -> set[str]:
     """What the checks of Dagster and of the gate say about the column, by the same names."""
-    verdict = judge_quality(database, settings, EmbeddingsService(ENCODER, settings))
+    verdict = judge_quality(Migration(database, settings), EmbeddingsService(ENCODER, settings))
     names = {check.name for check in verdict.gate.failures} & {"unit_length", "stored_vectors_matching"}
     own = {
-        "unit_length": verify_unit_length(database, settings).passed,
-        "stored_vectors_matching": verify_space(database, settings, ENCODER).passed,
+        "unit_length": verify_unit_length(Migration(database, settings)).passed,
+        "stored_vectors_matching": verify_space(Migration(database, settings), ENCODER).passed,
     }
     assert {name for name, passed in own.items() if not passed} == names
     return names
@@ -57,18 +58,18 @@ def test_what_is_not_the_models_is_refused_by_every_check(database, settings, re
     assert failed(database, settings) == {"unit_length", "stored_vectors_matching"}
 
 
-def test_a_range_is_judged_by_its_own_rows(database, settings, rewrite):
+def test_a_range_is_judged_by_its_own_rows(database, migration, rewrite):
     rewrite()
     execute(database, "UPDATE segments SET embedding_384 = embedding_384 + embedding_384 WHERE id > 200")
     first, second = IdRange(1, 201, INTEGERS), IdRange(201, 301, INTEGERS)
-    assert verify_unit_length(database, settings, first).passed
-    found = verify_unit_length(database, settings, second)
+    assert verify_unit_length(migration, first).passed
+    found = verify_unit_length(migration, second)
     assert (found.rows_off_length, found.sampled_rows) == (100, 100)
-    assert verify_space(database, settings, ENCODER, second).passed
+    assert verify_space(migration, ENCODER, second).passed
 
 
-def test_a_column_without_vectors_has_nothing_wrong(database, settings, rewrite):
+def test_a_column_without_vectors_has_nothing_wrong(database, migration, rewrite):
     rewrite()
     execute(database, "UPDATE segments SET embedding_384 = NULL")
-    assert verify_unit_length(database, settings).sampled_rows == 0
-    assert verify_space(database, settings, ENCODER).agreement is None
+    assert verify_unit_length(migration).sampled_rows == 0
+    assert verify_space(migration, ENCODER).agreement is None

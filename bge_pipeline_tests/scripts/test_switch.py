@@ -17,6 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
@@ -61,12 +62,12 @@ def switch(settings: Settings, tmp_path: Path) -> Switch:
 @pytest.mark.pgvector
 @pytest.mark.slow
 def test_it_switches_the_table_has_nothing_to_do_a_second_time_and_switches_again_after_a_rollback(
-    switch: Switch, database: Database, settings: Settings
+    switch: Switch, migration: Migration, settings: Settings
 ) -> None:
     done = switch("--yes", BENCHMARK_TEXTS="100")
 
     assert done.returncode == 0, done.stdout
-    status = read_status(database, settings)
+    status = read_status(migration)
     assert (status.phase, status.dimensions, status.pending) == ("swapped", 384, 0)
     headings = ["Configuration", "Plan", "Backup", "Phase 1", "Phase 2", "Phase 3", "Report", "Next steps"]
     places = [done.stdout.index(f"== {heading}") for heading in headings]
@@ -78,16 +79,16 @@ def test_it_switches_the_table_has_nothing_to_do_a_second_time_and_switches_agai
     assert again.returncode == 0
     assert "Nothing to do" in again.stdout
 
-    rollback(database, settings)
+    rollback(migration)
     once_more = switch("--yes", "--skip-benchmark")
     assert once_more.returncode == 0, once_more.stdout
-    assert read_status(database, settings).phase == "swapped"
+    assert read_status(migration).phase == "swapped"
 
 
 @pytest.mark.pgvector
 @pytest.mark.slow
 def test_an_answer_of_no_stops_it_before_anything_changes(
-    database: Database, settings: Settings, tmp_path: Path
+    migration: Migration, settings: Settings, tmp_path: Path
 ) -> None:
     terminal, end = pty.openpty()
     os.write(terminal, b"n\n")
@@ -109,12 +110,12 @@ def test_an_answer_of_no_stops_it_before_anything_changes(
 
     assert done.returncode == 10, done.stdout
     assert "nothing after this point was done" in done.stdout
-    assert read_status(database, settings).phase == "legacy"
+    assert read_status(migration).phase == "legacy"
 
 
 @pytest.mark.pgvector
 @pytest.mark.slow
-def test_an_obstacle_stops_it_before_anything_changes(switch: Switch, database: Database, settings: Settings) -> None:
+def test_an_obstacle_stops_it_before_anything_changes(switch: Switch, database: Database, migration: Migration) -> None:
     with database.transaction() as connection:
         connection.execute(text("CREATE VIEW embedded AS SELECT id, embedding FROM segments"))
 
@@ -122,7 +123,7 @@ def test_an_obstacle_stops_it_before_anything_changes(switch: Switch, database: 
 
     assert done.returncode == 3, done.stdout
     assert "embedded" in done.stdout
-    assert read_status(database, settings).phase == "legacy"
+    assert read_status(migration).phase == "legacy"
 
 
 @pytest.mark.pgvector
@@ -262,7 +263,7 @@ def test_the_powershell_script_parses_and_explains_itself() -> None:
 
 @pytest.mark.pgvector
 @pytest.mark.slow
-def test_the_powershell_script_switches_the_table(settings: Settings, database: Database, tmp_path: Path) -> None:
+def test_the_powershell_script_switches_the_table(settings: Settings, migration: Migration, tmp_path: Path) -> None:
     if shutil.which("pwsh") is None:
         pytest.skip("pwsh is not installed")
 
@@ -278,7 +279,7 @@ def test_the_powershell_script_switches_the_table(settings: Settings, database: 
     )
 
     assert done.returncode == 0, done.stdout
-    assert read_status(database, settings).phase == "swapped"
+    assert read_status(migration).phase == "swapped"
 
 
 def test_both_scripts_say_and_do_the_same() -> None:

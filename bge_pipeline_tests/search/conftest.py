@@ -13,6 +13,7 @@ from bge_pipeline.demo.table import legacy_encoder
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.phases.migrate import migrate
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.search import Retriever
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.support import agreed
@@ -34,9 +35,9 @@ def old_encoder(settings: Settings) -> HashingEncoder:
 
 
 @pytest.fixture
-def run_migration(database: Database, settings: Settings, service: EmbeddingsService) -> Callable[[], None]:
+def run_migration(database: Database, migration: Migration, service: EmbeddingsService) -> Callable[[], None]:
     """Migrates as somebody does who agrees to it, after a rollback too."""
-    return lambda: migrate(database, agreed(database, settings), service) and None
+    return lambda: migrate(Migration(database, agreed(migration)), service) and None
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConfigurationError, EmbeddingSpaceMismatch, TargetTableError
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.search import Retriever
@@ -68,6 +69,7 @@ def test_the_nearest_rows_come_back_best_first_with_text_and_similarity(
 
 def test_each_phase_is_searched_with_the_encoder_of_its_column(
     database: Database,
+    migration: Migration,
     settings: Settings,
     service: EmbeddingsService,
     retriever: Retriever,
@@ -76,16 +78,16 @@ def test_each_phase_is_searched_with_the_encoder_of_its_column(
 ) -> None:
     before = exact_ids(database, old_encoder, QUERY, 10)
     assert ids(retriever, top_k=10) == before
-    expand(database, settings, service.space)
+    expand(migration, service.space)
     assert ids(retriever, top_k=10) == before
     run_migration()
     after = exact_ids(database, service.encoder, QUERY, 10)
     assert ids(retriever, top_k=10) == after
     assert ids(Retriever(database, settings, service), top_k=10) == after, "a process that starts after the swap"
-    rollback(database, settings)
+    rollback(migration)
     assert ids(retriever, top_k=10) == before
     run_migration()
-    retire(database, settings)
+    retire(migration)
     assert ids(retriever, top_k=10) == after
 
 
@@ -130,7 +132,7 @@ def test_a_swap_to_a_model_of_equal_dimensions_is_noticed_too(
 
 def test_searches_while_columns_are_exchanged_are_all_right(
     database: Database,
-    settings: Settings,
+    migration: Migration,
     service: EmbeddingsService,
     retriever: Retriever,
     old_encoder: HashingEncoder,
@@ -154,7 +156,7 @@ def test_searches_while_columns_are_exchanged_are_all_right(
     try:
         run_migration()
         new = exact_ids(database, service.encoder, QUERY, 10)
-        rollback(database, settings)
+        rollback(migration)
     finally:
         done.set()
         for thread in threads:
@@ -177,7 +179,11 @@ def test_the_wrong_model_is_refused_before_the_swap_and_right_after_it(
 
 
 def test_the_old_encoder_alone_is_refused_after_the_swap(
-    database: Database, settings: Settings, old_encoder: HashingEncoder, run_migration: Callable[[], None]
+    database: Database,
+    migration: Migration,
+    settings: Settings,
+    old_encoder: HashingEncoder,
+    run_migration: Callable[[], None],
 ) -> None:
     old_service = EmbeddingsService(old_encoder, settings)
     retriever = Retriever(database, settings, old_service)
@@ -185,7 +191,7 @@ def test_the_old_encoder_alone_is_refused_after_the_swap(
     run_migration()
     with pytest.raises(EmbeddingSpaceMismatch, match="nothing was searched"):
         retriever.search(QUERY)
-    rollback(database, settings)
+    rollback(migration)
     assert ids(retriever)
 
 

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.roads import environment
 from bge_pipeline_tests.support import ENCODER, execute
@@ -28,11 +29,11 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def slow(database: Database, settings: Settings) -> Database:
+def slow(migration: Migration) -> Database:
     """A table in phase expanded whose 300 rows take three seconds to write."""
-    expand(database, settings, ENCODER.space)
-    execute(database, SLOW_WRITES)
-    return database
+    expand(migration, ENCODER.space)
+    execute(migration.database, SLOW_WRITES)
+    return migration.database
 
 
 @pytest.fixture

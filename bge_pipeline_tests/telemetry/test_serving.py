@@ -104,15 +104,16 @@ def test_it_listens_on_the_loopback_address_unless_told_otherwise(tmp_path, sett
         assert json.loads(path.read_text())[0]["targets"] == [f"{socket.gethostname()}:{port}"]
 
 
-def test_an_error_is_counted_with_the_phase_that_it_ended(slow, settings):
+@pytest.mark.usefixtures("slow")
+def test_an_error_is_counted_with_the_phase_that_it_ended(migration):
     labels = {"phase": "backfill", "error": "EmbeddingSpaceMismatch"}
     before = REGISTRY.get_sample_value("bge_pipeline_errors_total", labels) or 0
     with pytest.raises(EmbeddingSpaceMismatch):
-        backfill(slow, settings, HashingEncoder(dimensions=128))
+        backfill(migration, HashingEncoder(dimensions=128))
     assert REGISTRY.get_sample_value("bge_pipeline_errors_total", labels) == before + 1
 
 
-def test_a_busy_table_is_counted_as_lock_conflicts(database, settings):
+def test_a_busy_table_is_counted_as_lock_conflicts(database, migration, settings):
     def value(name):
         return REGISTRY.get_sample_value(name)
 
@@ -120,14 +121,14 @@ def test_a_busy_table_is_counted_as_lock_conflicts(database, settings):
     with application(database) as busy:
         busy.execute(text("LOCK TABLE segments IN ACCESS SHARE MODE"))
         with pytest.raises(LockNotAcquired):
-            expand(database, settings, ENCODER.space)
+            expand(migration, ENCODER.space)
     assert value("bge_pipeline_lock_conflicts_total") == conflicts + settings.lock_max_attempts
     waited = settings.lock_timeout_ms / 1_000 * (settings.lock_max_attempts - 1)
     assert value("bge_pipeline_lock_wait_seconds_total") - seconds > waited
 
 
-def looked_at(database, settings):
-    table, registry = TableMetrics(database, settings), CollectorRegistry()
+def looked_at(migration):
+    table, registry = TableMetrics(migration), CollectorRegistry()
     registry.register(table)
     table.look()
     return parsed(generate_latest(registry).decode())
@@ -150,38 +151,38 @@ class TestTheTable:
         exporter.communicate(timeout=60)
         assert exporter.returncode == 0
 
-    def test_rows_and_tokens_of_processes_that_have_ended_are_known(self, database, settings):
-        fill(database, settings)
-        found = looked_at(database, settings)
+    def test_rows_and_tokens_of_processes_that_have_ended_are_known(self, migration):
+        fill(migration)
+        found = looked_at(migration)
         assert total(found, "bge_pipeline_table_rows_written_total") == 300
         assert total(found, "bge_pipeline_table_tokens_read_total") > 300
         assert total(found, "bge_pipeline_table_pending_rows") == 0
         assert total(found, "bge_pipeline_table_updates_total") >= 300
 
-    def test_a_pause_and_quarantined_rows_are_told(self, database, settings):
-        expand(database, settings, ENCODER.space)
-        pause(database, settings)
+    def test_a_pause_and_quarantined_rows_are_told(self, database, migration):
+        expand(migration, ENCODER.space)
+        pause(migration)
         put_in_quarantine(database, 1, 2)
-        found = looked_at(database, settings)
+        found = looked_at(migration)
         assert total(found, "bge_pipeline_table_paused") == 1
         assert total(found, "bge_pipeline_table_quarantined_rows") == 2
         assert total(found, "bge_pipeline_table_pending_rows") == 298
 
-    def test_sessions_that_wait_for_a_lock_are_counted(self, database, settings):
+    def test_sessions_that_wait_for_a_lock_are_counted(self, database, migration):
         with application(database) as holder, application(database) as waiter, ThreadPoolExecutor() as threads:
             holder.execute(text("LOCK TABLE segments IN SHARE MODE"))
             waiting = threads.submit(waiter.execute, text("UPDATE segments SET text = text WHERE id = 1"))
-            wait_until(lambda: total(looked_at(database, settings), "bge_pipeline_table_waiting_sessions") == 1)
-            assert total(looked_at(database, settings), "bge_pipeline_table_longest_wait_seconds") > 0
+            wait_until(lambda: total(looked_at(migration), "bge_pipeline_table_waiting_sessions") == 1)
+            assert total(looked_at(migration), "bge_pipeline_table_longest_wait_seconds") > 0
             holder.rollback()
             waiting.result(30)
-        assert total(looked_at(database, settings), "bge_pipeline_table_waiting_sessions") == 0
+        assert total(looked_at(migration), "bge_pipeline_table_waiting_sessions") == 0
 
-    def test_a_large_table_is_estimated_while_its_bulk_is_pending(self, database, settings, monkeypatch):
-        expand(database, settings, ENCODER.space)
+    def test_a_large_table_is_estimated_while_its_bulk_is_pending(self, database, migration, monkeypatch):
+        expand(migration, ENCODER.space)
         monkeypatch.setattr(table_metrics, "_COUNTED_ROWS", 100)
         as_it_stands(database, "ANALYZE segments")
-        statements = statements_run_by(lambda: looked_at(database, settings))
+        statements = statements_run_by(lambda: looked_at(migration))
         assert any("TABLESAMPLE SYSTEM (1)" in statement for statement in statements)
 
     def test_a_database_that_is_away_is_told(self, start):

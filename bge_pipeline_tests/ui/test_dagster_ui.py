@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
@@ -58,16 +59,16 @@ def ui(settings: Settings, tmp_path: Path) -> Iterator[DagsterUI]:
 
 
 def test_a_migration_by_clicks_with_a_failed_partition_and_a_report(
-    ui: DagsterUI, database: Database, settings: Settings, tmp_path: Path
+    ui: DagsterUI, database: Database, migration: Migration, settings: Settings, tmp_path: Path
 ):
     ui.open_start_page(tmp_path / "ui.log")
     ui.materialize("schema_with_384_column")
-    assert read_status(database, settings).phase == "expanded"
+    assert read_status(migration).phase == "expanded"
 
     execute(database, REFUSAL)
     ui.launch_backfill("backfilled_embeddings", "All")
     ui.wait_for_partitions(materialized=1, failed=2)
-    assert read_status(database, settings).pending == 200
+    assert read_status(migration).pending == 200
 
     log = ui.open_log_of_partition("backfilled_embeddings", FAILING)
     expect(log).to_contain_text(re.compile(r"the database refuses the vector: segment \d+ is under review"))
@@ -76,10 +77,10 @@ def test_a_migration_by_clicks_with_a_failed_partition_and_a_report(
     execute(database, "DROP TRIGGER refuse ON segments")
     ui.launch_backfill("backfilled_embeddings", "Failed")
     ui.wait_for_partitions(materialized=3)
-    assert read_status(database, settings).pending == 0
+    assert read_status(migration).pending == 0
 
     ui.materialize("swapped_index")
-    status = read_status(database, settings)
+    status = read_status(migration)
     assert (status.phase, status.dimensions, status.embedded, status.pending) == ("swapped", 384, 300, 0)
 
     ui.materialize("benchmark_report")
@@ -91,10 +92,10 @@ def test_a_migration_by_clicks_with_a_failed_partition_and_a_report(
 
 
 def test_a_rollback_at_the_terminal_turns_the_graph_red_and_says_why(
-    ui: DagsterUI, database: Database, settings: Settings, tmp_path: Path
+    ui: DagsterUI, migration: Migration, tmp_path: Path
 ):
-    fill_and_swap(database, settings)
-    rollback(database, settings)
+    fill_and_swap(migration)
+    rollback(migration)
 
     ui.open_start_page(tmp_path / "ui.log")
 

@@ -21,7 +21,7 @@ def upgrade() -> None:
     if context.is_offline_mode():
         print_phase(expand_script)
     else:
-        run_phase(lambda database, settings: expand(database, settings, configured_space(settings)))
+        run_phase(lambda migration: expand(migration, configured_space(migration.settings)))
 
 
 def downgrade() -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from alembic import context
 
 from bge_pipeline.console import backfill_progress
-from bge_pipeline.database.connection import Database
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.ending import require_whole
 from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.revisions import run_phase
-from bge_pipeline.settings import Settings
 
 revision = "006"
 down_revision = "005"
@@ -28,7 +27,7 @@ def downgrade() -> None:
     """Nothing to take back: the vectors stay in the new column, which 005's downgrade drops."""
 
 
-def _embed(database: Database, settings: Settings) -> None:
-    with open_service(database, settings) as service, backfill_progress() as show:
-        result = backfill(database, settings, service.encoder, on_progress=show)
+def _embed(migration: Migration) -> None:
+    with open_service(migration) as service, backfill_progress() as show:
+        result = backfill(migration, service.encoder, on_progress=show)
     require_whole(result, None, "the same upgrade again")

@@ -5,13 +5,12 @@ from __future__ import annotations
 from alembic import context
 
 from bge_pipeline.console import index_progress
-from bge_pipeline.database.connection import Database
 from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.sql_for_review import swap_script
 from bge_pipeline.phases.swap import swap
 from bge_pipeline.revisions import print_phase, run_phase
-from bge_pipeline.settings import Settings
 
 revision = "007"
 down_revision = "006"
@@ -32,6 +31,6 @@ def downgrade() -> None:
     run_phase(rollback)
 
 
-def _swap(database: Database, settings: Settings) -> None:
-    with open_service(database, settings) as service, index_progress() as show:
-        swap(database, settings, service, on_progress=show)
+def _swap(migration: Migration) -> None:
+    with open_service(migration) as service, index_progress() as show:
+        swap(migration, service, on_progress=show)

@@ -103,8 +103,10 @@ def _convert(files: ModelFiles, task: TaskName, layout: str, target: Path) -> No
     kind = PackedRowsNetwork if layout == PackedRows.name else PaddedNetwork
     network = (kind if task == "embed texts" else ScoringNetwork)(load_transformer(files, task))
     names = [name for name in network.inputs if name != "token_type_ids" or tokenizer.has_types]
-    # Values that are valid for every input, whichever way it is used: a token id, a position, a mask, a type.
+    # Values that are valid for every input, whichever way it is used: a token id, a mask, a type, and the first of a text.
     example = {name: torch.ones(2, 8, dtype=torch.int64) for name in names}
+    if "position_ids" in example:
+        example["position_ids"].zero_()
     converted = ov.convert_model(network, example_input=example)
     for port in converted.inputs:
         port.get_tensor().set_names(port.names & example.keys())

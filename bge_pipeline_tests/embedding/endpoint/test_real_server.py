@@ -15,6 +15,7 @@ from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import EmbeddingSpaceMismatch
 from bge_pipeline.phases.embed import embed_pending
 from bge_pipeline.phases.migrate import migrate, open_service
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.search import Retriever
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.embedding.endpoint.infinity import infinity_serving
@@ -81,8 +82,8 @@ def test_its_vectors_are_those_of_the_model_here_whatever_the_text(remote: Setti
 
 @pytest.mark.pgvector
 def test_a_table_goes_all_the_way_by_it(remote: Settings, local: EmbeddingsService, database: Database) -> None:
-    with open_service(database, remote) as service:
-        result = migrate(database, agreed(database, remote), service)
+    with open_service(Migration(database, remote)) as service:
+        result = migrate(Migration(database, agreed(Migration(database, remote))), service)
         query = "remove an item from a dict"
         found = Retriever(database, remote, service).search(query, top_k=5).results
         assert isinstance(service.encoder, EndpointEncoder)
@@ -99,7 +100,7 @@ def test_a_table_goes_all_the_way_by_it(remote: Settings, local: EmbeddingsServi
     assert [hit.id for hit in found] == [rows[position][0] for position in nearest]
 
     execute(database, "UPDATE segments SET text = 'changed meanwhile' WHERE id < 4")
-    assert embed_pending(database, remote).backfill.rows == 3  # type: ignore[union-attr]
+    assert embed_pending(Migration(database, remote)).backfill.rows == 3  # type: ignore[union-attr]
 
 
 @pytest.mark.pgvector
