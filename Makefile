@@ -71,6 +71,7 @@ benchmark: $(INSTALLED)  ## Measure this machine and write docs/benchmarks.md; t
 	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.backfill --rows 100000 1000000
 	$(BIN)/python -m benchmarks.dagster_overhead
+	$(BIN)/python -m benchmarks.dagster_partitions
 	$(BIN)/python -m benchmarks.search_quality
 	$(BIN)/python -m benchmarks.live --rows 20000
 	$(BIN)/python -m benchmarks.document

@@ -14,28 +14,22 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
 import psutil
-from dagster._core.definitions.data_version import DATA_VERSION_TAG
-from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent, StepMaterializationData
-from dagster._core.execution.backfill import PartitionBackfill
-from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
-from dagster._core.storage.dagster_run import DagsterRun
 
+from benchmarks.dagster_records import finish, launch
 from benchmarks.harness import Measurement, Results
 from bge_pipeline.database.connection import Database
 from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.orchestration.dagster_home import environment, in_environment, server_urls
 from bge_pipeline.orchestration.in_process import keep_connections
-from bge_pipeline.orchestration.names import BACKFILLED
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.settings import load_settings
 
-ASSET = dg.AssetKey(BACKFILLED)
 FAILED = 20
 SENSORS = ("rerun_failed_partitions", "embed_new_rows", "watch_status", "watch_movement")
 PAGES = {
@@ -75,9 +69,9 @@ def main() -> None:
             cut_seconds = _expand(instance)
             keys = known_keys(instance)
             rows = []
-            _launch(instance, keys)
+            launch(instance, settings, keys)
             rows += _measured(f"{len(keys):,} runs queued")
-            _finish(instance)
+            finish(instance, settings, keys, FAILED)
             rows += _measured(f"{FAILED} failed, the others done")
     Measurement(
         "dagster_partitions",
@@ -96,7 +90,7 @@ def main() -> None:
         [
             "The second tick, and the second answer, of each process count: the first one imports what it needs.",
             "Seconds of the CPU are those of the process, without PostgreSQL's; on a busy machine they are what can be compared.",
-            "Runs and events are written into the records as Dagster writes them, not executed.",
+            "Runs and events are not executed: one is written by Dagster, the others are copies of its rows.",
         ],
     ).publish()
 
@@ -167,70 +161,6 @@ def _expand(instance: dg.DagsterInstance) -> float:
     result = defs.resolve_job_def("expand_job").execute_in_process(instance=instance)
     assert result.success
     return time.perf_counter() - started
-
-
-def _launch(instance: dg.DagsterInstance, keys: Sequence[str]) -> None:
-    """A backfill of all partitions whose runs wait in the queue."""
-    from bge_pipeline.definitions import defs
-
-    backfill = PartitionBackfill.from_asset_partitions(
-        backfill_id="measured",
-        asset_graph=defs.resolve_asset_graph(),
-        partition_names=list(keys),
-        asset_selection=[ASSET],
-        backfill_timestamp=time.time(),
-        tags={},
-        dynamic_partitions_store=instance,
-        all_partitions=False,
-        title=None,
-        description=None,
-        run_config=None,
-    )
-    instance.add_backfill(backfill)
-    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("bge_pipeline"), "__repository__")
-    origin = RemoteJobOrigin(repository, "__ASSET_JOB")
-    for number, key in enumerate(keys):
-        run = DagsterRun(
-            job_name="__ASSET_JOB",
-            run_id=_run_id(number),
-            status=dg.DagsterRunStatus.QUEUED,
-            asset_selection=frozenset({ASSET}),
-            remote_job_origin=origin,
-            tags={"dagster/partition": key, "dagster/backfill": "measured"},
-        )
-        instance.add_run(run)
-        planned = AssetMaterializationPlannedData(ASSET, partition=key)
-        event = DagsterEvent.build_asset_materialization_planned_event("__ASSET_JOB", BACKFILLED, planned)
-        instance.report_dagster_event(event, run.run_id)
-
-
-def _finish(instance: dg.DagsterInstance) -> None:
-    """All but some partitions are materialized."""
-    for number, key in enumerate(known_keys(instance)):
-        run = instance.get_run_by_id(_run_id(number))
-        assert run is not None
-        if number < FAILED:
-            instance.report_run_failed(run)
-            continue
-        made = dg.AssetMaterialization(ASSET, partition=key, tags={DATA_VERSION_TAG: str(number)})
-        event = DagsterEvent(
-            event_type_value=dg.DagsterEventType.ASSET_MATERIALIZATION.value,
-            job_name="__ASSET_JOB",
-            event_specific_data=StepMaterializationData(made, []),
-        )
-        instance.report_dagster_event(event, run.run_id)
-        instance.run_storage.handle_run_event(
-            run.run_id, DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, "__ASSET_JOB"), None
-        )
-    backfill = instance.get_backfill("measured")
-    assert backfill is not None
-    from dagster._core.execution.backfill import BulkActionStatus
-
-    instance.update_backfill(backfill.with_status(BulkActionStatus.COMPLETED_FAILED))
-
-
-def _run_id(number: int) -> str:
-    return f"00000000-0000-4000-8000-{number:012d}"
 
 
 @contextmanager
