@@ -171,7 +171,8 @@ class RowPath:
             output.put(encoded)
 
     def _write(self, encoded: Channel[EncodedBatch], totals: BackfillTotals, report: Callable[[], None]) -> None:
-        with VectorWriter(self._database, self._destination, self._rules) as vectors:
+        meter = Meter(str(self._destination.target), self._destination.column, totals)
+        with meter, VectorWriter(self._database, self._destination, self._rules) as vectors:
             rows = BatchWriter(
                 self._database,
                 self._destination.target,
@@ -179,7 +180,6 @@ class RowPath:
                 max_attempts=self._max_attempts,
                 pause=self.pause,
             )
-            meter = Meter(str(self._destination.target), self._destination.column, totals)
             for item in encoded:
                 started, before = time.perf_counter(), totals.written
                 with span("write", rows=len(item.batch), tokens=item.tokens) as told:

@@ -27,7 +27,8 @@ class Totals(Protocol):
 
 
 class Meter:
-    """Adds to the metrics by how much the totals of one backfill of one column have grown since the last look.
+    """Adds to the metrics by how much the totals of one backfill of one column have grown since the last look, at the latest
+    when its block ends, however it does.
 
     Used by one thread. What the totals held before is another meter's.
     """
@@ -46,6 +47,12 @@ class Meter:
         }
         self._totals = totals
         self._seen: dict[str, float] = {name: getattr(totals, name) for name in self._counters}
+
+    def __enter__(self) -> Meter:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.look()
 
     def look(self) -> None:
         """Take note of what was done since the last look."""
