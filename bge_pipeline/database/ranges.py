@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from sqlalchemy import Connection
 
+from bge_pipeline.database.cut_points import cut_points
 from bge_pipeline.database.id_range import IdRange
 from bge_pipeline.database.ids import Id, IdKind
 from bge_pipeline.database.target import TargetTable
@@ -16,18 +17,25 @@ _NUMBER = "bge_pipeline_number"
 def cut_ranges(
     connection: Connection, target: TargetTable, kind: IdKind, rows: int, *, above: Id | None = None
 ) -> list[IdRange]:
-    """Cut the rows that are embedded, or those from the id `above` on, into ranges of `rows` rows; one index scan.
+    """Cut the rows that are embedded, or those from the id `above` on, into ranges of `rows` rows, counted in one index scan.
 
-    The last range may hold fewer rows and ends with the greatest id, so that later rows begin a range of their own.
+    A large table is not read for it, see `cut_points`: ranges then hold about so many. The last range may hold fewer rows and
+    ends with the greatest id, so that later rows begin a range of their own.
     """
+    points = cut_points(connection, target, kind, rows) if above is None else None
     if kind.includes_upper:
-        ends = _every(connection, target, kind, rows, 0, above, ">")
+        ends = points if points is not None else _every(connection, target, kind, rows, 0, above, ">")
         last = _greatest(connection, target, kind, ends[-1] if ends else above)
         uppers = [*ends, *([] if last is None else [last])]
         return [IdRange(lower, upper, kind) for lower, upper in zip([above, *uppers], uppers, strict=False)]
-    starts = _every(connection, target, kind, rows, 1, above, ">=")
     greatest = _greatest(connection, target, kind, None)
-    if not starts or greatest is None:
+    if greatest is None:
+        return []
+    if points is not None:
+        starts = [_least(connection, target, kind), *points]
+    else:
+        starts = _every(connection, target, kind, rows, 1, above, ">=")
+    if not starts:
         return []
     end = kind.successor(greatest)
     bounds = [starts[0], *(start for start in starts[1:] if start != end), end]

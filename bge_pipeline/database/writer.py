@@ -25,6 +25,7 @@ from bge_pipeline.database.pooler import require_session
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import WRITING
 from bge_pipeline.errors import ChangedMeanwhile
+from bge_pipeline.telemetry.metrics import COMMIT_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -220,7 +221,9 @@ class VectorWriter:
             locked_at = time.perf_counter()
             stored = self._store(connection, batch, vectors)
             transaction.commit()
-        self._commit_size.held(len(batch), time.perf_counter() - locked_at)
+        held_seconds = time.perf_counter() - locked_at
+        self._commit_size.held(len(batch), held_seconds)
+        COMMIT_SECONDS.observe(held_seconds)
         if stored.in_page < _MOST * stored.rows:
             _look_anew(connection)
         return stored

@@ -70,7 +70,7 @@ def schema_with_384_column(
         code_version="1",
         deps=[table.key(SCHEMA)],
         partitions_def=table.partitions,
-        backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
+        backfill_policy=dg.BackfillPolicy.multi_run(table.partitions_per_run),
         retry_policy=TRANSIENT_RETRIES,
         pool=table.pool,
         description=(
@@ -90,9 +90,9 @@ def backfilled_embeddings(
 ) -> dg.MaterializeResult[None]:
     """Backfill of one partition, or of each partition of a range."""
     keys = list(context.partition_keys)
-    for key in keys:
+    for number, key in enumerate(keys):
         with explained(table):
-            overall = how_far(context.instance, table, key, migration.settings.partition_rows)
+            overall = how_far(context.instance, table, keys, number, migration.settings.partition_rows)
             require_own_history(context.instance, table, migration)
             result = backfill(
                 migration,

@@ -12,6 +12,7 @@ import dagster as dg
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.orchestration.failures import explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata, gate_metadata
+from bge_pipeline.orchestration.movement_check import moving
 from bge_pipeline.orchestration.names import BACKFILLED, SWAPPED
 from bge_pipeline.orchestration.partitions import targeted_range
 from bge_pipeline.orchestration.per_table import PerTable, per_table
@@ -223,6 +224,7 @@ CHECKS: list[PerTable[dg.AssetChecksDefinition]] = [
     right_embedding_space,
     quality_gate,
     side_by_side,
+    moving,
     index_valid,
     only_new_vectors,
     migration_status,

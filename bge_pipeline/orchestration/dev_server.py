@@ -7,14 +7,16 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
 import dagster as dg
+from prometheus_client import CollectorRegistry
 
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.orchestration.dagster_home import environment, in_environment, server_urls
+from bge_pipeline.orchestration.dagster_metrics import DagsterMetrics
 from bge_pipeline.orchestration.names import SWAPPED
 from bge_pipeline.orchestration.own_history import foreign_table, told_foreign
 from bge_pipeline.orchestration.pool import register_pool
@@ -22,7 +24,9 @@ from bge_pipeline.orchestration.report_server import newest_report, serving_repo
 from bge_pipeline.orchestration.served import ServedTable, served_tables
 from bge_pipeline.orchestration.storage import require_databases
 from bge_pipeline.phases.migration import Migration
+from bge_pipeline.phases.table_metrics import AllTables, TableMetrics
 from bge_pipeline.settings import Settings
+from bge_pipeline.telemetry.serving import serving_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -59,9 +63,13 @@ def run_dev(settings: Settings, port: int = DEFAULT_PORT, host: str = DEFAULT_HO
         with dg.DagsterInstance.get() as instance:
             for table in tables:
                 _look_at(instance, table)
-    with serving_reports(settings.home / "reports", host, min(port + 1, _LAST_PORT)) as reports:
-        variables["REPORTS_URL"] = settings.reports_url or reports
-        return _run_dagster(variables, tables, port, host, settings.home)
+    ui = f"http://{host}:{port}"
+    with (
+        serving_reports(settings.home / "reports", host, min(port + 1, _LAST_PORT)) as reports,
+        _serving_metrics(settings, variables, tables),
+    ):
+        links = {"REPORTS_URL": settings.reports_url or reports, "DAGSTER_URL": settings.dagster_url or ui}
+        return _run_dagster(variables | links, tables, port, host, settings)
 
 
 def _look_at(instance: dg.DagsterInstance, table: ServedTable) -> None:
@@ -78,9 +86,32 @@ def _look_at(instance: dg.DagsterInstance, table: ServedTable) -> None:
             )
 
 
-def _run_dagster(variables: dict[str, str], tables: Sequence[ServedTable], port: int, host: str, home: Path) -> int:
+@contextmanager
+def _serving_metrics(settings: Settings, variables: dict[str, str], tables: Sequence[ServedTable]) -> Iterator[None]:
+    """Serve what the database and Dagster's records know, where METRICS_PORT is set; runs serve their own on the ports above."""
+    if settings.metrics_port is None:
+        yield
+        return
+    with ExitStack() as stack:
+        registry = CollectorRegistry()
+        with in_environment(variables):
+            instance = stack.enter_context(dg.DagsterInstance.get())
+            found = [TableMetrics(stack.enter_context(Migration.opened(table.settings()))) for table in tables]
+        registry.register(AllTables(found))
+        registry.register(DagsterMetrics(instance, tables))
+        for metrics in found:
+            stack.enter_context(metrics.keeping_up())
+        stack.enter_context(serving_metrics(settings.metrics_host, settings.metrics_port, settings.home, registry))
+        yield
+
+
+def _run_dagster(
+    variables: dict[str, str], tables: Sequence[ServedTable], port: int, host: str, settings: Settings
+) -> int:
     command = ["-m", "dagster", "dev", "-m", "bge_pipeline.definitions", "-p", str(port), "-h", host]
-    ui = f"http://{host}:{port}"
+    if settings.log_format == "json":
+        command += ["--log-format", "json"]
+    ui, home = f"http://{host}:{port}", settings.home
     for table in tables:
         print(f"Dagster UI: {ui}{_GROUP_PAGE.format(group=table.group)}  (Ctrl-C stops it)", flush=True)  # noqa: T201
     if newest := newest_report(home / "reports"):

@@ -1,11 +1,17 @@
-"""Jobs: one for each phase, one that embeds what is pending, and the ways back and out."""
+"""Jobs of ops: embedding what is pending, pause and resume, and the ways back and out. Those of assets are in asset_jobs.py."""
 
 from typing import Any
 
 import dagster as dg
 
-from bge_pipeline.orchestration.checks import only_new_vectors, quality_gate
-from bge_pipeline.orchestration.names import BACKFILL_JOB, BACKFILLED, REPORT, SCHEMA, SWAPPED
+from bge_pipeline.orchestration.asset_jobs import (
+    backfill_job,
+    compare_job,
+    expand_job,
+    report_job,
+    status_job,
+    swap_job,
+)
 from bge_pipeline.orchestration.ops import (
     adopt_table,
     embed_pending,
@@ -16,63 +22,14 @@ from bge_pipeline.orchestration.ops import (
     roll_back,
 )
 from bge_pipeline.orchestration.per_table import PerTable, per_table
+from bge_pipeline.orchestration.priorities import AT_ONCE, FRESH, priority
 from bge_pipeline.orchestration.served import ServedTable
-from bge_pipeline.orchestration.side_by_side_check import side_by_side
-from bge_pipeline.orchestration.status_check import migration_status
-
-expand_job = PerTable(
-    lambda table: dg.define_asset_job(
-        table.called("expand_job"),
-        selection=[table.key(SCHEMA)],
-        description="Add the new column and what keeps it true, and cut the table into partitions.",
-    )
-)
-
-backfill_job = PerTable(
-    lambda table: dg.define_asset_job(
-        table.called(BACKFILL_JOB),
-        # Both compare the whole table: they are asked once, by swap_job, and not after each partition.
-        selection=dg.AssetSelection.assets(table.key(BACKFILLED))
-        - dg.AssetSelection.checks(quality_gate.of(table), side_by_side.of(table)),
-        description="Embed one partition, or a range of partitions in one run, and check it.",
-    )
-)
-
-swap_job = PerTable(
-    lambda table: dg.define_asset_job(
-        table.called("swap_job"),
-        selection=dg.AssetSelection.assets(table.key(SWAPPED))
-        | dg.AssetSelection.checks_for_assets(table.key(BACKFILLED)),
-        description="Check the whole table, build the index, exchange the columns, check the index. A failed check stops it.",
-    )
-)
-
-compare_job = PerTable(
-    lambda table: dg.define_asset_job(
-        table.called("compare_job"),
-        selection=dg.AssetSelection.checks(only_new_vectors.of(table)),
-        description="Compare a sample of what was written since the swap with what the new model makes of it.",
-    )
-)
-
-status_job = PerTable(
-    lambda table: dg.define_asset_job(
-        table.called("status_job"),
-        selection=dg.AssetSelection.checks(migration_status.of(table)),
-        description="See where the migration stands; it is the check migration_status of swapped_index.",
-    )
-)
-
-report_job = PerTable(
-    lambda table: dg.define_asset_job(
-        table.called("report_job"), selection=[table.key(REPORT)], description="Write the benchmark report."
-    )
-)
 
 
 @per_table(
     lambda table: dg.job(
         name=table.called("embed_pending_job"),
+        tags=priority(FRESH),
         description="Embed every pending row, new and changed ones, before the swap and ever after it.",
     )
 )
@@ -84,6 +41,7 @@ def embed_pending_job(table: ServedTable) -> None:
 @per_table(
     lambda table: dg.job(
         name=table.called("keep_old_current_job"),
+        tags=priority(FRESH),
         description=(
             "While the next migration of a finished table runs, and until its retire: embed with the old model what waits."
         ),
@@ -98,6 +56,7 @@ def keep_old_current_job(table: ServedTable) -> None:
 @per_table(
     lambda table: dg.job(
         name=table.called("pause_job"),
+        tags=priority(AT_ONCE),
         description="Hold every run on the table, here and on other machines, after its batch in hand, until resume_job.",
     )
 )
@@ -108,7 +67,9 @@ def pause_job(table: ServedTable) -> None:
 
 @per_table(
     lambda table: dg.job(
-        name=table.called("resume_job"), description="Let the runs on the table go on, whoever paused them."
+        name=table.called("resume_job"),
+        tags=priority(AT_ONCE),
+        description="Let the runs on the table go on, whoever paused them.",
     )
 )
 def resume_job(table: ServedTable) -> None:
@@ -119,6 +80,7 @@ def resume_job(table: ServedTable) -> None:
 @per_table(
     lambda table: dg.job(
         name=table.called("rollback_job"),
+        tags=priority(AT_ONCE),
         description="CHANGES WHAT SEARCH READS, back to the old vectors, until retire_job has run. Wants config `confirm`.",
     )
 )
@@ -130,6 +92,7 @@ def rollback_job(table: ServedTable) -> None:
 @per_table(
     lambda table: dg.job(
         name=table.called("retire_job"),
+        tags=priority(AT_ONCE),
         description="DROPS THE OLD VECTORS: there is no way back after it. Wants config `confirm`.",
     )
 )
@@ -141,6 +104,7 @@ def retire_job(table: ServedTable) -> None:
 @per_table(
     lambda table: dg.job(
         name=table.called("adopt_table_job"),
+        tags=priority(AT_ONCE),
         description=(
             "Where the table has moved to another database: its history goes on here. Wants config `confirm`. For another "
             "table, give that one a history of its own."

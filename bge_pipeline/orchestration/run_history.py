@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -20,27 +21,48 @@ _WILL_RETRY_TAG = "dagster/will_retry"
 _RETRIED_BY_TAG = "dagster/auto_retry_run_id"
 _BACKFILL_TAG = "dagster/backfill"
 _RUNS_PER_QUERY = 500
+_RUNS_PER_LOOK = 50
 _OLD_MODEL_PAUSE = timedelta(hours=1)
 
 
-def unmaterialized_attempts(instance: dg.DagsterInstance, table: ServedTable) -> dict[str, list[Attempt]]:
-    """For each partition whose latest run did not materialize it, its runs since it was last materialized.
+@dataclass(frozen=True)
+class Unmaterialized:
+    """Partitions whose latest run has not materialized them.
+
+    Attributes:
+        failed: those whose run is over, in order.
+        unfinished: how many have one that is queued or under way.
+    """
+
+    failed: Sequence[str]
+    unfinished: int
+
+
+def unmaterialized(instance: dg.DagsterInstance, table: ServedTable) -> Unmaterialized:
+    """Which partitions their latest run has not materialized; asks for ids alone, as thousands of runs may be queued."""
+    known = set(known_keys(instance, table))
+    latest = instance.event_log_storage.get_latest_asset_partition_materialization_attempts_without_materializations(
+        table.key(BACKFILLED)
+    )
+    last_runs = {key: run_id for key, (run_id, _) in latest.items() if key in known}
+    unfinished = set(instance.get_run_ids(dg.RunsFilter(statuses=UNFINISHED))) if last_runs else set()
+    failed = sorted(key for key, run_id in last_runs.items() if run_id not in unfinished)
+    return Unmaterialized(failed, len(last_runs) - len(failed))
+
+
+def attempts_at(instance: dg.DagsterInstance, table: ServedTable, keys: Sequence[str]) -> dict[str, list[Attempt]]:
+    """For each of these partitions, its runs since it was last materialized, oldest first.
 
     A run of a range counts for each of its partitions, and so does a run that Dagster's own retries started.
     """
-    asset = table.key(BACKFILLED)
-    known = set(known_keys(instance, table))
-    latest = instance.event_log_storage.get_latest_asset_partition_materialization_attempts_without_materializations(
-        asset
-    )
-    keys = [key for key in latest if key in known]
     if not keys:
         return {}
+    asset = table.key(BACKFILLED)
     materialized = instance.event_log_storage.get_latest_storage_id_by_partition(
         asset, dg.DagsterEventType.ASSET_MATERIALIZATION, set(keys)
     )
     planned = instance.event_log_storage.get_event_records(
-        dg.EventRecordsFilter(dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED, asset, asset_partitions=keys),
+        dg.EventRecordsFilter(dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED, asset, asset_partitions=list(keys)),
         ascending=True,
     )
     run_ids: dict[str, dict[str, None]] = defaultdict(dict)
@@ -63,20 +85,29 @@ def never_materialized(instance: dg.DagsterInstance, table: ServedTable) -> list
     return [key for key in known_keys(instance, table) if materialized.get(key, 0) <= expanded]
 
 
-def how_far(instance: dg.DagsterInstance, table: ServedTable, key: str, partition_rows: int) -> Overall:
-    """How far the backfill is as the partition `key` begins; a partition that is to come counts as `partition_rows`."""
-    missing = set(never_materialized(instance, table))
+def how_far(
+    instance: dg.DagsterInstance, table: ServedTable, keys: Sequence[str], number: int, partition_rows: int
+) -> Overall:
+    """How far the backfill is as the partition of that place among the `keys` of a run begins.
+
+    A partition that is to come counts as `partition_rows`. The ones before it in the run are done, though not yet in the books.
+    """
+    missing = set(never_materialized(instance, table)) - set(keys[:number]) | {keys[number]}
     partitions = len(known_keys(instance, table))
-    return Overall(partitions - len(missing | {key}), partitions, len(missing - {key}) * partition_rows)
+    return Overall(partitions - len(missing), partitions, (len(missing) - 1) * partition_rows)
 
 
-def unfinished_runs(
-    instance: dg.DagsterInstance, table: ServedTable, job_names: Iterable[str]
-) -> Sequence[dg.DagsterRun]:
-    """Runs of these jobs that are queued or under way, and any other run that backfills partitions."""
-    names = {table.called(name) for name in job_names}
-    runs = instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED))
-    return [run for run in runs if run.job_name in names or _is_about_backfill(run, table)]
+def unfinished_run(instance: dg.DagsterInstance, table: ServedTable, job_names: Iterable[str]) -> dg.DagsterRun | None:
+    """A run of one of these jobs that is queued or under way, or another that backfills partitions; None without one."""
+    for name in job_names:
+        if runs := instance.get_runs(dg.RunsFilter(job_name=table.called(name), statuses=UNFINISHED), limit=1):
+            return runs[0]
+    cursor: str | None = None
+    while runs := instance.get_runs(dg.RunsFilter(statuses=UNFINISHED), cursor=cursor, limit=_RUNS_PER_LOOK):
+        if found := next((run for run in runs if _is_about_backfill(run, table)), None):
+            return found
+        cursor = runs[-1].run_id
+    return None
 
 
 def others_are_to_come(instance: dg.DagsterInstance, table: ServedTable, run: dg.DagsterRun) -> bool:
@@ -124,9 +155,9 @@ def claimed_by_backfills(
     A backfill does not repeat a partition that failed in it, so one whose last run was that backfill's is not claimed.
     """
     claimed: set[str] = set()
-    for backfill in backfills_under_way(instance, table):
+    for backfill in backfills_under_way(instance, table) if attempts else ():
         of_backfill = dg.RunsFilter(tags={_BACKFILL_TAG: backfill.backfill_id})
-        own_runs = {run.run_id for run in instance.get_runs(filters=of_backfill)}
+        own_runs = set(instance.get_run_ids(of_backfill))
         targets = _targets(backfill, table)
         claimed |= {key for key, runs in attempts.items() if key in targets and runs[-1].run_id not in own_runs}
     return claimed

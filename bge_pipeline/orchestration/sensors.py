@@ -6,23 +6,19 @@ column of a table that was migrated before, in which nobody would find them mean
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
 from bge_pipeline.database.heartbeat import read_workers
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.orchestration import partitions, run_history
-from bge_pipeline.orchestration.jobs import (
-    backfill_job,
-    compare_job,
-    embed_pending_job,
-    keep_old_current_job,
-    status_job,
-)
+from bge_pipeline.orchestration.asset_jobs import backfill_job, compare_job, status_job
+from bge_pipeline.orchestration.jobs import embed_pending_job, keep_old_current_job
 from bge_pipeline.orchestration.names import BACKFILL_JOB, BACKFILLED, SCHEMA, SWAPPED
 from bge_pipeline.orchestration.own_history import require_own_history
 from bge_pipeline.orchestration.per_table import PerTable, per_table
+from bge_pipeline.orchestration.priorities import RERUN, priority
 from bge_pipeline.orchestration.rerun_policy import Decision, GiveUp, Rerun, RerunPolicy
 from bge_pipeline.orchestration.served import ServedTable
 from bge_pipeline.orchestration.status_check import seen_now
@@ -38,6 +34,8 @@ from bge_pipeline.settings import DagsterSettings, Settings
 _INTERVAL_SECONDS = 30
 _COMPARE_INTERVAL_SECONDS = 600
 _LISTED = 5
+_PARTITIONS_PER_TICK = 1_000
+"""Failed partitions that one tick of rerun_failed_partitions decides about; the next goes on behind them."""
 _ATTEMPT_TAG = "bge_pipeline/attempt"
 _EMBED_PENDING = "embed_pending_job"
 _KEEP_OLD_CURRENT = "keep_old_current_job"
@@ -61,18 +59,23 @@ def rerun_failed_partitions(context: dg.SensorEvaluationContext, table: ServedTa
     for orphan in fail_runs_without_process(context.instance, lambda: _silent(settings)):
         context.log.warning("the process of run %s is gone; the run no longer counts as under way", orphan.run_id)
     policy = RerunPolicy(settings.max_partition_attempts, settings.retry_backoff_seconds)
-    attempts = run_history.unmaterialized_attempts(context.instance, table)
+    found = run_history.unmaterialized(context.instance, table)
+    looked_at = _next_of(found.failed, context.cursor)
+    context.update_cursor(looked_at[-1] if len(looked_at) < len(found.failed) else "")
+    attempts = run_history.attempts_at(context.instance, table, looked_at)
     claimed = run_history.claimed_by_backfills(context.instance, table, attempts)
     now = time.time()
     decisions = {key: policy.decide(key, runs, now, is_claimed=key in claimed) for key, runs in attempts.items()}
     requests = [
-        dg.RunRequest(partition_key=key, run_key=choice.run_key, tags={_ATTEMPT_TAG: str(choice.attempt)})
+        dg.RunRequest(
+            partition_key=key, run_key=choice.run_key, tags={_ATTEMPT_TAG: str(choice.attempt), **priority(RERUN)}
+        )
         for key, choice in decisions.items()
         if isinstance(choice, Rerun)
     ]
     total = len(partitions.known_keys(context.instance, table))
     if not requests:
-        return dg.SkipReason(_left_alone(decisions, total))
+        return dg.SkipReason(_left_alone(decisions, found, total))
     try:
         with Migration.opened(settings) as migration:
             require_own_history(context.instance, table, migration)
@@ -84,6 +87,12 @@ def rerun_failed_partitions(context: dg.SensorEvaluationContext, table: ServedTa
         if isinstance(choice, GiveUp):
             context.log.warning("gave up on partition %s: %s", key, choice.reason)
     return dg.SensorResult(run_requests=requests)
+
+
+def _next_of(failed: Sequence[str], last: str | None) -> Sequence[str]:
+    """Of the failed partitions, as many as a tick has time for: those behind the last that was looked at, or the first."""
+    behind = [key for key in failed if key > (last or "")]
+    return (behind or failed)[:_PARTITIONS_PER_TICK]
 
 
 def _silent(settings: Settings) -> set[str]:
@@ -112,9 +121,9 @@ def _silent(settings: Settings) -> set[str]:
 def embed_new_rows(context: dg.SensorEvaluationContext, table: ServedTable) -> dg.SensorResult | dg.SkipReason:
     """Request what the table's new rows need."""
     instance = context.instance
-    under_way = run_history.unfinished_runs(instance, table, [_EMBED_PENDING, BACKFILL_JOB, _KEEP_OLD_CURRENT])
-    if under_way:
-        return dg.SkipReason(f"{under_way[0].job_name} is queued or under way in run {under_way[0].run_id[:8]}")
+    jobs = [_EMBED_PENDING, BACKFILL_JOB, _KEEP_OLD_CURRENT]
+    if under_way := run_history.unfinished_run(instance, table, jobs):
+        return dg.SkipReason(f"{under_way.job_name} is queued or under way in run {under_way.run_id[:8]}")
     if backfills := run_history.backfills_under_way(instance, table):
         return dg.SkipReason(f"Dagster backfill {backfills[0].backfill_id} is under way")
     try:
@@ -240,8 +249,9 @@ def _request_embedding(
     return dg.SensorResult(run_requests=[dg.RunRequest(job_name=job_name)])
 
 
-def _left_alone(decisions: Mapping[str, Decision], total: int) -> str:
-    if not decisions:
+def _left_alone(decisions: Mapping[str, Decision], found: run_history.Unmaterialized, total: int) -> str:
+    unmaterialized = len(found.failed) + found.unfinished
+    if not unmaterialized:
         return f"none of {total} partitions has failed"
     # What needs a person comes first.
     ordered = sorted(decisions.items(), key=lambda item: not isinstance(item[1], GiveUp))
@@ -250,8 +260,10 @@ def _left_alone(decisions: Mapping[str, Decision], total: int) -> str:
         for key, choice in ordered[:_LISTED]
         if not isinstance(choice, Rerun)
     ]
-    more = f"; and {len(ordered) - _LISTED} more" if len(ordered) > _LISTED else ""
-    return f"{len(decisions)} of {total} partitions are not materialized by their last run: {'; '.join(lines)}{more}"
+    if found.unfinished:
+        lines.append(f"{found.unfinished:,} {'is' if found.unfinished == 1 else 'are'} queued or under way")
+    more = f"; and {len(found.failed) - _LISTED:,} more" if len(found.failed) > _LISTED else ""
+    return f"{unmaterialized} of {total} partitions are not materialized by their last run: {'; '.join(lines)}{more}"
 
 
 SENSORS: list[PerTable[dg.SensorDefinition]] = [

@@ -30,11 +30,13 @@ class ServedTable:
             of the environment.
         env_file: its settings, which win over those of the environment; None: the environment's and `.env`'s alone.
         pool: of the runs that load its model.
+        partitions_per_run: that a Dagster backfill puts into one run.
     """
 
     name: str = ""
     env_file: Path | None = None
     pool: str = POOL
+    partitions_per_run: int = 1
 
     def called(self, name: str) -> str:
         """What its job, op, sensor, resource or set of partitions of that name is called."""
@@ -93,9 +95,9 @@ def served_tables() -> tuple[ServedTable, ...]:
     """
     named = value_set("bge_pipeline_tables")
     if named is None:
-        return (_with_pool(THE_TABLE),)
+        return (_defined(THE_TABLE),)
     files = [Path(file.strip()) for file in named.split(",") if file.strip()]
-    tables = tuple(_with_pool(ServedTable(_name(file), file)) for file in files)
+    tables = tuple(_defined(ServedTable(_name(file), file)) for file in files)
     if not tables:
         raise _refused(f"expected files, got {named!r}", "BGE_PIPELINE_TABLES=papers.env,notes.env")
     names = [table.name for table in tables]
@@ -115,9 +117,10 @@ def _name(file: Path) -> str:
     return name
 
 
-def _with_pool(table: ServedTable) -> ServedTable:
+def _defined(table: ServedTable) -> ServedTable:
     try:
-        return replace(table, pool=table.settings().encoder_pool)
+        settings = table.settings()
+        return replace(table, pool=settings.encoder_pool, partitions_per_run=settings.partitions_per_run)
     except BgePipelineError:
         return table  # its runs and sensors say what is wrong, and those of the others go on
 

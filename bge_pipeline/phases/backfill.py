@@ -37,6 +37,8 @@ from bge_pipeline.phases.pace import Pace
 from bge_pipeline.phases.pending_index import index_when_few_are_left
 from bge_pipeline.phases.row_totals import BackfillTotals
 from bge_pipeline.phases.state import read_state, require_space
+from bge_pipeline.telemetry.meter import showing_progress
+from bge_pipeline.telemetry.observed import observed
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +121,7 @@ class BackfillResult:
         return asdict(self) | {"texts_per_second": self.texts_per_second}
 
 
+@observed("backfill")
 def backfill(
     migration: Migration,
     encoder: Encoder,
@@ -171,7 +174,7 @@ def backfill(
     if keeps_companion:
         with CompanionKeeper(migration, stop=stop) as keeper:
             name, words = encoder.space.model, str(id_range) if id_range is not None else "all"
-            with Heartbeat(migration.database, target, words, name, lambda: totals.written) as heartbeat:
+            with Heartbeat(migration.database, target, words, name, totals) as heartbeat:
                 pace = make_pace(
                     migration,
                     stop,
@@ -180,6 +183,7 @@ def backfill(
                     workers=lambda: heartbeat.workers,
                     allowance=allowance_of(encoder),
                 )
+                heartbeat.held = lambda: pace.words
                 result = _fill(migration, encoder, column, id_range, on_progress, pace, totals)
         kept = keeper.result()
         if id_range is None:
@@ -213,10 +217,12 @@ def _fill(
     started = time.perf_counter()
 
     def report() -> None:
+        progress = BackfillProgress(totals.written, total, time.perf_counter() - started, pace.words)
+        show(progress.rows_per_second, max(0, total - totals.written))
         if on_progress is not None:
-            on_progress(BackfillProgress(totals.written, total, time.perf_counter() - started, pace.words))
+            on_progress(progress)
 
-    with explaining_text(target), pace.running(report):
+    with explaining_text(target), showing_progress(str(target)) as show, pace.running(report):
         pending = fill_column(
             migration.database,
             migration.settings,

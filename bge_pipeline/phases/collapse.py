@@ -29,8 +29,10 @@ from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.safeguards import maintains_old, trigger_script
 from bge_pipeline.phases.state import MigrationState, read_state
 from bge_pipeline.phases.telling import untold
+from bge_pipeline.telemetry.observed import observed
 
 
+@observed("collapse")
 def collapse(
     migration: Migration,
     *,

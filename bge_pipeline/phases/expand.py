@@ -51,6 +51,7 @@ from bge_pipeline.phases.state import MigrationState, read_state, require_space,
 from bge_pipeline.phases.surroundings import hidden_changes, told_replication
 from bge_pipeline.settings import ModelSettings, Settings
 from bge_pipeline.space import EmbeddingSpace
+from bge_pipeline.telemetry.observed import observed
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class ExpandResult:
         return asdict(self)
 
 
+@observed("expand")
 def expand(migration: Migration, space: EmbeddingSpace, *, begin_next: bool = False) -> ExpandResult:
     """Add the column for `space`, its trigger and quarantine; drop the old ANN index if asked to.
 

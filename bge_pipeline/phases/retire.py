@@ -29,6 +29,7 @@ from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.old_vectors import no_longer_not_null
 from bge_pipeline.phases.state import MigrationState, read_state
 from bge_pipeline.settings import IndexSettings, LockSettings, Settings
+from bge_pipeline.telemetry.observed import observed
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class RetireResult:
         return asdict(self)
 
 
+@observed("retire")
 def retire(migration: Migration, *, reclaim: bool = False) -> RetireResult:
     """Drop the old column and its indexes, in one short transaction.
 

@@ -29,6 +29,7 @@ from bge_pipeline.phases.index_names import (
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import read_state, space_of
 from bge_pipeline.phases.telling import untold
+from bge_pipeline.telemetry.observed import observed
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class RollbackResult:
         return asdict(self)
 
 
+@observed("rollback")
 def rollback(
     migration: Migration,
     *,

@@ -20,6 +20,7 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.writer import Stored, VectorWriter
 from bge_pipeline.errors import DatabaseUnavailable, LoginRefused, PhaseError
 from bge_pipeline.phases.row_encoding import EncodedBatch
+from bge_pipeline.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class BatchWriter:
     def _retrying(self) -> Retrying:
         def report(state: RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
+            metrics.RETRIES.labels("write").inc()
             logger.warning(
                 "writing failed (%s), attempt %d of %d", first_line(error), state.attempt_number, self._max_attempts
             )

@@ -53,6 +53,7 @@ from bge_pipeline.phases.telling import untold
 from bge_pipeline.phases.vector_index import build_index, filled_column
 from bge_pipeline.phases.verdict import require_quality
 from bge_pipeline.quality.gate import GateResult
+from bge_pipeline.telemetry.observed import observed
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class SwapResult:
         return asdict(self) | {"gate": self.gate.as_metadata() if self.gate else None}
 
 
+@observed("swap")
 def swap(
     migration: Migration,
     service: EmbeddingsService,

@@ -30,8 +30,10 @@ from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import MigrationState, read_state, space_of
 from bge_pipeline.settings import IndexSettings
 from bge_pipeline.space import EmbeddingSpace
+from bge_pipeline.telemetry.observed import observed
 
 
+@observed("index")
 def build_index(
     migration: Migration, *, on_progress: Callable[[BuildProgress], None] | None = None
 ) -> tuple[BuildResult, IndexPlan]:

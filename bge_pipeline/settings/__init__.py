@@ -21,6 +21,7 @@ from bge_pipeline.settings.model import ModelSettings
 from bge_pipeline.settings.quality import QualitySettings
 from bge_pipeline.settings.search import SearchSettings
 from bge_pipeline.settings.swap import SwapSettings
+from bge_pipeline.settings.telemetry import TelemetrySettings
 
 __all__ = [
     "BackfillSettings",
@@ -35,6 +36,7 @@ __all__ = [
     "SearchSettings",
     "Settings",
     "SwapSettings",
+    "TelemetrySettings",
     "load_settings",
     "misspelled_names",
     "names_set",

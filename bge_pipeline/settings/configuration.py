@@ -6,10 +6,11 @@ The variables are flat. Inside, each group has a module of its own, and a functi
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import SecretStr, ValidationError, model_validator
 from pydantic_settings import (
@@ -27,12 +28,14 @@ from bge_pipeline.postgres_url import parse_url, shown
 from bge_pipeline.settings.backfill import BackfillSettings
 from bge_pipeline.settings.dagster import DagsterSettings
 from bge_pipeline.settings.database import DatabaseSettings
+from bge_pipeline.settings.group import Group
 from bge_pipeline.settings.index import IndexSettings
 from bge_pipeline.settings.locks import LockSettings
 from bge_pipeline.settings.model import ModelSettings
 from bge_pipeline.settings.quality import QualitySettings
 from bge_pipeline.settings.search import SearchSettings
 from bge_pipeline.settings.swap import SwapSettings
+from bge_pipeline.settings.telemetry import TelemetrySettings
 
 
 class Settings(
@@ -45,6 +48,7 @@ class Settings(
     SwapSettings,
     QualitySettings,
     DagsterSettings,
+    TelemetrySettings,
     BaseSettings,
 ):
     """The whole configuration. The environment variable of a field is its name in capitals."""
@@ -86,6 +90,8 @@ class Settings(
             raise ValueError(
                 f"EMBEDDING_MAX_COST ({self.embedding_max_cost:g}): expected a price above 0 in EMBEDDING_PRICE_PER_MILLION"
             )
+        if (self.slack_token is None) != (self.slack_channel is None):
+            raise ValueError("SLACK_TOKEN and SLACK_CHANNEL: expected both or neither")
         if self.return_top_k > self.rerank_top_k:
             raise ValueError(f"RETURN_TOP_K ({self.return_top_k}): expected at most RERANK_TOP_K ({self.rerank_top_k})")
         return self
@@ -109,11 +115,13 @@ class Settings(
         return (*sources, InitSettingsSource(settings_cls, translate(variables, taken)))
 
 
+GroupOfSettings = TypeVar("GroupOfSettings", bound=Group)
+
 _NEARLY = 0.9
 """Share of a name's letters that a misspelling has in common with it."""
 
 _SECRET_FIELDS = frozenset(
-    {"database_url", "dagster_database_url", "embedding_api_key", "query_expansion_key", "reports_url"}
+    {"database_url", "dagster_database_url", "embedding_api_key", "query_expansion_key", "reports_url", "slack_token"}
 )
 """What was given in their place is not repeated: it may be a password."""
 
@@ -163,6 +171,18 @@ def value_set(name: str) -> str | None:
     if WITHOUT_ENV_FILE not in os.environ:
         sources.append(DotEnvSettingsSource(Settings))
     return next((value for source in sources if (value := source.env_vars.get(name))), None)
+
+
+def read_early(group: type[GroupOfSettings], overrides: Mapping[str, Any] | None = None) -> GroupOfSettings:
+    """One group before all others, from the environment and `.env`; its defaults where a value is wrong, which `load_settings`
+    says when it reads them all."""
+    env_file = None if WITHOUT_ENV_FILE in os.environ else Path(".env")
+    sources = (DotEnvSettingsSource(Settings, env_file=env_file), EnvSettingsSource(Settings))
+    values = {name: value for source in sources for name, value in source().items()} | dict(overrides or {})
+    try:
+        return group.model_validate({name: value for name, value in values.items() if name in group.model_fields})
+    except ValidationError:
+        return group()
 
 
 def misspelled_names(env_file: Path = Path(".env")) -> dict[str, str]:

@@ -23,6 +23,9 @@ class DagsterSettings(Group):
         description="Dagster's pool of the runs that load the model; tables on devices of their own may have pools of their own",
     )
     partition_rows: int = Field(50_000, ge=1, description="rows in one id range, that is one Dagster partition")
+    partitions_per_run: int = Field(
+        1, ge=1, description="partitions that a Dagster backfill puts into one run; read as the code location is loaded"
+    )
     dagster_database_url: SecretStr | None = Field(
         None,
         description="PostgreSQL URL of the database for Dagster's own records; unset: one on the embedded PostgreSQL",

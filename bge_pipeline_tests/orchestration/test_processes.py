@@ -24,7 +24,7 @@ import pytest
 
 from bge_pipeline.database.connection import Database, normalise_url
 from bge_pipeline.orchestration.partitions import known_keys, recut, targeted_keys
-from bge_pipeline.orchestration.run_history import unmaterialized_attempts
+from bge_pipeline.orchestration.run_history import attempts_at
 from bge_pipeline.orchestration.sensors import rerun_failed_partitions
 from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.phases.expand import expand
@@ -132,7 +132,7 @@ def test_a_run_that_a_person_terminates_is_cancelled_keeps_its_batches_and_is_no
     embedded = read_status(migration).embedded
     assert 0 < embedded < 100
     assert embedded > 0
-    (attempt,) = unmaterialized_attempts(instance, THE_TABLE)[KEYS[0]]
+    (attempt,) = attempts_at(instance, THE_TABLE, [KEYS[0]])[KEYS[0]]
     assert attempt.was_cancelled
     assert f"launch backfill_job, partition {KEYS[0]}, again" in next_step_of(instance, run_id)
     assert (

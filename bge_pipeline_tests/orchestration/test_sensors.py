@@ -11,7 +11,7 @@ import pytest
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.definitions import defs
-from bge_pipeline.orchestration import run_history
+from bge_pipeline.orchestration import run_history, sensors
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.per_table import PerTable
 from bge_pipeline.orchestration.sensors import embed_new_rows, notice_old_vectors, rerun_failed_partitions
@@ -82,6 +82,36 @@ class TestRerunFailedPartitions:
         assert requests(tick(rerun_failed_partitions)) == [(None, KEYS[0]), (None, KEYS[1])]
 
     @pytest.mark.usefixtures("broken")
+    def test_looks_at_some_of_many_failed_partitions_and_goes_on_behind_them(
+        self, instance: dg.DagsterInstance, run: Runner, monkeypatch: pytest.MonkeyPatch
+    ):
+        run.backfill()
+        monkeypatch.setattr(sensors, "_PARTITIONS_PER_TICK", 2)
+        cursor, found = None, []
+        for _ in range(3):
+            with dg.build_sensor_context(instance=instance, definitions=defs, cursor=cursor) as context:
+                found.append([key for _, key in requests(rerun_failed_partitions(context))])
+                cursor = context.cursor
+        assert found == [KEYS[:2], KEYS[2:], KEYS[:2]]
+
+    @pytest.mark.usefixtures("broken")
+    def test_counts_queued_partitions_without_reading_their_runs(
+        self, tick: Tick, run: Runner, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    ):
+        run("backfill_job", KEYS[0])
+        for key in KEYS:
+            instance.create_run_for_job(
+                defs.resolve_job_def("backfill_job"),
+                status=dg.DagsterRunStatus.STARTED,
+                tags={"dagster/partition": key},
+                asset_selection=None,
+            )
+        monkeypatch.setattr(dg.DagsterInstance, "get_run_records", None)
+        assert tick(rerun_failed_partitions) == (
+            "3 of 3 partitions are not materialized by their last run: 3 are queued or under way"
+        )
+
+    @pytest.mark.usefixtures("broken")
     def test_waits_between_attempts(self, tick: Tick, run: Runner, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("RETRY_BACKOFF_SECONDS", "600")
         run("backfill_job", KEYS[0])
@@ -129,7 +159,7 @@ class TestRerunFailedPartitions:
             asset_selection=None,
         )
 
-        assert "is queued or under way" in tick(rerun_failed_partitions)
+        assert "2 are queued or under way" in tick(rerun_failed_partitions)
 
     @pytest.mark.usefixtures("expanded")
     def test_a_run_whose_process_was_killed_does_not_hold_its_partition(self, tick: Tick, instance: dg.DagsterInstance):
@@ -166,7 +196,7 @@ class TestRerunFailedPartitions:
             tags={"dagster/partition": KEYS[0], WORKER_TAG: worker},
         )
 
-        assert "is queued or under way" in tick(rerun_failed_partitions)
+        assert "2 are queued or under way" in tick(rerun_failed_partitions)
 
     @pytest.mark.usefixtures("expanded")
     @pytest.mark.parametrize(("minutes", "is_gone"), [(1, False), (10, True)])
