@@ -11,6 +11,7 @@ import pytest
 from bge_pipeline.database.connection import normalise_url
 from bge_pipeline.orchestration.dagster_home import environment
 from bge_pipeline.orchestration.partitions import recut
+from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import Settings
@@ -74,5 +75,5 @@ def queue(deploy: Deploy, migration: Migration, monkeypatch: pytest.MonkeyPatch,
     for name, value in deployment.environment("here").items():
         monkeypatch.setenv(name, value)
     with dg.DagsterInstance.get() as instance:
-        recut(instance, migration)
+        recut(instance, THE_TABLE, migration)
         yield Queue(deployment, instance)

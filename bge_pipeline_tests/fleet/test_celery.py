@@ -11,6 +11,7 @@ import pytest
 from bge_pipeline.database.connection import Database
 from bge_pipeline.orchestration.names import BACKFILL_JOB, BACKFILLED
 from bge_pipeline.orchestration.partitions import known_keys, targeted_keys
+from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline_tests.fleet.conftest import Deploy
@@ -114,7 +115,7 @@ def test_two_workers_share_a_backfill_whatever_is_killed(
         deployment.start("gpu-worker", name, options=COUNTING)
     set_pool(instance, 3)
     wait_for_success(instance, deployment.webserver.launch("expand_job"))
-    keys = list(known_keys(instance))
+    keys = list(known_keys(instance, THE_TABLE))
     assert len(keys) == ROWS // PARTITION_ROWS
     count_writes(segments)
 
@@ -204,7 +205,7 @@ def test_two_daemons_at_once_write_every_row_once(
     wait_for_success(instance, deployment.webserver.launch("expand_job"))
     count_writes(database)
 
-    deployment.webserver.materialize(list(known_keys(instance)))
+    deployment.webserver.materialize(list(known_keys(instance, THE_TABLE)))
 
     wait_for(lambda: materialized(instance) == 10)
     wait_for(lambda: all(run.is_finished for run in runs_of(instance)))

@@ -11,7 +11,8 @@ import pytest
 
 import bge_pipeline
 from bge_pipeline.database.connection import Database
-from bge_pipeline.orchestration.run_history import unmaterialized_attempts
+from bge_pipeline.orchestration.run_history import attempts_at, unmaterialized
+from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline_tests.fleet.deployment import wait_for
 from bge_pipeline_tests.fleet.encoded import COUNTING, FILE, SECONDS, encoded
 from bge_pipeline_tests.fleet.queue import Queue
@@ -84,7 +85,7 @@ def test_a_worker_whose_model_differs_is_refused_by_the_column_and_writes_nothin
     assert queue.end(refused) == dg.DagsterRunStatus.FAILURE
     assert "dimensions: 384 != 256" in queue.told(refused)
     assert len(pending_ids(database)) == 300
-    assert KEYS[0] in unmaterialized_attempts(queue.instance)
+    assert KEYS[0] in unmaterialized(queue.instance, THE_TABLE).failed
 
 
 def test_a_worker_with_other_code_that_does_not_know_the_job_fails_the_run_at_once(
@@ -135,7 +136,7 @@ def test_a_run_that_a_person_terminates_is_cancelled_and_keeps_what_it_wrote(
 
     assert queue.end(run, 30) == dg.DagsterRunStatus.CANCELED
     assert 0 < written(database)[0] < 100
-    assert unmaterialized_attempts(queue.instance)[KEYS[0]][-1].was_cancelled
+    assert attempts_at(queue.instance, THE_TABLE, [KEYS[0]])[KEYS[0]][-1].was_cancelled
     assert queue.end(queue.embed(KEYS[1])) == dg.DagsterRunStatus.SUCCESS
 
 

@@ -7,6 +7,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.orchestration.in_process import migrate_through_dagster
 from bge_pipeline.orchestration.partitions import known_keys, range_of, recut, targeted_range
 from bge_pipeline.orchestration.sensors import embed_new_rows
+from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
@@ -42,7 +43,7 @@ def test_a_whole_migration_by_partitions(keyed: Database, settings: Settings):
     assert (status.phase, status.pending) == ("swapped", 0)
     assert wrong_vectors(keyed, ENCODER, "embedding", key="ctid") == []
     with dg.DagsterInstance.get() as instance:
-        keys = known_keys(instance)
+        keys = known_keys(instance, THE_TABLE)
         assert keys == sorted(keys)
         assert instance.get_materialized_partitions(dg.AssetKey("backfilled_embeddings")) == set(keys)
 
@@ -52,7 +53,7 @@ def test_keys_of_tenants_are_short_and_still_mean_the_same_rows(
     keyed: Database, settings: Settings, instance: dg.DagsterInstance, run: Runner
 ):
     assert run("expand_job").success
-    keys = known_keys(instance)
+    keys = known_keys(instance, THE_TABLE)
 
     ranges = [range_of(instance, key) for key in keys]
     assert [r.lower for r in ranges] == [None, ranges[0].upper, ranges[1].upper]
@@ -64,11 +65,11 @@ def test_keys_of_tenants_are_short_and_still_mean_the_same_rows(
     assert run("backfill_job", keys[0]).success
     assert run.backfill(keys[1], keys[2]).success
     tags = {"dagster/asset_partition_range_start": keys[1], "dagster/asset_partition_range_end": keys[2]}
-    whole = targeted_range(tags, instance)
+    whole = targeted_range(instance, THE_TABLE, tags)
     assert whole is not None
     assert (whole.lower, whole.upper) == (ranges[1].lower, ranges[2].upper)
     assert read_status(Migration(keyed, settings)).pending == 0
-    assert recut(instance, Migration(keyed, settings)) == keys
+    assert recut(instance, THE_TABLE, Migration(keyed, settings)) == keys
 
 
 @pytest.mark.parametrize("keyed", [CHUNKS], indirect=True)
@@ -77,7 +78,7 @@ def test_what_the_table_has_grown_by_becomes_partitions_with_the_next_numbers(
 ):
     execute(keyed, "UPDATE segments SET document_id = 'doc ' || md5(document_id)")
     run("expand_job")
-    first, last = known_keys(instance)[0], known_keys(instance)[-1]
+    first, last = known_keys(instance, THE_TABLE)[0], known_keys(instance, THE_TABLE)[-1]
     assert first.startswith("01~~~doc%20")
     assert run.backfill(first, last).success
     execute(

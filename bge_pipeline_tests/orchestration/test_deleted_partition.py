@@ -10,6 +10,7 @@ import pytest
 from bge_pipeline.database.connection import Database
 from bge_pipeline.orchestration.partitions import id_ranges, known_keys
 from bge_pipeline.orchestration.sensors import rerun_failed_partitions
+from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
@@ -66,7 +67,7 @@ def test_its_rows_are_embedded_its_run_says_so_and_what_is_in_no_partition_is_no
 ):
     with deleting(instance, expanded, KEYS[0], KEYS[1]):
         result = run("backfill_job", KEYS[0])
-    assert known_keys(instance) == [KEYS[2]]
+    assert known_keys(instance, THE_TABLE) == [KEYS[2]]
     assert f"{KEYS[0]}: deleted while a run of it was at work" in said_by(result)
     assert "embed_pending_job" in said_by(result)
     assert embedded(expanded) == 100
@@ -88,7 +89,7 @@ def test_a_range_that_lost_one_goes_on_with_those_that_are_left(
         result = run.backfill()
     assert f"{KEYS[deleted]}: deleted while a run of its range was at work" in said_by(result)
     assert embedded(expanded) >= 100
-    for key in known_keys(instance):
+    for key in known_keys(instance, THE_TABLE):
         assert run("backfill_job", key).success
     assert run("embed_pending_job").success
     assert run("swap_job").success
