@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bge_pipeline.cli.consent import confirm
-from bge_pipeline.cli.printing import print_facts, print_search
+from bge_pipeline.cli.printing import print_facts
+from bge_pipeline.cli.printing_search import print_search
 from bge_pipeline.console import inert, make_console
 from bge_pipeline.search.results import SearchResponse, SearchResult, StageSeconds
 
