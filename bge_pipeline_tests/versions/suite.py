@@ -58,6 +58,8 @@ SHORT_OF_A_PYTHON = (
 )
 """Some of each of them."""
 _WHICH_SERVER = (VARIABLE, "TEST_DATABASE_URL")
+_MOST_SECONDS = 1_800
+"""That a test may take: several versions may be tested at once on a small machine."""
 _FINISHED = (0, 1)
 """Exit codes of pytest when it ran the tests: https://docs.pytest.org/en/stable/reference/exit-codes.html."""
 
@@ -80,7 +82,8 @@ def play(python: Path, arguments: Sequence[str], workers: int, **variables: str)
     """
     with tempfile.TemporaryDirectory(prefix="bge-pipeline-versions-") as folder:
         report = Path(folder) / "report.xml"
-        command = [python, "-m", "pytest", f"--numprocesses={workers}", "-q", f"--junitxml={report}", *arguments]
+        options = [f"--numprocesses={workers}", f"--timeout={_MOST_SECONDS}", f"--junitxml={report}", "-q"]
+        command = [python, "-m", "pytest", *options, *arguments]
         environment = {name: value for name, value in os.environ.items() if name not in _WHICH_SERVER} | variables
         code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
         if code not in _FINISHED:
