@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 import dagster as dg
-from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.launcher import LaunchRunContext
-from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 from bge_pipeline.definitions import defs
 from bge_pipeline_tests.fleet.deployment import Deployment, wait_for
+from bge_pipeline_tests.fleet.origin import code_of
 
 
 @dataclass(frozen=True)
@@ -24,12 +22,11 @@ class Queue:
 
     def launch(self, job: str, **tags: str) -> dg.DagsterRun:
         """Send a run to its queue as the daemon does, once it has taken it off Dagster's own."""
-        pointer = ModuleCodePointer("bge_pipeline.definitions", "defs", None)
         run = self.instance.create_run_for_job(
             defs.resolve_job_def(job),
             tags=tags,
             status=dg.DagsterRunStatus.STARTING,
-            job_code_origin=JobPythonOrigin(job, RepositoryPythonOrigin(sys.executable, pointer)),
+            job_code_origin=code_of(job),
         )
         self.send(run)
         return run

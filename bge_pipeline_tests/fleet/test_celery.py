@@ -17,8 +17,8 @@ from bge_pipeline.phases.status import read_status
 from bge_pipeline_tests.fleet.conftest import Deploy
 from bge_pipeline_tests.fleet.deployment import PATIENCE_SECONDS, Deployment, wait_for
 from bge_pipeline_tests.fleet.encoded import COUNTING, FILE, SECONDS, encoded
-from bge_pipeline_tests.phases.test_kill import count_writes
 from bge_pipeline_tests.support import ENCODER, execute, scalar, wrong_vectors
+from bge_pipeline_tests.written import count_writes, written
 
 pytestmark = [pytest.mark.pgvector, pytest.mark.celery, pytest.mark.timeout(1_200)]
 
@@ -146,7 +146,7 @@ def test_two_workers_share_a_backfill_whatever_is_killed(
     wait_for(lambda: materialized(instance) == len(keys), 400)
     seconds = time.monotonic() - began
     again = encoded(counted) - ROWS
-    ((writes, rows),) = execute(segments, "SELECT count(*), count(DISTINCT id) FROM writes")
+    writes, rows = written(segments)
     failed = runs_of(instance, dg.DagsterRunStatus.FAILURE)
     tell(f"{ROWS:,} rows, {len(keys)} partitions in {seconds:.0f} s, faults included: {ROWS / seconds:,.0f} rows/s")
     tell(f"texts encoded twice: {again:,}; rows written twice: {writes - rows:,}; runs that failed: {len(failed)}")
@@ -215,5 +215,5 @@ def test_two_daemons_at_once_write_every_row_once(
     tell(
         f"two daemons: {len(runs_of(instance))} runs, sent {sent} times, {encoded(counted)} texts encoded for 300 rows"
     )
-    assert execute(database, "SELECT count(*), count(DISTINCT id) FROM writes") == [(300, 300)]
+    assert written(database) == (300, 300)
     assert read_status(migration).pending == 0

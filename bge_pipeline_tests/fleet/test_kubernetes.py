@@ -3,16 +3,13 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 import yaml
-from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.launcher import LaunchRunContext
-from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
 from dagster._core.run_coordinator import SubmitRunContext
 
@@ -20,6 +17,7 @@ from bge_pipeline.definitions import defs
 from bge_pipeline.orchestration.run_coordinator import RoutingRunCoordinator
 from bge_pipeline_tests.fleet.commands import DEPLOY, services
 from bge_pipeline_tests.fleet.kubernetes_api import recorded_jobs
+from bge_pipeline_tests.fleet.origin import code_of
 
 VALUES = yaml.safe_load((DEPLOY / "kubernetes/values.yaml").read_text())
 (CODE,) = VALUES["dagster-user-deployments"]["deployments"]
@@ -48,21 +46,6 @@ def container_context() -> dict[str, Any]:
     }
 
 
-def origin(job: str) -> JobPythonOrigin:
-    pointer = ModuleCodePointer("bge_pipeline.definitions", "defs", None)
-    image = f"{CODE['image']['repository']}:{CODE['image']['tag']}"
-    return JobPythonOrigin(
-        job,
-        RepositoryPythonOrigin(
-            sys.executable,
-            pointer,
-            container_image=image,
-            container_context=container_context(),
-            entry_point=["dagster"],
-        ),
-    )
-
-
 def launched(job: str, selection: list[dg.AssetKey] | None, folder: Path) -> dict[str, Any]:
     """The job that the launcher posts for a run which the coordinator has tagged."""
     pytest.importorskip("dagster_k8s", reason="the extra kubernetes is not installed")
@@ -86,7 +69,12 @@ def launched(job: str, selection: list[dg.AssetKey] | None, folder: Path) -> dic
         run = instance.create_run_for_job(
             defs.resolve_job_def(job),
             asset_selection=frozenset(selection) if selection else None,
-            job_code_origin=origin(job),
+            job_code_origin=code_of(
+                job,
+                container_image=f"{CODE['image']['repository']}:{CODE['image']['tag']}",
+                container_context=container_context(),
+                entry_point=["dagster"],
+            ),
             remote_job_origin=RemoteRepositoryOrigin(LOCATION, "__repository__").get_job_origin(job),
         )
         submitted = coordinator.submit_run(SubmitRunContext(run, workspace=None))

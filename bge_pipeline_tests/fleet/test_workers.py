@@ -17,8 +17,8 @@ from bge_pipeline_tests.fleet.deployment import wait_for
 from bge_pipeline_tests.fleet.encoded import COUNTING, FILE, SECONDS, encoded
 from bge_pipeline_tests.fleet.queue import Queue
 from bge_pipeline_tests.orchestration.conftest import KEYS
-from bge_pipeline_tests.phases.test_kill import count_writes
-from bge_pipeline_tests.support import ENCODER, execute, pending_ids, wrong_vectors
+from bge_pipeline_tests.support import ENCODER, pending_ids, wrong_vectors
+from bge_pipeline_tests.written import count_writes, written
 
 pytestmark = [pytest.mark.pgvector, pytest.mark.celery]
 
@@ -31,12 +31,6 @@ def counted(database: Database, queue: Queue) -> Path:
     """Where workers note what they encode; the table notes what they write."""
     count_writes(database)
     return Path(os.environ[FILE])
-
-
-def written(database: Database) -> tuple[int, int]:
-    """Vectors that were committed, and rows that they are of."""
-    ((writes, rows),) = execute(database, "SELECT count(*), count(DISTINCT id) FROM writes")
-    return writes, rows
 
 
 def begun(queue: Queue, run: dg.DagsterRun, database: Database) -> None:
