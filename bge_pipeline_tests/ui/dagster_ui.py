@@ -140,7 +140,7 @@ class DagsterUI:
     def materialize(self, asset: str) -> None:
         """Materialize an asset without partitions for the first time, and wait until its status is green."""
         self.open_asset(asset)
-        expect(self.page.get_by_text("Never materialized", exact=True)).to_be_visible()
+        expect(self.page.get_by_text(re.compile("^(Never materialized|Failed in)")).first).to_be_visible()
         self._materialize_button().click()
         status = self.page.get_by_text("Latest materialization", exact=True).locator("xpath=..")
         expect(status.get_by_role("img", name="run_success")).to_be_visible()
