@@ -27,6 +27,8 @@ from bge_pipeline_tests.ui.walk import STATIONS, Walk
 _SHARPNESS = 2
 _PARTITIONS = 4
 _COLORS = 256
+_BATCH_ROWS = 32
+"""Of which a partition has many, so that a run is met in the middle of one."""
 _WIDTH = 1_360
 _HEIGHTS = {"fresh": 470, "swapped": 470, "rolled-back": 470, "retired": 470, "report": 960}
 """Of the graph, and of the report; the other pages have room for a log."""
@@ -40,7 +42,8 @@ def picture_of(station: str) -> str:
 
 def take_pictures(home: Path, rows: int, browser: str, output: Path) -> None:
     """Make the demo's table on a server of its own below `home`, walk through its migration, and save what there is to see."""
-    settings = demo_settings({"_env_file": None, "bge_pipeline_home": home, "partition_rows": -(-rows // _PARTITIONS)})
+    chosen = {"partition_rows": -(-rows // _PARTITIONS), "backfill_batch_rows": _BATCH_ROWS}
+    settings = demo_settings({"_env_file": None, "bge_pipeline_home": home} | chosen)
     with Migration.opened(settings) as migration:
         with migration.database.transaction() as connection:
             claim_schema(connection, settings.target_schema)

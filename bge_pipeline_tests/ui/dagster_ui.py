@@ -140,7 +140,7 @@ class DagsterUI:
     def materialize(self, asset: str) -> None:
         """Materialize an asset without partitions for the first time, and wait until its status is green."""
         self.open_asset(asset)
-        expect(self.page.get_by_text("Never materialized", exact=True)).to_be_visible()
+        expect(self.page.get_by_text(re.compile("^(Never materialized|Failed in)")).first).to_be_visible()
         self._materialize_button().click()
         status = self.page.get_by_text("Latest materialization", exact=True).locator("xpath=..")
         expect(status.get_by_role("img", name="run_success")).to_be_visible()
@@ -176,19 +176,22 @@ class DagsterUI:
 
     def launch_backfill(self, asset: str, which: Literal["All", "Failed", "Missing", "Failed and missing"]) -> None:
         """Launch a backfill of an asset's partitions from its list of partitions, which stays open."""
-        dialog = self.choose_partitions(asset, which)
-        dialog.get_by_role("button", name="Launch backfill").click()
+        self.launch_chosen(self.choose_partitions(asset, which))
+
+    def launch_chosen(self, dialog: Locator) -> None:
+        """Launch the backfill of the open dialog, or the run, where it is of one partition."""
+        dialog.get_by_role("button", name=re.compile(r"^Launch (backfill|1 run)$")).click()
         expect(dialog).to_be_hidden()
 
     def open_runs(self) -> None:
         """Go to the list of runs, those within backfills too."""
         self.page.goto(f"{self._url}/runs?view=runs", wait_until="domcontentloaded")
-        expect(self.page.get_by_text("Launched by", exact=True)).to_be_visible()
+        expect(self.page.locator("a[href^='/runs/']").first).to_be_visible()
 
     def open_run_in_progress(self) -> None:
         """Go to the page of the one run that has started."""
-        self.page.goto(f"{self._url}/runs?q%5B%5D=status%3ASTARTED", wait_until="domcontentloaded")
-        self.page.get_by_role("link", name=re.compile(r"^[0-9a-f]{8}$")).first.click()
+        self.page.goto(f"{self._url}/runs?view=runs&q%5B%5D=status%3ASTARTED", wait_until="domcontentloaded")
+        self.page.locator("a[href^='/runs/']:not([href^='/runs/b/'])").first.click()
         expect(self.page.get_by_role("button", name="Terminate")).to_be_visible()
 
     def terminate(self) -> None:

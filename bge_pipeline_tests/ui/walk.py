@@ -58,8 +58,7 @@ class Walk:
         """All partitions from the asset's page, one at a time: one run is killed, the next one stopped, and the rest goes on."""
         dialog = self._ui.choose_partitions("backfilled_embeddings", "All")
         self._see("launch")
-        dialog.get_by_role("button", name="Launch backfill").click()
-        expect(dialog).to_be_hidden()
+        self._ui.launch_chosen(dialog)
 
         with self._held() as first:
             self._ui.open_runs()
@@ -74,13 +73,13 @@ class Walk:
             self._see("killed")
             self._ui.open_run_in_progress()
             self._ui.terminate()
-        expect(
-            self._ui.page.get_by_text(re.compile("Next: materialize backfilled_embeddings, partition")).first
-        ).to_be_visible()
+        next_step = self._ui.page.get_by_text(re.compile("Next: materialize backfilled_embeddings, partition")).first
+        expect(next_step).to_be_visible()
+        next_step.scroll_into_view_if_needed()
         self._see("stopped")
 
         # Whoever stopped it launches it again; all others are done.
-        self._wait(lambda status: not status.workers and self._missing_of(second) == status.pending)
+        self._wait(lambda status: self._missing_of(second) == status.pending)
         self._ui.launch_backfill("backfilled_embeddings", "Failed and missing")
         self._ui.wait_for_partitions(materialized=partitions)
 
