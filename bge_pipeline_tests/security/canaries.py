@@ -72,7 +72,7 @@ class Sightings:
 
         def watch() -> None:
             known: set[int] = set()
-            while not over.wait(0.01):
+            while not over.wait(0.05):
                 pids = set(psutil.pids())
                 for pid in pids - known:
                     self._look_at_process(pid)
