@@ -69,7 +69,7 @@ def require_migratable(connection: Connection, target: TargetTable, row: Any) ->
             next_step=f"take it apart: {apart} then migrate each table; or make them partitions: CREATE TABLE ... "
             "PARTITION BY ..., and ALTER TABLE ... ATTACH PARTITION for each",
         )
-    foreign = connection.execute(text(_FOREIGN_PARTITIONS), values).scalars().all()
+    foreign = connection.execute(text(_FOREIGN_PARTITIONS), values).scalars().all() if row.relkind == "p" else []
     if foreign:
         raise TargetTableError(
             f"{', '.join(foreign)} of {target} are foreign tables: expected partitions that this server holds, on which "
