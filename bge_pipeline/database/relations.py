@@ -73,8 +73,8 @@ def require_migratable(connection: Connection, target: TargetTable, row: Any) ->
     foreign = connection.execute(text(_FOREIGN_PARTITIONS), values).all() if row.relkind == "p" else []
     if foreign:
         raise TargetTableError(
-            f"{', '.join(one.name for one in foreign)} of {target} are foreign tables: expected partitions that this server holds, on which "
-            "indexes can be built",
+            f"{', '.join(one.name for one in foreign)} of {target} are foreign tables: expected partitions that this server "
+            "holds, on which indexes can be built",
             state="nothing was changed",
             next_step=" ".join(f"ALTER TABLE {one.parent} DETACH PARTITION {one.name};" for one in foreign)
             + " then migrate those where they are",
