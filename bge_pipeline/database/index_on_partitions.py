@@ -196,7 +196,10 @@ def _build_unless_gone(
 def _attach(connection: Connection, target: TargetTable, recipe: IndexRecipe) -> None:
     """Make the index over the partitions, and attach theirs.
 
-    The lock of the first statement keeps partitions from coming and going until the transaction ends.
+    The lock of each statement that makes one keeps partitions of that table from coming and going until the transaction ends.
+
+    Raises:
+        _PartitionCame: one was there before the lock that has no index yet; nothing was attached.
     """
     name = recipe.name(target)
     connection.execute(text(_TURN), {"name": f"{target}.{name}"})
@@ -205,7 +208,7 @@ def _attach(connection: Connection, target: TargetTable, recipe: IndexRecipe) ->
         return
     if is_valid is False:
         raise IndexBuildFailed(
-            f"index {name} of the partitioned table {target} is there and invalid: all partitions are attached, or none",
+            f"index {name} of the partitioned table {target} is there and invalid: not every partition's is attached to it",
             state="search is as it was",
             next_step=f"if nobody is building it, DROP INDEX {quote(target.schema, name)}; then run the same command again",
         )
@@ -227,11 +230,7 @@ def _attach(connection: Connection, target: TargetTable, recipe: IndexRecipe) ->
             )
         )
     if not index_is_valid(connection, target.schema, name):
-        raise IndexBuildFailed(
-            f"index {name} is invalid after all partitions' were attached to it",
-            state="nothing was attached, search is as it was",
-            next_step="run the same command again",
-        )
+        raise _PartitionCame(f"a partition of a partition of {target} has come meanwhile")
 
 
 def _told(on_progress: Callable[[BuildProgress], None] | None, where: str) -> Callable[[BuildProgress], None] | None:

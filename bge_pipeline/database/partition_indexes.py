@@ -29,7 +29,9 @@ def serving_indexes(connection: Connection, table: TableDescription, number: int
 def partition_indexes(
     connection: Connection, target: TargetTable, column: str
 ) -> Iterator[tuple[TargetTable, list[Index]]]:
-    """Each partition with the vector indexes on its column of that name."""
+    """Each partition that has a column of that name, with the vector indexes on it; none of an ordinary table."""
     for partition in stored_tables(connection, target):
-        row = connection.execute(text(_COLUMN), {"table": str(partition), "column": column}).one()
-        yield partition, vector_indexes_on(connection, row.oid, row.number)
+        values = {"table": str(partition), "column": column}
+        row = None if partition is target else connection.execute(text(_COLUMN), values).one_or_none()
+        if row is not None:
+            yield partition, vector_indexes_on(connection, row.oid, row.number)

@@ -24,7 +24,8 @@ SELECT s.srvname AS server, (
 FROM pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver WHERE f.ftrelid = CAST(:table AS regclass)
 """
 _FOREIGN_PARTITIONS = """
-SELECT c.oid::regclass::text FROM pg_partition_tree(CAST(:table AS regclass)) p JOIN pg_class c ON c.oid = p.relid
+SELECT c.oid::regclass::text AS name, p.parentrelid::regclass::text AS parent
+FROM pg_partition_tree(CAST(:table AS regclass)) p JOIN pg_class c ON c.oid = p.relid
 WHERE c.relkind = 'f' ORDER BY 1
 """
 _ROOT = """
@@ -69,13 +70,13 @@ def require_migratable(connection: Connection, target: TargetTable, row: Any) ->
             next_step=f"take it apart: {apart} then migrate each table; or make them partitions: CREATE TABLE ... "
             "PARTITION BY ..., and ALTER TABLE ... ATTACH PARTITION for each",
         )
-    foreign = connection.execute(text(_FOREIGN_PARTITIONS), values).scalars().all()
+    foreign = connection.execute(text(_FOREIGN_PARTITIONS), values).all() if row.relkind == "p" else []
     if foreign:
         raise TargetTableError(
-            f"{', '.join(foreign)} of {target} are foreign tables: expected partitions that this server holds, on which "
-            "indexes can be built",
+            f"{', '.join(one.name for one in foreign)} of {target} are foreign tables: expected partitions that this server "
+            "holds, on which indexes can be built",
             state="nothing was changed",
-            next_step=" ".join(f"ALTER TABLE {target} DETACH PARTITION {name};" for name in foreign)
+            next_step=" ".join(f"ALTER TABLE {one.parent} DETACH PARTITION {one.name};" for one in foreign)
             + " then migrate those where they are",
         )
 

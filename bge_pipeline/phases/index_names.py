@@ -82,7 +82,7 @@ def indexes_of_partitions(
     found = []
     for partition, on_new in partition_indexes(connection, target, new):
         olds = [one for one in of_old.get(partition, ()) if one.valid and IndexShape.of(one.definition) is not None]
-        if partition.whole is not None and olds and on_new:
+        if olds and on_new:
             found.append((partition, olds[0], on_new[0]))
     return found
 
