@@ -38,6 +38,16 @@ def test_a_file_is_read_and_the_environment_wins(monkeypatch, tmp_path):
     assert (settings.target_schema, settings.target_table) == ("from_file", "from_environment")
 
 
+def test_what_a_process_was_started_with_wins_over_an_env_file_that_was_put_over_it(monkeypatch, tmp_path):
+    (tmp_path / ".env").write_text("TARGET_TABLE=from_file\nPARTITION_ROWS=7\n")
+    for name, value in {"TARGET_TABLE": "from_file", "PARTITION_ROWS": "7", "TARGET_SCHEMA": "shop"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("BGE_PIPELINE_WITHOUT_ENV_FILE", "true")
+    monkeypatch.setenv("BGE_PIPELINE_AS_STARTED", '{"target_table": "meant", "target_schema": "earlier"}')
+    settings = load_settings()
+    assert (settings.target_table, settings.partition_rows, settings.target_schema) == ("meant", 50_000, "shop")
+
+
 def test_an_empty_variable_is_one_that_is_not_set(monkeypatch):
     monkeypatch.setenv("DATABASE_URL", "")
     monkeypatch.setenv("EMBEDDING_DIMENSIONS", "")

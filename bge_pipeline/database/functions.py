@@ -83,23 +83,29 @@ def find_functions(connection: Connection, table: TableDescription, column: Colu
     }
     found = []
     for row in connection.execute(text(_FIND), values):
+        reads = row.reads and _names(row.body, column.name)
         is_pinned = column.dimensions is not None and re.search(_in_python(_pinned(column)), row.body, re.I) is not None
         is_by_position = row.names_table and _is_by_position(
             row.body, target.table, rows=row.returns_rows, columns=row.returns_columns
         )
-        if not (row.reads or is_pinned or is_by_position):
+        if not (reads or is_pinned or is_by_position):
             continue
         function = ReadingFunction(
             row.name,
             row.signature,
-            row.reads,
+            reads,
             is_pinned=is_pinned,
-            is_typed=row.reads and re.search(_in_python(_typed(column)), row.body, re.I) is not None,
+            is_typed=reads and re.search(_in_python(_typed(column)), row.body, re.I) is not None,
             is_by_position=is_by_position,
             returns_vectors=row.returns_vectors,
         )
         found.append(function)
     return found
+
+
+def _names(body: str, name: str) -> bool:
+    """Whether the body has the name as a word of its own."""
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", body, re.I) is not None
 
 
 def _is_by_position(body: str, table: str, *, rows: bool, columns: bool) -> bool:

@@ -15,7 +15,7 @@ import dagster as dg
 from prometheus_client import CollectorRegistry
 
 from bge_pipeline.errors import ConfigurationError
-from bge_pipeline.orchestration.dagster_home import environment, in_environment, server_urls
+from bge_pipeline.orchestration.dagster_home import environment, for_dagsters_commands, in_environment, server_urls
 from bge_pipeline.orchestration.dagster_metrics import DagsterMetrics
 from bge_pipeline.orchestration.names import SWAPPED
 from bge_pipeline.orchestration.own_history import foreign_table, told_foreign
@@ -120,7 +120,7 @@ def _run_dagster(
         # In a session of its own, Dagster hears of Ctrl-C once, from here, and can end its processes in order.
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-W", "ignore:Function `dev_command` is superseded", *command],
-            env=os.environ | variables,
+            env=os.environ | for_dagsters_commands(variables),
             start_new_session=True,
             creationflags=_APART,
         )

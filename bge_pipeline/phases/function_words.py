@@ -53,8 +53,8 @@ def _told(
 def _callers(old: Column, dimensions: int | None) -> str:
     named = f"names {old.name!r}, and so reads the new vectors from the swap on, the old ones after a rollback"
     if old.dimensions == dimensions:
-        return f"{named}: its callers have to pass vectors of that model, as both have {dimensions} dimensions"
-    return f"{named}: its callers pass vectors of {dimensions} dimensions then; others fail with 'different vector dimensions'"
+        return f"{named}: vectors that it is given have to be that model's, as both have {dimensions} dimensions"
+    return f"{named}: vectors that it is given have {dimensions} dimensions then; others fail with 'different vector dimensions'"
 
 
 def _clauses(

@@ -5,6 +5,7 @@ The variables are flat. Inside, each group has a module of its own, and a functi
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -130,6 +131,11 @@ WITHOUT_ENV_FILE = "BGE_PIPELINE_WITHOUT_ENV_FILE"
 """Set for a process whose environment holds all settings, as they were when the process that started it read them."""
 
 
+AS_STARTED = "BGE_PIPELINE_AS_STARTED"
+"""Those settings once more, as one JSON object: Dagster's commands put `.env` over the environment of all that they start, and so
+over what options and the demo have chosen."""
+
+
 def load_settings(**overrides: Any) -> Settings:
     """Settings from the environment and `.env`, `overrides` winning; without `.env` where WITHOUT_ENV_FILE is set.
 
@@ -137,13 +143,22 @@ def load_settings(**overrides: Any) -> Settings:
         ConfigurationError: names each variable at fault, what it held and what it may hold.
     """
     if WITHOUT_ENV_FILE in os.environ:
-        overrides = {"_env_file": None} | overrides
+        overrides = {"_env_file": None} | _under_env_file() | overrides
     try:
         return Settings(**overrides)
     except ValidationError as error:
         raise ConfigurationError(
             _explain(error), next_step="correct the variable in the environment or in .env"
         ) from None
+
+
+def _under_env_file() -> dict[str, Any]:
+    """What the settings that `.env` has put over the environment were before, by AS_STARTED; their defaults where not set."""
+    if AS_STARTED not in os.environ:
+        return {}
+    before: dict[str, str] = json.loads(os.environ[AS_STARTED])
+    names = DotEnvSettingsSource(Settings).env_vars.keys() & Settings.model_fields.keys()
+    return {name: before.get(name) or Settings.model_fields[name].default for name in names}
 
 
 def settings_of_file(path: Path) -> dict[str, str]:
@@ -167,6 +182,8 @@ def settings_of_file(path: Path) -> dict[str, str]:
 
 def value_set(name: str) -> str | None:
     """What the environment or `.env` sets a field to, valid or not; None where neither does."""
+    if AS_STARTED in os.environ:
+        return json.loads(os.environ[AS_STARTED]).get(name) or None
     sources: list[EnvSettingsSource] = [EnvSettingsSource(Settings)]
     if WITHOUT_ENV_FILE not in os.environ:
         sources.append(DotEnvSettingsSource(Settings))

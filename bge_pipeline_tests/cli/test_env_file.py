@@ -56,10 +56,10 @@ def test_a_setting_of_the_command_line_wins_over_the_file(papers: Path):
 def test_advice_reaches_the_same_table(
     papers: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("sys.argv", ["bge-pipeline", "--env-file", str(papers), "rollback", "--yes"])
+    monkeypatch.setattr("sys.argv", ["bge-pipeline", "--env-file", str(papers), "retire", "--yes"])
     with pytest.raises(SystemExit):
         invocation.main()
-    assert "is in phase legacy" in capsys.readouterr().err
+    assert "Next: bge-pipeline --env-file papers.env migrate" in capsys.readouterr().err
     assert "bge-pipeline --env-file papers.env migrate" in run("--env-file", str(papers), "plan").stdout
 
 

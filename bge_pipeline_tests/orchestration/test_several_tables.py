@@ -15,6 +15,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.definitions import defs
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.orchestration.code_location import code_location
+from bge_pipeline.orchestration.dagster_home import environment, for_dagsters_commands
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.per_table import PerTable
 from bge_pipeline.orchestration.run_history import never_materialized
@@ -22,6 +23,7 @@ from bge_pipeline.orchestration.sensors import embed_new_rows, rerun_failed_part
 from bge_pipeline.orchestration.served import THE_TABLE, ServedTable, served_tables
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import Status, read_status
+from bge_pipeline.settings import Settings
 from bge_pipeline_tests.orchestration.conftest import KEYS, insert_segment
 from bge_pipeline_tests.orchestration.test_processes import dagster, dagster_daemon, taken_at, wait_until
 from bge_pipeline_tests.support import execute
@@ -238,6 +240,27 @@ def test_dagster_loads_them(serve: Serve, tmp_path: Path):
     listed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=environment)
     assert "papers_swap_job" in listed.stdout
     assert "notes_swap_job" in listed.stdout
+
+
+@pytest.mark.slow
+def test_a_command_of_dagsters_that_puts_env_over_the_environment_reaches_the_table_that_was_meant(
+    make_settings: Callable[..., Settings], instance: dg.DagsterInstance, talks: dict[str, str]
+):
+    meant = make_settings(
+        target_table="talks", dagster_database_url=os.environ["DAGSTER_DATABASE_URL"], bge_pipeline_tables=None
+    )
+    Path(".env").write_text("TARGET_TABLE=segments\nTARGET_SCHEMA=elsewhere\nBGE_PIPELINE_TABLES=segments.env\n")
+    variables = for_dagsters_commands(environment(meant))
+    command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "bge_pipeline.definitions", "-j", "status_job"]
+    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 0, done.stderr
+    (record,) = instance.get_run_records()
+    (found,) = instance.get_records_for_run(
+        record.dagster_run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    ).records
+    event = found.event_log_entry.dagster_event
+    assert event is not None
+    assert "talks" in str(event.asset_check_evaluation_data.metadata["table"].value)
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def make(migration: Migration, functions: dict[str, str]) -> None:
 
 def test_match_documents_reads_the_new_vectors_and_the_old_ones_after_a_rollback(documents: Migration):
     (told,) = mentions(documents).values()
-    assert "its callers pass vectors of 384 dimensions then" in told
+    assert "vectors that it is given have 384 dimensions then" in told
     assert "DO " not in told, "there is nothing in it to mend"
 
     with application(documents.database) as session:
