@@ -281,7 +281,7 @@ def _warn_of_strangers(migration: Migration, encoder: Encoder) -> None:
 def _require_quarantine(connection: Connection, target: TargetTable) -> None:
     if not quarantine_is_usable(connection, target):
         raise PhaseError(
-            f"{target.quarantine}, where rows that cannot be embedded are put, is missing, of an earlier version or of another key",
+            f"{target.quarantine}, where rows that cannot be embedded are put, is missing, of an earlier version or another key",
             state="nothing was written",
             next_step="bge-pipeline migrate, as the owner of the table: it makes or mends the table and then embeds",
         )
