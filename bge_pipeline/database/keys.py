@@ -74,7 +74,7 @@ def usable_keys(connection: Connection, oid: int) -> list[tuple[str, ...]]:
 
 def key_advice(connection: Connection, target: TargetTable, oid: int) -> str:
     """What to do about a TARGET_ID_COLUMN that the table does not have."""
-    return _one_of(_other_ways(target, _unique_indexes(connection, oid)))
+    return _one_of(_ways(target, _unique_indexes(connection, oid)))
 
 
 def require_key(connection: Connection, target: TargetTable, oid: int, *, nullable: Sequence[str]) -> None:
@@ -114,7 +114,7 @@ def _no_index(target: TargetTable, indexes: Sequence[_UniqueIndex], nullable: Se
         f"TARGET_ID_COLUMN {join_columns(names)!r} of {target} has no unique index of its own{found}: expected a primary key "
         f"or a unique index on {together}, over all rows, in the column's own order",
         state="nothing was changed",
-        next_step=_one_of([_own_index(target, nullable), *_other_ways(target, indexes)]),
+        next_step=_one_of(_ways(target, indexes, [_own_index(target, nullable)])),
     )
 
 
@@ -127,21 +127,18 @@ def _own_index(target: TargetTable, nullable: Sequence[str]) -> str:
     return f"where {join_columns(names)!r} {said} different in every row: {statements}"
 
 
-def _other_ways(target: TargetTable, indexes: Sequence[_UniqueIndex]) -> list[str]:
-    """By the key that is there, or by one that lacks no more than NOT NULL, or by numbers of the rows."""
+def _ways(target: TargetTable, indexes: Sequence[_UniqueIndex], own: Sequence[str] = ()) -> list[str]:
+    """By the key that is there; else by `own`, by one that lacks no more than NOT NULL, or by numbers of the rows."""
     sound = [index for index in indexes if index.fault() is None]
-    usable = [index for index in sound if not index.nullable]
-    if usable:
-        return [f"set TARGET_ID_COLUMN={join_columns(usable[0].columns)}, which has such an index"]
-    numbers = f"without touching the application: {_add_row_numbers(target)}"
-    if not sound:
-        return [numbers]
-    nearly = sound[0]
-    names = join_columns(nearly.columns)
-    return [
-        f"where {names!r} is never NULL: {_set_not_null(target, nearly.nullable)} then TARGET_ID_COLUMN={names}",
-        numbers,
-    ]
+    usable = next((index for index in sound if not index.nullable), None)
+    if usable is not None:
+        return [f"set TARGET_ID_COLUMN={join_columns(usable.columns)}, which has such an index", *own]
+    ways = [*own]
+    if sound:
+        names = join_columns(sound[0].columns)
+        not_null = _set_not_null(target, sound[0].nullable)
+        ways.append(f"where {names!r} is never NULL: {not_null} then TARGET_ID_COLUMN={names}")
+    return [*ways, f"without touching the application: {_add_row_numbers(target)}"]
 
 
 def _one_of(ways: Sequence[str]) -> str:
