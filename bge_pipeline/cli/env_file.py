@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bge_pipeline.cli.consent import confirm
-from bge_pipeline.cli.env_value import quoted
+from bge_pipeline.cli.env_line import env_line
 
 _ASSIGNED = re.compile(r"^\s*(?:export\s+)?(\w+)\s*=", re.IGNORECASE)
 
@@ -21,7 +21,7 @@ def write_env(values: Mapping[str, str], path: Path = Path(".env"), *, yes: bool
         ConsentRequired: it would replace lines, and there is nobody to ask.
         typer.Abort: the answer was no.
     """
-    lines = {name: f"{name}={quoted(name, value)}" for name, value in values.items()}
+    lines = {name: env_line(name, value) for name, value in values.items()}
     path = path.resolve()
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     # Not `splitlines`, which would break a value at rarer characters than line breaks.

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bge_pipeline.cli.env_value import quoted
+from bge_pipeline.cli.env_line import env_line
 from bge_pipeline.cli.wording import worded
 from bge_pipeline.console import make_console
 from bge_pipeline.duration import duration
@@ -78,7 +78,7 @@ def print_discovered(found: Sequence[Discovered]) -> None:
 def print_settings(settings: Mapping[str, str]) -> None:
     """Variables as they stand in `.env`."""
     for name, value in settings.items():
-        stdout.print(f"{name}={quoted(name, value)}", markup=False, highlight=False, soft_wrap=True)
+        stdout.print(env_line(name, value), markup=False, highlight=False, soft_wrap=True)
 
 
 def print_status(status: Status) -> None:

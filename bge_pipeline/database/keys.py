@@ -75,7 +75,7 @@ def usable_keys(connection: Connection, oid: int) -> list[tuple[str, ...]]:
 
 def key_advice(connection: Connection, target: TargetTable, oid: int) -> str:
     """What to do about a TARGET_ID_COLUMN that the table does not have."""
-    return _one_of(_other_ways(target, _unique_indexes(connection, oid)))
+    return _one_of(_ways(target, _unique_indexes(connection, oid)))
 
 
 def require_key(connection: Connection, target: TargetTable, oid: int, *, nullable: Sequence[str]) -> None:
@@ -133,7 +133,7 @@ def _no_index(
     found = f" ({'; '.join(near)})" if near else ""
     if division is None:
         together = "that column alone" if len(names) == 1 else "these columns together, in this order"
-        ways = [_own_index(target, nullable), *_other_ways(target, indexes)]
+        ways = _ways(target, indexes, [_own_index(target, nullable)])
     else:
         together = f"that column, which may have {division.definition} behind it"
         ways = [*_keys_that_are_there(indexes), *ways_out(connection, target, division)]
@@ -154,20 +154,17 @@ def _own_index(target: TargetTable, nullable: Sequence[str]) -> str:
     return f"where {join_columns(names)!r} {said} different in every row: {statements}"
 
 
-def _other_ways(target: TargetTable, indexes: Sequence[_UniqueIndex]) -> list[str]:
-    """By the key that is there, or by one that lacks no more than NOT NULL, or by numbers of the rows."""
+def _ways(target: TargetTable, indexes: Sequence[_UniqueIndex], own: Sequence[str] = ()) -> list[str]:
+    """By the key that is there; else by `own`, by one that lacks no more than NOT NULL, or by numbers of the rows."""
     if there := _keys_that_are_there(indexes):
-        return there
+        return [*there, *own]
     sound = [index for index in indexes if index.fault() is None]
-    numbers = f"without touching the application: {_add_row_numbers(target)}"
-    if not sound:
-        return [numbers]
-    nearly = sound[0]
-    names = join_columns(nearly.columns)
-    return [
-        f"where {names!r} is never NULL: {_set_not_null(target, nearly.nullable)} then TARGET_ID_COLUMN={names}",
-        numbers,
-    ]
+    ways = [*own]
+    if sound:
+        names = join_columns(sound[0].columns)
+        not_null = _set_not_null(target, sound[0].nullable)
+        ways.append(f"where {names!r} is never NULL: {not_null} then TARGET_ID_COLUMN={names}")
+    return [*ways, f"without touching the application: {_add_row_numbers(target)}"]
 
 
 def _keys_that_are_there(indexes: Sequence[_UniqueIndex]) -> list[str]:

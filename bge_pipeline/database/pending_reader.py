@@ -207,7 +207,10 @@ class _TableReader:
             where += " ORDER BY {t_ids} LIMIT :window"
             values["window"] = _WINDOW_ROWS
             key = self._target.key.under("id")
-            last = f"first_value({key.texts()}) OVER (ORDER BY {key.descending()})"
+            last = (
+                f"last_value({key.texts()}) OVER (ORDER BY {key.listed()} "
+                "ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)"
+            )
         else:
             size = connection.execute(text(_SIZE), {"name": str(self._target)}).one()
             pages = max(_FEWEST_PAGES, int(_WINDOW_ROWS / max(size.rows_in_page, 1)))

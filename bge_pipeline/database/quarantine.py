@@ -176,7 +176,7 @@ def _as_listed(target: TargetTable, row_id: str) -> str:
         raise ConfigurationError(
             f"expected an id as a JSON array of {columns} values ({target.key}), got {row_id!r}",
             state="nothing was released",
-            next_step="bge-pipeline quarantine lists the rows with their ids",
+            next_step="bge-pipeline quarantine list shows the rows with their ids",
         )
     return id_as_text(tuple(parts))
 

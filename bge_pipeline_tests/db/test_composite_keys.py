@@ -84,7 +84,14 @@ def ids_in_order(database, target):
         return list(connection.execute(target.sql("SELECT {id_text} FROM {table} ORDER BY {ids}")).scalars())
 
 
-@pytest.fixture(params=KEYS.values(), ids=KEYS)
+def _params():
+    rest = ("three columns", "yes and no")
+    return [
+        pytest.param(key, id=name, marks=[pytest.mark.thorough] if name in rest else []) for name, key in KEYS.items()
+    ]
+
+
+@pytest.fixture(params=_params())
 def notes(request, database):
     return make_notes(database, request.param)
 

@@ -126,7 +126,7 @@ def test_the_command_goes_on_after_a_kill_searches_rolls_back_and_retires(
     expand(migration, ENCODER.space)
     embedded = "SELECT count(embedding_384) FROM segments"
     process = subprocess.Popen([sys.executable, "-c", BACKFILL], env=variables)
-    wait_until(lambda: scalar(database, embedded) > 0, 240)
+    wait_until(lambda: scalar(database, embedded) > 0 or process.poll() is not None, 120)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert 0 < scalar(database, embedded) < 300

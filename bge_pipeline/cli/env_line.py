@@ -1,4 +1,4 @@
-"""A value as a line of an env file has it."""
+"""One line of `.env`: a variable and its value, in quotes where it needs them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from bge_pipeline.errors import ConfigurationError
 _PLAIN = re.compile(r"[\w./:@%?&=+,-]*")
 
 
-def quoted(name: str, value: str) -> str:
-    """The value as the file has it.
+def env_line(name: str, value: str) -> str:
+    """The line that sets the variable, for the file as for a shell.
 
     Raises:
-        ConfigurationError: it cannot stand in such a file.
+        ConfigurationError: the value cannot stand in such a file.
     """
     if "${" in value or {"\n", "\r"} & set(value):
         raise ConfigurationError(
@@ -22,6 +22,6 @@ def quoted(name: str, value: str) -> str:
             next_step=f"set {name} in the environment",
         )
     if _PLAIN.fullmatch(value):
-        return value
+        return f"{name}={value}"
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+    return f"{name}='{escaped}'"
