@@ -89,7 +89,7 @@ def test_what_the_table_has_grown_by_becomes_partitions_with_the_next_numbers(
     )
 
     with dg.build_sensor_context(instance) as context:
-        result = embed_new_rows(context)
+        result = embed_new_rows.of(THE_TABLE)(context)
 
     assert isinstance(result, dg.SensorResult)
     assert result.dynamic_partitions_requests is not None

@@ -90,7 +90,7 @@ class TestRerunFailedPartitions:
         cursor, found = None, []
         for _ in range(3):
             with dg.build_sensor_context(instance=instance, definitions=defs, cursor=cursor) as context:
-                found.append([key for _, key in requests(rerun_failed_partitions(context))])
+                found.append([key for _, key in requests(rerun_failed_partitions.of(THE_TABLE)(context))])
                 cursor = context.cursor
         assert found == [KEYS[:2], KEYS[2:], KEYS[:2]]
 
