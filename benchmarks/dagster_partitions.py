@@ -28,6 +28,7 @@ from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.orchestration.dagster_home import environment, in_environment, server_urls
 from bge_pipeline.orchestration.in_process import keep_connections
 from bge_pipeline.orchestration.partitions import known_keys
+from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.settings import load_settings
 
 FAILED = 20
@@ -67,7 +68,7 @@ def main() -> None:
         with in_environment(variables), dg.DagsterInstance.get() as instance:
             keep_connections(instance)
             cut_seconds = _expand(instance)
-            keys = known_keys(instance)
+            keys = known_keys(instance, THE_TABLE)
             rows = []
             launch(instance, settings, keys)
             rows += _measured(f"{len(keys):,} runs queued")

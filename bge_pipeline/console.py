@@ -1,37 +1,91 @@
-"""What a person sees on the terminal: progress bars, or log lines where there is no terminal."""
+"""Standard output and error as people and pipes get them, and commands to type there. What phases tell is in phase_line.py."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import IO, Any, cast
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-
-from bge_pipeline.database.build_progress import BuildProgress
-from bge_pipeline.duration import duration
-from bge_pipeline.phases.backfill import BackfillProgress
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.segment import Segment
 
 logger = logging.getLogger(__name__)
 
 LOG_INTERVAL_SECONDS = 10.0
 _WIDTH_WITHOUT_TERMINAL = 160
 """Of lines in a file or a CI's log, which have no width of their own."""
+_PADDING = re.compile(r" +(?=\n)")
+
+
+class OurConsole(Console):
+    """A console that sends no control character but its own, and no spaces at the ends of lines into a pipe or a file.
+
+    A row's text may hold anything that a terminal obeys. A table fills its last column up, which is what `cut`, `diff` and an
+    editor stumble over.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The parts of what is to be printed."""
+        for part in super().render(renderable, options):
+            yield part if part.control else part._replace(text=inert(part.text))
+
+    @property
+    def file(self) -> IO[str]:
+        """Where it writes: the stream of this moment, as Console has it."""
+        stream = super().file
+        return stream if stream.isatty() else cast("IO[str]", _WithoutPadding(stream))
+
+    @file.setter
+    def file(self, new_file: IO[str]) -> None:
+        self._file = new_file
+
+
+class _WithoutPadding:
+    """A stream on which lines end with their last letter."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, written: str) -> int:
+        return self._stream.write(_PADDING.sub("", written))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+_CONTROL = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n"} | {0x7F: "\u2421"}
+_CONTROL |= dict.fromkeys((*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")
+"""Characters by which a terminal is told to do something, or to show letters in another order, as what is shown for them."""
+
+
+def inert(text: str) -> str:
+    """Text of a row or a name, as a terminal may print it."""
+    return text.translate(_CONTROL)
 
 
 def make_console(*, on_stderr: bool) -> Console:
     """A console on standard error or output: as wide as its terminal or COLUMNS say, and wide where neither does."""
     knows_width = (sys.stderr if on_stderr else sys.stdout).isatty() or "COLUMNS" in os.environ
-    return Console(stderr=on_stderr, highlight=on_stderr, width=None if knows_width else _WIDTH_WITHOUT_TERMINAL)
+    width = None if knows_width else _WIDTH_WITHOUT_TERMINAL
+    return OurConsole(stderr=on_stderr, highlight=on_stderr, width=width, markup=False, emoji=False)
 
 
 stderr = make_console(on_stderr=True)
 """Progress and notices; facts go to standard output, where they can be piped."""
+
+
+_COMMAND = re.compile(r"\bbge-pipeline (?!demo\b)(?=[a-z])")
+
+
+def commands_with(options: str, text: str) -> str:
+    """The text with these global options in each command of this project that it names."""
+    return _COMMAND.sub(lambda command: f"{command[0]}{options} ", text) if options else text
 
 
 class Throttle:
@@ -51,53 +105,6 @@ class Throttle:
 
 
 @contextmanager
-def backfill_progress() -> Iterator[Callable[[BackfillProgress], None]]:
-    """A bar with rate and time left; without a terminal, a log line every ten seconds."""
-    if not stderr.is_terminal:
-        yield _log_backfill(Throttle())
-        return
-    columns = (
-        TextColumn("[bold]backfill"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]} rows/s"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[held]}", style="yellow", markup=False),
-    )
-    with Progress(*columns, console=stderr) as progress:
-        task = progress.add_task("backfill", total=None, rate="-", held="")
-
-        def show(state: BackfillProgress) -> None:
-            rate = f"{state.rows_per_second:,.0f}"
-            progress.update(task, total=state.total, completed=state.written, rate=rate, held=state.held or "")
-
-        yield show
-
-
-@contextmanager
-def index_progress() -> Iterator[Callable[[BuildProgress], None]]:
-    """The phase that the index build is in, with a bar where the server says how far it is."""
-    if not stderr.is_terminal:
-        yield _log_index(Throttle())
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("[bold]index[/] {task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:.0f}%"),
-    )
-    with Progress(*columns, console=stderr) as progress:
-        task = progress.add_task("starting", total=None)
-
-        def show(state: BuildProgress) -> None:
-            total = None if state.fraction is None else 1.0
-            description = f"{state.phase}; waits for {state.waits_for}" if state.waits_for else state.phase
-            progress.update(task, description=escape(description), total=total, completed=state.fraction or 0.0)
-
-        yield show
-
-
-@contextmanager
 def loading_progress(total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar for rows loaded into the demo's table."""
     if not stderr.is_terminal:
@@ -107,29 +114,3 @@ def loading_progress(total: int | None) -> Iterator[Callable[[int], None]]:
     with Progress(TextColumn("[bold]load"), BarColumn(), MofNCompleteColumn(), console=stderr) as progress:
         task = progress.add_task("load", total=total)
         yield lambda rows: progress.update(task, completed=rows)
-
-
-def _log_backfill(throttle: Throttle) -> Callable[[BackfillProgress], None]:
-    def log(state: BackfillProgress) -> None:
-        if state.written >= state.total or throttle.passes():
-            held = f"; held back: {state.held}" if state.held else ""
-            logger.info(
-                "backfill: %d of %d rows, %.0f rows/s%s%s",
-                state.written,
-                state.total,
-                state.rows_per_second,
-                f", {duration(state.seconds_left)} left" if state.seconds_left else "",
-                held,
-            )
-
-    return log
-
-
-def _log_index(throttle: Throttle) -> Callable[[BuildProgress], None]:
-    def log(state: BuildProgress) -> None:
-        if throttle.passes():
-            done = "" if state.fraction is None else f", {state.fraction:.0%}"
-            waits = f", waits for {state.waits_for}" if state.waits_for else ""
-            logger.info("index: %s%s%s", state.phase, done, waits)
-
-    return log

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from bge_pipeline.cli import app
 from bge_pipeline.settings import Settings, load_settings
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/**/*.md")])
+README = (ROOT / "README.md").read_text()
 EXAMPLE = (ROOT / ".env.example").read_text()
 
 
@@ -35,8 +37,10 @@ def test_the_example_shows_the_default(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_command_that_a_document_names_exists(document: Path) -> None:
-    known = set(get_command(app).commands)
-    named = set(re.findall(r"bge-pipeline ((?:-[^ ]+ )*)([a-z-]+)", document.read_text()))
+    command = get_command(app)
+    # Options of the command itself, too: those of completion, say.
+    known = {*command.commands, *(name for option in command.params for name in option.opts)}
+    named = set(re.findall(r"bge-pipeline ((?:--env-file [^ ]+ |-[^ ]+ )*)([a-z-]+)", document.read_text()))
     assert {command for _, command in named} <= known
 
 
@@ -44,6 +48,23 @@ def test_every_command_that_a_document_names_exists(document: Path) -> None:
 def test_every_link_to_a_file_leads_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
     assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_the_badges_say_what_the_package_declares() -> None:
+    declared = metadata("bge-pipeline")
+    badges = re.findall(r"^!\[([^\]]+)\]\(https://img.shields.io/badge/([^)]+)-\w+\)$", README, re.MULTILINE)
+    assert [text for text, _ in badges] == [
+        "Python 3.10 to 3.14",
+        "PostgreSQL 14 to 18",
+        "pgvector 0.5 or later",
+        "License: Apache 2.0",
+    ]
+    for text, picture in badges:
+        assert picture.replace("_", " ").replace("-", " ").lower() == text.replace(":", "").lower()
+    versions = [line.rpartition(" ")[2] for line in declared.get_all("Classifier", []) if ":: 3." in line]
+    assert f"Python {versions[0]} to {versions[-1]}" == badges[0][0]
+    assert declared["License-Expression"] == "Apache-2.0"
+    assert "PostgreSQL 14 to 18 with pgvector 0.5 or later" in README.split("## Configuration")[1]
 
 
 def test_every_command_is_in_the_readme_or_the_guide() -> None:

@@ -1,6 +1,6 @@
-"""Take the README's pictures: the assets of a migrated demo table, and its benchmark report, in the Dagster UI.
+"""Take the pictures of README and docs/pictures.md: a migration of the demo's table by clicks, with all that may come between.
 
-Run: python -m scripts.screenshots                  (needs Chromium, Playwright and the extra `embedded`; minutes)
+Run: python -m scripts.screenshots                  (needs Chromium and Playwright; minutes)
      python -m scripts.screenshots --rows 600 --output /tmp/pictures
 """
 
@@ -9,57 +9,71 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page
 
 from bge_pipeline.demo.home import demo_settings
+from bge_pipeline.demo.mark import claim_schema
+from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.old_spellings import OLD_NAMES
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.ui.dagster_ui import DagsterUI, browser_page, chromium, running_ui
+from bge_pipeline_tests.ui.walk import STATIONS, Walk
 
 _SHARPNESS = 2
 _PARTITIONS = 4
 _COLORS = 256
+_BATCH_ROWS = 32
+"""Of which a partition has many, so that a run is met in the middle of one."""
+_WIDTH = 1_360
+_HEIGHTS = {"fresh": 470, "swapped": 470, "rolled-back": 470, "retired": 470, "report": 960}
+"""Of the graph, and of the report; the other pages have room for a log."""
+_HEIGHT = 760
 
 
-def migrate_demo_table(home: str, rows: int) -> None:
-    """The demo, through Dagster, so that the UI has a history to show."""
-    variables = {"BGE_PIPELINE_HOME": home, "PARTITION_ROWS": str(partition_rows(rows))}
-    command = [sys.executable, "-m", "bge_pipeline", "demo", "--rows", str(rows)]
-    subprocess.run(command, env=os.environ | variables, cwd=home, check=True)
+def picture_of(station: str) -> str:
+    """The file of a station of the walk."""
+    return f"dagster-{station}.png"
 
 
-def partition_rows(rows: int) -> int:
-    """Rows of a partition, so that there are some to see."""
-    return -(-rows // _PARTITIONS)
+def take_pictures(home: Path, rows: int, browser: str, output: Path) -> None:
+    """Make the demo's table on a server of its own below `home`, walk through its migration, and save what there is to see."""
+    chosen = {"partition_rows": -(-rows // _PARTITIONS), "backfill_batch_rows": _BATCH_ROWS}
+    settings = demo_settings({"_env_file": None, "bge_pipeline_home": home} | chosen)
+    with Migration.opened(settings) as migration:
+        with migration.database.transaction() as connection:
+            claim_schema(connection, settings.target_schema)
+        create_demo_table(migration.database, settings, rows)
+        with running_ui(settings, settings.home) as url, browser_page(browser, sharpness=_SHARPNESS) as page:
+            ui = DagsterUI(page, url)
+            ui.open_lineage()
+            page.get_by_role("button", name="Hide navigation").click()
+            walk = Walk(ui, migration, lambda station: _save(page, station, output))
+            walk.begin()
+            walk.backfill(partitions=_PARTITIONS)
+            walk.swap()
+            walk.report()
+            walk.roll_back()
+            walk.go_forward()
+            walk.retire()
 
 
-def take_pictures(ui: DagsterUI, folder: Path) -> list[Path]:
-    """The graph of the assets and the upper part of the report."""
-    page = ui.page
-    page.set_viewport_size({"width": 1_360, "height": 470})
-    ui.open_lineage()
-    page.get_by_role("button", name="Hide navigation").click()
-    expect(page.get_by_text("Passed")).to_have_count(2)
-    graph = _save(page, folder / "dagster-assets.png")
-
-    page.set_viewport_size({"width": 1_360, "height": 960})
-    report = ui.open_markdown("benchmark_report", "report")
-    report.get_by_role("heading").first.scroll_into_view_if_needed()
-    return [graph, _save(page, folder / "dagster-report.png")]
-
-
-def _save(page: Page, path: Path) -> Path:
+def _save(page: Page, station: str, folder: Path) -> None:
     """A picture without what moves, in the few colours that a UI has, which makes it a fraction as large."""
+    before = page.viewport_size
+    page.set_viewport_size({"width": _WIDTH, "height": _HEIGHTS.get(station, _HEIGHT)})
     page.evaluate("document.fonts.ready")
+    page.wait_for_timeout(1_500)  # the graph is laid out anew
+    path = folder / picture_of(station)
     picture = Image.open(io.BytesIO(page.screenshot(animations="disabled")))
     picture.convert("RGB").quantize(_COLORS, method=Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
-    return path
+    print(f"{path}: {path.stat().st_size / 1e3:,.0f} kB", flush=True)
+    if before is not None:
+        page.set_viewport_size(before)
 
 
 def main() -> None:
@@ -75,16 +89,8 @@ def main() -> None:
         os.environ.pop(name.upper(), None)
     arguments.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bge-pipeline-screenshots-") as home:
-        migrate_demo_table(home, arguments.rows)
-        settings = demo_settings(
-            {"_env_file": None, "bge_pipeline_home": home, "partition_rows": partition_rows(arguments.rows)}
-        )
-        with (
-            running_ui(settings, settings.home) as url,
-            browser_page(browser, sharpness=_SHARPNESS) as page,
-        ):
-            for path in take_pictures(DagsterUI(page, url), arguments.output):
-                print(f"{path}: {path.stat().st_size / 1e3:,.0f} kB")
+        take_pictures(Path(home), arguments.rows, browser, arguments.output)
+    assert all((arguments.output / picture_of(station)).exists() for station in STATIONS)
 
 
 if __name__ == "__main__":

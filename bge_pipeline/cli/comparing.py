@@ -11,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bge_pipeline.cli import printing
-from bge_pipeline.cli.invocation import Json, app, invocation, opened
-from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.cli.invocation import Json, app, invocation, model_of, opened
 
 if TYPE_CHECKING:
     from bge_pipeline.quality.side_by_side import Comparison, Hit, SideBySide
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 _MOVED = {"gone": "red", "new": "green", "same": "dim"}
 
 
-@app.command("compare-search")
+@app.command("compare-search", short_help="Show what is found, old beside new.")
 def compare_search_command(
     questions: Annotated[
         list[str] | None,
@@ -37,7 +36,7 @@ def compare_search_command(
 
     if queries is not None:
         invocation().overrides["compare_queries"] = str(queries.resolve())
-    with opened() as migration, open_service(migration) as service:
+    with opened() as migration, model_of(migration) as service:
         found = compare_search(migration, service, questions or (), results=top_k)
     printing.print_json(found) if json else _print_comparison(found)
 

@@ -13,15 +13,17 @@ from rich.text import Text
 
 from bge_pipeline.cli.printing import megabytes, stdout
 from bge_pipeline.cli.wording import worded
-from bge_pipeline.console import backfill_progress, loading_progress, stderr
-from bge_pipeline.database.connection import Database, embedded_folder, normalise_url
+from bge_pipeline.console import loading_progress, stderr
+from bge_pipeline.database.connection import Database, embedded_folder
 from bge_pipeline.demo.home import SCHEMA, left_alone, questions_file
 from bge_pipeline.demo.mark import alone, claim_schema, drop_demo_table
 from bge_pipeline.demo.questions import judge
 from bge_pipeline.demo.table import create_demo_table, legacy_encoder
+from bge_pipeline.phase_line import phase_line
 from bge_pipeline.phases.migrate import open_service
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import Status, read_status
+from bge_pipeline.postgres_url import parse_url, shown
 from bge_pipeline.quality.judgements import JudgedQueries, write_judged_queries
 from bge_pipeline.search import Retriever, SearchResponse, create_text_index
 from bge_pipeline.settings import DatabaseSettings, Settings
@@ -64,8 +66,8 @@ class DemoResult:
         return asdict(self)
 
 
-def run_demo(settings: Settings, *, rows: int | None, reset: bool) -> DemoResult:
-    """Make the demo's table, search it, migrate it through Dagster, search it again and print what changed.
+def run_demo(settings: Settings, *, rows: int | None, reset: bool, is_shown: bool = True) -> DemoResult:
+    """Make the demo's table, search it, migrate it through Dagster, search it again and, where it is shown, print what changed.
 
     `settings` are those of `demo_settings`; `reset` drops what an earlier demo left.
 
@@ -115,7 +117,8 @@ def run_demo(settings: Settings, *, rows: int | None, reset: bool) -> DemoResult
         lock_milliseconds=float(figures["lock_milliseconds"]),
         report=figures["report_path"],
     )
-    _print(result, old_answer, new_answer)
+    if is_shown:
+        _print(result, old_answer, new_answer)
     return result
 
 
@@ -139,7 +142,7 @@ def question_to_user(settings: DatabaseSettings, *, reset: bool) -> str:
 def _where(settings: DatabaseSettings) -> str:
     if settings.database_url is None:
         return f"an embedded PostgreSQL of the demo's own in {embedded_folder(settings)}"
-    return normalise_url(settings.database_url.get_secret_value()).render_as_string(hide_password=True)
+    return shown(parse_url(settings.database_url.get_secret_value()))
 
 
 def _judged(migration: Migration) -> JudgedQueries:
@@ -160,7 +163,7 @@ def _for_demo(settings: Settings, judged: JudgedQueries) -> dict[str, object]:
 @contextmanager
 def _watched_migration() -> Iterator[Callable[[StepProgress], None]]:
     """A line as each asset begins, and the backfill's bar."""
-    with backfill_progress() as show:
+    with phase_line() as line:
         seen: set[tuple[str, int]] = set()
 
         def watch(progress: StepProgress) -> None:
@@ -169,7 +172,9 @@ def _watched_migration() -> Iterator[Callable[[StepProgress], None]]:
                 part = f", id range {progress.partition} of {progress.partitions}" if progress.partitions else ""
                 _say(f"dagster: {progress.step}{part}")
             if progress.backfill is not None:
-                show(progress.backfill)
+                line.backfill(progress.backfill)
+            if progress.index is not None:
+                line.index(progress.index)
 
         yield watch
 

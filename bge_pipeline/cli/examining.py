@@ -22,7 +22,7 @@ from bge_pipeline.report.diagnosis import Grade
 _FOUND_WHAT_FAILS = 1
 
 
-@app.command("doctor")
+@app.command("doctor", short_help="Say what is wrong with the vectors.")
 def doctor_command(
     everything: Annotated[
         bool, typer.Option("--all", help=f"Read every row; by default some {SAMPLE_ROWS:,} on random pages.")
@@ -43,7 +43,7 @@ def doctor_command(
         raise typer.Exit(_FOUND_WHAT_FAILS)
 
 
-@app.command("compare")
+@app.command("compare", short_help="Measure models on your own texts.")
 def compare_command(
     model: Annotated[
         list[str],

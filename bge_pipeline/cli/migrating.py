@@ -10,20 +10,20 @@ import typer
 
 from bge_pipeline.cli import printing
 from bge_pipeline.cli.consent import ask_to_measure, ask_to_migrate, has_terminal
-from bge_pipeline.cli.invocation import Json, RetryQuarantined, Wait, Yes, app, invocation, opened
+from bge_pipeline.cli.invocation import Json, RetryQuarantined, Wait, Yes, app, invocation, model_of, opened
 from bge_pipeline.cli.printing_plan import print_plan
 from bge_pipeline.cli.stopping import stopping_on_sigterm
-from bge_pipeline.console import backfill_progress, index_progress
 from bge_pipeline.database.pooler import require_session
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import PhaseError
+from bge_pipeline.phase_line import phase_line, working
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.consent import require_consent, with_consent
 from bge_pipeline.phases.embed import embed_pending
 from bge_pipeline.phases.ending import require_whole
 from bge_pipeline.phases.expand import expand
-from bge_pipeline.phases.migrate import migrate, open_service
+from bge_pipeline.phases.migrate import migrate
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.quarantined import release_quarantined
@@ -49,7 +49,7 @@ UntilOption = Annotated[
 ]
 
 
-@app.command("plan")
+@app.command("plan", short_help="Say what a migration would do.")
 def plan_command(json: Json = False, yes: Yes = False) -> None:
     """Say what a migration would do: rows, time, disk, memory, obstacles. Changes nothing; exits 3 on obstacles.
 
@@ -62,14 +62,14 @@ def plan_command(json: Json = False, yes: Yes = False) -> None:
         if migration.settings.embedding_provider == "openai":
             result = plan(migration, unloaded_model(migration))
         if result is None or ask_to_measure(result, yes=yes):
-            with open_service(migration) as service:
+            with model_of(migration) as service, working("measuring the model on texts of the table"):
                 result = plan(migration, service)
     printing.print_json(result) if json else print_plan(result)
     if result.obstacles:
         raise typer.Exit(PhaseError.exit_code)
 
 
-@app.command("migrate")
+@app.command("migrate", short_help="Expand, backfill, verify and swap.")
 def migrate_command(
     json: Json = False,
     retry_quarantined: RetryQuarantined = False,
@@ -99,30 +99,27 @@ def migrate_command(
     with stopping_on_sigterm("bge-pipeline migrate resumes") as stop, _agreed(yes=yes) as (migration, service):
         if retry_quarantined:
             release_quarantined(migration)
-        with backfill_progress() as on_backfill, index_progress() as on_index:
+        with phase_line() as line:
             result = migrate(
-                migration,
-                service,
-                on_backfill=on_backfill,
-                on_index=on_index,
-                until=goal,
-                stop=stop,
-            )
+                migration, service, on_backfill=line.backfill, on_index=line.index, on_step=line.step,
+                until=goal, stop=stop,
+            )  # fmt: skip
         status = read_status(migration)
     printing.print_json(result) if json else printing.print_migration(result, status)
 
 
-@app.command("expand")
+@app.command("expand", short_help="Step 1 of migrate: add the column.")
 def expand_command(json: Json = False, wait: Wait = False, yes: Yes = False) -> None:
     """The first step of migrate alone: add the column and what keeps it true. Asks as migrate does."""
     invocation().wait_for_others(wait)
-    with _agreed(yes=yes) as (migration, service):
+    with _agreed(yes=yes) as (migration, service), phase_line() as line:
+        line.step("expand")
         result = expand(migration, service.space)
         status = read_status(migration)
     printing.print_json(result) if json else printing.print_status(status)
 
 
-@app.command("backfill")
+@app.command("backfill", short_help="Step 2: embed what is pending.")
 def backfill_command(
     json: Json = False, retry_quarantined: RetryQuarantined = False, until: UntilOption = None
 ) -> None:
@@ -132,15 +129,16 @@ def backfill_command(
         _ = require_table(migration).filled  # says how to begin, before the model is loaded
         if retry_quarantined:
             release_quarantined(migration)
-        with open_service(migration) as service, backfill_progress() as on_progress:
+        with model_of(migration) as service, phase_line() as line:
             rows = rows_until(migration, goal)
-            result = backfill(migration, service.encoder, on_progress=on_progress, stop=stop, goal_rows=rows)
+            line.step("backfill")
+            result = backfill(migration, service.encoder, on_progress=line.backfill, stop=stop, goal_rows=rows)
             require_whole(result, stop, "bge-pipeline backfill resumes")
         status = read_status(migration)
     printing.print_json(result) if json else printing.print_status(status)
 
 
-@app.command("swap")
+@app.command("swap", short_help="Step 3: index, verify, exchange.")
 def swap_command(json: Json = False, force: Force = False, wait: Wait = False) -> None:
     """The last step of migrate alone: index the new column, ask the quality gate, exchange the columns."""
     if force:
@@ -148,13 +146,13 @@ def swap_command(json: Json = False, force: Force = False, wait: Wait = False) -
     invocation().wait_for_others(wait)
     with opened() as migration:
         _ = require_table(migration).filled
-        with open_service(migration) as service, index_progress() as on_progress:
-            result = swap(migration, service, on_progress=on_progress)
+        with model_of(migration) as service, phase_line() as line:
+            result = swap(migration, service, on_progress=line.index, on_step=line.step)
         status = read_status(migration)
     printing.print_json(result) if json else printing.print_status(status)
 
 
-@app.command("embed")
+@app.command("embed", short_help="Embed what is pending, from cron.")
 def embed_command(
     json: Json = False,
     retry_quarantined: RetryQuarantined = False,
@@ -163,9 +161,9 @@ def embed_command(
     with (
         stopping_on_sigterm("bge-pipeline embed goes on") as stop,
         opened() as migration,
-        backfill_progress() as on_backfill,
+        phase_line() as line,
     ):
-        result = embed_pending(migration, retry_quarantined=retry_quarantined, on_progress=on_backfill, stop=stop)
+        result = embed_pending(migration, retry_quarantined=retry_quarantined, on_progress=line.backfill, stop=stop)
     printing.print_json(result) if json else printing.print_embedding(result)
 
 
@@ -182,7 +180,7 @@ def _agreed(*, yes: bool) -> Iterator[tuple[Migration, EmbeddingsService]]:
         if not has_terminal():
             require_consent(state, agreed, configured_space(agreed))
         require_session(migration.database)
-        with open_service(migration) as service:
+        with model_of(migration) as service:
             if has_terminal() and not yes:
                 agreed = ask_to_migrate(migration, service, state)
             yield Migration(migration.database, agreed), service

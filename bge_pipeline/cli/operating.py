@@ -11,7 +11,9 @@ from bge_pipeline.cli import printing
 from bge_pipeline.cli.consent import confirm, rollback_warning
 from bge_pipeline.cli.invocation import Json, Wait, Yes, app, invocation, opened
 from bge_pipeline.cli.stopping import stopping_on_sigterm
-from bge_pipeline.console import backfill_progress, stderr
+from bge_pipeline.cli.wording import worded
+from bge_pipeline.console import stderr
+from bge_pipeline.phase_line import phase_line
 from bge_pipeline.phases.application_vectors import compare_with_recorded_model
 from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.consent import rolled_back
@@ -24,14 +26,18 @@ from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.status import read_status
 
 quarantine = typer.Typer(
-    help="Rows that cannot be embedded: list them, try them again, or let the next run try them.", no_args_is_help=True
+    help="Rows that cannot be embedded: list them, try them again, or let the next run try them.",
+    short_help="See rows that cannot be embedded.",
+    no_args_is_help=True,
 )
 app.add_typer(quarantine, name="quarantine")
 
-Ids = Annotated[list[str] | None, typer.Argument(help="Ids of rows; all that are in quarantine when none is given.")]
+Ids = Annotated[
+    list[str] | None, typer.Argument(help="Ids of rows, as `list` shows them; all in quarantine when none is given.")
+]
 
 
-@app.command("pause")
+@app.command("pause", short_help="Hold every run on the table.")
 def pause_command(
     json: Json = False,
     reason: Annotated[str | None, typer.Option(help="Shown to whoever finds the pause.")] = None,
@@ -42,7 +48,7 @@ def pause_command(
     printing.print_json(result) if json else printing.print_pause(result)
 
 
-@app.command("resume")
+@app.command("resume", short_help="Let the runs on the table go on.")
 def resume_command(json: Json = False) -> None:
     """Let the runs on the table go on, whoever paused them."""
     with opened() as migration:
@@ -50,16 +56,17 @@ def resume_command(json: Json = False) -> None:
     printing.print_json(result) if json else printing.print_pause(result)
 
 
-@app.command("status")
+@app.command("status", short_help="Say where the migration stands.")
 def status_command(json: Json = False) -> None:
     """Say where the migration stands."""
     with opened() as migration:
         result = read_status(migration)
         result = replace(result, application_vectors=compare_with_recorded_model(migration))
-    printing.print_json(result) if json else printing.print_status(result)
+    told = result.as_metadata() | {"next_step": worded(result.next_step)}
+    printing.print_json(told) if json else printing.print_status(result)
 
 
-@app.command("rollback")
+@app.command("rollback", short_help="Search the old vectors again.")
 def rollback_command(
     json: Json = False,
     discard: Annotated[bool, typer.Option(help="Also drop the new column and everything that came with it.")] = False,
@@ -77,18 +84,19 @@ def rollback_command(
             confirm(" ".join(filter(None, (rollback_cost(migration), warning))), yes=yes)
         elif already is not None:
             stderr.print(f"rolled back at {already} already, nothing was changed; --discard drops the new column")
-        if state.phase in ("swapped", "retired"):
-            result = rollback(migration)
-            facts = result.as_metadata()
-            for notice in result.notices:
-                stderr.print(notice)
-        if discard or (state.new is not None and already is None):
-            facts["dropped_column"] = collapse(migration)
+        with phase_line() as line:
+            if state.phase in ("swapped", "retired"):
+                result = rollback(migration, on_progress=line.index, on_step=line.step)
+                facts = result.as_metadata()
+                for notice in result.notices:
+                    stderr.print(notice)
+            if discard or (state.new is not None and already is None):
+                facts["dropped_column"] = collapse(migration, on_progress=line.index, on_step=line.step)
         status = read_status(migration)
     printing.print_json(facts) if json else printing.print_status(status)
 
 
-@app.command("retire")
+@app.command("retire", short_help="Drop the old vectors, for good.")
 def retire_command(
     json: Json = False,
     reclaim: Annotated[
@@ -123,10 +131,10 @@ def quarantine_retry(ids: Ids = None, json: Json = False) -> None:
     with (
         stopping_on_sigterm("bge-pipeline quarantine retry") as stop,
         opened() as migration,
-        backfill_progress() as on_progress,
+        phase_line() as line,
     ):
         released = release_quarantined(migration, ids)
-        result = embed_pending(migration, on_progress=on_progress, stop=stop) if released else None
+        result = embed_pending(migration, on_progress=line.backfill, stop=stop) if released else None
         found = read_quarantined(migration)
     if json:
         printing.print_json(

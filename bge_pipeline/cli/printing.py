@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bge_pipeline.cli.env_line import env_line
 from bge_pipeline.cli.wording import worded
 from bge_pipeline.console import make_console
 from bge_pipeline.duration import duration
+from bge_pipeline.settings.column_list import join_columns
 
 if TYPE_CHECKING:
     from bge_pipeline.phases.discover import Discovered
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from bge_pipeline.report.comparison import ModelComparison
     from bge_pipeline.report.diagnosis import Diagnosis
     from bge_pipeline.report.pages import WrittenReport
-    from bge_pipeline.search import SearchResponse
 
 stdout = make_console(on_stderr=False)
 
@@ -57,21 +58,27 @@ def print_facts(title: str, facts: Mapping[str, str | None], *, console: Console
 
 
 def print_discovered(found: Sequence[Discovered]) -> None:
-    """Vector columns, numbered."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("", "column", "type", "rows", "index", "framework", "model"):
-        table.add_column(heading, overflow="fold", no_wrap=heading == "column")
+    """Vector columns, numbered, each with its facts below it: side by side they would have no room."""
     for number, one in enumerate(found, start=1):
-        rows = f"about {one.found.rows:,}" if one.found.rows is not None else "not known"
-        cells = (str(number), one.name, one.found.type, rows, one.found.index, one.framework, one.model)
-        table.add_row(*(Text(cell or "-") for cell in cells))
-    stdout.print(table if found else "no column of pgvector's types")
+        print_facts(
+            f"{number}  {one.name}",
+            {
+                "key": join_columns(one.id_columns) or None,
+                "type": one.found.type,
+                "rows": f"about {one.found.rows:,}" if one.found.rows is not None else "not known",
+                "index": one.found.index or "none",
+                "framework": one.framework,
+                "model": one.model or "not recorded",
+            },
+        )
+    if not found:
+        stdout.print("no column of pgvector's types")
 
 
 def print_settings(settings: Mapping[str, str]) -> None:
     """Variables as they stand in `.env`."""
     for name, value in settings.items():
-        stdout.print(f"{name}={value}", markup=False, highlight=False, soft_wrap=True)
+        stdout.print(env_line(name, value), markup=False, highlight=False, soft_wrap=True)
 
 
 def print_status(status: Status) -> None:
@@ -256,20 +263,6 @@ def print_report(report: BenchmarkReport, written: WrittenReport) -> None:
 
 def _figure(value: float | int | str) -> str:
     return f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
-
-
-def print_search(response: SearchResponse, *, explain: bool) -> None:
-    """Ranked text with scores."""
-    for rank, found in enumerate(response.results, start=1):
-        stdout.print(
-            Text.assemble(
-                (f"{rank:3} ", "bold"), (f"{found.score:.3f} ", "cyan"), (f"[{found.id}] ", "dim"), found.text
-            )
-        )
-    if not response.results:
-        stdout.print("nothing found")
-    if explain:
-        stdout.print(Text(response.explanation))
 
 
 def megabytes(size: int) -> str:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bge_pipeline.cli.printing import megabytes, print_facts
-from bge_pipeline.duration import duration
+from bge_pipeline.duration import about, duration
 
 if TYPE_CHECKING:
     from bge_pipeline.phases.plan import Plan
+    from bge_pipeline.phases.plan_rates import TokenLengths
 
 
 def print_plan(plan: Plan) -> None:
     """What a migration would do."""
-    tokens, index = plan.tokens, plan.index
+    tokens = plan.tokens
     print_facts(
         f"{plan.table}: {plan.phase}",
         {
@@ -22,7 +23,7 @@ def print_plan(plan: Plan) -> None:
             "rows": f"{plan.rows:,}, of which {plan.pending:,} are to be embedded",
             "tokens": f"mean {tokens.mean:.0f}, median {tokens.median}, 95% up to {tokens.p95}, longest {tokens.longest} "
             f"(of {tokens.sampled_rows:,} sampled texts)",
-            "truncated": f"{tokens.share_truncated:.1%} of texts are longer than the model's {tokens.limit} tokens",
+            "truncated": _truncated(tokens),
             "sent": str(plan.endpoint) if plan.endpoint else None,
             "speed": f"{plan.texts_per_second:,.0f} texts/s measured here ({plan.device}, {plan.precision})"
             if plan.texts_per_second
@@ -30,14 +31,12 @@ def print_plan(plan: Plan) -> None:
             "run by": plan.run_by,
             "backfill": told_time(plan),
             "disk": f"{megabytes(plan.disk_bytes)} more until retired (table now {megabytes(plan.table_bytes)})",
-            "index": f"{index.method}{f', {index.lists} lists' if index.lists else f', m {index.m}'} on {index.element}; "
-            f"its build wants {megabytes(index.memory_bytes)} of maintenance_work_mem "
-            f"(server default {megabytes(plan.maintenance_work_mem_bytes)}, raised for the build)",
+            "index": _index(plan),
             "old index": ", ".join(plan.old_indexes) or "none",
             "OLD_INDEX=drop": plan.old_index_costs["drop"],
             "OLD_INDEX=keep": plan.old_index_costs["keep"],
             "depend on it": ", ".join(plan.dependents) or None,
-            "mention it": f"{', '.join(plan.mentions)} (check by hand)" if plan.mentions else None,
+            "mention it": "\n".join(plan.mentions) or None,
             "publications": "\n".join(plan.publications) or None,
             "triggers": "\n".join(plan.triggers) or None,
             "warnings": "\n".join(plan.warnings) or None,
@@ -50,12 +49,29 @@ def print_plan(plan: Plan) -> None:
 
 def told_time(plan: Plan) -> str:
     """How long the backfill takes, as far as it is known."""
-    if plan.texts_per_second or not plan.pending:
-        return f"about {duration(plan.backfill_seconds)}, at {plan.texts_per_second:,.0f} texts/s measured here"
+    if not plan.pending:
+        return "nothing to embed"
+    if plan.texts_per_second:
+        return f"{about(plan.backfill_seconds)}, at {plan.texts_per_second:,.0f} texts/s measured here"
     least = plan.endpoint.least_seconds if plan.endpoint else 0.0
     return (
         f"at least {duration(least)}, by the limits a minute" if least else "not known: nothing was sent to measure it"
     )
+
+
+def _truncated(tokens: TokenLengths) -> str:
+    if not tokens.share_truncated:
+        return f"none: no text is longer than the model's {tokens.limit:,} tokens"
+    return f"{tokens.share_truncated:.1%} of texts are longer than the model's {tokens.limit:,} tokens"
+
+
+def _index(plan: Plan) -> str:
+    index = plan.index
+    lists = f"{index.lists:,} list{'' if index.lists == 1 else 's'}" if index.lists else f"m {index.m}"
+    wanted, given = index.memory_bytes, plan.maintenance_work_mem_bytes
+    raised = ", raised for the build" if wanted > given else ""
+    memory = f"{megabytes(wanted)} of maintenance_work_mem ({megabytes(given)} on this server{raised})"
+    return f"{index.method}, {lists}, on {index.element}; its build takes {memory}"
 
 
 def _first_step(plan: Plan) -> str:

@@ -5,23 +5,45 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
+import click
 import typer
+import typer.core
 
-from bge_pipeline.cli import printing
+from bge_pipeline.cli import printing, printing_search
 from bge_pipeline.cli.consent import confirm
-from bge_pipeline.cli.invocation import Json, Yes, app, invocation, opened
-from bge_pipeline.cli.wording import mean_the_demo
-from bge_pipeline.console import index_progress, stderr
+from bge_pipeline.cli.invocation import (
+    Json,
+    Yes,
+    app,
+    invocation,
+    model_of,
+    opened,
+    settings_of_command,
+    warn_of_password,
+)
+from bge_pipeline.cli.wording import mean_table
+from bge_pipeline.console import stderr
 from bge_pipeline.demo.home import SCHEMA, demo_settings
 from bge_pipeline.errors import ConfigurationError
-from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.phase_line import phase_line
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.search import RerankMode, Retriever, SearchMode, create_text_index
 
 
-@app.command("search")
+class _ExplainsToPeople(typer.core.TyperCommand):
+    """A command whose `--explain` explains to people, and `--explain=sql` to who reads plans."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments, `--explain` with a value."""
+        return super().parse_args(ctx, ["--explain=people" if word == "--explain" else word for word in args])
+
+
+Explain = Literal["people", "sql"]
+
+
+@app.command("search", short_help="Search the table, ranked.", cls=_ExplainsToPeople)
 def search_command(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     top_k: Annotated[int | None, typer.Option("--top-k", "-k", min=1, help="Results; RETURN_TOP_K by default.")] = None,
@@ -30,29 +52,37 @@ def search_command(
         RerankMode | None,
         typer.Option(help="auto: when the first stage is unsure; RERANK by default. Needs ENABLE_RERANKER."),
     ] = None,
-    explain: Annotated[bool, typer.Option(help="Show where each result comes from and what took how long.")] = False,
+    explain: Annotated[
+        Explain | None,
+        typer.Option(
+            "--explain",
+            metavar="[=sql]",
+            help="Say where each result comes from, what was searched how, and what took how long; =sql: also the server's plan.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Search the target table and print ranked text with scores."""
-    with opened() as migration, open_service(migration) as service:
+    with opened() as migration, model_of(migration) as service:
         if rerank == "always" and not migration.settings.enable_reranker:
             raise ConfigurationError("--rerank always needs a reranker", next_step="set ENABLE_RERANKER=true")
         retriever = Retriever(migration.database, migration.settings, service)
-        response = retriever.search(query, mode=mode, rerank=rerank, top_k=top_k, explain=explain)
+        response = retriever.search(query, mode=mode, rerank=rerank, top_k=top_k, explain=explain == "sql")
     for warning in response.warnings:
         stderr.print(f"warning: {warning}", style="yellow", markup=False, highlight=False)
-    printing.print_json(response) if json else printing.print_search(response, explain=explain)
+    printing.print_json(response) if json else printing_search.print_search(response, explain=explain is not None)
 
 
-@app.command("text-index")
+@app.command("text-index", short_help="Build the index for search by words.")
 def text_index_command(json: Json = False) -> None:
     """Build the full-text index that makes lexical and hybrid search fast, beside live traffic."""
-    with opened() as migration, index_progress() as show:
-        result = create_text_index(migration.database, migration.settings, on_progress=show)
+    with opened() as migration, phase_line() as line:
+        line.step("index of words")
+        result = create_text_index(migration.database, migration.settings, on_progress=line.index)
     printing.print_json(asdict(result)) if json else printing.print_facts(result.name, {"built": str(result.built)})
 
 
-@app.command("alembic", context_settings={"ignore_unknown_options": True})
+@app.command("alembic", short_help="Run the revisions 004 to 007.", context_settings={"ignore_unknown_options": True})
 def alembic_command(
     arguments: Annotated[
         list[str], typer.Argument(help="As after `alembic`: upgrade 005, upgrade head --sql, current.")
@@ -64,7 +94,7 @@ def alembic_command(
     run_alembic(arguments, {name.upper(): value for name, value in invocation().overrides.items()})
 
 
-@app.command("benchmark")
+@app.command("benchmark", short_help="Measure, and write a report.")
 def benchmark_command(
     output: Annotated[
         Path | None, typer.Option(help="Folder for the report; reports/ in the data folder by default.")
@@ -83,14 +113,14 @@ def benchmark_command(
         invocation().overrides["benchmark_texts"] = str(texts)
     with opened() as migration:
         require_table(migration)
-        with open_service(migration) as service:
+        with model_of(migration) as service:
             steps = stderr.print if stderr.is_terminal else logging.getLogger("bge_pipeline").info
             report = benchmark(migration, service, batch_sizes=batch_size or BATCH_SIZES, on_step=steps)
         written = write_report(report, output or migration.settings.home / "reports")
     printing.print_json(report.as_json()) if json else printing.print_report(report, written)
 
 
-@app.command("demo")
+@app.command("demo", short_help="Migrate and search a made-up table.")
 def demo_command(
     rows: Annotated[
         int | None, typer.Option(min=1, help="Rows of the demo table; the whole corpus by default.")
@@ -112,14 +142,15 @@ def demo_command(
 
     settings = demo_settings(invocation().overrides, database_url=database_url)
     if database_url is not None:
+        warn_of_password(database_url)
         confirm(question_to_user(settings, reset=reset), yes=yes)
-    mean_the_demo(True, elsewhere=database_url is not None)
-    result = run_demo(settings, rows=rows, reset=reset)
+    mean_table(demo=True, elsewhere=database_url is not None)
+    result = run_demo(settings, rows=rows, reset=reset, is_shown=not json)
     if json:
         printing.print_json(result)
 
 
-@app.command("dev")
+@app.command("dev", short_help="Start the Dagster UI.")
 def dev_command(
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the Dagster UI.")] = 3000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -127,5 +158,14 @@ def dev_command(
     """Start the Dagster UI and daemon on the configured database."""
     from bge_pipeline.orchestration.dev_server import run_dev
 
-    with opened() as migration:
-        raise typer.Exit(run_dev(migration.settings, port=port, host=host))
+    settings = settings_of_command()
+    if not settings.bge_pipeline_tables:
+        with opened() as migration:
+            settings = migration.settings
+    elif invocation().env_file != Path(".env"):
+        raise ConfigurationError(
+            f"--env-file {invocation().env_file}: BGE_PIPELINE_TABLES={settings.bge_pipeline_tables} is set, whose tables this "
+            "command serves",
+            next_step="bge-pipeline dev without --env-file; or with it and --set BGE_PIPELINE_TABLES=",
+        )
+    raise typer.Exit(run_dev(settings, port=port, host=host))

@@ -11,7 +11,7 @@ from itertools import pairwise
 from sqlalchemy import Connection, text
 
 from bge_pipeline.database.ids import INTEGERS, Id, IdKind
-from bge_pipeline.database.size import estimated_rows, table_pages
+from bge_pipeline.database.size import rows_now, table_pages
 from bge_pipeline.database.target import TargetTable
 
 COUNTED_ROWS = 5_000_000
@@ -40,10 +40,12 @@ LATERAL (SELECT {id} AS id FROM {table} WHERE {table}.{id} >= point ORDER BY {ta
 def cut_points(connection: Connection, target: TargetTable, kind: IdKind, rows: int) -> list[Id] | None:
     """Ids of the table with about `rows` rows between two neighbours, in order; None where it has to be counted.
 
-    That is where the table is small, has never been analysed, or only rows that meet a condition are embedded.
+    That is where the table is small or has never been analysed, where only rows that meet a condition are embedded, and where
+    several columns are the key.
     """
-    in_all = estimated_rows(connection, target)
-    if in_all is None or in_all < max(COUNTED_ROWS, rows) or target.condition is not None:
+    in_all = rows_now(connection, target)
+    is_plain = target.condition is None and len(target.id_columns) == 1
+    if in_all is None or in_all < max(COUNTED_ROWS, rows) or not is_plain:
         return None
     if kind is INTEGERS:
         points = _by_statistics(connection, target, in_all, rows)
@@ -54,7 +56,7 @@ def cut_points(connection: Connection, target: TargetTable, kind: IdKind, rows: 
 
 def _by_statistics(connection: Connection, target: TargetTable, in_all: int, rows: int) -> list[Id] | None:
     """By the histogram of the ids and a look into the index for each cut; None where ids have gaps."""
-    names = {"schema": target.schema, "table": target.table, "column": target.id_column}
+    names = {"schema": target.schema, "table": target.table, "column": target.id_columns[0]}
     histogram = connection.execute(text(_HISTOGRAM), names).scalar_one_or_none()
     if histogram is None:
         return None
@@ -89,7 +91,7 @@ def _evenly(buckets: Sequence[tuple[int, int, float]], rows: int) -> Iterator[in
 
 
 def _by_sample(connection: Connection, target: TargetTable, kind: IdKind, in_all: int, rows: int) -> list[Id] | None:
-    """By the ids in some random pages; None where these would be most of them, as of a partitioned table."""
+    """By the ids in some random pages; None where these would be most of them."""
     pages, ranges = table_pages(connection, target), round(in_all / rows)
     wanted = ranges * PAGES_OF_A_RANGE
     if wanted > pages * _LARGEST_SAMPLE:

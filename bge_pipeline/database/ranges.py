@@ -7,8 +7,11 @@ from itertools import pairwise
 from sqlalchemy import Connection
 
 from bge_pipeline.database.cut_points import cut_points
-from bge_pipeline.database.ids import Id, IdKind, IdRange
+from bge_pipeline.database.id_range import IdRange
+from bge_pipeline.database.ids import Id, IdKind
 from bge_pipeline.database.target import TargetTable
+
+_NUMBER = "bge_pipeline_number"
 
 
 def cut_ranges(
@@ -51,8 +54,8 @@ def _every(
     """Every id of that many, counted from 1, whose number leaves `offset`; of those `order` (> or >=) `above`."""
     where = "WHERE {in_part}" + ("" if above is None else f" AND {{id}} {order} :above")
     statement = target.sql(
-        f"SELECT {kind.as_it_travels} FROM (SELECT {{id}}, row_number() OVER (ORDER BY {{id}}) AS n FROM {{table}} {where}"
-        ") numbered WHERE (n - :offset) % :rows = 0 ORDER BY numbered.{id}"
+        f"SELECT {kind.as_it_travels} FROM (SELECT {{ids}}, row_number() OVER (ORDER BY {{ids}}) AS {_NUMBER} "
+        f"FROM {{table}} {where}) numbered WHERE ({_NUMBER} - :offset) % :rows = 0 ORDER BY {_NUMBER}"
     )
     values = {"rows": rows, "offset": offset} | ({} if above is None else {"above": above})
     return [kind.plain(value) for value in connection.execute(statement, values).scalars()]
@@ -60,13 +63,15 @@ def _every(
 
 def _least(connection: Connection, target: TargetTable, kind: IdKind) -> Id:
     """The least id of the table, in the part or not."""
-    statement = target.sql(f"SELECT {kind.as_it_travels} FROM {{table}} ORDER BY {{table}}.{{id}} LIMIT 1")
+    statement = target.sql(f"SELECT {kind.as_it_travels} FROM {{table}} t ORDER BY {{t_ids}} LIMIT 1")
     return kind.plain(connection.execute(statement).scalar_one())
 
 
 def _greatest(connection: Connection, target: TargetTable, kind: IdKind, above: Id | None) -> Id | None:
     """The greatest id of the table; None where none is above `above`."""
     where = "WHERE {in_part}" + ("" if above is None else " AND {id} > :above")
-    statement = target.sql(f"SELECT {kind.as_it_travels} FROM {{table}} {where} ORDER BY {{table}}.{{id}} DESC LIMIT 1")
+    statement = target.sql(
+        f"SELECT {kind.as_it_travels} FROM {{table}} t {where} ORDER BY {{t_ids_descending}} LIMIT 1"
+    )
     value = connection.execute(statement, {} if above is None else {"above": above}).scalar_one_or_none()
     return None if value is None else kind.plain(value)

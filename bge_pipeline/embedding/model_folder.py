@@ -66,7 +66,7 @@ def _hub_folder(name: str, setting: str) -> Path:
     )
 
     ways_out = f"set {setting} to a folder that holds the model (copied from a machine that has it)" + (
-        f", or {setting}={BUNDLED} to try things out with the small model that the extra `embedded` brings"
+        f", or {setting}={BUNDLED} to try things out with the small model that comes with the package"
     ) * (setting == "EMBEDDING_MODEL")
     try:
         folder = Path(snapshot_download(name, local_files_only=True))

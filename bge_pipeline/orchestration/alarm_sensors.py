@@ -1,4 +1,4 @@
-"""Sensors that alarm a person: a backfill that stands still, a run that failed. They start no run and touch no table."""
+"""Sensors that alarm a person: a backfill that stands still, one a table, and a run that failed, one for all of them."""
 
 import json
 import time
@@ -9,6 +9,8 @@ from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.orchestration.movement_check import evaluate_movement
 from bge_pipeline.orchestration.names import BACKFILLED
 from bge_pipeline.orchestration.partitions import PARTITION_TAG
+from bge_pipeline.orchestration.per_table import per_table
+from bge_pipeline.orchestration.served import ServedTable
 from bge_pipeline.orchestration.slack import tell_slack, why_silent
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.movement import read_movement
@@ -22,32 +24,35 @@ _WILL_RETRY_TAG = "dagster/will_retry"
 _LONGEST_REASON = 1_000
 
 
-@dg.sensor(
-    minimum_interval_seconds=_INTERVAL_SECONDS,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description=(
-        "Answers the check `moving` of backfilled_embeddings when the backfill begins to stand still, and when it moves again; "
-        "tells Slack where SLACK_TOKEN and SLACK_CHANNEL are set."
-    ),
+@per_table(
+    lambda table: dg.sensor(
+        name=table.called("watch_movement"),
+        minimum_interval_seconds=_INTERVAL_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            "Answers the check `moving` of backfilled_embeddings when the backfill begins to stand still, and when it moves "
+            "again; tells Slack where SLACK_TOKEN and SLACK_CHANNEL are set."
+        ),
+    )
 )
-def watch_movement(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+def watch_movement(context: dg.SensorEvaluationContext, table: ServedTable) -> dg.SensorResult | dg.SkipReason:
     """Answer the check at first, and when a standstill begins or ends."""
     try:
-        settings = load_settings()
+        settings = table.settings()
         with Migration.opened(settings) as migration:
             found = read_movement(migration)
     except BgePipelineError as error:
-        return dg.SkipReason(str(error))
+        return dg.SkipReason(table.worded(str(error)))
     now = "still" if found.stands_still else "moving"
     if found.still_seconds is None or now == context.cursor:
         return dg.SkipReason(str(found))
     if found.stands_still or context.cursor is not None:
         told = str(found) if found.stands_still else f"it moves again: {found}"
-        prevented = tell_slack(settings, told, f"/assets/{BACKFILLED}?view=checks")
+        prevented = tell_slack(settings, told, f"/assets/{'/'.join(table.key(BACKFILLED).path)}?view=checks")
         if prevented is not None:
             context.log.info("not told to Slack: %s", prevented)
         (context.log.error if found.stands_still else context.log.info)(told)
-    return dg.SensorResult(asset_events=[evaluate_movement(found)], cursor=now)
+    return dg.SensorResult(asset_events=[evaluate_movement(table, found)], cursor=now)
 
 
 @dg.run_failure_sensor(
@@ -108,4 +113,4 @@ def _keep(instance: dg.DagsterInstance, told: dict[str, float]) -> None:
     instance.daemon_cursor_storage.set_cursor_values({_TOLD: json.dumps(told)})
 
 
-ALARM_SENSORS = [watch_movement, tell_failures]
+ALARM_SENSORS = [watch_movement]

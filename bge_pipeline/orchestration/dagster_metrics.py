@@ -1,6 +1,6 @@
 """The metrics of Dagster's books, for Prometheus: runs by status, and how many partitions are done."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import dagster as dg
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -8,6 +8,7 @@ from prometheus_client.registry import Collector
 
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.run_history import never_materialized
+from bge_pipeline.orchestration.served import ServedTable
 
 _STATUSES = {
     "queued": dg.DagsterRunStatus.QUEUED,
@@ -20,15 +21,17 @@ _STATUSES = {
 class DagsterMetrics(Collector):
     """Asks the instance at each scrape, which takes four counts and the list of partitions."""
 
-    def __init__(self, instance: dg.DagsterInstance) -> None:
+    def __init__(self, instance: dg.DagsterInstance, tables: Sequence[ServedTable]) -> None:
         self._instance = instance
+        self._tables = tables
 
     def collect(self) -> Iterable[Metric]:
         """As of now."""
         runs, partitions = _families()
         for name, status in _STATUSES.items():
             runs.add_metric([name], self._instance.get_runs_count(dg.RunsFilter(statuses=[status])))
-        total, to_come = len(known_keys(self._instance)), len(never_materialized(self._instance))
+        total = sum(len(known_keys(self._instance, table)) for table in self._tables)
+        to_come = sum(len(never_materialized(self._instance, table)) for table in self._tables)
         partitions.add_metric(["done"], total - to_come)
         partitions.add_metric(["to_come"], to_come)
         return [runs, partitions]
@@ -43,7 +46,7 @@ def _families() -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
         GaugeMetricFamily("bge_pipeline_dagster_runs", "Runs in Dagster's records, by status", labels=["status"]),
         GaugeMetricFamily(
             "bge_pipeline_dagster_partitions",
-            "Partitions of the backfill: done, or to_come since the column was added",
+            "Partitions of the backfills of all tables: done, or to_come since the column was added",
             labels=["state"],
         ),
     )

@@ -9,7 +9,7 @@ import dagster as dg
 
 from bge_pipeline.console import Throttle
 from bge_pipeline.database.build_progress import BuildProgress
-from bge_pipeline.duration import duration
+from bge_pipeline.duration import about, duration
 from bge_pipeline.phases.backfill import BackfillProgress
 
 PROGRESS_TAG = "progress"
@@ -93,8 +93,13 @@ def told_progress(progress: BackfillProgress, overall: Overall | None) -> str:
         words.append(f"{overall.done} of {overall.partitions} partitions done")
         if left is not None:
             in_all = left + overall.rows_to_come / progress.rows_per_second
-            words.append(f"about {duration(in_all)} left in all")
+            words.append(f"{about(in_all)} left in all")
     return ", ".join(words) + (f"; held back: {progress.held}" if progress.held else "")
+
+
+def log_step(log: dg.DagsterLogManager) -> Callable[[str], None]:
+    """A callback for `on_step` of a phase that writes to the Dagster log."""
+    return lambda step: log.info("%s: begins", step)
 
 
 def log_index_build(log: dg.DagsterLogManager, step: str) -> Callable[[BuildProgress], None]:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column, describe_table
 from bge_pipeline.database.heartbeat import Heartbeat
-from bge_pipeline.database.ids import IdRange
+from bge_pipeline.database.id_range import IdRange
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.lock_holders import find_holders, shown_holders
 from bge_pipeline.database.pending import count_pending, quarantine_is_usable
@@ -165,6 +165,8 @@ def backfill(
         skips = migration.settings.skips_triggers
         require_privileges(connection, state.table, column.name, alters=False, skips_triggers=skips)
         require_updates(connection, state.table)
+        if id_range is not None:
+            id_range.require_columns(state.table.id_kind)
         _require_quarantine(connection, target)
 
     stop = stop if stop is not None else threading.Event()
@@ -285,7 +287,7 @@ def _warn_of_strangers(migration: Migration, encoder: Encoder) -> None:
 def _require_quarantine(connection: Connection, target: TargetTable) -> None:
     if not quarantine_is_usable(connection, target):
         raise PhaseError(
-            f"{target.quarantine}, where rows that cannot be embedded are put, is missing or of an earlier version",
+            f"{target.quarantine}, where rows that cannot be embedded are put, is missing, of an earlier version or another key",
             state="nothing was written",
             next_step="bge-pipeline migrate, as the owner of the table: it makes or mends the table and then embeds",
         )

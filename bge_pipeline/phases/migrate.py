@@ -18,6 +18,7 @@ from bge_pipeline.phases.expand import ExpandResult, expand
 from bge_pipeline.phases.last_rows import StillPending
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.swap import SwapResult, swap
+from bge_pipeline.phases.telling import untold
 from bge_pipeline.phases.until import Until, rows_until
 from bge_pipeline.telemetry.serving import serving_metrics
 
@@ -71,6 +72,7 @@ def migrate(
     *,
     on_backfill: Callable[[BackfillProgress], None] | None = None,
     on_index: Callable[[BuildProgress], None] | None = None,
+    on_step: Callable[[str], None] = untold,
     until: Until | None = None,
     stop: threading.Event | None = None,
 ) -> MigrateResult:
@@ -81,6 +83,7 @@ def migrate(
         service: the new model.
         on_backfill: told how far the backfill is.
         on_index: told how far the index build is.
+        on_step: told what begins, in a word or two.
         until: where the backfill is to end, without a swap; None: when all is done.
         stop: set it to end after the batch in hand.
 
@@ -91,7 +94,9 @@ def migrate(
         BgePipelineError: whatever a phase raises; what was committed stays, and another call resumes.
     """
     with migration.operating("migrate"):
+        on_step("expand")
         expanded = expand(migration, service.space)
+        on_step("backfill")
         goal = rows_until(migration, until)
         filled = backfill(migration, service.encoder, on_progress=on_backfill, stop=stop, goal_rows=goal)
         require_whole(filled, stop, "bge-pipeline migrate resumes")
@@ -99,11 +104,12 @@ def migrate(
             return MigrateResult(expanded, filled, None)
         for attempt in range(1, _CATCH_UP_ROUNDS + 1):
             try:
-                swapped = swap(migration, service, on_progress=on_index)
+                swapped = swap(migration, service, on_progress=on_index, on_step=on_step)
                 break
             except StillPending as refusal:
                 if attempt == _CATCH_UP_ROUNDS:
                     raise
                 logger.info("%s; embedding them, round %d of %d", refusal.message, attempt, _CATCH_UP_ROUNDS)
+            on_step("backfill")
             require_whole(backfill(migration, service.encoder), None, "bge-pipeline migrate resumes")
         return MigrateResult(expanded, filled, swapped)

@@ -12,7 +12,7 @@ from bge_pipeline.database.publications import find_replication, updates_fault
 from bge_pipeline.database.read_only import read_only_fault
 from bge_pipeline.database.user_triggers import find_user_triggers
 from bge_pipeline.database.vector_type import VectorType
-from bge_pipeline.duration import duration
+from bge_pipeline.duration import about
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.phases.application_vectors import same_dimensions
@@ -61,7 +61,7 @@ def look_around(
     return Around(
         publications=told_replication(replication, state, column, vector) if begins else (),
         triggers=told_triggers(triggers, column, pending, settings.backfill_batch_rows, skipping=skips),
-        warnings=warnings if state.phase != "legacy" else hidden_changes(target, triggers),
+        warnings=warnings if state.phase != "legacy" else hidden_changes(triggers),
         lacking=tuple(str(p) for p in missing_privileges(connection, state.table, skips_triggers=skips)),
         obstacles=tuple(obstacles),
     )
@@ -98,8 +98,8 @@ def old_index_costs(
     dropped, kept = (backfill_seconds(pending, speed, writing, keeps_index=keeps) for keeps in (False, True))
     stays = f" ({writing.in_page:.0%} of the updates do not touch it)" if writing is not None else ""
     return {
-        "drop": f"backfill about {duration(dropped)}; until the swap, search on the old column reads the whole table",
-        "keep": f"search stays fast; backfill about {duration(kept)}{stays}",
+        "drop": f"backfill {about(dropped)}; until the swap, search on the old column reads the whole table",
+        "keep": f"search stays fast; backfill {about(kept)}{stays}",
     }
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection
 
+from bge_pipeline.database.build_progress import BuildProgress
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.notes import ColumnNote
 from bge_pipeline.database.operator import Operator
@@ -19,9 +21,14 @@ from bge_pipeline.errors import PhaseError
 from bge_pipeline.phases.collapse import restore_indexes
 from bge_pipeline.phases.consent import moment
 from bge_pipeline.phases.exchange import exchange_back_statements, lock_for_exchange
-from bge_pipeline.phases.index_names import give_back_name
+from bge_pipeline.phases.index_names import (
+    give_back_name,
+    give_back_partition_names,
+    indexes_of_partitions,
+)
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import read_state, space_of
+from bge_pipeline.phases.telling import untold
 from bge_pipeline.telemetry.observed import observed
 
 
@@ -51,22 +58,37 @@ class RollbackResult:
 
 
 @observed("rollback")
-def rollback(migration: Migration) -> RollbackResult:
+def rollback(
+    migration: Migration,
+    *,
+    on_progress: Callable[[BuildProgress], None] | None = None,
+    on_step: Callable[[str], None] = untold,
+) -> RollbackResult:
     """Exchange the columns back: search reads the old vectors again, the new ones are kept beside them.
 
     It is remembered with the column: no road exchanges the columns again before somebody has agreed to it.
     ANN indexes that expand dropped are built again first, so that search is never without one; the exchange itself
     takes milliseconds. Interrupted, a second call goes on where the first stopped.
 
+    Args:
+        migration: of the table.
+        on_progress: told how far the build of an index is.
+        on_step: told what begins, in a word or two.
+
     Raises:
         PhaseError: the columns are not swapped, or the old one is gone.
         OperatorBusy: another process changes the table's schema now.
     """
     with migration.operating("rollback") as operator:
-        return _rollback(migration, operator)
+        return _rollback(migration, operator, on_progress, on_step)
 
 
-def _rollback(migration: Migration, operator: Operator) -> RollbackResult:
+def _rollback(
+    migration: Migration,
+    operator: Operator,
+    on_progress: Callable[[BuildProgress], None] | None,
+    on_step: Callable[[str], None],
+) -> RollbackResult:
     database, target = migration.database, migration.target
     with database.autocommit() as connection:
         state = read_state(connection, target)
@@ -84,7 +106,8 @@ def _rollback(migration: Migration, operator: Operator) -> RollbackResult:
     assert current.note is not None
     assert space is not None
     kept_column = target.column_for(space.dimensions)
-    restored = restore_indexes(migration, previous, previous)
+    restored = restore_indexes(migration, previous, previous, on_progress=on_progress, on_step=on_step)
+    on_step("exchange back")
     locked_at = time.perf_counter()
     now = moment()
 
@@ -96,8 +119,16 @@ def _rollback(migration: Migration, operator: Operator) -> RollbackResult:
         for statement in exchange_back_statements(target, previous, current, kept_column, rolled_back=now):
             connection.execute(statement)
 
+    with database.autocommit() as connection:
+        of_partitions = indexes_of_partitions(connection, target, previous.name, current.name)
     operator.change(migration.settings, "rollback: exchange the columns back", exchange_back)
     milliseconds = (time.perf_counter() - locked_at) * 1_000
+    if of_partitions:
+        operator.change(
+            migration.settings,
+            "rollback: name the partitions' indexes",
+            lambda connection: give_back_partition_names(connection, of_partitions, previous.name, kept_column, space),
+        )
     with database.autocommit() as connection:
         missing = count_lacking(connection, target, target.embedding_column)
     result = RollbackResult(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.ids import IdRange
+from bge_pipeline.database.id_range import IdRange
 from bge_pipeline.database.pending_reader import PendingBatch, PendingReader
 from bge_pipeline.database.writer import CommitRules, Destination, VectorWriter
 from bge_pipeline.embedding.encoder import Encoder

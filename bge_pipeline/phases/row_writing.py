@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from bge_pipeline.database.connection import Database, is_disk_full
+from bge_pipeline.database.ids import id_as_text
 from bge_pipeline.database.pending_reader import PendingBatch
 from bge_pipeline.database.quarantine import quarantine_row
 from bge_pipeline.database.target import TargetTable
@@ -95,7 +96,7 @@ class BatchWriter:
         return self._write_rows(first, vectors[:middle], refused) + self._write_rows(second, vectors[middle:], refused)
 
     def _quarantine(self, row: PendingBatch, error: str) -> bool:
-        logger.warning("row %s cannot be embedded and is put in quarantine: %s", row.ids[0], error)
+        logger.warning("row %s cannot be embedded and is put in quarantine: %s", id_as_text(row.ids[0]), error)
         with self._database.transaction() as connection:
             return quarantine_row(connection, self._target, row, 0, error)
 

@@ -24,7 +24,7 @@ from bge_pipeline.database.pause import read_pause
 from bge_pipeline.database.pending import count_pending, has_pending_index, pending_share
 from bge_pipeline.database.quarantine import count_by_error
 from bge_pipeline.database.replication_lag import find_lags
-from bge_pipeline.database.size import estimated_rows, table_bytes
+from bge_pipeline.database.size import rows_now, table_bytes
 from bge_pipeline.database.text_columns import explaining_text
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.phases.migration import Migration
@@ -88,7 +88,7 @@ class TableMetrics(Collector):
         state = read_state(connection, target)
         for phase in get_args(Phase):
             families.phase.add_metric([table, phase], float(phase == state.phase))
-        rows = estimated_rows(connection, target)
+        rows = rows_now(connection, target)
         if rows is not None:
             families.rows.add_metric([table], rows)
         families.bytes.add_metric([table], table_bytes(connection, target))
@@ -128,6 +128,29 @@ class TableMetrics(Collector):
             started = time.monotonic()
             self.look()
             pause = max(LOOK_SECONDS, (time.monotonic() - started) / _SHARE_OF_TIME)
+
+
+class AllTables(Collector):
+    """The metrics of several tables as those of one collector, since Prometheus wants each name once."""
+
+    def __init__(self, tables: Sequence[TableMetrics]) -> None:
+        self._tables = tables
+
+    def collect(self) -> Iterable[Metric]:
+        """What the last look at each of them found; what is of a server that two of them share, once."""
+        families, seen = _Families().all(), set()
+        for table in self._tables:
+            for family, found in zip(families, table.collect(), strict=False):
+                for sample in found.samples:
+                    series = (sample.name, *sorted(sample.labels.items()))
+                    if series not in seen:
+                        seen.add(series)
+                        family.samples.append(sample)
+        return families
+
+    def describe(self) -> Iterable[Metric]:
+        """Every metric that there is, without values."""
+        return _Families().all()
 
 
 class _Families:

@@ -87,7 +87,8 @@ class Comparison:
     def summary(self) -> str:
         """How much stayed, over all questions."""
         before, stayed = sum(len(pair.old) for pair in self.pairs), sum(pair.shared for pair in self.pairs)
-        return f"{stayed} of {before} results stayed over {len(self.pairs)} questions ({self.source})"
+        questions = f"{len(self.pairs)} question{'' if len(self.pairs) == 1 else 's'}"
+        return f"{stayed} of {before} results stayed over {questions} ({self.source})"
 
     def as_metadata(self) -> dict[str, Any]:
         """Plain values."""

@@ -34,7 +34,7 @@ def explain_search(
             + (
                 "text index"
                 if searched.has_text_index
-                else "no text index, every text is read; create_text_index makes one"
+                else "no text index, every text is read; bge-pipeline text-index makes one"
             )
         )
     lines.append(f"{'reranked' if reranked else 'not reranked'}: {rerank_reason}")

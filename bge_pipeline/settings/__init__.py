@@ -8,6 +8,8 @@ from bge_pipeline.settings.configuration import (
     names_set,
     nearest_setting,
     settings_from_env,
+    settings_of_file,
+    value_set,
 )
 from bge_pipeline.settings.dagster import DagsterSettings
 from bge_pipeline.settings.database import DatabaseSettings
@@ -40,4 +42,6 @@ __all__ = [
     "names_set",
     "nearest_setting",
     "settings_from_env",
+    "settings_of_file",
+    "value_set",
 ]

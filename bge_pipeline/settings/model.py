@@ -20,7 +20,7 @@ class ModelSettings(EndpointSettings, HomeSettings):
     embedding_model: str = Field(
         "BAAI/bge-small-en-v1.5",
         min_length=1,
-        description="hub name, local folder, `bundled` (all-MiniLM-L6-v2 from the extra `embedded`), "
+        description="hub name, local folder, `bundled` (all-MiniLM-L6-v2, which comes with the package), "
         "`hashing` (deterministic lexical vectors, for rehearsals) or an endpoint's name for it",
     )
     embedding_dimensions: int = Field(384, ge=1, le=16_000, description="dimensions the new column holds")

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +61,59 @@ def test_set_may_stand_behind_the_command_and_a_near_name_is_told(run: Run) -> N
 
 def test_the_version_is_printed(run: Run) -> None:  # noqa: F811
     assert run("--version").stdout.startswith("bge-pipeline ")
+
+
+@pytest.mark.pgvector
+def test_status_has_the_next_step_for_programs(run: Run) -> None:  # noqa: F811
+    assert json.loads(run("status", "--json").stdout)["next_step"] == "bge-pipeline plan, then bge-pipeline migrate"
+
+
+@pytest.mark.pgvector
+def test_explain_is_for_people_and_the_servers_plan_is_asked_for(run: Run) -> None:  # noqa: F811
+    assert run("migrate", QUALITY_GATE="off").returncode == 0
+
+    for_people = run("search", "open a file", "--mode", "hybrid", "--explain").stdout
+    with_plan = run("search", "--explain=sql", "open a file").stdout
+
+    assert "no. 1 by meaning (distance" in for_people
+    assert "by words (BM25" in for_people
+    assert "hybrid search" in for_people
+    assert "cost=" not in for_people
+    assert "no. 1 by meaning (distance" in with_plan
+    assert "cost=" in with_plan
+    assert "by meaning" not in run("search", "open a file").stdout
+    assert run("search", "open a file", "--explain=xml").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [(("statsu",), "'status'"), (("status", "--jsn"), "'--json'")], ids=["command", "option"]
+)
+def test_what_is_nearly_a_command_or_an_option_is_suggested_once(
+    run: Run,  # noqa: F811
+    typed: tuple[str, ...],
+    meant: str,
+) -> None:
+    refused = run(*typed)
+    said = " ".join(refused.stderr.split())
+    assert refused.returncode == 2
+    assert said.count("Did you mean") == 1
+    assert f"Did you mean {meant}?" in said
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("bge-pipeline roll", "rollback"),
+        ("bge-pipeline --set OLD_IN", "OLD_INDEX="),
+        ("bge-pipeline plan --js", "--json"),
+    ],
+)
+def test_the_shell_completes_commands_options_and_settings(typed: str, offered: str) -> None:
+    command = Path(sys.executable).parent / "bge-pipeline"
+    if not command.exists():
+        pytest.skip("needs the installed command: pip install -e .")
+    completion = {"_BGE_PIPELINE_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    done = subprocess.run(
+        [command], env=os.environ | completion, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert offered in done.stdout.split(), done.stderr

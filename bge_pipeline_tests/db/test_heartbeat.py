@@ -32,7 +32,11 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.phases.row_totals import BackfillTotals
 heartbeat.BEAT_SECONDS = 0.1
 with Database(sys.argv[1]) as database, heartbeat.Heartbeat(
-    database, TargetTable("public", "segments", "id", "text", "embedding"), "1-100", "a model", BackfillTotals(written=50)
+    database,
+    TargetTable("public", "segments", ("id",), "text", "embedding"),
+    "1-100",
+    "a model",
+    BackfillTotals(written=50),
 ):
     print("told", flush=True)
     sys.stdin.readline()

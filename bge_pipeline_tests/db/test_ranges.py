@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bge_pipeline.database import cut_points
-from bge_pipeline.database.ids import INTEGERS, OTHERS, UUIDS, IdRange
+from bge_pipeline.database.id_range import IdRange
+from bge_pipeline.database.ids import INTEGERS, OTHERS, UUIDS
 from bge_pipeline.database.pending import count_pending
 from bge_pipeline.database.pending_reader import read_pending
 from bge_pipeline.database.ranges import cut_ranges

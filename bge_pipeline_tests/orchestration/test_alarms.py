@@ -14,6 +14,7 @@ from bge_pipeline.database.heartbeat import Heartbeat
 from bge_pipeline.definitions import defs
 from bge_pipeline.orchestration import alarm_sensors
 from bge_pipeline.orchestration.alarm_sensors import is_tried_again, tell_failures, watch_movement
+from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.orchestration.slack import tell_slack, why_silent
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.movement import read_movement
@@ -85,7 +86,7 @@ def age_journal(database: Database, minutes: int) -> None:
 
 def tick(instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult | str:
     with dg.build_sensor_context(instance=instance, definitions=defs, cursor=cursor) as context:
-        result = watch_movement(context)
+        result = watch_movement.of(THE_TABLE)(context)
     return str(result.skip_message) if isinstance(result, dg.SkipReason) else result
 
 

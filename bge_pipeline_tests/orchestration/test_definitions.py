@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from bge_pipeline.definitions import defs
-from bge_pipeline.orchestration.jobs import ConfirmConfig, PauseConfig, RetireConfig
+from bge_pipeline.orchestration.ops import ConfirmConfig, PauseConfig, RetireConfig
 from bge_pipeline.orchestration.resources import SettingsResource
 
 HEAVY = ("torch", "sentence_transformers", "transformers", "openvino", "sklearn", "scipy")

@@ -13,7 +13,9 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.definitions import defs
 from bge_pipeline.orchestration import run_history, sensors
 from bge_pipeline.orchestration.partitions import known_keys
+from bge_pipeline.orchestration.per_table import PerTable
 from bge_pipeline.orchestration.sensors import embed_new_rows, notice_old_vectors, rerun_failed_partitions
+from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.orchestration.workers import WORKER_TAG
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
@@ -23,16 +25,16 @@ from bge_pipeline_tests.support import SEGMENTS, execute, forget_old_model
 
 pytestmark = pytest.mark.pgvector
 
-Tick = Callable[[dg.SensorDefinition], dg.SensorResult | str]
+Tick = Callable[[PerTable[dg.SensorDefinition]], dg.SensorResult | str]
 
 
 @pytest.fixture
 def tick(instance: dg.DagsterInstance) -> Iterator[Tick]:
     """Evaluates a sensor: what it requests, or why it skips."""
 
-    def evaluate(sensor: dg.SensorDefinition) -> dg.SensorResult | str:
+    def evaluate(sensor: PerTable[dg.SensorDefinition]) -> dg.SensorResult | str:
         with dg.build_sensor_context(instance=instance, definitions=defs) as context:
-            result = sensor(context)
+            result = sensor.of(THE_TABLE)(context)
         if isinstance(result, dg.SkipReason):
             return str(result.skip_message)
         assert isinstance(result, dg.SensorResult)
@@ -171,6 +173,19 @@ class TestRerunFailedPartitions:
         assert instance.get_run_by_id(killed.run_id).status == dg.DagsterRunStatus.FAILURE
 
     @pytest.mark.usefixtures("expanded")
+    def test_a_run_that_was_terminated_and_whose_process_is_gone_is_cancelled_and_not_run_again(
+        self, tick: Tick, instance: dg.DagsterInstance
+    ):
+        terminated = instance.create_run_for_job(
+            defs.resolve_job_def("backfill_job"),
+            status=dg.DagsterRunStatus.CANCELING,
+            tags={"dagster/partition": KEYS[0], WORKER_TAG: worker_that_has_ended()},
+        )
+
+        assert "was cancelled by somebody" in tick(rerun_failed_partitions)
+        assert instance.get_run_by_id(terminated.run_id).status == dg.DagsterRunStatus.CANCELED
+
+    @pytest.mark.usefixtures("expanded")
     @pytest.mark.parametrize("worker", [this_process(), "another-host/4026531836/1/1.00"], ids=["lives", "unseen"])
     def test_a_run_whose_process_lives_or_cannot_be_seen_is_under_way(
         self, tick: Tick, instance: dg.DagsterInstance, worker: str
@@ -293,7 +308,7 @@ class TestEmbedNewRows:
         instance.add_dynamic_partitions("id_ranges", new)
         for key in new:
             assert run("backfill_job", key).success
-        assert known_keys(instance) == [*KEYS, *new]
+        assert known_keys(instance, THE_TABLE) == [*KEYS, *new]
         assert read_status(migration).pending == 50
         assert requests(tick(embed_new_rows)) == [("embed_pending_job", None)]
 
@@ -429,7 +444,7 @@ class TestNoticeOldVectors:
     ):
         def look(cursor: str | None) -> dg.SensorResult | dg.SkipReason:
             with dg.build_sensor_context(instance=instance, definitions=defs, cursor=cursor) as context:
-                return notice_old_vectors(context)
+                return notice_old_vectors.of(THE_TABLE)(context)
 
         assert "none of the old model was seen" in str(look(None).skip_message)
         execute(database, f"UPDATE segments SET text = 'x', embedding = '{[1.0] + [0.0] * 383}' WHERE id = 7")
@@ -448,7 +463,7 @@ class TestNoticeOldVectors:
         assert run("compare_job").success
         assert requests(look(result.cursor)) == [(None, None)]
         with dg.build_sensor_context(instance=instance, definitions=defs) as context:
-            assert run_history.failed_check(context.instance, "swapped_index", "only_new_vectors") is None
+            assert run_history.failed_check(context.instance, dg.AssetKey("swapped_index"), "only_new_vectors") is None
 
     def test_has_nothing_to_do_where_the_dimensions_differ(self, tick: Tick, run: Runner):
         assert "keep vectors of another model out" in tick(notice_old_vectors)

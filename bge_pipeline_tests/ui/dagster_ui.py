@@ -23,7 +23,7 @@ from bge_pipeline.orchestration.dagster_home import environment
 from bge_pipeline.orchestration.names import GROUP
 from bge_pipeline.settings import Settings
 
-PATIENCE_SECONDS = 240
+PATIENCE_SECONDS = 480
 """Longest wait for anything: a run takes seconds, but begins with the daemon's tick and an interpreter, and the machine
 may be busy."""
 
@@ -135,23 +135,87 @@ class DagsterUI:
         self.page.goto(f"{self._url}/{path}", wait_until="domcontentloaded")
         nodes = self.page.get_by_text("Latest event", exact=True)
         expect(nodes).to_have_count(4)
+        expect(self.page.get_by_text("Loading...", exact=False)).to_have_count(0)
 
     def materialize(self, asset: str) -> None:
         """Materialize an asset without partitions for the first time, and wait until its status is green."""
         self.open_asset(asset)
-        expect(self.page.get_by_text("Never materialized", exact=True)).to_be_visible()
+        expect(self.page.get_by_text(re.compile("^(Never materialized|Failed in)")).first).to_be_visible()
         self._materialize_button().click()
         status = self.page.get_by_text("Latest materialization", exact=True).locator("xpath=..")
         expect(status.get_by_role("img", name="run_success")).to_be_visible()
 
-    def launch_backfill(self, asset: str, which: Literal["All", "Failed", "Missing"]) -> None:
-        """Launch a backfill of an asset's partitions from its list of partitions, which stays open."""
+    def materialize_in_vain(self, asset: str) -> Locator:
+        """Materialize an asset whose run fails; the log that says why."""
+        self.open_asset(asset, "events")
+        self._materialize_button().click()
+        expect(self.page.get_by_text("failed, and did not materialize this asset")).to_be_visible()
+        return self._open_logs()
+
+    def materialize_with(self, asset: str, config: str) -> None:
+        """Materialize an asset from its launchpad, with settings for this one run."""
+        self.open_asset(asset)
+        self._materialize_button().locator("xpath=following::button[1]").click()
+        self.page.get_by_text("Open launchpad", exact=True).click()
+        dialog = self.page.get_by_role("dialog").filter(has_text="Launchpad")
+        dialog.get_by_text("resources:").click()
+        self.page.keyboard.press("ControlOrMeta+A")
+        self.page.keyboard.insert_text(config)
+        dialog.get_by_role("button", name="Materialize").click()
+        expect(dialog).to_be_hidden()
+
+    def choose_partitions(
+        self, asset: str, which: Literal["All", "Failed", "Missing", "Failed and missing"]
+    ) -> Locator:
+        """Open the dialog that launches a backfill, from the asset's list of partitions, and choose some."""
         self.open_asset(asset, "partitions")
         self._materialize_button().click()
         dialog = self.page.get_by_role("dialog")
         dialog.get_by_text(which, exact=True).click()
-        dialog.get_by_role("button", name="Launch backfill").click()
+        return dialog
+
+    def launch_backfill(self, asset: str, which: Literal["All", "Failed", "Missing", "Failed and missing"]) -> None:
+        """Launch a backfill of an asset's partitions from its list of partitions, which stays open."""
+        self.launch_chosen(self.choose_partitions(asset, which))
+
+    def launch_chosen(self, dialog: Locator) -> None:
+        """Launch the backfill of the open dialog, or the run, where it is of one partition."""
+        dialog.get_by_role("button", name=re.compile(r"^Launch (backfill|1 run)$")).click()
         expect(dialog).to_be_hidden()
+
+    def open_runs(self) -> None:
+        """Go to the list of runs, those within backfills too."""
+        self.page.goto(f"{self._url}/runs?view=runs", wait_until="domcontentloaded")
+        expect(self.page.locator("a[href^='/runs/']").first).to_be_visible()
+
+    def open_run_in_progress(self) -> None:
+        """Go to the page of the one run that has started."""
+        self.page.goto(f"{self._url}/runs?view=runs&q%5B%5D=status%3ASTARTED", wait_until="domcontentloaded")
+        self.page.locator("a[href^='/runs/']:not([href^='/runs/b/'])").first.click()
+        expect(self.page.get_by_role("button", name="Terminate")).to_be_visible()
+
+    def terminate(self) -> None:
+        """Stop the run of the open page, and wait until it has ended."""
+        self.page.get_by_role("button", name="Terminate").click()
+        self.page.get_by_role("dialog").get_by_role("button", name=re.compile("^Terminate")).click()
+        self.wait_for_run("Canceled")
+
+    def wait_for_run(self, status: str) -> None:
+        """Wait until the run of the open page has that status."""
+        expect(self.page.get_by_text(status, exact=True).first).to_be_visible()
+
+    def type_confirmation(self, job: str, confirmation: str) -> None:
+        """Open a job's launchpad and type what it wants to be confirmed by."""
+        self.page.goto(f"{self._url}/locations/bge_pipeline.definitions/jobs/{job}/playground")
+        self.page.get_by_text("confirm:", exact=False).first.click()
+        self.page.keyboard.press("End")
+        self.page.keyboard.press("ArrowLeft")
+        self.page.keyboard.insert_text(confirmation)
+
+    def launch(self) -> None:
+        """Launch the run of the open launchpad, and wait until it has done its work."""
+        self.page.get_by_role("button", name="Launch Run").click()
+        self.wait_for_run("Success")
 
     def wait_for_partitions(self, *, materialized: int, failed: int = 0) -> None:
         """Wait until the open list of partitions counts so many of each."""
@@ -161,8 +225,7 @@ class DagsterUI:
     def open_log_of_partition(self, asset: str, key: str) -> Locator:
         """The log of the run that failed to materialize a partition."""
         self.page.goto(f"{self._url}/assets/{asset}?view=partitions&partition={key}", wait_until="domcontentloaded")
-        self.page.get_by_role("button", name="View logs").click()
-        return self.page.get_by_role("dialog")
+        return self._open_logs()
 
     def open_markdown(self, asset: str, name: str) -> Locator:
         """Markdown in the metadata of the asset's latest materialization."""
@@ -172,6 +235,10 @@ class DagsterUI:
         dialog = self.page.get_by_role("dialog")
         expect(dialog.get_by_role("heading").first).to_be_visible()
         return dialog
+
+    def _open_logs(self) -> Locator:
+        self.page.get_by_role("button", name="View logs").click()
+        return self.page.get_by_role("dialog")
 
     def _materialize_button(self) -> Locator:
         # With partitions there is an ellipsis behind the word.

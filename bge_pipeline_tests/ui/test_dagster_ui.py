@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from bge_pipeline.database.connection import Database
@@ -20,15 +19,14 @@ from bge_pipeline_tests.support import execute, fill_and_swap
 pytest.importorskip("playwright", reason="needs Playwright: pip install playwright")
 from playwright.sync_api import Locator, expect
 
-from bge_pipeline_tests.ui.dagster_ui import DagsterUI, browser_page, chromium, running_ui
+from bge_pipeline_tests.ui.dagster_ui import DagsterUI, chromium
 
-BROWSER = chromium()
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.pgvector,
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium"),
+    pytest.mark.skipif(chromium() is None, reason="needs Chromium: apt-get install chromium"),
 ]
 
 FAILING = "02_101-200"
@@ -40,22 +38,9 @@ CREATE TRIGGER refuse BEFORE UPDATE ON segments FOR EACH ROW WHEN (OLD.id > 100)
 
 
 @pytest.fixture
-def settings(make_settings: Callable[..., Settings]) -> Settings:
+def settings(make_settings: Callable[..., Settings], own_home: Path) -> Settings:
     """Three partitions; Dagster's records on an embedded server of its own; failures are left to the person who clicks."""
-    return make_settings(partition_rows=100, max_partition_attempts=1, benchmark_texts=200)
-
-
-@pytest.fixture
-def ui(settings: Settings, tmp_path: Path) -> Iterator[DagsterUI]:
-    """The UI on the test database, in a browser; neither leaves a process behind."""
-    assert BROWSER is not None
-    with (
-        running_ui(settings, tmp_path) as url,
-        browser_page(BROWSER) as page,
-    ):
-        yield DagsterUI(page, url)
-    _, left = psutil.wait_procs(processes_of(settings.home), timeout=60)
-    assert [process.cmdline() for process in left] == []
+    return make_settings(bge_pipeline_home=own_home, partition_rows=100, max_partition_attempts=1, benchmark_texts=200)
 
 
 def test_a_migration_by_clicks_with_a_failed_partition_and_a_report(
@@ -118,16 +103,3 @@ def assert_report_is_readable(page: Locator, settings: Settings):
     for picture in pictures.all():
         assert picture.get_attribute("src").startswith("data:image/svg+xml;base64,")
         assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 300
-
-
-def processes_of(home: Path) -> list[psutil.Process]:
-    """Processes that were started with this data folder, the embedded PostgreSQL among them."""
-    return [process for process in psutil.process_iter() if _mentions(process, str(home))]
-
-
-def _mentions(process: psutil.Process, home: str) -> bool:
-    try:
-        # PostgreSQL writes its title over its environment, but names its folder in its command line.
-        return process.environ().get("BGE_PIPELINE_HOME") == home or any(home in part for part in process.cmdline())
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return False

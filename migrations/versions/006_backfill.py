@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from bge_pipeline.console import backfill_progress
+from bge_pipeline.phase_line import phase_line
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.ending import require_whole
 from bge_pipeline.phases.migrate import open_service
@@ -28,6 +28,6 @@ def downgrade() -> None:
 
 
 def _embed(migration: Migration) -> None:
-    with open_service(migration) as service, backfill_progress() as show:
-        result = backfill(migration, service.encoder, on_progress=show)
+    with open_service(migration) as service, phase_line() as line:
+        result = backfill(migration, service.encoder, on_progress=line.backfill)
     require_whole(result, None, "the same upgrade again")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from bge_pipeline.console import index_progress
+from bge_pipeline.phase_line import phase_line
 from bge_pipeline.phases.migrate import open_service
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.rollback import rollback
@@ -28,9 +28,14 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Exchange the columns back, while the old one is there."""
-    run_phase(rollback)
+    run_phase(_roll_back)
+
+
+def _roll_back(migration: Migration) -> None:
+    with phase_line() as line:
+        rollback(migration, on_progress=line.index, on_step=line.step)
 
 
 def _swap(migration: Migration) -> None:
-    with open_service(migration) as service, index_progress() as show:
-        swap(migration, service, on_progress=show)
+    with open_service(migration) as service, phase_line() as line:
+        swap(migration, service, on_progress=line.index, on_step=line.step)
