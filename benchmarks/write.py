@@ -114,7 +114,7 @@ def first_rows(connection: Connection, target: TargetTable, rows: int) -> Pendin
 
 def ours(batch_rows: int) -> Way:
     def write(database: Database, batch: PendingBatch, vectors: Vectors) -> None:
-        target = TargetTable("public", "segments", "id", "text", "embedding")
+        target = TargetTable("public", "segments", ("id",), "text", "embedding")
         with database.autocommit() as connection:
             number = describe_table(connection, target).columns[COLUMN].number
         rules = CommitRules(Settings.model_fields["backfill_max_lock_ms"].default, batch_rows)

@@ -1,4 +1,4 @@
-"""Standard output and error as people and pipes get them. What is told of phases is in phase_line.py."""
+"""Standard output and error as people and pipes get them, and commands to type there. What phases tell is in phase_line.py."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, cast
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.segment import Segment
 
 logger = logging.getLogger(__name__)
 
@@ -22,11 +23,17 @@ _WIDTH_WITHOUT_TERMINAL = 160
 _PADDING = re.compile(r" +(?=\n)")
 
 
-class PlainInPipes(Console):
-    """A console that writes no spaces at the ends of lines where no terminal is behind it.
+class OurConsole(Console):
+    """A console that sends no control character but its own, and no spaces at the ends of lines into a pipe or a file.
 
-    A table fills its last column up, which in a pipe or a file is what `cut`, `diff` and an editor stumble over.
+    A row's text may hold anything that a terminal obeys. A table fills its last column up, which is what `cut`, `diff` and an
+    editor stumble over.
     """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The parts of what is to be printed."""
+        for part in super().render(renderable, options):
+            yield part if part.control else part._replace(text=inert(part.text))
 
     @property
     def file(self) -> IO[str]:
@@ -52,15 +59,33 @@ class _WithoutPadding:
         return getattr(self._stream, name)
 
 
+_CONTROL = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\t\n"} | {0x7F: "\u2421"}
+_CONTROL |= dict.fromkeys((*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")
+"""Characters by which a terminal is told to do something, or to show letters in another order, as what is shown for them."""
+
+
+def inert(text: str) -> str:
+    """Text of a row or a name, as a terminal may print it."""
+    return text.translate(_CONTROL)
+
+
 def make_console(*, on_stderr: bool) -> Console:
     """A console on standard error or output: as wide as its terminal or COLUMNS say, and wide where neither does."""
     knows_width = (sys.stderr if on_stderr else sys.stdout).isatty() or "COLUMNS" in os.environ
     width = None if knows_width else _WIDTH_WITHOUT_TERMINAL
-    return PlainInPipes(stderr=on_stderr, highlight=on_stderr, width=width)
+    return OurConsole(stderr=on_stderr, highlight=on_stderr, width=width, markup=False, emoji=False)
 
 
 stderr = make_console(on_stderr=True)
 """Progress and notices; facts go to standard output, where they can be piped."""
+
+
+_COMMAND = re.compile(r"\bbge-pipeline (?!demo\b)(?=[a-z])")
+
+
+def commands_with(options: str, text: str) -> str:
+    """The text with these global options in each command of this project that it names."""
+    return _COMMAND.sub(lambda command: f"{command[0]}{options} ", text) if options else text
 
 
 class Throttle:

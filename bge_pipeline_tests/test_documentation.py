@@ -13,7 +13,7 @@ from bge_pipeline.cli import app
 from bge_pipeline.settings import Settings, load_settings
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/**/*.md")])
 README = (ROOT / "README.md").read_text()
 EXAMPLE = (ROOT / ".env.example").read_text()
 
@@ -40,7 +40,7 @@ def test_every_command_that_a_document_names_exists(document: Path) -> None:
     command = get_command(app)
     # Options of the command itself, too: those of completion, say.
     known = {*command.commands, *(name for option in command.params for name in option.opts)}
-    named = set(re.findall(r"bge-pipeline ((?:-[^ ]+ )*)([a-z-]+)", document.read_text()))
+    named = set(re.findall(r"bge-pipeline ((?:--env-file [^ ]+ |-[^ ]+ )*)([a-z-]+)", document.read_text()))
     assert {command for _, command in named} <= known
 
 

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bge_pipeline.cli.env_file import write_env
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.settings import Settings, load_settings, misspelled_names
+from bge_pipeline.settings.column_list import join_columns, split_columns
 
 
 def complaint(monkeypatch, **variables):
@@ -36,6 +38,16 @@ def test_a_file_is_read_and_the_environment_wins(monkeypatch, tmp_path):
     assert (settings.target_schema, settings.target_table) == ("from_file", "from_environment")
 
 
+def test_what_a_process_was_started_with_wins_over_an_env_file_that_was_put_over_it(monkeypatch, tmp_path):
+    (tmp_path / ".env").write_text("TARGET_TABLE=from_file\nPARTITION_ROWS=7\n")
+    for name, value in {"TARGET_TABLE": "from_file", "PARTITION_ROWS": "7", "TARGET_SCHEMA": "shop"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("BGE_PIPELINE_WITHOUT_ENV_FILE", "true")
+    monkeypatch.setenv("BGE_PIPELINE_AS_STARTED", '{"target_table": "meant", "target_schema": "earlier"}')
+    settings = load_settings()
+    assert (settings.target_table, settings.partition_rows, settings.target_schema) == ("meant", 50_000, "shop")
+
+
 def test_an_empty_variable_is_one_that_is_not_set(monkeypatch):
     monkeypatch.setenv("DATABASE_URL", "")
     monkeypatch.setenv("EMBEDDING_DIMENSIONS", "")
@@ -45,6 +57,37 @@ def test_an_empty_variable_is_one_that_is_not_set(monkeypatch):
 def test_settings_do_not_change():
     with pytest.raises(ValueError, match="frozen"):
         load_settings().target_table = "other"
+
+
+NAMES = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=15)
+
+
+@given(st.lists(NAMES, min_size=1, max_size=4, unique=True))
+def test_a_list_of_columns_is_read_as_it_is_written(names):
+    assert split_columns(join_columns(names)) == tuple(names)
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ("id", ("id",)),
+        ("tenant_id, doc_id", ("tenant_id", "doc_id")),
+        ('"Doc, Id",chunk no', ("Doc, Id", "chunk no")),
+        ('"a ""b""", c', ('a "b"', "c")),
+        ('the "id"', ('the "id"',)),
+    ],
+)
+def test_the_id_is_one_column_or_several(monkeypatch, tmp_path, value, names):
+    monkeypatch.setenv("TARGET_ID_COLUMN", value)
+    assert load_settings().id_columns == names
+    monkeypatch.delenv("TARGET_ID_COLUMN")
+    write_env({"TARGET_ID_COLUMN": join_columns(names)}, tmp_path / ".env")
+    assert load_settings().id_columns == names
+
+
+@pytest.mark.parametrize("value", ["a,", ",a", "a,,b", '"a', '"a"b', "a,a", "a," + "b" * 64, '""'])
+def test_what_is_no_list_of_columns_is_named(monkeypatch, value):
+    assert "TARGET_ID_COLUMN: expected" in complaint(monkeypatch, TARGET_ID_COLUMN=value)
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
@@ -65,7 +108,7 @@ def test_every_setting_says_what_it_is(name):
         ("BACKFILL_BATCH_ROWS", "1000000", "BACKFILL_BATCH_ROWS: "),
         ("TARGET_TABLE", "x" * 64, "TARGET_TABLE: "),
         ("TARGET_TABLE", "鍵" * 22, "at most 63 bytes"),
-        ("TARGET_TEXT_COLUMN", "id", "three different columns"),
+        ("TARGET_TEXT_COLUMN", "id", "expected different columns"),
         ("RETURN_TOP_K", "500", "RETURN_TOP_K (500): expected at most RERANK_TOP_K"),
         ("LOCK_TIMEOUT_MS", "0", "LOCK_TIMEOUT_MS: "),
         ("ENABLE_RERANKER", "perhaps", "ENABLE_RERANKER: "),

@@ -11,9 +11,10 @@ import typer
 from bge_pipeline.cli import printing
 from bge_pipeline.cli.consent import has_terminal
 from bge_pipeline.cli.env_file import write_env
-from bge_pipeline.cli.invocation import Json, Yes, app, invocation, opened
+from bge_pipeline.cli.invocation import Json, Yes, app, invocation, opened, warn_of_password
 from bge_pipeline.cli.migrating import plan_command
-from bge_pipeline.console import stderr
+from bge_pipeline.cli.wording import worded
+from bge_pipeline.console import inert, stderr
 from bge_pipeline.errors import ConfigurationError, TargetTableError
 from bge_pipeline.phases.discover import Discovered, discover
 from bge_pipeline.settings import Settings, load_settings
@@ -28,7 +29,9 @@ Table = Annotated[
 @app.command("discover", short_help="List the vector columns there are.")
 def discover_command(
     table: Table = None,
-    write: Annotated[bool, typer.Option("--write", help="Write the TARGET_* lines of --table into .env.")] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write the TARGET_* lines of --table into .env, or --env-file.")
+    ] = False,
     json: Json = False,
     yes: Yes = False,
 ) -> None:
@@ -42,7 +45,7 @@ def discover_command(
         return
     chosen = _chosen(found, table)
     if write:
-        write_env(chosen.settings(), yes=yes)
+        write_env(chosen.settings(), invocation().env_file, yes=yes)
     printing.print_json(chosen) if json else printing.print_settings(chosen.settings())
 
 
@@ -52,7 +55,9 @@ def init_command(
         str | None, typer.Option(metavar="URL", help="The database; DATABASE_URL of environment or .env by default.")
     ] = None,
     table: Table = None,
-    id_column: Annotated[str | None, typer.Option(metavar="NAME", help="Its key, where it cannot be told.")] = None,
+    id_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Its key, where it cannot be told, as TARGET_ID_COLUMN.")
+    ] = None,
     text_column: Annotated[str | None, typer.Option(metavar="NAME", help="Its text, where it cannot be told.")] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="The new model, as EMBEDDING_MODEL.")] = None,
     dimensions: Annotated[int | None, typer.Option(min=1, help="Of the new model's vectors.")] = None,
@@ -64,6 +69,8 @@ def init_command(
     Without a terminal the options have to say what cannot be told. Begins no migration.
     """
     overrides = invocation().overrides
+    if database_url is not None:
+        warn_of_password(database_url)
     url = database_url or overrides.get("database_url") or _configured_url()
     url = url or _asked("DATABASE_URL", "--database-url", f"PostgreSQL URL of the database ({_EXPECTED_URL})")
     overrides["database_url"] = url
@@ -90,11 +97,11 @@ def init_command(
             dimensions = int(_asked("EMBEDDING_DIMENSIONS", "--dimensions", f"Dimensions of {model}"))
     values = {"DATABASE_URL": url, **target, "EMBEDDING_MODEL": model, "EMBEDDING_DIMENSIONS": str(dimensions)}
     load_settings(**{name.lower(): value for name, value in values.items()})  # before anything is written
-    write_env(values, yes=yes)
-    stderr.print("written into .env", style="dim")
+    write_env(values, invocation().env_file, yes=yes)
+    stderr.print(f"written into {invocation().env_file}", style="dim", highlight=False)
     overrides.update({name.lower(): value for name, value in values.items()})
     plan_command(json=json)
-    stderr.print("Next: bge-pipeline migrate", style="dim", highlight=False)
+    stderr.print(worded("Next: bge-pipeline migrate"), style="dim", highlight=False)
 
 
 def _configured_url() -> str | None:
@@ -137,5 +144,5 @@ def _asked(name: str, option: str, question: str) -> str:
             state="nothing was written",
             next_step=f"the same command with {option}",
         )
-    answer: str = typer.prompt(question, err=True)
+    answer: str = typer.prompt(inert(question), err=True)
     return answer

@@ -8,7 +8,7 @@ import typer
 
 from bge_pipeline.cli.printing import megabytes, print_facts
 from bge_pipeline.cli.printing_plan import told_time
-from bge_pipeline.console import stderr
+from bge_pipeline.console import inert, stderr
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConsentRequired
 from bge_pipeline.phases.consent import Step, has_consent, rolled_back, step_ahead, with_consent
@@ -42,7 +42,7 @@ def confirm(warning: str, *, yes: bool) -> None:
         return
     if not has_terminal():
         raise ConsentRequired(warning, state="nothing was changed", next_step="the same command with --yes")
-    typer.confirm(f"{warning} Go on?", abort=True, err=True)
+    typer.confirm(inert(f"{warning} Go on?"), abort=True, err=True)
 
 
 def ask_to_migrate(migration: Migration, service: EmbeddingsService, state: MigrationState) -> Settings:
@@ -68,11 +68,11 @@ def ask_to_measure(unmeasured: Plan, *, yes: bool) -> bool:
     if yes or not has_terminal():
         return yes
     rows = min(SPEED_SAMPLE_ROWS, unmeasured.tokens.sampled_rows)
-    return typer.confirm(
+    question = (
         f"All pending rows together would be {unmeasured.endpoint}. Nothing was sent yet. To measure the speed, {rows} texts of "
-        f"{unmeasured.table} are sent, about {rows * unmeasured.tokens.mean:,.0f} tokens. Measure it?",
-        err=True,
+        f"{unmeasured.table} are sent, about {rows * unmeasured.tokens.mean:,.0f} tokens. Measure it?"
     )
+    return typer.confirm(inert(question), err=True)
 
 
 def rollback_warning(state: MigrationState, *, discard: bool) -> str | None:

@@ -14,7 +14,7 @@ from rich.text import Text
 from bge_pipeline.cli.printing import megabytes, stdout
 from bge_pipeline.cli.wording import worded
 from bge_pipeline.console import loading_progress, stderr
-from bge_pipeline.database.connection import Database, embedded_folder, normalise_url
+from bge_pipeline.database.connection import Database, embedded_folder
 from bge_pipeline.demo.home import SCHEMA, left_alone, questions_file
 from bge_pipeline.demo.mark import alone, claim_schema, drop_demo_table
 from bge_pipeline.demo.questions import judge
@@ -23,6 +23,7 @@ from bge_pipeline.phase_line import phase_line
 from bge_pipeline.phases.migrate import open_service
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import Status, read_status
+from bge_pipeline.postgres_url import parse_url, shown
 from bge_pipeline.quality.judgements import JudgedQueries, write_judged_queries
 from bge_pipeline.search import Retriever, SearchResponse, create_text_index
 from bge_pipeline.settings import DatabaseSettings, Settings
@@ -141,7 +142,7 @@ def question_to_user(settings: DatabaseSettings, *, reset: bool) -> str:
 def _where(settings: DatabaseSettings) -> str:
     if settings.database_url is None:
         return f"an embedded PostgreSQL of the demo's own in {embedded_folder(settings)}"
-    return normalise_url(settings.database_url.get_secret_value()).render_as_string(hide_password=True)
+    return shown(parse_url(settings.database_url.get_secret_value()))
 
 
 def _judged(migration: Migration) -> JudgedQueries:

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bge_pipeline.cli.consent import confirm
-from bge_pipeline.errors import ConfigurationError
+from bge_pipeline.cli.env_line import env_line
 
-_PLAIN = re.compile(r"[\w./:@%?&=+,-]*")
 _ASSIGNED = re.compile(r"^\s*(?:export\s+)?(\w+)\s*=", re.IGNORECASE)
 
 
@@ -22,9 +21,11 @@ def write_env(values: Mapping[str, str], path: Path = Path(".env"), *, yes: bool
         ConsentRequired: it would replace lines, and there is nobody to ask.
         typer.Abort: the answer was no.
     """
-    lines = {name: f"{name}={_quoted(name, value)}" for name, value in values.items()}
+    lines = {name: env_line(name, value) for name, value in values.items()}
     path = path.resolve()
-    there = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    # Not `splitlines`, which would break a value at rarer characters than line breaks.
+    there = before.removesuffix("\n").split("\n") if before else []
     replaced = [line for line in there if (name := _name(line)) in lines and line.strip() != lines[name]]
     if replaced:
         names = ", ".join(dict.fromkeys(_name(line) for line in replaced))
@@ -48,16 +49,3 @@ def _write(content: str, path: Path) -> None:
 def _name(line: str) -> str:
     found = _ASSIGNED.match(line)
     return found[1].upper() if found else ""
-
-
-def _quoted(name: str, value: str) -> str:
-    if "${" in value or "\n" in value:
-        raise ConfigurationError(
-            f"{name}: a value with ${{ or a line break cannot stand in .env",
-            state="nothing was written",
-            next_step=f"set {name} in the environment",
-        )
-    if _PLAIN.fullmatch(value):
-        return value
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"

@@ -8,15 +8,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import click
 import typer
 import typer.core
-from rich.logging import RichHandler
 from sqlalchemy.exc import SQLAlchemyError
 
-from bge_pipeline.cli.wording import demo_is_meant, mean_the_demo, worded
+from bge_pipeline.cli.log_output import log_to_stderr
+from bge_pipeline.cli.wording import demo_is_meant, mean_table, worded
 from bge_pipeline.console import stderr
 from bge_pipeline.database.connection import embedded_folder
 from bge_pipeline.demo.home import demo_is_there, demo_settings, names_a_table
@@ -25,7 +26,16 @@ from bge_pipeline.errors import BgePipelineError, ConfigurationError, Stopped
 from bge_pipeline.phase_line import working
 from bge_pipeline.phases.migrate import open_service
 from bge_pipeline.phases.migration import Migration
-from bge_pipeline.settings import Settings, load_settings, misspelled_names, nearest_setting
+from bge_pipeline.postgres_url import has_password, parse_url
+from bge_pipeline.settings import (
+    Settings,
+    TelemetrySettings,
+    load_settings,
+    misspelled_names,
+    nearest_setting,
+    settings_of_file,
+)
+from bge_pipeline.settings.configuration import read_early
 
 EPILOG = (
     "Configuration comes from the environment and .env (see .env.example). Exit codes: 0 done, 1 failed or answered no, 2 wrong "
@@ -34,7 +44,11 @@ EPILOG = (
     "SIGTERM, after the batch in hand."
 )
 
-_KEYS = frozenset({"embedding_api_key", "query_expansion_key"})
+_KEYS = frozenset({"embedding_api_key", "query_expansion_key", "slack_token"})
+
+_ANYWHERE = ("--set", "--env-file")
+_MAKES_ENV_FILE = ("init", "discover")
+_URLS = frozenset({"database_url", "dagster_database_url"})
 
 INTERRUPTED = 130
 """What typer turns Ctrl-C into."""
@@ -45,10 +59,12 @@ class Invocation:
     """One call of the command.
 
     Attributes:
-        overrides: settings of `--set`, and those that options of a command stand for, by name.
+        overrides: settings of `--env-file` and `--set`, and those that options of a command stand for, by name.
+        env_file: what `--env-file` names, and else `.env`; where `init` and `discover` write.
     """
 
     overrides: dict[str, str] = field(default_factory=dict)
+    env_file: Path = Path(".env")
 
     def assign(self, assignment: str) -> None:
         """Take one NAME=VALUE of `--set`.
@@ -59,8 +75,9 @@ class Invocation:
         name, separator, value = assignment.partition("=")
         if not separator or name.lower() not in Settings.model_fields:
             meant = nearest_setting(name)
+            got = f", got {name!r}" if name.isidentifier() else ""  # what else stands there may be a password
             raise ConfigurationError(
-                f"--set: expected NAME=VALUE with the name of a setting, got {assignment!r}",
+                f"--set: expected NAME=VALUE with the name of a setting{got}",
                 next_step=f"did you mean {meant}?" if separator and meant else None,
             )
         if name.lower() in _KEYS:
@@ -69,12 +86,37 @@ class Invocation:
                 state="nothing was changed",
                 next_step=f"set {name.upper()} in the environment or in .env",
             )
+        if name.lower() in _URLS:
+            warn_of_password(value)
         self.overrides[name.lower()] = value
+
+    def read(self, env_file: Path, *, may_be_made: bool) -> None:
+        """Take the settings of `--env-file`.
+
+        Raises:
+            ConfigurationError: the file cannot be read, and the command is none that makes it.
+        """
+        self.env_file = env_file
+        if env_file.exists() or not may_be_made:
+            self.overrides |= settings_of_file(env_file)
 
     def wait_for_others(self, wait: bool) -> None:
         """What `--wait` stands for."""
         if wait:
             self.overrides["operator_wait_seconds"] = "inf"
+
+
+def warn_of_password(url: str) -> None:
+    """Say so where a URL of the command line holds a password; one that is none is refused where it is used."""
+    try:
+        is_seen = has_password(parse_url(url))
+    except ConfigurationError:
+        return
+    if is_seen:
+        _note(
+            "a password on a command line is seen by everybody who lists the processes of this machine; in DATABASE_URL of the "
+            "environment or of .env, in PGPASSWORD or in ~/.pgpass it is not"
+        )
 
 
 def invocation() -> Invocation:
@@ -85,18 +127,18 @@ def invocation() -> Invocation:
 
 
 class _Commands(typer.core.TyperGroup):
-    """The commands; `--set NAME=VALUE` may stand behind them too, where people put it."""
+    """The commands; `--set NAME=VALUE` and `--env-file FILE` may stand behind them too, where people put them."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments, `--set` first."""
+        """Parse the arguments, those two first."""
         end = args.index("--") if "--" in args else len(args)
         first: list[str] = []
         others: list[str] = []
         words = iter(args[:end])
         for word in words:
-            if word == "--set":
+            if word in _ANYWHERE:
                 first += [word, *([value] if (value := next(words, None)) is not None else [])]
-            elif word.startswith("--set="):
+            elif word.startswith(tuple(f"{option}=" for option in _ANYWHERE)):
                 first.append(word)
             else:
                 others.append(word)
@@ -145,6 +187,7 @@ def _settings_that_begin_with(incomplete: str) -> list[str]:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -152,6 +195,12 @@ def _options(
             metavar="NAME=VALUE",
             help="Override a setting, e.g. INDEX_METHOD=hnsw.",
             autocompletion=_settings_that_begin_with,
+        ),
+    ] = None,
+    env_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--env-file", metavar="FILE", help="The table of this file, which wins over the environment and .env."
         ),
     ] = None,
     demo: Annotated[
@@ -164,16 +213,20 @@ def _options(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors only.")] = False,
 ) -> None:
     call = invocation()
+    if env_file is not None:
+        if demo:
+            raise ConfigurationError("--demo and --env-file name two tables", next_step="leave one of them out")
+        call.read(env_file, may_be_made=context.invoked_subcommand in _MAKES_ENV_FILE)
     for assignment in set_ or []:
         call.assign(assignment)
-    mean_the_demo(demo, elsewhere="database_url" in call.overrides)
+    mean_table(demo=demo, elsewhere="database_url" in call.overrides, env_file=env_file)
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
-    logger = logging.getLogger("bge_pipeline")
-    logger.setLevel(level)
-    logger.handlers = [RichHandler(console=stderr, show_path=False, show_time=False, markup=False)]
-    logger.propagate = False
-    for name, meant in misspelled_names().items():
-        logger.warning(".env: %s is no setting and has no effect; %s may be meant", name, meant)
+    log_to_stderr(read_early(TelemetrySettings, call.overrides).log_format, level)
+    for file in dict.fromkeys((Path(".env"), call.env_file)):
+        for name, meant in misspelled_names(file).items():
+            logging.getLogger("bge_pipeline").warning(
+                "%s: %s is no setting and has no effect; %s may be meant", file, name, meant
+            )
 
 
 def settings_of_command() -> Settings:

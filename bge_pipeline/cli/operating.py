@@ -32,7 +32,9 @@ quarantine = typer.Typer(
 )
 app.add_typer(quarantine, name="quarantine")
 
-Ids = Annotated[list[str] | None, typer.Argument(help="Ids of rows; all that are in quarantine when none is given.")]
+Ids = Annotated[
+    list[str] | None, typer.Argument(help="Ids of rows, as `list` shows them; all in quarantine when none is given.")
+]
 
 
 @app.command("pause", short_help="Hold every run on the table.")

@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bge_pipeline.cli.env_line import env_line
 from bge_pipeline.cli.wording import worded
 from bge_pipeline.console import make_console
 from bge_pipeline.duration import duration
+from bge_pipeline.settings.column_list import join_columns
 
 if TYPE_CHECKING:
     from bge_pipeline.phases.discover import Discovered
@@ -61,6 +63,7 @@ def print_discovered(found: Sequence[Discovered]) -> None:
         print_facts(
             f"{number}  {one.name}",
             {
+                "key": join_columns(one.id_columns) or None,
                 "type": one.found.type,
                 "rows": f"about {one.found.rows:,}" if one.found.rows is not None else "not known",
                 "index": one.found.index or "none",
@@ -75,7 +78,7 @@ def print_discovered(found: Sequence[Discovered]) -> None:
 def print_settings(settings: Mapping[str, str]) -> None:
     """Variables as they stand in `.env`."""
     for name, value in settings.items():
-        stdout.print(f"{name}={value}", markup=False, highlight=False, soft_wrap=True)
+        stdout.print(env_line(name, value), markup=False, highlight=False, soft_wrap=True)
 
 
 def print_status(status: Status) -> None:

@@ -36,7 +36,7 @@ def print_plan(plan: Plan) -> None:
             "OLD_INDEX=drop": plan.old_index_costs["drop"],
             "OLD_INDEX=keep": plan.old_index_costs["keep"],
             "depend on it": ", ".join(plan.dependents) or None,
-            "mention it": f"{', '.join(plan.mentions)} (check by hand)" if plan.mentions else None,
+            "mention it": "\n".join(plan.mentions) or None,
             "publications": "\n".join(plan.publications) or None,
             "triggers": "\n".join(plan.triggers) or None,
             "warnings": "\n".join(plan.warnings) or None,

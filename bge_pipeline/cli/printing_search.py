@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bge_pipeline.cli.printing import stdout
+from bge_pipeline.database.ids import id_as_text
 
 if TYPE_CHECKING:
     from bge_pipeline.search import SearchResponse, SearchResult
@@ -21,7 +22,9 @@ def print_search(response: SearchResponse, *, explain: bool) -> None:
     table.add_column(overflow="fold")
     for rank, found in enumerate(response.results, start=1):
         origin = (f"\n{_origin(found)}", "dim") if explain else ""
-        table.add_row(str(rank), f"{found.score:.3f}", Text.assemble((f"[{found.id}] ", "dim"), found.text, origin))
+        table.add_row(
+            str(rank), f"{found.score:.3f}", Text.assemble((f"[{id_as_text(found.id)}] ", "dim"), found.text, origin)
+        )
     stdout.print(table if response.results else "nothing found")
     if explain:
         stdout.print()

@@ -13,8 +13,17 @@ import typer.core
 
 from bge_pipeline.cli import printing, printing_search
 from bge_pipeline.cli.consent import confirm
-from bge_pipeline.cli.invocation import Json, Yes, app, invocation, model_of, opened
-from bge_pipeline.cli.wording import mean_the_demo
+from bge_pipeline.cli.invocation import (
+    Json,
+    Yes,
+    app,
+    invocation,
+    model_of,
+    opened,
+    settings_of_command,
+    warn_of_password,
+)
+from bge_pipeline.cli.wording import mean_table
 from bge_pipeline.console import stderr
 from bge_pipeline.demo.home import SCHEMA, demo_settings
 from bge_pipeline.errors import ConfigurationError
@@ -133,8 +142,9 @@ def demo_command(
 
     settings = demo_settings(invocation().overrides, database_url=database_url)
     if database_url is not None:
+        warn_of_password(database_url)
         confirm(question_to_user(settings, reset=reset), yes=yes)
-    mean_the_demo(True, elsewhere=database_url is not None)
+    mean_table(demo=True, elsewhere=database_url is not None)
     result = run_demo(settings, rows=rows, reset=reset, is_shown=not json)
     if json:
         printing.print_json(result)
@@ -148,5 +158,14 @@ def dev_command(
     """Start the Dagster UI and daemon on the configured database."""
     from bge_pipeline.orchestration.dev_server import run_dev
 
-    with opened() as migration:
-        raise typer.Exit(run_dev(migration.settings, port=port, host=host))
+    settings = settings_of_command()
+    if not settings.bge_pipeline_tables:
+        with opened() as migration:
+            settings = migration.settings
+    elif invocation().env_file != Path(".env"):
+        raise ConfigurationError(
+            f"--env-file {invocation().env_file}: BGE_PIPELINE_TABLES={settings.bge_pipeline_tables} is set, whose tables this "
+            "command serves",
+            next_step="bge-pipeline dev without --env-file; or with it and --set BGE_PIPELINE_TABLES=",
+        )
+    raise typer.Exit(run_dev(settings, port=port, host=host))

@@ -19,6 +19,7 @@ Row = dict[str, Any]
 """Values by column, of a segment that gives them."""
 
 _NOT_FOR_SEGMENTS = ("source_id", "video_id", "created_at")
+_TIMES = ("start_sec", "end_sec")
 
 _COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod), CASE WHEN a.atttypmod > 0 THEN a.atttypmod END,
@@ -75,7 +76,8 @@ def read_columns(cursor: Any, target: TargetTable) -> dict[str, SegmentColumn]:
     for name in (target.text_column, target.embedding_column):
         if name not in columns:
             raise TargetTableError(f"{target} has no column {name!r}", state="nothing was written")
-    return {n: column for n, column in columns.items() if n not in (*_NOT_FOR_SEGMENTS, target.id_column)}
+    others = {*_NOT_FOR_SEGMENTS, *target.id_columns} - {*_TIMES}
+    return {n: column for n, column in columns.items() if n not in others}
 
 
 def segment_rows(segments: Sequence[Segment], target: TargetTable, columns: Mapping[str, SegmentColumn]) -> list[Row]:
@@ -91,7 +93,7 @@ def segment_rows(segments: Sequence[Segment], target: TargetTable, columns: Mapp
         "start_sec": ("start_sec", "start"),
         "end_sec": ("end_sec", "end"),
     }
-    required = ("start_sec", "end_sec", target.text_column)
+    required = (*_TIMES, target.text_column)
     rows: dict[tuple[Any, Any], Row] = {}
     for number, segment in enumerate(segments):
         get = _getter(segment)

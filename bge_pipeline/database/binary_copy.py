@@ -17,13 +17,14 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.ids import Id, IdKind
+from bge_pipeline.database.row_key import numbered
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as RawConnection  # noqa: N812
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
-_FOUR_FIELDS = (4).to_bytes(2, "big")
+_FIELDS_BEHIND_THE_ID = 3
 
 
 def run_copy(connection: Connection, statement: str, stream: Any) -> None:
@@ -53,7 +54,7 @@ def staged_vectors(
     digests: Sequence[bytes],
     vectors: NDArray[np.float32],
 ) -> io.BytesIO:
-    """Rows `(id, version xid, digest uuid, vector vector)` as a binary COPY stream.
+    """Rows `(id, version xid, digest uuid, vector vector)` as a binary COPY stream, an id of several columns in as many fields.
 
     With ids of one length the whole stream is one array; otherwise each id is put in front of its row of an array.
 
@@ -65,14 +66,12 @@ def staged_vectors(
         vectors: float32 (n, dimensions).
     """
     n, dimensions = vectors.shape
-    binary_ids = kind.binary(ids)
-    identifier: list[Any] = []
-    if not isinstance(binary_ids, list):
-        identifier = [("fields", ">i2"), ("id_length", ">i4"), ("id", binary_ids.dtype)]
+    keys = [part.binary(values) for part, values in zip(kind.parts, kind.columns(ids), strict=True)]
+    identifier = id_fields(kind)
     rows = np.zeros(
         n,
         dtype=[
-            *identifier,
+            *(identifier or ()),
             ("version_length", ">i4"),
             ("version", ">u4"),
             ("digest_length", ">i4"),
@@ -90,17 +89,44 @@ def staged_vectors(
     rows["vector_length"] = 4 + 4 * dimensions
     rows["dimensions"] = dimensions
     rows["values"] = vectors
-    if isinstance(binary_ids, list):
-        size, rest = rows.itemsize, memoryview(rows.tobytes())
-        parts: list[bytes | memoryview] = [HEADER]
-        for position, identity in enumerate(binary_ids):
-            parts += (_FOUR_FIELDS, len(identity).to_bytes(4, "big"), identity)
-            parts.append(rest[position * size : (position + 1) * size])
-        return io.BytesIO(b"".join([*parts, TRAILER]))
-    rows["fields"] = 4
-    rows["id_length"] = rows["id"].itemsize
-    rows["id"] = binary_ids
-    return io.BytesIO(HEADER + rows.tobytes() + TRAILER)
+    fields = len(keys) + _FIELDS_BEHIND_THE_ID
+    if identifier is not None:
+        rows["fields"] = fields
+        for name, key in zip(names_of_id_fields(kind), keys, strict=True):
+            rows[f"{name}_length"] = rows[name].itemsize
+            rows[name] = key
+        return io.BytesIO(HEADER + rows.tobytes() + TRAILER)
+    size, rest = rows.itemsize, memoryview(rows.tobytes())
+    parts: list[bytes | memoryview] = [HEADER]
+    for position, identity in enumerate(zip(*map(_as_bytes, keys), strict=True)):
+        parts.append(fields.to_bytes(2, "big"))
+        for value in identity:
+            parts += (len(value).to_bytes(4, "big"), value)
+        parts.append(rest[position * size : (position + 1) * size])
+    return io.BytesIO(b"".join([*parts, TRAILER]))
+
+
+def id_fields(kind: IdKind) -> list[tuple[str, str]] | None:
+    """What a row begins with, its field count and id, as fields of NumPy; None where ids differ in length."""
+    fields = [("fields", ">i2")]
+    for name, part in zip(names_of_id_fields(kind), kind.parts, strict=True):
+        if part.binary_type is None:
+            return None
+        fields += [(f"{name}_length", ">i4"), (name, part.binary_type)]
+    return fields
+
+
+def names_of_id_fields(kind: IdKind) -> list[str]:
+    """What `id_fields` calls the values of the id's columns."""
+    return numbered("id", len(kind.parts))
+
+
+def _as_bytes(fields: NDArray[Any] | list[bytes]) -> list[bytes]:
+    """Each field's bytes, also those of an array."""
+    if isinstance(fields, list):
+        return fields
+    size, data = fields.itemsize, fields.tobytes()
+    return [data[start : start + size] for start in range(0, len(data), size)]
 
 
 def copy_stream(rows: Iterable[Sequence[bytes]]) -> io.BytesIO:

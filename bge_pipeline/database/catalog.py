@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from bge_pipeline.database.ids import IdKind, kind_of
-from bge_pipeline.database.keys import require_key
+from bge_pipeline.database.composite_ids import kind_of
+from bge_pipeline.database.ids import IdKind
+from bge_pipeline.database.keys import key_advice, require_key
 from bge_pipeline.database.notes import ColumnNote
+from bge_pipeline.database.partitions import estimated_rows
+from bge_pipeline.database.relations import require_migratable
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.text_columns import require_expression
@@ -21,14 +24,15 @@ MOST_DIMENSIONS = 16_000
 VECTOR_TYPES = ("vector", "halfvec", "sparsevec", "bit")
 
 _TABLE = """
-SELECT c.oid, c.relkind, c.relispartition AS is_partition, GREATEST(c.reltuples, 0)::bigint AS estimated_rows,
-       EXISTS (SELECT FROM pg_inherits WHERE c.oid IN (inhrelid, inhparent)) AS is_inherited
+SELECT c.oid, c.relkind, c.relispartition AS is_partition,
+       c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE c.oid IN (inhrelid, inhparent)) AS is_inherited
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = :schema AND c.relname = :table
 """
-_ID_TYPE = """
+_ID_TYPES = """
 SELECT format_type(atttypid, atttypmod) FROM pg_attribute
-WHERE attrelid = CAST(:table AS regclass) AND attname = :column AND NOT attisdropped
+WHERE attrelid = CAST(:table AS regclass) AND attname = ANY(:columns) AND NOT attisdropped
+ORDER BY array_position(:columns, attname::text)
 """
 _COLUMNS = """
 SELECT a.attname AS name, a.attnum AS number, t.typname AS type_name,
@@ -80,13 +84,17 @@ class Column:
 
 @dataclass(frozen=True)
 class TableDescription:
-    """The target table: its columns by name, the kind of its ids, the planner's estimate of its rows."""
+    """The target table: its columns by name, the kind of its ids, the planner's estimate of its rows.
+
+    Where it `is_partitioned`, its rows are in its partitions (`database.partitions`), which come and go.
+    """
 
     target: TargetTable
     oid: int
     estimated_rows: int
     columns: dict[str, Column]
     id_kind: IdKind
+    is_partitioned: bool = False
 
     @property
     def embedding(self) -> Column:
@@ -135,30 +143,20 @@ def describe_table(connection: Connection, target: TargetTable) -> TableDescript
     row = connection.execute(text(_TABLE), {"schema": target.schema, "table": target.table}).one_or_none()
     if row is None:
         raise missing_table(target)
-    if row.relkind != "r":
-        kinds = {"v": "a view", "m": "a materialized view", "p": "a partitioned table", "f": "a foreign table"}
-        raise TargetTableError(
-            f"{target} is {kinds.get(row.relkind, 'not a table')}: expected an ordinary table",
-            state="nothing was changed",
-        )
-    if row.is_partition or row.is_inherited:
-        kind = "a partition" if row.is_partition else "part of an inheritance hierarchy"
-        raise TargetTableError(
-            f"{target} is {kind}: expected a table that stands alone, as PostgreSQL adds columns to whole hierarchies only",
-            state="nothing was changed",
-        )
+    require_migratable(connection, target, row)
     columns = {r.name: Column(**r._mapping) for r in connection.execute(text(_COLUMNS), {"oid": row.oid})}  # noqa: SLF001
-    _check_columns(target, columns)
+    _check_columns(connection, target, row.oid, columns)
     require_expression(connection, target)
-    identifier = columns[target.id_column]
-    require_key(connection, target, row.oid, is_not_null=identifier.not_null)
-    return TableDescription(target, row.oid, row.estimated_rows, columns, kind_of(identifier.full_type))
+    key = [columns[name] for name in target.id_columns]
+    require_key(connection, target, row.oid, nullable=[column.name for column in key if not column.not_null])
+    rows, id_kind = estimated_rows(connection, target), kind_of([column.full_type for column in key])
+    return TableDescription(target, row.oid, rows, columns, id_kind, row.relkind == "p")
 
 
 def id_kind(connection: Connection, target: TargetTable) -> IdKind:
     """The kind of the table's ids, and nothing else about it."""
-    values = {"table": str(target), "column": target.id_column}
-    return kind_of(connection.execute(text(_ID_TYPE), values).scalar_one())
+    values = {"table": str(target), "columns": list(target.id_columns)}
+    return kind_of(connection.execute(text(_ID_TYPES), values).scalars().all())
 
 
 def _check_extension(connection: Connection) -> None:
@@ -170,17 +168,18 @@ def _check_extension(connection: Connection) -> None:
         )
 
 
-def _check_columns(target: TargetTable, columns: dict[str, Column]) -> None:
+def _check_columns(connection: Connection, target: TargetTable, oid: int, columns: dict[str, Column]) -> None:
     wanted = {
-        "TARGET_ID_COLUMN": target.id_column,
-        **({"TARGET_TEXT_COLUMN": target.text_column} if target.text_expression is None else {}),
-        "TARGET_EMBEDDING_COLUMN": target.embedding_column,
+        "TARGET_ID_COLUMN": target.id_columns,
+        "TARGET_TEXT_COLUMN": (target.text_column,) if target.text_expression is None else (),
+        "TARGET_EMBEDDING_COLUMN": (target.embedding_column,),
     }
-    missing = [f"{variable} {name!r}" for variable, name in wanted.items() if name not in columns]
+    missing = [f"{variable} {name!r}" for variable, names in wanted.items() for name in names if name not in columns]
     if missing:
         raise TargetTableError(
             f"{target} has no {', no '.join(missing)}; its columns are {', '.join(columns)}",
             state="nothing was changed",
+            next_step=None if columns.keys() >= set(target.id_columns) else key_advice(connection, target, oid),
         )
     source = columns[target.text_column] if target.text_expression is None else None
     embedding = columns[target.embedding_column]
@@ -201,3 +200,8 @@ def _check_columns(target: TargetTable, columns: dict[str, Column]) -> None:
 def pgvector_version(connection: Connection) -> str | None:
     """Version of the installed extension, for example `0.8.5`."""
     return connection.execute(text("SELECT extversion FROM pg_extension WHERE extname = 'vector'")).scalar_one_or_none()
+
+
+def version_numbers(version: str | None) -> tuple[int, ...]:
+    """A version's numbers, to be compared: `(0, 8, 5)`; `(0,)` of none."""
+    return tuple(int(part) for part in (version or "0").split(".") if part.isdigit())

@@ -19,7 +19,7 @@ from sqlalchemy.pool import NullPool
 from bge_pipeline.database.local_server import start_embedded_postgres
 from bge_pipeline.database.login import refuses_login
 from bge_pipeline.database.session import Sessions
-from bge_pipeline.errors import DatabaseUnavailable, DiskFull, LoginRefused, MissingPrivilege
+from bge_pipeline.errors import ConfigurationError, DatabaseUnavailable, DiskFull, LoginRefused, MissingPrivilege
 from bge_pipeline.postgres_url import parse_url, shown
 
 if TYPE_CHECKING:
@@ -144,6 +144,12 @@ class Database:
         try:
             yield
         except ProgrammingError as error:
+            if error.statement is None and str(error.orig).startswith("invalid dsn"):
+                raise ConfigurationError(
+                    f"{self}: {str(error.orig).strip()}",
+                    state="no server was asked",
+                    next_step="correct the parameters behind the ? of DATABASE_URL, then run the same command again",
+                ) from error
             if not isinstance(error.orig, InsufficientPrivilege):
                 raise
             raise MissingPrivilege(

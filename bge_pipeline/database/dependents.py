@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from bge_pipeline.database.catalog import TableDescription
+from bge_pipeline.database.functions import find_functions
 from bge_pipeline.database.publications import find_publications
 
 # pg_depend knows what is bound to the column by number; the text of function bodies it does not know. The last condition
-# leaves out this project's own index of pending rows.
+# leaves out this project's own index of pending rows. What stands on a partition follows its column too; what a partition has
+# since the whole table has it is named once.
 _BOUND = """
 WITH dependency AS (
   SELECT DISTINCT classid, objid FROM pg_depend
-  WHERE refclassid = 'pg_class'::regclass AND refobjid = :oid AND refobjsubid = :number AND deptype IN ('n', 'a')
+  JOIN pg_attribute held ON held.attrelid = refobjid AND held.attnum = refobjsubid
+  WHERE refclassid = 'pg_class'::regclass AND held.attname = :column AND deptype IN ('n', 'a')
+    AND (refobjid = :oid OR refobjid IN (SELECT relid FROM pg_partition_tree(:oid)))
 )
 SELECT CASE c.relkind WHEN 'm' THEN 'materialized view' ELSE 'view' END AS kind, c.oid::regclass::text AS name
 FROM dependency d JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
@@ -27,9 +31,11 @@ UNION
 SELECT 'policy', p.polname FROM dependency d JOIN pg_policy p ON d.classid = 'pg_policy'::regclass AND p.oid = d.objid
 UNION
 SELECT 'trigger', t.tgname FROM dependency d JOIN pg_trigger t ON d.classid = 'pg_trigger'::regclass AND t.oid = d.objid
+WHERE t.tgparentid = 0 AND t.tgname <> :own_trigger
 UNION
 SELECT 'constraint', o.conname FROM dependency d
 JOIN pg_constraint o ON d.classid = 'pg_constraint'::regclass AND o.oid = d.objid AND o.contype <> 'n'
+  AND o.coninhcount = 0
 UNION
 SELECT 'statistics', s.stxname FROM dependency d
 JOIN pg_statistic_ext s ON d.classid = 'pg_statistic_ext'::regclass AND s.oid = d.objid
@@ -41,20 +47,9 @@ SELECT 'index', i.indexrelid::regclass::text FROM dependency d
 JOIN pg_index i ON d.classid = 'pg_class'::regclass AND i.indexrelid = d.objid
 JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
 WHERE m.amname IN ('btree', 'hash', 'gin', 'gist', 'spgist', 'brin')
+  AND NOT c.relispartition
   AND NOT (left(c.relname, 3) = 'ix_' AND position('IS NULL' IN COALESCE(pg_get_expr(i.indpred, i.indrelid), '')) > 0)
 ORDER BY 1, 2
-"""
-# Functions that name table and column, and functions of the table's triggers that name the column.
-_MENTIONED = """
-SELECT p.oid::regprocedure::text AS name
-FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND p.prokind IN ('f', 'p')
-  AND position(lower(:column) IN lower(p.prosrc)) > 0
-  AND (position(lower(:table) IN lower(p.prosrc)) > 0
-    OR p.oid IN (SELECT tgfoid FROM pg_trigger WHERE tgrelid = :oid AND NOT tgisinternal))
-  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
-  AND p.proname <> :own_function
-ORDER BY 1
 """
 
 
@@ -78,7 +73,8 @@ class Dependent:
 def find_bound(connection: Connection, table: TableDescription, column: str) -> list[Dependent]:
     """Everything but vector indexes that is bound to `column`."""
     number = table.columns[column].number
-    rows = connection.execute(text(_BOUND), {"oid": table.oid, "number": number})
+    values = {"oid": table.oid, "column": column, "own_trigger": table.target.vector_trigger}
+    rows = connection.execute(text(_BOUND), values)
     publications = [p for p in find_publications(connection, table) if p.columns is not None and number in p.columns]
     return [
         *(Dependent(row.kind, row.name, bound=True) for row in rows),
@@ -90,9 +86,7 @@ def find_dependents(connection: Connection, table: TableDescription, column: str
     """What is bound to `column`, then what goes by its name."""
     bound = find_bound(connection, table, column)
     named = [dependent.name for dependent in bound]
-    target = table.target
-    values = {"table": target.table, "column": column, "oid": table.oid, "own_function": target.trigger_function}
-    functions = connection.execute(text(_MENTIONED), values).scalars()
+    functions = [f.name for f in find_functions(connection, table, table.columns[column]) if f.reads]
     publications = [publication.name for publication in find_publications(connection, table)]
     return [
         *bound,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -55,6 +55,8 @@ class Worker:
         rows: written so far.
         rows_per_second: since it began.
         silent_seconds: since its last heartbeat, by the server's clock.
+        still_seconds: since it last wrote a row, or began, as of that heartbeat.
+        held: what holds it back, in words; None where nothing does.
     """
 
     process: str
@@ -63,6 +65,8 @@ class Worker:
     rows: int
     rows_per_second: float
     silent_seconds: float
+    still_seconds: float = 0.0
+    held: str | None = None
 
     @property
     def is_silent(self) -> bool:
@@ -80,7 +84,19 @@ class Worker:
 
     def __str__(self) -> str:
         silent = f", silent for {self.silent_seconds:,.0f} s" if self.is_silent else ""
-        return f"{in_words(self.process)}: ids {self.id_range}, {self.rows:,} rows, {self.rows_per_second:,.0f} rows/s{silent}"
+        held = f", held back: {self.held}" if self.held else ""
+        return (
+            f"{in_words(self.process)}: ids {self.id_range}, {self.rows:,} rows, {self.rows_per_second:,.0f} rows/s"
+            f"{silent}{held}"
+        )
+
+
+class Done(Protocol):
+    """What a process has done so far: rows written, those of them that stayed in their page, and tokens read."""
+
+    written: int
+    in_page: int
+    tokens: int
 
 
 class Heartbeat:
@@ -91,17 +107,20 @@ class Heartbeat:
         target: the table that is filled.
         id_range: in words.
         model: name of the model.
-        rows: gives the rows written so far.
+        done: grows while the process works.
+
+    Attributes:
+        held: gives what holds the process back, in words.
     """
 
-    def __init__(
-        self, database: Database, target: TargetTable, id_range: str, model: str, rows: Callable[[], int]
-    ) -> None:
+    def __init__(self, database: Database, target: TargetTable, id_range: str, model: str, done: Done) -> None:
         self._database = database
         self._target = target
         self._facts = {"process": this_process(), "id_range": id_range, "model": model}
-        self._rows = rows
-        self._began = time.monotonic()
+        self._done = done
+        self._began = self._moved = time.monotonic()
+        self._rows = done.written
+        self.held: Callable[[], str | None] = lambda: None
         self._number: int | None = None
         self._is_told = True
         self._over = threading.Event()
@@ -132,9 +151,19 @@ class Heartbeat:
     def _beat(self, *, ended: bool = False) -> None:
         if not self._is_told:
             return
-        seconds = time.monotonic() - self._began
-        rows = self._rows()
-        facts = self._facts | {"rows": rows, "rows_per_second": rows / seconds if seconds else 0.0, "ended": ended}
+        now, rows = time.monotonic(), self._done.written
+        if rows != self._rows:
+            self._rows, self._moved = rows, now
+        seconds = now - self._began
+        facts = self._facts | {
+            "rows": rows,
+            "in_page": self._done.in_page,
+            "tokens": self._done.tokens,
+            "rows_per_second": rows / seconds if seconds else 0.0,
+            "still_seconds": now - self._moved,
+            "held": self.held(),
+            "ended": ended,
+        }
         try:
             with self._database.transaction() as connection:
                 self._write(connection, {"act": WORKER, "facts": json.dumps(facts)})
@@ -177,6 +206,8 @@ def _read(connection: Connection, target: TargetTable) -> list[Worker]:
             int(row.facts["rows"]),
             float(row.facts["rows_per_second"]),
             float(row.silent),
+            float(row.facts.get("still_seconds", 0.0)),
+            row.facts.get("held"),
         )
         for row in connection.execute(target.sql(_READ), {"act": WORKER})
     ]

@@ -1,7 +1,8 @@
-"""Kinds of ids: for each its SQL type, its bytes in a COPY, how its ranges end, and keys of id ranges."""
+"""Kinds of ids of one column: for each its SQL type, its bytes in a COPY, how its ranges end, and keys of id ranges."""
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from abc import ABC, abstractmethod
@@ -15,19 +16,17 @@ from urllib.parse import quote, unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_pipeline.errors import BgePipelineError
+from bge_pipeline.database.row_key import as_row, numbered
 
-Id = int | str
-"""An id as it travels: an integer, or a string that the id column's type reads."""
+ColumnId = int | str
+"""An id of one column as it travels: an integer, or a string that the column's type reads."""
+Id = ColumnId | tuple[ColumnId, ...]
+"""An id as it travels: the column's, or a tuple of those of several columns, which the driver writes as a row of SQL."""
 
 
 class IdKind(ABC):
     """What has to be known of ids of one kind."""
 
-    sql_type: ClassVar[str]
-    """Type of an id in a staging table."""
-    binary_type: ClassVar[str | None]
-    """NumPy's type of the binary form; None where ids differ in length."""
     as_it_travels: ClassVar[str] = "{id}"
     """SQL of an id, in a form that the driver returns for every value there can be."""
     least: ClassVar[Id | None] = None
@@ -35,21 +34,22 @@ class IdKind(ABC):
     includes_upper: ClassVar[bool] = False
     """Whether ranges are `(lower, upper]`, as they have to be where nobody can say which id comes next."""
 
+    @property
+    @abstractmethod
+    def parts(self) -> tuple[ColumnIds, ...]:
+        """The kind of each column of the key."""
+
+    @abstractmethod
+    def columns(self, ids: Sequence[Id]) -> list[Sequence[ColumnId]]:
+        """The values of each column."""
+
+    @abstractmethod
+    def from_columns(self, columns: Sequence[Sequence[ColumnId]]) -> list[Id]:
+        """The ids again, from what `columns` gives."""
+
+    @abstractmethod
     def plain(self, value: Any) -> Id:
         """The id as it travels, from what the driver returned for `as_it_travels`."""
-        return str(value)
-
-    def of_column(self, staged: str) -> str:
-        """SQL for the template of a statement: the staged id `staged` as the id column's type compares it."""
-        return staged
-
-    @abstractmethod
-    def binary(self, ids: Sequence[Id]) -> NDArray[Any] | list[bytes]:
-        """The ids in the binary form of `sql_type`: an array of fields of one length, or a list where they differ."""
-
-    @abstractmethod
-    def from_binary(self, fields: NDArray[Any] | Sequence[bytes]) -> list[Id]:
-        """The ids again, from what `binary` gives."""
 
     @abstractmethod
     def successor(self, value: Id) -> Id:
@@ -63,12 +63,61 @@ class IdKind(ABC):
     def key(self, lower: Id | None, upper: Id) -> str:
         """The bounds as the part of a partition key behind its number."""
 
+    @property
+    def staging_columns(self) -> list[tuple[str, str]]:
+        """Name and type of each column of the key in a staging table."""
+        return list(zip(numbered("id", len(self.parts)), (part.sql_type for part in self.parts), strict=True))
+
+    @property
+    def staged(self) -> str:
+        """SQL for the template of a statement: the id of a staged row `s` as the table's own columns compare it."""
+        names = numbered("s.id", len(self.parts))
+        return as_row([part.of_column(name) for part, name in zip(self.parts, names, strict=True)])
+
+
+class ColumnIds(IdKind):
+    """Ids of one column."""
+
+    sql_type: ClassVar[str]
+    """Type of an id in a staging table."""
+    binary_type: ClassVar[str | None]
+    """NumPy's type of the binary form; None where ids differ in length."""
+
+    @property
+    def parts(self) -> tuple[ColumnIds, ...]:
+        """This one."""
+        return (self,)
+
+    def columns(self, ids: Sequence[Any]) -> list[Sequence[ColumnId]]:
+        """The ids themselves."""
+        return [ids]
+
+    def from_columns(self, columns: Sequence[Sequence[ColumnId]]) -> list[Id]:
+        """The only column's."""
+        return list(columns[0])
+
+    def plain(self, value: Any) -> ColumnId:
+        """As a string."""
+        return str(value)
+
+    def of_column(self, staged: str) -> str:
+        """SQL for the template of a statement: the staged id `staged` as the id column's type compares it."""
+        return staged
+
     @abstractmethod
     def parse(self, key: str) -> tuple[Id | None, Id] | None:
         """The bounds in a partition key of this kind; None for a key of another."""
 
+    @abstractmethod
+    def binary(self, ids: Sequence[ColumnId]) -> NDArray[Any] | list[bytes]:
+        """The ids in the binary form of `sql_type`: an array of fields of one length, or a list where they differ."""
 
-class IntegerIds(IdKind):
+    @abstractmethod
+    def from_binary(self, fields: NDArray[Any] | Sequence[bytes]) -> list[ColumnId]:
+        """The ids again, from what `binary` gives."""
+
+
+class IntegerIds(ColumnIds):
     """smallint, integer and bigint."""
 
     sql_type = "bigint"
@@ -77,23 +126,24 @@ class IntegerIds(IdKind):
     _EARLIER_KEY = re.compile(r"(?:\d+_)?(-?\d+)_(-?\d+)")
     """As earlier versions wrote it, without the number at first, and with the upper end that is not in the range."""
 
-    def plain(self, value: Any) -> Id:
+    def plain(self, value: Any) -> ColumnId:
         """The id itself."""
         return int(value)
 
-    def binary(self, ids: Sequence[Id]) -> NDArray[Any]:
+    def binary(self, ids: Sequence[ColumnId]) -> NDArray[Any]:
         """Big-endian int64."""
         return np.array(ids, dtype=self.binary_type)
 
-    def from_binary(self, fields: NDArray[Any] | Sequence[bytes]) -> list[Id]:
+    def from_binary(self, fields: NDArray[Any] | Sequence[bytes]) -> list[ColumnId]:
         """Python's integers."""
-        return list(np.asarray(fields).astype(np.int64).tolist())
+        numbers = fields if isinstance(fields, np.ndarray) else np.frombuffer(b"".join(fields), self.binary_type)
+        return list(numbers.astype(np.int64).tolist())
 
-    def successor(self, value: Id) -> Id:
+    def successor(self, value: Any) -> Id:
         """The next integer: as the upper end of a range it need not be a bigint."""
         return int(value) + 1
 
-    def key(self, lower: Id | None, upper: Id) -> str:
+    def key(self, lower: Id | None, upper: Any) -> str:
         """The first and the last id that the range may hold, so that it does not seem to overlap the next one."""
         return f"_{lower}-{int(upper) - 1}"
 
@@ -105,7 +155,7 @@ class IntegerIds(IdKind):
         return (int(match[1]), int(match[2])) if match else None
 
 
-class UuidIds(IdKind):
+class UuidIds(ColumnIds):
     """uuid: random ids arrive below the least one too."""
 
     sql_type = "uuid"
@@ -114,11 +164,11 @@ class UuidIds(IdKind):
     _HEX = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
     _KEY = re.compile(rf"(?:\d+_)?({_HEX})_({_HEX})")
 
-    def binary(self, ids: Sequence[Id]) -> NDArray[Any]:
+    def binary(self, ids: Sequence[ColumnId]) -> NDArray[Any]:
         """The 16 bytes of each."""
         return np.frombuffer(b"".join(uuid.UUID(str(value)).bytes for value in ids), dtype=self.binary_type)
 
-    def from_binary(self, fields: NDArray[Any] | Sequence[bytes]) -> list[Id]:
+    def from_binary(self, fields: NDArray[Any] | Sequence[bytes]) -> list[ColumnId]:
         """Strings with hyphens."""
         return [str(uuid.UUID(bytes=bytes(field))) for field in fields]
 
@@ -137,7 +187,7 @@ class UuidIds(IdKind):
 
 
 @dataclass(frozen=True)
-class OtherIds(IdKind):
+class OtherIds(ColumnIds):
     """Any other type that a unique index can hold: text of any collation, numeric, bytea, dates, domains, enums.
 
     Ids travel as the text that the type itself writes and reads, and only the server compares them, by the id column's own
@@ -152,23 +202,20 @@ class OtherIds(IdKind):
 
     sql_type = "text"
     binary_type = None
-    as_it_travels = "{id}::text"
+    as_it_travels = "{id_texts}"
     includes_upper = True
     _KEY = re.compile(r"\d+~([^~]*)~([^~]+)")
-    _READABLE = frozenset("-._:@")
-    _EMPTY = "%00"
-    """The empty text in a key, where nothing at all stands for no lower end; no text in PostgreSQL has this character."""
 
     def of_column(self, staged: str) -> str:
         """The server reads the text as it reads a constant."""
         written = self.column_type.replace("{", "{{").replace("}", "}}").replace(":", "\\:")
         return f"CAST({staged} AS {written})"
 
-    def binary(self, ids: Sequence[Id]) -> list[bytes]:
+    def binary(self, ids: Sequence[ColumnId]) -> list[bytes]:
         """UTF-8."""
         return [str(value).encode() for value in ids]
 
-    def from_binary(self, fields: NDArray[Any] | Sequence[bytes]) -> list[Id]:
+    def from_binary(self, fields: NDArray[Any] | Sequence[bytes]) -> list[ColumnId]:
         """Strings."""
         return [bytes(field).decode() for field in fields]
 
@@ -177,40 +224,53 @@ class OtherIds(IdKind):
         return value
 
     def key(self, lower: Id | None, upper: Id) -> str:
-        """Both texts: letters of any alphabet and digits as they are, what Dagster, a shell or a URL could stumble over in
-        percent-encoding."""
-        return f"~{'' if lower is None else self.readable(str(lower))}~{self.readable(str(upper))}"
+        """Both texts, the lower one empty where there is none."""
+        return f"~{'' if lower is None else readable(lower)}~{readable(upper)}"
 
     def parse(self, key: str) -> tuple[Id | None, Id] | None:
         """Two texts."""
         match = self._KEY.fullmatch(key)
         if match is None:
             return None
-        lower, upper = ("" if part == self._EMPTY else unquote(part) for part in match.groups())
-        return lower if match[1] else None, upper
-
-    def readable(self, value: str) -> str:
-        """The text in a key. Dots in a row, or at the end, would be Dagster's sign of a range of partitions."""
-        kept = "".join(c if c.isalnum() or c in self._READABLE else quote(c, safe="") for c in value).replace(
-            "~", "%7E"
-        )
-        return re.sub(r"\.(?=\.|$)", "%2E", kept) or self._EMPTY
+        return read_again(match[1]) if match[1] else None, read_again(match[2])
 
 
 INTEGERS = IntegerIds()
 UUIDS = UuidIds()
 OTHERS = OtherIds()
 """For ranges, whose bounds are constants of a statement: the server gives those the column's type."""
-_FIXED_LENGTH: dict[str, IdKind] = {"smallint": INTEGERS, "integer": INTEGERS, "bigint": INTEGERS, "uuid": UUIDS}
+
+_READABLE = frozenset("-._:@")
+_EMPTY = "%00"
+"""The empty text in a key, where nothing at all stands for no lower end; no text in PostgreSQL has this character."""
 
 
-def kind_of(column_type: str) -> IdKind:
-    """The kind of an id column by its type, as `format_type` writes it."""
-    return _FIXED_LENGTH.get(column_type) or OtherIds(column_type)
+def readable(value: Id) -> str:
+    """An id of a column in a partition key: letters of any alphabet and digits as they are, what Dagster, a shell or a URL
+    could stumble over in percent-encoding. Dots in a row, or at the end, would be Dagster's sign of a range of partitions."""
+    kept = "".join(c if c.isalnum() or c in _READABLE else quote(c, safe="") for c in str(value)).replace("~", "%7E")
+    return re.sub(r"\.(?=\.|$)", "%2E", kept) or _EMPTY
+
+
+def read_again(part: str) -> str:
+    """The id again, from what `readable` gives."""
+    return "" if part == _EMPTY else unquote(part)
+
+
+def from_driver(values: Sequence[Any]) -> Any:
+    """The id of a row whose key's columns have these values: the value of the only column, or a tuple."""
+    return values[0] if len(values) == 1 else tuple(values)
 
 
 def id_as_text(value: Any) -> str:
-    """An id as PostgreSQL writes it, from what the driver made of it: judgements name rows by `id::text`."""
+    """An id as PostgreSQL writes it, from what the driver made of it or from an id as it travels: judgements name rows so.
+
+    Of several columns a JSON array of such texts, as `RowKey.text` makes it.
+    """
+    if isinstance(value, tuple):
+        return json.dumps([id_as_text(part) for part in value], ensure_ascii=False)
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, (bytes, memoryview)):
         return "\\x" + bytes(value).hex()
     if isinstance(value, Decimal):
@@ -223,48 +283,6 @@ def id_as_text(value: Any) -> str:
     return str(value)
 
 
-@dataclass(frozen=True)
-class IdRange:
-    """`[lower, upper)`, or `(lower, upper]` where the kind has it so; without a lower end where `lower` is None.
-
-    An upper bound that has no successor is included, since nothing could stand above it.
-    """
-
-    lower: Id | None
-    upper: Id
-    kind: IdKind
-
-    def key(self, number: int, digits: int = 5) -> str:
-        """The range as the partition key of that number. Keys of so many digits sort by their numbers, whatever the ids are."""
-        return f"{number:0{digits}d}{self.kind.key(self.lower, self.upper)}"
-
-    @classmethod
-    def from_key(cls, key: str) -> IdRange:
-        """The range that a partition key names.
-
-        Raises:
-            BgePipelineError: the key is not one of ours.
-        """
-        for kind in (INTEGERS, UUIDS, OTHERS):
-            bounds = kind.parse(key)
-            if bounds is not None:
-                return cls(*bounds, kind)
-        raise BgePipelineError(f"expected a partition key `<number>_<first id>-<last id>`, got {key!r}")
-
-    @property
-    def condition(self) -> str:
-        """The range as SQL about `{id}`, for `values`."""
-        above = (
-            "" if self.lower is None else "{id} > :lower AND " if self.kind.includes_upper else "{id} >= :lower AND "
-        )
-        return above + "{id} " + ("<" if self.kind.has_successor(self.upper) else "<=") + " :upper"
-
-    @property
-    def values(self) -> dict[str, Id]:
-        """The values of `condition`."""
-        return {"upper": self.upper} | ({} if self.lower is None else {"lower": self.lower})
-
-    def __str__(self) -> str:
-        if self.kind.includes_upper:
-            return f"({'' if self.lower is None else self.lower}, {self.upper}]"
-        return f"[{self.lower}, {self.upper})"
+def as_constant(value: Any) -> str | tuple[str, ...]:
+    """What the driver made of an id, as a constant without a type, which PostgreSQL reads as the column's."""
+    return tuple(map(id_as_text, value)) if isinstance(value, tuple) else id_as_text(value)

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.build_progress import BuildProgress, build_watcher
 from bge_pipeline.database.connection import Database, lacks_shared_memory
-from bge_pipeline.database.indexes import MEBIBYTE, depends_on_column, drop_index, index_is_valid
+from bge_pipeline.database.indexes import MEBIBYTE, depends_on_column, drop_index, index_bytes, index_is_valid
 from bge_pipeline.database.lock_holders import (
     LockWatch,
     WaitLog,
@@ -95,7 +95,7 @@ def build_concurrently(
                 next_step="bge-pipeline status says where the migration stands; rename the index if it is your own",
             )
         if existing:
-            return BuildResult(name, False, 0.0, _bytes(connection, target.schema, name), 0)
+            return BuildResult(name, False, 0.0, index_bytes(connection, target.schema, name), 0)
         if existing is False:
             logger.info("index %s is an invalid leftover of an interrupted build; building it again", name)
             with naming_blockers(database, connection, f"dropping index {name}"):
@@ -113,7 +113,7 @@ def build_concurrently(
         seconds = time.perf_counter() - started
         if not index_is_valid(connection, target.schema, name):
             raise IndexBuildFailed(f"index {name} is invalid after its build", next_step="run the same command again")
-        return BuildResult(name, True, seconds, _bytes(connection, target.schema, name), megabytes)
+        return BuildResult(name, True, seconds, index_bytes(connection, target.schema, name), megabytes)
 
 
 def rebuild_concurrently(
@@ -149,14 +149,6 @@ def _build_session(database: Database, target: TargetTable, name: str) -> Iterat
             yield connection
         finally:
             connection.invalidate()
-
-
-def _bytes(connection: Connection, schema: str, name: str) -> int:
-    statement = text(
-        "SELECT pg_relation_size(c.oid) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE n.nspname = :schema AND c.relname = :name"
-    )
-    return int(connection.execute(statement, {"schema": schema, "name": name}).scalar_one())
 
 
 def give_memory(connection: Connection, memory_bytes: int) -> int:

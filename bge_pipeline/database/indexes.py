@@ -18,6 +18,10 @@ MOST_DIMENSIONS_OF_VECTOR = 2_000
 HNSW_M = 16
 HNSW_EF_CONSTRUCTION = 64
 """pgvector's defaults."""
+BESIDE_TRAFFIC = "CREATE INDEX CONCURRENTLY {index} ON {table}"
+"""How a statement begins that builds an index, for `TargetTable.sql`."""
+OVER_PARTITIONS = "CREATE INDEX {index} ON ONLY {table}"
+"""How one begins that makes the index of a partitioned table, which is whole when every partition's is attached to it."""
 _EXACT_METHODS = ("btree", "hash", "gin", "gist", "spgist", "brin")
 
 _TOKENS = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|[^\W\d][\w$]*|.""", re.DOTALL)
@@ -33,9 +37,13 @@ _OF_ONE_LENGTH = re.compile(r" WHERE \(vector_dims\([^()]+\) = \d+\)$")
 _DEFAULT_SHAPE = re.compile(r" USING ivfflat \((?!\()[^ ]+\)( WITH |$)")
 """PostgreSQL does not print an operator class that is the default, as pgvector's vector_l2_ops is for IVFFlat."""
 
-_INDEXES_ON_COLUMN = """
+_BYTES = """CASE WHEN c.relkind = 'I' THEN (
+  SELECT COALESCE(sum(pg_relation_size(p.relid)), 0) FROM pg_partition_tree(c.oid) p WHERE p.isleaf)
+ELSE pg_relation_size(c.oid) END"""
+"""Of an index `c`, or of all that are attached to that of a partitioned table."""
+_INDEXES_ON_COLUMN = f"""
 SELECT DISTINCT c.relname AS name, m.amname AS method, i.indisvalid AS valid, pg_get_indexdef(c.oid) AS definition,
-       pg_relation_size(c.oid) AS bytes
+       {_BYTES} AS bytes
 FROM pg_depend d JOIN pg_index i ON i.indexrelid = d.objid JOIN pg_class c ON c.oid = i.indexrelid
 JOIN pg_am m ON m.oid = c.relam
 WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
@@ -46,7 +54,7 @@ ORDER BY 1
 
 @dataclass(frozen=True)
 class Index:
-    """An index as the catalog has it."""
+    """An index as the catalog has it; that of a partitioned table is all of its partitions' together."""
 
     name: str
     method: str
@@ -222,7 +230,7 @@ def _item_bytes(dimensions: int, element: str) -> int:
 def indexes_on(connection: Connection, oid: int, column_number: int) -> list[Index]:
     """Every index that depends on a column."""
     rows = connection.execute(text(_INDEXES_ON_COLUMN), {"oid": oid, "number": column_number})
-    return [Index(row.name, row.method, row.valid, row.definition, row.bytes) for row in rows]
+    return [Index(row.name, row.method, row.valid, row.definition, int(row.bytes)) for row in rows]
 
 
 def vector_indexes_on(connection: Connection, oid: int, column_number: int) -> list[Index]:
@@ -230,7 +238,9 @@ def vector_indexes_on(connection: Connection, oid: int, column_number: int) -> l
     return [index for index in indexes_on(connection, oid, column_number) if index.is_vector_index]
 
 
-def create_index_statement(target: TargetTable, column: str, name: str, plan: IndexPlan) -> TextClause:
+def create_index_statement(
+    target: TargetTable, column: str, name: str, plan: IndexPlan, *, head: str = BESIDE_TRAFFIC
+) -> TextClause:
     """The statement that builds the index of `plan`, without blocking writers."""
     key = "{column}" if plan.element == plan.column_type else "({column}::halfvec({dimensions}))"
     options = (
@@ -239,8 +249,7 @@ def create_index_statement(target: TargetTable, column: str, name: str, plan: In
         else f"m = {plan.m}, ef_construction = {plan.ef_construction}"
     )
     return target.sql(
-        f"CREATE INDEX CONCURRENTLY {{index}} ON {{table}} USING {plan.method} "
-        f"({key} {plan.element}_{plan.metric}_ops) WITH ({options})",
+        f"{head} USING {plan.method} ({key} {plan.element}_{plan.metric}_ops) WITH ({options})",
         index=name,
         column=column,
         dimensions=plan.dimensions,
@@ -264,6 +273,15 @@ def index_is_valid(connection: Connection, schema: str, name: str) -> bool | Non
         "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = :schema AND c.relname = :name"
     )
     return connection.execute(statement, {"schema": schema, "name": name}).scalar_one_or_none()
+
+
+def index_bytes(connection: Connection, schema: str, name: str) -> int:
+    """Size of the index of that name."""
+    statement = text(
+        f"SELECT {_BYTES} FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE n.nspname = :schema AND c.relname = :name"
+    )
+    return int(connection.execute(statement, {"schema": schema, "name": name}).scalar_one())
 
 
 def depends_on_column(connection: Connection, target: TargetTable, name: str, column: str) -> bool:

@@ -14,6 +14,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.lock_holders import LockWatch, shown_holders
 from bge_pipeline.errors import LockNotAcquired
+from bge_pipeline.telemetry.metrics import LOCK_CONFLICTS, LOCK_WAIT_SECONDS
 
 if TYPE_CHECKING:
     from bge_pipeline.settings import LockSettings
@@ -111,8 +112,14 @@ def with_lock_retries(
         LockNotAcquired: LOCK_MAX_ATTEMPTS attempts ran out.
     """
     watch = LockWatch(database, first_look_seconds=settings.lock_timeout_ms / 1_000 * _FIRST_LOOK)
+    counted_seconds = 0.0
 
     def report(state: RetryCallState) -> None:
+        nonlocal counted_seconds
+        waited = (state.seconds_since_start or 0.0) + state.upcoming_sleep
+        LOCK_CONFLICTS.inc()
+        LOCK_WAIT_SECONDS.inc(waited - counted_seconds)
+        counted_seconds = waited
         logger.info(
             "%s: the table is busy, attempt %d of %d; held by %s",
             purpose,
@@ -133,6 +140,7 @@ def with_lock_retries(
     except DBAPIError as error:
         if not is_lock_conflict(error):
             raise
+        LOCK_CONFLICTS.inc()
         raise LockNotAcquired(
             f"{purpose}: could not lock the table within {settings.lock_timeout_ms} ms, {settings.lock_max_attempts} times; "
             f"it is held by {_held_by(watch)}",

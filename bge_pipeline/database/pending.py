@@ -7,7 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, TextClause, text
 
-from bge_pipeline.database.ids import IdRange
+from bge_pipeline.database.id_range import IdRange
+from bge_pipeline.database.indexes import BESIDE_TRAFFIC
 from bge_pipeline.database.target import TargetTable
 
 # Both halves of the partial index's predicate; queries repeat it word for word so that the planner sees the match.
@@ -18,14 +19,14 @@ LACKS_VECTOR = f"{{column}} IS NULL AND {{only_part}}{HAS_TEXT}"
 TEXT_DIGEST = "md5(convert_to({t_text}::text, 'UTF8'))::uuid"
 # A quarantined row is one whose text is still the one that failed. The digest is made for rows in quarantine alone:
 # `IS DISTINCT FROM` cannot become a join's key, for which that of every row would be made.
-IS_QUARANTINED_TEXT = f"q.row_id = t.{{id}} AND NOT q.text_digest IS DISTINCT FROM {TEXT_DIGEST}"
+IS_QUARANTINED_TEXT = f"{{quarantined_id}} = {{t_id}} AND NOT q.text_digest IS DISTINCT FROM {TEXT_DIGEST}"
 IN_QUARANTINE = f"EXISTS (SELECT FROM {{quarantine}} q WHERE {IS_QUARANTINED_TEXT})"
 # An unlogged table cannot be read on a standby.
 _USABLE = """
 SELECT EXISTS (
-  SELECT FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
-  WHERE c.oid = to_regclass(:name) AND c.relkind = 'r' AND a.attname = 'text_digest' AND NOT a.attisdropped
-    AND NOT (c.relpersistence = 'u' AND pg_is_in_recovery()))
+  SELECT FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped
+  WHERE c.oid = to_regclass(:name) AND c.relkind = 'r' AND NOT (c.relpersistence = 'u' AND pg_is_in_recovery())
+  HAVING bool_or(a.attname = 'text_digest') AND count(*) FILTER (WHERE a.attname ~ '^row_id(_[0-9]+)?$') = :columns)
 """
 
 _INDEX = """
@@ -58,7 +59,8 @@ class Counts:
 
 def quarantine_is_usable(connection: Connection, target: TargetTable) -> bool:
     """Whether the quarantine is there, of today's shape, and readable; where it is not, no row counts as quarantined."""
-    return bool(connection.execute(text(_USABLE), {"name": target.quarantine}).scalar_one())
+    values = {"name": target.quarantine, "columns": len(target.id_columns)}
+    return bool(connection.execute(text(_USABLE), values).scalar_one())
 
 
 def waits(connection: Connection, target: TargetTable) -> str:
@@ -72,15 +74,13 @@ def has_pending_index(connection: Connection, target: TargetTable, column: str) 
     return bool(connection.execute(text(_INDEX), {"name": str(target), "column": column}).scalar_one())
 
 
-def pending_index_statement(target: TargetTable, column: str, index: str) -> TextClause:
+def pending_index_statement(target: TargetTable, column: str, index: str, *, head: str = BESIDE_TRAFFIC) -> TextClause:
     """The statement that builds the partial index of rows without a vector.
 
     An expression stays out of it: where it failed for a row, the application could not write that row.
     """
     predicate = LACKS_VECTOR if target.row_text.is_column else "{only_part}{column} IS NULL"
-    return target.sql(
-        f"CREATE INDEX CONCURRENTLY {{index}} ON {{table}} ({{id}}) WHERE {predicate}", index=index, column=column
-    )
+    return target.sql(f"{head} ({{ids}}) WHERE {predicate}", index=index, column=column)
 
 
 def count_pending(connection: Connection, target: TargetTable, column: str, id_range: IdRange | None = None) -> int:
@@ -111,7 +111,7 @@ def count_pending_at_most(connection: Connection, target: TargetTable, column: s
     Where there is the partial index, the order keeps the planner at it: by the statistics of a column that was analysed while
     it was empty, reading the table would find a pending row at once. Where there is none, the table is read.
     """
-    order = "ORDER BY {id}" if has_pending_index(connection, target, column) else ""
+    order = "ORDER BY {ids}" if has_pending_index(connection, target, column) else ""
     statement = target.sql(
         f"SELECT count(*) FROM (SELECT FROM {{table}} t WHERE {waits(connection, target)} {order} LIMIT :limit) found",
         column=column,

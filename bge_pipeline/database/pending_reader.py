@@ -17,7 +17,9 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from bge_pipeline.database.catalog import id_kind
-from bge_pipeline.database.ids import IdKind, IdRange
+from bge_pipeline.database.id_range import IdRange
+from bge_pipeline.database.ids import IdKind
+from bge_pipeline.database.partitions import stored_tables
 from bge_pipeline.database.pending import has_pending_index, waits
 from bge_pipeline.database.target import TargetTable
 
@@ -28,7 +30,7 @@ _FEWEST_PAGES = 64
 
 _TURNS = """
 SELECT place::text AS place, block, {last} AS last FROM (
-  SELECT ctid AS place, (ctid::text::point)[0]::bigint AS block, {{id}} AS id, octet_length({{text}}::text) AS bytes
+  SELECT ctid AS place, (ctid::text::point)[0]::bigint AS block, {{t_ids_as_id}}, octet_length({{text}}::text) AS bytes
   FROM {{table}} t WHERE {where}
 ) pending ORDER BY row_number() OVER (PARTITION BY block ORDER BY least(bytes, 2000) DESC, place), place
 """
@@ -38,7 +40,7 @@ _ROWS_AT = (
 )
 _ROWS_BY_ID = (
     "SELECT {identity} AS identity, xmin::text::bigint AS version, {{text}} AS text "
-    "FROM {{table}} t WHERE {where} ORDER BY t.{{id}} LIMIT :rows"
+    "FROM {{table}} t WHERE {where} ORDER BY {{t_ids}} LIMIT :rows"
 )
 _SIZE = """
 SELECT pg_relation_size(c.oid) / current_setting('block_size')::bigint AS pages,
@@ -52,16 +54,18 @@ class PendingBatch:
     """Rows as they stood when they were read.
 
     Attributes:
-        ids: integers or strings, as `IdKind` has them travel.
+        ids: integers, strings or tuples of them, as `IdKind` has them travel.
         versions: the rows' `xmin`: any later update of a row has another.
         texts: what to embed.
         blocks: the page that each row was in; empty where the order of pages does not count.
+        partition: the one that all the rows were in; None of a table that has none.
     """
 
     ids: Sequence[Any]
     versions: Sequence[int]
     texts: Sequence[str]
     blocks: Sequence[int] = ()
+    partition: TargetTable | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -78,6 +82,7 @@ class PendingBatch:
             [self.versions[i] for i in positions],
             [self.texts[i] for i in positions],
             [self.blocks[i] for i in positions] if self.blocks else (),
+            self.partition,
         )
 
     def halves(self) -> tuple[PendingBatch, PendingBatch]:
@@ -86,21 +91,21 @@ class PendingBatch:
         return self.only(range(middle)), self.only(range(middle, len(self)))
 
     def joined(self, other: PendingBatch) -> PendingBatch:
-        """These rows and then the others."""
+        """These rows and then the others, of the same partition."""
         return PendingBatch(
             [*self.ids, *other.ids],
             [*self.versions, *other.versions],
             [*self.texts, *other.texts],
             [*self.blocks, *other.blocks],
+            self.partition,
         )
 
 
 class PendingReader:
     """Gives every row that is pending when it comes to it, once, in constant memory; one instance a pass.
 
-    Where the index of pending rows is there, few are left: they come through it, by id. Otherwise they come in turns of the
-    pages, window by window: of the table's pages, or of the ids of a range. A row that the application moves meanwhile is
-    left to the next pass.
+    Partitions are read one after another, as places in pages, and updates that stay in them, are a partition's own. A row that
+    the application moves to another one meanwhile is left to the next pass, and so are partitions that come meanwhile.
 
     Each query is a transaction of its own, so that vacuum is never held up: give autocommit connections. After an error the
     next call, with another connection, goes on where the last one stood.
@@ -108,6 +113,37 @@ class PendingReader:
 
     def __init__(self, target: TargetTable, column: str, rows: int, id_range: IdRange | None = None) -> None:
         self._target = target
+        self._column = column
+        self._rows = rows
+        self._id_range = id_range
+        self._readers: list[_TableReader] | None = None
+
+    def read(self, connection: Connection) -> PendingBatch | None:
+        """The next batch of at most `rows` rows; None at the end."""
+        if self._readers is None:
+            self._readers = [
+                _TableReader(table, self._column, self._rows, self._id_range)
+                for table in stored_tables(connection, self._target)
+            ]
+        while self._readers:
+            batch = self._readers[0].read(connection)
+            if batch is not None:
+                return batch
+            del self._readers[0]
+        return None
+
+
+class _TableReader:
+    """Reads one table that holds its rows itself.
+
+    Where the index of pending rows is there, few are left: they come through it, by id. Otherwise they come in turns of the
+    pages, window by window: of the table's pages, or of the ids of a range. A row that the application moves meanwhile is
+    left to the next pass.
+    """
+
+    def __init__(self, target: TargetTable, column: str, rows: int, id_range: IdRange | None = None) -> None:
+        self._target = target
+        self._partition = target if target.whole is not None else None
         self._column = column
         self._rows = rows
         self._id_range = id_range
@@ -132,7 +168,7 @@ class PendingReader:
             if not self._places:
                 if self._is_at_end:
                     return None
-                self._places = list(self._next_window(connection))
+                self._places = list(self._next_window(connection, self._kind))
                 continue
             batch = self._rows_at(connection, self._kind, self._places[: self._rows])
             self._places = self._places[self._rows :]
@@ -147,7 +183,7 @@ class PendingReader:
             return None
         ids = [kind.plain(row.identity) for row in found]
         self._after = ids[-1]
-        return PendingBatch(ids, [r.version for r in found], [r.text for r in found])
+        return PendingBatch(ids, [r.version for r in found], [r.text for r in found], partition=self._partition)
 
     def _rows_at(self, connection: Connection, kind: IdKind, places: Sequence[tuple[str, int]]) -> PendingBatch:
         statement = self._target.sql(
@@ -161,15 +197,20 @@ class PendingReader:
             [row.version for row, _ in rows],
             [row.text for row, _ in rows],
             [block for _, block in rows],
+            self._partition,
         )
 
-    def _next_window(self, connection: Connection) -> Iterator[tuple[str, int]]:
+    def _next_window(self, connection: Connection, kind: IdKind) -> Iterator[tuple[str, int]]:
         where, values = self._where()
         last = "NULL"
         if self._id_range is not None:
-            where += " ORDER BY t.{id} LIMIT :window"
+            where += " ORDER BY {t_ids} LIMIT :window"
             values["window"] = _WINDOW_ROWS
-            last = "(last_value(id) OVER (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING))::text"
+            key = self._target.key.under("id")
+            last = (
+                f"last_value({key.texts()}) OVER (ORDER BY {key.listed()} "
+                "ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)"
+            )
         else:
             size = connection.execute(text(_SIZE), {"name": str(self._target)}).one()
             pages = max(_FEWEST_PAGES, int(_WINDOW_ROWS / max(size.rows_in_page, 1)))
@@ -182,7 +223,7 @@ class PendingReader:
         ).all()
         if self._id_range is not None:
             self._is_at_end = len(found) < _WINDOW_ROWS
-            self._after = found[0].last if found else None
+            self._after = kind.plain(found[0].last) if found else None
         return ((row.place, row.block) for row in found)
 
     def _where(self) -> tuple[str, dict[str, Any]]:

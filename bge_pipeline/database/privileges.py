@@ -8,6 +8,7 @@ from sqlalchemy import Connection, text
 
 from bge_pipeline.database.catalog import TableDescription
 from bge_pipeline.database.connection import server_version
+from bge_pipeline.database.partitions import STORED
 from bge_pipeline.database.read_only import require_writable
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
@@ -37,6 +38,16 @@ LEFT JOIN pg_class j ON j.relname = :journal AND j.relnamespace = c.relnamespace
 WHERE c.oid = :oid
 """
 
+# Vectors are written, and indexes built, on each partition itself, for which rights on the whole table count nothing.
+_PARTITIONS = f"""
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name, o.rolname AS owner, n.nspname::text AS schema,
+       pg_has_role(c.relowner, 'USAGE') AS owned, row_security_active(c.oid) AS rows_hidden,
+       has_schema_privilege(n.oid, 'USAGE') AS schema_used, has_schema_privilege(n.oid, 'CREATE') AS creates_in_schema,
+       has_table_privilege(c.oid, 'SELECT') AND (has_table_privilege(c.oid, 'UPDATE')
+         OR has_any_column_privilege(c.oid, 'UPDATE') AND has_column_privilege(c.oid, :column, 'UPDATE')) AS filled
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles o ON o.oid = c.relowner
+WHERE c.oid IN ({STORED}) AND c.relispartition ORDER BY 1
+"""
 
 _POSTGRES_15 = 150_000
 """Rights on single settings came with PostgreSQL 15."""
@@ -54,8 +65,10 @@ class LackingPrivilege:
 
 
 def owns(connection: Connection, target: TargetTable) -> bool:
-    """Whether the role is the table's owner or may act as it, and so may index it."""
-    statement = text("SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = CAST(:table AS regclass)")
+    """Whether the role is the owner of the table and its partitions or may act as it, and so may index them."""
+    statement = text(
+        f"SELECT bool_and(pg_has_role(relowner, 'USAGE')) FROM pg_class WHERE oid = CAST(:table AS regclass) OR oid IN ({STORED})"
+    )
     return bool(connection.execute(statement, {"table": str(target)}).scalar_one())
 
 
@@ -137,7 +150,37 @@ def missing_privileges(
             else f"ALTER ROLE {role} SUPERUSER; (before PostgreSQL 15 no other role may; or BACKFILL_TRIGGERS=fire)",
         ),
     ]
-    return [LackingPrivilege(need, remedy) for is_there, need, remedy in checks if not is_there]
+    found = [LackingPrivilege(need, remedy) for is_there, need, remedy in checks if not is_there]
+    if table.is_partitioned:
+        found += _missing_on_partitions(connection, target, values["column"], role, alters=alters)
+    return found
+
+
+def _missing_on_partitions(
+    connection: Connection, target: TargetTable, column: object, role: str, *, alters: bool
+) -> list[LackingPrivilege]:
+    """The same for the partitions; `role` is quoted."""
+    rows = connection.execute(text(_PARTITIONS), {"table": str(target), "column": column}).all()
+    owners = {row.owner: row.name for row in rows if alters and not row.owned}
+    schemas = {row.schema for row in rows if not (row.schema_used and (row.creates_in_schema or not alters))}
+    unfilled = ", ".join(row.name for row in rows if not row.filled)
+    hidden = ", ".join(row.name for row in rows if row.rows_hidden)
+    lacking = [
+        (f"only the owner of the partition {name}, {owner!r}, may index it", f"GRANT {quote(owner)} TO {role};")
+        for owner, name in owners.items()
+    ]
+    rights = "USAGE, CREATE" if alters else "USAGE"
+    lacking += [
+        (f"partitions of {target} are in schema {quote(name)}", f"GRANT {rights} ON SCHEMA {quote(name)} TO {role};")
+        for name in sorted(schemas - {target.schema})
+    ]
+    if unfilled:
+        need = f"the backfill reads and updates each partition of {target} itself"
+        lacking.append((need, f"GRANT SELECT, UPDATE ON {unfilled} TO {role};"))
+    if hidden:
+        need = f"row level security hides rows of {hidden} from this role, which would never be embedded"
+        lacking.append((need, f"ALTER ROLE {role} BYPASSRLS;"))
+    return [LackingPrivilege(need, remedy) for need, remedy in lacking]
 
 
 def require_privileges(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, text
 
+from bge_pipeline.database.partitions import STORED, stored_tables
 from bge_pipeline.database.pending import IS_TEXT
 from bge_pipeline.database.pending_reader import PendingBatch
 from bge_pipeline.database.sql import quote
@@ -21,12 +22,10 @@ _RANDOM_PAGES = 2_000
 # Transaction numbers go in a circle of 2^32, and half of it lies ahead.
 _CIRCLE, _HALF = (1 << 32) - 1, 1 << 31
 _SINCE = f"((version::text::bigint - :xid) & {_CIRCLE}) < {_HALF}"
-_ROWS = "SELECT {id} AS id, {text} AS text, xmin AS version, {column} AS vector FROM {table}"
-_PARTS = (
-    _ROWS + " ORDER BY {table}.{id} DESC LIMIT :newest_ids",
-    _ROWS + " WHERE ctid >= CAST(:first_of_last_pages AS tid)",
-    _ROWS + " TABLESAMPLE SYSTEM (:percent)",
-)
+_ROWS = "SELECT {id_text} AS id, {text} AS text, xmin AS version, {column} AS vector FROM {table} t"
+_NEWEST = _ROWS + " ORDER BY {t_ids_descending} LIMIT :newest_ids"
+_AT_THE_END = _ROWS + " WHERE ctid >= CAST(:first_of_last_pages AS tid)"
+_AT_RANDOM = _ROWS + " TABLESAMPLE SYSTEM (:percent)"
 _LATEST_COMMENT = """
 SELECT xmin::text::bigint FROM pg_description
 WHERE classoid = 'pg_class'::regclass AND objoid = CAST(:table AS regclass) AND objsubid = :number
@@ -71,26 +70,29 @@ def sample_written_since(
 ) -> RecentRows:
     """At most `rows` rows that have a vector in `column` and were written by transaction `xid` or a later one.
 
-    A third each from the 500 highest ids, from the last 64 pages, and from 2,000 pages at random: new rows are at the end
-    of one of these or anywhere, changed ones anywhere. Rows that this project wrote are among them.
+    A third each from the 500 highest ids, from the last 64 pages (of all partitions together), and from 2,000 pages at random:
+    new rows are at the end of one of these or anywhere, changed ones anywhere. Rows that this project wrote are among them.
     """
-    pages = _pages(connection, target)
-    values = {
-        "xid": xid,
-        "rows": max(1, rows // len(_PARTS)),
-        "newest_ids": _NEWEST_IDS,
-        "first_of_last_pages": f"({max(0, pages - _LAST_PAGES)},0)",
-        "percent": min(100.0, 100.0 * _RANDOM_PAGES / max(1, pages)),
-    }
+    stored = {table: _pages(connection, table) for table in stored_tables(connection, target)}
+    third = max(1, rows // 3)
+    last_pages = max(1, _LAST_PAGES // max(1, len(stored)))
+    looks: list[tuple[TargetTable, str, dict[str, Any]]] = [
+        (target, _NEWEST, {"newest_ids": _NEWEST_IDS}),
+        *(
+            (table, _AT_THE_END, {"first_of_last_pages": f"({max(0, pages - last_pages)},0)"})
+            for table, pages in stored.items()
+        ),
+        (target, _AT_RANDOM, {"percent": min(100.0, 100.0 * _RANDOM_PAGES / max(1, sum(stored.values())))}),
+    ]
     found: dict[Any, Any] = {}
-    for part in _PARTS:
-        statement = target.sql(
-            f"SELECT id::text, version::text::bigint, text, CAST(vector::vector AS real[]) FROM ({part}) part "
+    for table, part, values in looks:
+        statement = table.sql(
+            f"SELECT id, version::text::bigint, text, CAST(vector::vector AS real[]) FROM ({part}) part "
             f"WHERE vector IS NOT NULL AND {IS_TEXT} AND {_SINCE} LIMIT :rows",
             column=column,
         )
-        used = {name: value for name, value in values.items() if f":{name}" in statement.text}
-        found |= {row[0]: row for row in connection.execute(statement, used)}
+        wanted = max(1, third // max(1, len(stored))) if part is _AT_THE_END else third
+        found |= {row[0]: row for row in connection.execute(statement, values | {"xid": xid, "rows": wanted})}
     ids, versions, texts, vectors = zip(*found.values(), strict=True) if found else ((), (), (), ())
     return RecentRows(
         PendingBatch(ids, versions, texts),
@@ -110,7 +112,7 @@ def _pages(connection: Connection, target: TargetTable) -> int:
     return int(connection.execute(statement, {"table": str(target)}).scalar_one())
 
 
-def written_rows(connection: Connection, table_oid: int) -> int:
+def written_rows(connection: Connection, target: TargetTable) -> int:
     """Rows inserted, updated and deleted so far, by PostgreSQL's statistics, which lag by a second or so."""
-    query = "SELECT n_tup_ins + n_tup_upd + n_tup_del FROM pg_stat_all_tables WHERE relid = :oid"
-    return int(connection.execute(text(query), {"oid": table_oid}).scalar() or 0)
+    query = f"SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_all_tables WHERE relid IN ({STORED})"
+    return int(connection.execute(text(query), {"table": str(target)}).scalar() or 0)

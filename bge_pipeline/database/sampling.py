@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, text
 
-from bge_pipeline.database.ids import IdRange, id_as_text
+from bge_pipeline.database.id_range import IdRange
+from bge_pipeline.database.ids import as_constant, from_driver
+from bge_pipeline.database.partitions import estimated_rows
 from bge_pipeline.database.pending import HAS_TEXT
 from bge_pipeline.database.target import TargetTable
 
@@ -19,7 +21,7 @@ _UNTYPED = """
 SELECT attname::text FROM pg_attribute
 WHERE attrelid = CAST(:table AS regclass) AND attname = ANY(:columns) AND atttypmod < 0
 """
-SHUFFLED = "ORDER BY md5({id}::text || CAST(:seed AS text))"
+SHUFFLED = "ORDER BY md5({id_text} || CAST(:seed AS text))"
 """Sampled pages come in the order of the table; a limit would favour its beginning."""
 
 
@@ -28,7 +30,7 @@ class SampledRows:
     """Rows with their vectors.
 
     Attributes:
-        ids: n ids.
+        ids: n ids, as the driver gives them.
         texts: n texts.
         vectors: for each column asked for, float32 (n, dimensions).
     """
@@ -57,10 +59,7 @@ def sample_percent(connection: Connection, target: TargetTable, rows: int) -> fl
         planned = connection.execute(target.sql("EXPLAIN (FORMAT JSON) SELECT FROM {table} WHERE {in_part}"))
         estimate = planned.scalar_one()[0]["Plan"]["Plan Rows"]
     else:
-        estimate = connection.execute(
-            target.sql("SELECT GREATEST(reltuples, 0) FROM pg_class WHERE oid = CAST(:name AS regclass)"),
-            {"name": str(target)},
-        ).scalar_one()
+        estimate = estimated_rows(connection, target)
     # Twice what is wanted, since pages differ; a table never analysed is read whole, up to the limit.
     return 100.0 if estimate < 4 * rows else min(100.0, 200.0 * rows / estimate)
 
@@ -92,7 +91,7 @@ def vectors_of(connection: Connection, target: TargetTable, columns: Sequence[st
     if not ids:
         return SampledRows([], [], {column: np.empty((0, 0), np.float32) for column in columns})
     # Literals without a type, which PostgreSQL reads as the column's, whatever that is.
-    values = {f"id_{number}": id_as_text(value) for number, value in enumerate(ids)}
+    values = {f"id_{number}": as_constant(value) for number, value in enumerate(ids)}
     among = ", ".join(f":{name}" for name in values)
     return _with_vectors(
         connection, target, columns, f"FROM {{table}} WHERE {{id}} IN ({among}) AND {{present}}", values
@@ -108,13 +107,14 @@ def _with_vectors(
     for name in untyped_columns(connection, target, columns):
         most = next(iter(dimensions_in(connection, target, name)), 0)
         present += f" AND vector_dims({{column_{columns.index(name)}}}::vector) = {most}"
-    statement = target.sql(f"SELECT {{id}}, {{text}}, {vectors} {rest.replace('{present}', present)}", **names)
+    statement = target.sql(f"SELECT {{text}}, {vectors}, {{ids}} {rest.replace('{present}', present)}", **names)
     found = connection.execute(statement, values).all()
     arrays = {
-        column: np.array([row[2 + number] for row in found], np.float32) if found else np.empty((0, 0), np.float32)
+        column: np.array([row[1 + number] for row in found], np.float32) if found else np.empty((0, 0), np.float32)
         for number, column in enumerate(columns)
     }
-    return SampledRows([row[0] for row in found], [row[1] for row in found], arrays)
+    ids = [from_driver(row[1 + len(columns) :]) for row in found]
+    return SampledRows(ids, [row[0] for row in found], arrays)
 
 
 def untyped_columns(connection: Connection, target: TargetTable, columns: Sequence[str]) -> list[str]:

@@ -10,19 +10,25 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import ProgrammingError
 
 from bge_pipeline.database.catalog import TableDescription
+from bge_pipeline.database.sql import quote
 from bge_pipeline.database.trigger import WRITING
 
-# tgtype: 1 for each row, 2 before, 16 on UPDATE.
+# tgtype: 1 for each row, 2 before, 16 on UPDATE. Partitions have copies of the triggers for each row of the table that they are
+# in, and triggers of their own. A trigger for each statement of a partitioned table hears of statements on that table alone,
+# and ours are on one partition each.
 _FIND = """
 SELECT t.tgname AS name, p.oid::regprocedure::text AS function, t.tgtype & 2 > 0 AS before, t.tgtype & 1 > 0 AS each_row,
        t.tgenabled::text AS enabled, substring(pg_get_triggerdef(t.oid) FROM 'WHEN (\\(.*\\)) EXECUTE ') AS condition,
        (SELECT COALESCE(array_agg(attname::text ORDER BY attnum), '{}') FROM pg_attribute
         WHERE attrelid = t.tgrelid AND attnum = ANY (t.tgattr::int2[])) AS columns,
-       t.tgname > CAST(:own AS name) AS after_ours
+       t.tgname > CAST(:own AS name) AS after_ours, n.nspname::text AS schema, c.relname::text AS relation
 FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
-WHERE t.tgrelid = :oid AND NOT t.tgisinternal AND t.tgtype & 16 > 0 AND t.tgenabled <> 'D'
+JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE (t.tgrelid = :oid OR t.tgrelid IN (SELECT relid FROM pg_partition_tree(:oid)))
+  AND t.tgparentid = 0 AND (c.relkind <> 'p' OR t.tgtype & 1 > 0)
+  AND NOT t.tgisinternal AND t.tgtype & 16 > 0 AND t.tgenabled <> 'D'
   AND p.proname <> :own_function AND position(:mark IN p.prosrc) = 0
-ORDER BY t.tgname
+ORDER BY t.tgname, n.nspname, c.relname
 """
 
 
@@ -37,6 +43,7 @@ class UserTrigger:
         condition: its WHEN, as SQL.
         columns: fires when one of these is written; all if empty.
         after_ours: its name sorts after that of our own trigger, which so does not see what it makes of the row.
+        table: that it is on, qualified and quoted: the target table or one of its partitions.
     """
 
     name: str
@@ -47,6 +54,7 @@ class UserTrigger:
     condition: str | None
     columns: tuple[str, ...]
     after_ours: bool
+    table: str
 
     def fires_on(self, column: str, *, skipping: bool) -> bool:
         """Whether writing `column` alone fires it, in a session that skips triggers or in an ordinary one."""
@@ -73,9 +81,12 @@ def find_user_triggers(connection: Connection, table: TableDescription) -> tuple
         "mark": WRITING,
     }
     return tuple(
-        UserTrigger(**(dict(row._mapping) | {"columns": tuple(row.columns)}))  # noqa: SLF001
+        UserTrigger(
+            row.name, row.function, row.before, row.each_row, row.enabled, row.condition, tuple(row.columns), row.after_ours,
+            quote(row.schema, row.relation),
+        )
         for row in connection.execute(text(_FIND), values)
-    )
+    )  # fmt: skip
 
 
 def may_skip_triggers(connection: Connection) -> bool:

@@ -31,7 +31,11 @@ def warm(database: Database, target: TargetTable, column: str, index: str, plan:
         with database.transaction() as connection:
             schema = connection.execute(text(_MAY_PREWARM)).scalars().first()
             if schema is not None:
-                prewarm = target.sql("SELECT {prewarm}(CAST(:index AS regclass))", prewarm=(schema, "pg_prewarm"))
+                prewarm = target.sql(
+                    "SELECT {prewarm}(c.oid) FROM pg_class c WHERE c.relkind = 'i' AND c.oid IN (SELECT relid FROM "
+                    "pg_partition_tree(CAST(:index AS regclass)) UNION SELECT CAST(:index AS regclass))",
+                    prewarm=(schema, "pg_prewarm"),
+                )
                 connection.execute(prewarm, {"index": quote(target.schema, index)})
             connection.execute(text("SET LOCAL enable_seqscan = off"))
             sample = target.sql(
@@ -40,7 +44,7 @@ def warm(database: Database, target: TargetTable, column: str, index: str, plan:
             )
             type_name = f"{plan.element}({{dimensions}})"
             search = target.sql(
-                f"SELECT {{id}} FROM {{table}} ORDER BY {{column}}::{type_name} <=> CAST(:vector AS {type_name}) LIMIT 20",
+                f"SELECT {{ids}} FROM {{table}} ORDER BY {{column}}::{type_name} <=> CAST(:vector AS {type_name}) LIMIT 20",
                 column=column,
                 dimensions=plan.dimensions,
             )

@@ -25,6 +25,7 @@ from bge_pipeline.database.pooler import require_session
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import WRITING
 from bge_pipeline.errors import ChangedMeanwhile
+from bge_pipeline.telemetry.metrics import COMMIT_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -60,19 +61,34 @@ _POSTGRES_16 = 160_000
 """STORAGE became part of CREATE TABLE with PostgreSQL 16."""
 
 
+# A partition that was taken out meanwhile is somebody else's table, whose columns nobody exchanges.
+_IS_IN_PLACE = (
+    "EXISTS (SELECT FROM pg_catalog.pg_partition_ancestors(CAST(:partition AS pg_catalog.regclass)) "
+    "WHERE relid = CAST(:table AS pg_catalog.regclass))"
+)
+_SAME_TEXT = "pg_catalog.md5(pg_catalog.convert_to({l_text}::text, 'UTF8'))::uuid = s.digest"
+
+
 # The subquery locks the rows that nobody else has locked and whose text is as it was read; they cannot change after that.
 # A row whose version has changed may still have its text: one that the application touches all the time must not wait for ever.
-def update_template(kind: IdKind) -> str:
-    """The UPDATE for `TargetTable.sql`, with the values of a column's table, name and number."""
+def update_template(kind: IdKind, *, of_partition: bool = False) -> str:
+    """The UPDATE for `TargetTable.sql`, with the values of a column's table, name and number.
+
+    Of a partition the text says that a row is the one that was read, and its place that it is the one that was locked: the id
+    may not be kept apart by an index (`database.partition_keys`), and no row may get the vector of another.
+    """
+    is_the_column = _IS_THE_COLUMN
+    is_as_read, is_the_row = f"(l.xmin = s.version OR {_SAME_TEXT})", ""
+    if of_partition:
+        is_the_column += f" AND {_IS_IN_PLACE}"
+        is_as_read, is_the_row = _SAME_TEXT, " AND t.ctid = s.place"
     return f"""
 UPDATE {{table}} t SET {{column}} = s.vector FROM (
-  SELECT l.{{id}} AS id, s.vector, l.ctid AS place FROM pg_temp.{_STAGING} s
-  JOIN {{table}} l ON l.{{id}} = {kind.of_column("s.id")}
-  WHERE l.{{column}} IS NULL AND {_IS_THE_COLUMN}
-    AND (l.xmin = s.version
-      OR pg_catalog.md5(pg_catalog.convert_to({{l_text}}::text, 'UTF8'))::uuid = s.digest)
+  SELECT {{l_ids_as_id}}, s.vector, l.ctid AS place FROM pg_temp.{_STAGING} s
+  JOIN {{table}} l ON {{l_id}} = {kind.staged}
+  WHERE l.{{column}} IS NULL AND {is_the_column} AND {is_as_read}
   FOR NO KEY UPDATE OF l SKIP LOCKED
-) s WHERE t.{{id}} = s.id
+) s WHERE {{t_id}} = {{staged_id}}{is_the_row}
 RETURNING t.{{column}} IS NOT NULL AS kept, (t.ctid::text::point)[0] = (s.place::text::point)[0] AS in_page
 """
 
@@ -149,7 +165,7 @@ class VectorWriter:
         }
         self._commit_size = CommitSize(rules.max_lock_ms, rules.max_rows)
         self._skip_triggers = rules.skip_triggers
-        self._update = update_template(destination.id_kind)
+        self._updates = {is_one: update_template(destination.id_kind, of_partition=is_one) for is_one in (False, True)}
         self._settings = _FOR_THE_BATCH + _WRITING + (_SKIP_TRIGGERS if rules.skip_triggers else "")
 
     def pieces(self, batch: PendingBatch) -> Iterator[slice]:
@@ -205,7 +221,9 @@ class VectorWriter:
             locked_at = time.perf_counter()
             stored = self._store(connection, batch, vectors)
             transaction.commit()
-        self._commit_size.held(len(batch), time.perf_counter() - locked_at)
+        held_seconds = time.perf_counter() - locked_at
+        self._commit_size.held(len(batch), held_seconds)
+        COMMIT_SECONDS.observe(held_seconds)
         if stored.in_page < _MOST * stored.rows:
             _look_anew(connection)
         return stored
@@ -214,7 +232,11 @@ class VectorWriter:
         run_copy(connection, _COPY, staged_vectors(self._id_kind, batch.ids, batch.versions, batch.digests, vectors))
         # It runs the application's triggers, and so with the role's own settings; one message, one round trip.
         settings = self._settings + self._database.sessions.roles_own_settings()
-        updated = connection.execute(self._target.sql(settings + self._update, column=self._name), self._column).all()
+        table, values = self._target, self._column
+        if batch.partition is not None:
+            table, values = batch.partition, values | {"partition": str(batch.partition)}
+        update = table.sql(settings + self._updates[batch.partition is not None], column=self._name)
+        updated = connection.execute(update, values).all()
         if not updated:
             self._require_column(connection)
         return Stored(sum(row.kept for row in updated), sum(row.in_page for row in updated))
@@ -245,8 +267,9 @@ class VectorWriter:
         # Without out-of-line storage there is no second table and index to empty at every commit.
         fits_a_page = self._dimensions <= 1_900
         storage = " STORAGE PLAIN" if fits_a_page and server >= _POSTGRES_16 else ""
+        key = ", ".join(f"{name} {sql_type}" for name, sql_type in self._id_kind.staging_columns)
         return text(
-            f"CREATE TEMPORARY TABLE IF NOT EXISTS {_STAGING} (id {self._id_kind.sql_type}, version xid, digest uuid, "
+            f"CREATE TEMPORARY TABLE IF NOT EXISTS {_STAGING} ({key}, version xid, digest uuid, "
             f"vector vector({self._dimensions}){storage}) ON COMMIT DELETE ROWS"
         )
 

@@ -26,7 +26,7 @@ _TARGET: dict[str, Any] = {
 }
 _NEVER_TAKEN = frozenset({"database_url", *_TARGET})
 _OWN_QUESTIONS = ("eval_queries", "compare_queries", "query_log")
-_NOT_TAKEN_FROM_THE_ENVIRONMENT = _NEVER_TAKEN | {"dagster_database_url", *_OWN_QUESTIONS}
+_NOT_TAKEN_FROM_THE_ENVIRONMENT = _NEVER_TAKEN | {"dagster_database_url", "bge_pipeline_tables", *_OWN_QUESTIONS}
 
 
 def demo_settings(overrides: Mapping[str, object], *, database_url: str | None = None) -> Settings:
@@ -49,7 +49,13 @@ def demo_settings(overrides: Mapping[str, object], *, database_url: str | None =
             state="nothing was changed",
             next_step="bge-pipeline demo --database-url for another database; its schema is always " + SCHEMA,
         )
-    own: dict[str, Any] = {"dagster_database_url": None, **dict.fromkeys(_OWN_QUESTIONS), **overrides, **_TARGET}
+    own: dict[str, Any] = {
+        "dagster_database_url": None,
+        "bge_pipeline_tables": None,
+        **dict.fromkeys(_OWN_QUESTIONS),
+        **overrides,
+        **_TARGET,
+    }
     own["database_url"] = database_url
     settings = load_settings(**own)
     # Another database's demo keeps its books apart, so that neither takes the other's partitions for its own.

@@ -9,11 +9,13 @@ from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.orchestration import partitions
 from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata, gate_metadata, settings_metadata
-from bge_pipeline.orchestration.names import BACKFILLED, GROUP, OWNERS, POOL, REPORT, SCHEMA, SWAPPED
+from bge_pipeline.orchestration.names import BACKFILLED, OWNERS, REPORT, SCHEMA, SWAPPED
 from bge_pipeline.orchestration.own_history import require_own_history
+from bge_pipeline.orchestration.per_table import PerTable, per_table
 from bge_pipeline.orchestration.pool import register_pool
 from bge_pipeline.orchestration.progress import log_backfill, log_index_build, log_step
 from bge_pipeline.orchestration.run_history import how_far
+from bge_pipeline.orchestration.served import ServedTable
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.benchmark import benchmark
 from bge_pipeline.phases.ending import require_whole
@@ -24,68 +26,74 @@ from bge_pipeline.phases.verify import require_backfilled
 from bge_pipeline.report.pages import as_markdown, summary_as_markdown, write_report
 
 
-@dg.asset(
-    name=SCHEMA,
-    group_name=GROUP,
-    owners=OWNERS,
-    kinds={"postgres"},
-    tags={"phase": "expand"},
-    code_version="1",
-    retry_policy=TRANSIENT_RETRIES,
-    description=(
-        "The new vector column beside the old one, with the trigger that empties a vector whose text changes, the "
-        "quarantine table and the index of pending rows. Cuts the table into the partitions of the backfill. "
-        "Repeating it changes nothing. Where the last migration is over or was rolled back, it wants to be told to begin "
-        "the next one or to go forward again: resources.settings.config in the launchpad."
-    ),
+@per_table(
+    lambda table: dg.asset(
+        key=table.key(SCHEMA),
+        group_name=table.group,
+        owners=OWNERS,
+        kinds={"postgres"},
+        tags={"phase": "expand"},
+        code_version="1",
+        retry_policy=TRANSIENT_RETRIES,
+        description=(
+            "The new vector column beside the old one, with the trigger that empties a vector whose text changes, the "
+            "quarantine table and the index of pending rows. Cuts the table into the partitions of the backfill. "
+            "Repeating it changes nothing. Where the last migration is over or was rolled back, it wants to be told to begin "
+            "the next one or to go forward again: resources.settings.config in the launchpad."
+        ),
+    )
 )
 def schema_with_384_column(
-    context: dg.AssetExecutionContext, migration: dg.ResourceParam[Migration]
+    context: dg.AssetExecutionContext, table: ServedTable, migration: dg.ResourceParam[Migration]
 ) -> dg.MaterializeResult[None]:
     """Expand."""
     # There is nothing to launch a backfill of before the partitions are cut.
-    register_pool(context.instance)
-    with explained():
-        require_own_history(context.instance, migration)
+    register_pool(context.instance, table.pool)
+    with explained(table):
+        require_own_history(context.instance, table, migration)
         result = expand(migration, configured_space(migration.settings))
-        if result.added or not partitions.known_keys(context.instance):
-            partitions.recut(context.instance, migration)
-    counts = {"partitions": len(partitions.known_keys(context.instance))}
+        if result.added or not partitions.known_keys(context.instance, table):
+            partitions.recut(context.instance, table, migration)
+    counts = {"partitions": len(partitions.known_keys(context.instance, table))}
     return dg.MaterializeResult(
         metadata=as_dagster_metadata(result.as_metadata() | counts | settings_metadata(migration.settings))
     )
 
 
-@dg.asset(
-    name=BACKFILLED,
-    group_name=GROUP,
-    owners=OWNERS,
-    kinds={"postgres", "python"},
-    tags={"phase": "backfill"},
-    code_version="1",
-    deps=[SCHEMA],
-    partitions_def=partitions.id_ranges,
-    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
-    retry_policy=TRANSIENT_RETRIES,
-    pool=POOL,
-    description=(
-        "A vector of the new model for every row that has text. One partition is an id range of about PARTITION_ROWS "
-        "rows. Every batch is committed by itself and only rows without a vector are read, so a failed or killed run "
-        "loses at most the batches in flight, and running a partition again does what is left. The partitions are cut by "
-        "schema_with_384_column: before that there is none, and Launch stays grey. How far a run is: its log and its tag "
-        "`progress`, with the time left in it and in all."
-    ),
+@per_table(
+    lambda table: dg.asset(
+        key=table.key(BACKFILLED),
+        group_name=table.group,
+        owners=OWNERS,
+        kinds={"postgres", "python"},
+        tags={"phase": "backfill"},
+        code_version="1",
+        deps=[table.key(SCHEMA)],
+        partitions_def=table.partitions,
+        backfill_policy=dg.BackfillPolicy.multi_run(table.partitions_per_run),
+        retry_policy=TRANSIENT_RETRIES,
+        pool=table.pool,
+        description=(
+            "A vector of the new model for every row that has text. One partition is an id range of about PARTITION_ROWS "
+            "rows. Every batch is committed by itself and only rows without a vector are read, so a failed or killed run "
+            "loses at most the batches in flight, and running a partition again does what is left. The partitions are cut by "
+            "schema_with_384_column: before that there is none, and Launch stays grey. How far a run is: its log and its tag "
+            "`progress`, with the time left in it and in all."
+        ),
+    )
 )
 def backfilled_embeddings(
     context: dg.AssetExecutionContext,
+    table: ServedTable,
     migration: dg.ResourceParam[Migration],
     embeddings: dg.ResourceParam[EmbeddingsService],
 ) -> dg.MaterializeResult[None]:
     """Backfill of one partition, or of each partition of a range."""
-    for key in context.partition_keys:
-        with explained():
-            overall = how_far(context.instance, key, migration.settings.partition_rows)
-            require_own_history(context.instance, migration)
+    keys = list(context.partition_keys)
+    for number, key in enumerate(keys):
+        with explained(table):
+            overall = how_far(context.instance, table, keys, number, migration.settings.partition_rows)
+            require_own_history(context.instance, table, migration)
             result = backfill(
                 migration,
                 embeddings.encoder,
@@ -93,6 +101,7 @@ def backfilled_embeddings(
                 on_progress=log_backfill(context, BACKFILLED, overall),
             )
             require_whole(result, None, "materialize the partition again: it goes on with what is left")
+            partitions.require_kept(context.instance, table, keys)
         rate, after = result.texts_per_second, {"partitions_left": overall.partitions - overall.done - 1}
         if rate:
             after["seconds_left_in_all"] = round(overall.rows_to_come / rate)
@@ -102,29 +111,32 @@ def backfilled_embeddings(
     return dg.MaterializeResult()
 
 
-@dg.asset(
-    name=SWAPPED,
-    group_name=GROUP,
-    owners=OWNERS,
-    kinds={"postgres"},
-    tags={"phase": "swap"},
-    code_version="1",
-    deps=[BACKFILLED],
-    retry_policy=TRANSIENT_RETRIES,
-    description=(
-        "The table as search reads it after the exchange: the new vectors, indexed, under the old column's name. Builds "
-        "the index beside live traffic, embeds what the application wrote meanwhile, verifies under the lock and "
-        "exchanges the columns in milliseconds. The old vectors stay until `retire_job`; `rollback_job` goes back."
-    ),
+@per_table(
+    lambda table: dg.asset(
+        key=table.key(SWAPPED),
+        group_name=table.group,
+        owners=OWNERS,
+        kinds={"postgres"},
+        tags={"phase": "swap"},
+        code_version="1",
+        deps=[table.key(BACKFILLED)],
+        retry_policy=TRANSIENT_RETRIES,
+        description=(
+            "The table as search reads it after the exchange: the new vectors, indexed, under the old column's name. Builds "
+            "the index beside live traffic, embeds what the application wrote meanwhile, verifies under the lock and "
+            "exchanges the columns in milliseconds. The old vectors stay until `retire_job`; `rollback_job` goes back."
+        ),
+    )
 )
 def swapped_index(
     context: dg.AssetExecutionContext,
+    table: ServedTable,
     migration: dg.ResourceParam[Migration],
     embeddings: dg.ResourceParam[EmbeddingsService],
 ) -> dg.MaterializeResult[None]:
     """Swap."""
-    with explained():
-        require_own_history(context.instance, migration)
+    with explained(table):
+        require_own_history(context.instance, table, migration)
         require_backfilled(migration)
         result = swap(
             migration,
@@ -136,30 +148,33 @@ def swapped_index(
     return dg.MaterializeResult(metadata=as_dagster_metadata(facts) | gate_metadata(result.gate))
 
 
-@dg.asset(
-    name=REPORT,
-    group_name=GROUP,
-    owners=OWNERS,
-    kinds={"markdown"},
-    tags={"phase": "report"},
-    code_version="1",
-    deps=[SWAPPED],
-    retry_policy=TRANSIENT_RETRIES,
-    pool=POOL,
-    description=(
-        "What was measured on the migrated table: encoding, search before and after, the quality gate, storage, and the "
-        "time of each phase. `summary` is what to read first, `report` the whole, `report_page` the same in the browser, "
-        "`report_path` as a file; the numbers are there for their history over runs, under Plots."
-    ),
+@per_table(
+    lambda table: dg.asset(
+        key=table.key(REPORT),
+        group_name=table.group,
+        owners=OWNERS,
+        kinds={"markdown"},
+        tags={"phase": "report"},
+        code_version="1",
+        deps=[table.key(SWAPPED)],
+        retry_policy=TRANSIENT_RETRIES,
+        pool=table.pool,
+        description=(
+            "What was measured on the migrated table: encoding, search before and after, the quality gate, storage, and the "
+            "time of each phase. `summary` is what to read first, `report` the whole, `report_page` the same in the browser, "
+            "`report_path` as a file; the numbers are there for their history over runs, under Plots."
+        ),
+    )
 )
 def benchmark_report(
     context: dg.AssetExecutionContext,
+    table: ServedTable,
     migration: dg.ResourceParam[Migration],
     embeddings: dg.ResourceParam[EmbeddingsService],
 ) -> dg.MaterializeResult[None]:
     """Report."""
-    with explained():
-        require_own_history(context.instance, migration)
+    with explained(table):
+        require_own_history(context.instance, table, migration)
         report = benchmark(migration, embeddings, on_step=context.log.info)
         written = write_report(report, migration.settings.home / "reports")
     reports_url = migration.settings.reports_url
@@ -177,4 +192,9 @@ def benchmark_report(
     )
 
 
-ASSETS = [schema_with_384_column, backfilled_embeddings, swapped_index, benchmark_report]
+ASSETS: list[PerTable[dg.AssetsDefinition]] = [
+    schema_with_384_column,
+    backfilled_embeddings,
+    swapped_index,
+    benchmark_report,
+]

@@ -12,10 +12,13 @@ import dagster as dg
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.orchestration.failures import explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata, gate_metadata
+from bge_pipeline.orchestration.movement_check import moving
 from bge_pipeline.orchestration.names import BACKFILLED, SWAPPED
 from bge_pipeline.orchestration.partitions import targeted_range
+from bge_pipeline.orchestration.per_table import PerTable, per_table
 from bge_pipeline.orchestration.plan_check import plan_of_migration
 from bge_pipeline.orchestration.run_history import others_are_to_come
+from bge_pipeline.orchestration.served import ServedTable
 from bge_pipeline.orchestration.side_by_side_check import side_by_side
 from bge_pipeline.orchestration.status_check import migration_status
 from bge_pipeline.phases.application_vectors import compare_application_vectors
@@ -31,21 +34,25 @@ from bge_pipeline.quality.bounds import SAME_VECTOR_COSINE
 from bge_pipeline.quality.stored import SpaceCheck
 
 
-@dg.asset_check(
-    asset=BACKFILLED,
-    blocking=True,
-    description=(
-        "No row waits for a vector (up to SWAP_MAX_PENDING_ROWS). Only a warning in the run of a partition, and while no more "
-        "than 100 rows or a hundredth of the table wait: the application writes on, and the swap embeds such rows itself."
-    ),
+@per_table(
+    lambda table: dg.asset_check(
+        asset=table.key(BACKFILLED),
+        blocking=True,
+        description=(
+            "No row waits for a vector (up to SWAP_MAX_PENDING_ROWS). Only a warning in the run of a partition, and while no "
+            "more than 100 rows or a hundredth of the table wait: the application writes on, and the swap embeds such rows "
+            "itself."
+        ),
+    )
 )
 def nothing_pending(
     context: dg.AssetCheckExecutionContext,
+    table: ServedTable,
     migration: dg.ResourceParam[Migration],
 ) -> dg.AssetCheckResult:
     """Whether every row has its vector."""
-    id_range = targeted_range(context.run.tags, context.instance)
-    with explained():
+    id_range = targeted_range(context.instance, table, context.run.tags)
+    with explained(table):
         found = verify_nothing_pending(migration, id_range)
     is_error = id_range is None and found.blocks_swap
     return dg.AssetCheckResult(
@@ -60,14 +67,19 @@ def nothing_pending(
     )
 
 
-@dg.asset_check(asset=BACKFILLED, blocking=True, description="Sampled vectors have unit length.")
+@per_table(
+    lambda table: dg.asset_check(
+        asset=table.key(BACKFILLED), blocking=True, description="Sampled vectors have unit length."
+    )
+)
 def unit_length(
     context: dg.AssetCheckExecutionContext,
+    table: ServedTable,
     migration: dg.ResourceParam[Migration],
 ) -> dg.AssetCheckResult:
     """Whether cosine and inner product agree on the new vectors."""
-    with explained():
-        found = verify_unit_length(migration, targeted_range(context.run.tags, context.instance))
+    with explained(table):
+        found = verify_unit_length(migration, targeted_range(context.instance, table, context.run.tags))
     return dg.AssetCheckResult(
         passed=found.passed,
         description=(
@@ -77,19 +89,22 @@ def unit_length(
     )
 
 
-@dg.asset_check(
-    asset=BACKFILLED,
-    blocking=True,
-    description="The column is recorded as the configured model's, and sampled texts embedded again give the stored vectors.",
+@per_table(
+    lambda table: dg.asset_check(
+        asset=table.key(BACKFILLED),
+        blocking=True,
+        description="The column is recorded as the configured model's, and sampled texts embedded again give the stored vectors.",
+    )
 )
 def right_embedding_space(
     context: dg.AssetCheckExecutionContext,
+    table: ServedTable,
     migration: dg.ResourceParam[Migration],
     embeddings: dg.ResourceParam[EmbeddingsService],
 ) -> dg.AssetCheckResult:
     """Whether the column holds what the configured model makes."""
-    with explained():
-        found = verify_space(migration, embeddings.encoder, targeted_range(context.run.tags, context.instance))
+    with explained(table):
+        found = verify_space(migration, embeddings.encoder, targeted_range(context.instance, table, context.run.tags))
     return dg.AssetCheckResult(
         passed=found.passed,
         description=_compared(found),
@@ -98,38 +113,41 @@ def right_embedding_space(
 
 
 # Not @asset_check, which must answer: in the run of a partition that is not the last one, no answer is the right one.
-@dg.multi_asset_check(
-    name=f"{BACKFILLED}_quality_gate",
-    specs=[
-        dg.AssetCheckSpec(
-            "quality_gate",
-            asset=BACKFILLED,
-            blocking=True,
-            description=(
-                "Search with the new vectors is as good as before, by the bounds of the quality gate: neighbours, known "
-                "items, vectors made again, and nDCG@20 where EVAL_QUERIES is set. It compares the whole table, and so is "
-                "measured once in a backfill, by the run of its last partition, and skipped by the others. The swap "
-                "takes this verdict within a quarter of an hour and measures its index; later it asks the whole gate again."
-            ),
-        )
-    ],
-    can_subset=True,
+@per_table(
+    lambda table: dg.multi_asset_check(
+        name=table.called(f"{BACKFILLED}_quality_gate"),
+        specs=[
+            dg.AssetCheckSpec(
+                "quality_gate",
+                asset=table.key(BACKFILLED),
+                blocking=True,
+                description=(
+                    "Search with the new vectors is as good as before, by the bounds of the quality gate: neighbours, known "
+                    "items, vectors made again, and nDCG@20 where EVAL_QUERIES is set. It compares the whole table, and so is "
+                    "measured once in a backfill, by the run of its last partition, and skipped by the others. The swap "
+                    "takes this verdict within a quarter of an hour and measures its index; later it asks the whole gate again."
+                ),
+            )
+        ],
+        can_subset=True,
+    )
 )
 def quality_gate(
     context: dg.AssetCheckExecutionContext,
+    table: ServedTable,
     migration: dg.ResourceParam[Migration],
     embeddings: dg.ResourceParam[EmbeddingsService],
 ) -> Iterator[dg.AssetCheckResult]:
     """Whether the new vectors may replace the old ones."""
-    with explained():
-        if others_are_to_come(context.instance, context.run):
+    with explained(table):
+        if others_are_to_come(context.instance, table, context.run):
             context.log.info("not measured here: the whole table is compared once its last partition is embedded")
             return
         report = judge_for_swap(migration, embeddings)
     if report is None:
         yield dg.AssetCheckResult(passed=True, description="no row has a vector yet: nothing to compare")
         return
-    is_error = report.gate.blocks and targeted_range(context.run.tags, context.instance) is None
+    is_error = report.gate.blocks and targeted_range(context.instance, table, context.run.tags) is None
     yield dg.AssetCheckResult(
         passed=report.gate.passed,
         severity=dg.AssetCheckSeverity.ERROR if is_error else dg.AssetCheckSeverity.WARN,
@@ -138,14 +156,16 @@ def quality_gate(
     )
 
 
-@dg.asset_check(
-    asset=SWAPPED,
-    blocking=True,
-    description="The column that search reads has a vector index, and no unfinished leftover of one.",
+@per_table(
+    lambda table: dg.asset_check(
+        asset=table.key(SWAPPED),
+        blocking=True,
+        description="The column that search reads has a vector index, and no unfinished leftover of one.",
+    )
 )
-def index_valid(migration: dg.ResourceParam[Migration]) -> dg.AssetCheckResult:
+def index_valid(table: ServedTable, migration: dg.ResourceParam[Migration]) -> dg.AssetCheckResult:
     """Whether search uses a complete index."""
-    with explained():
+    with explained(table):
         found = verify_index(migration)
     return dg.AssetCheckResult(
         passed=found.passed,
@@ -158,19 +178,22 @@ def index_valid(migration: dg.ResourceParam[Migration]) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(
-    asset=SWAPPED,
-    description=(
-        "Where old and new vectors have the same dimensions, and until retire: a sample of what was written since the swap "
-        "holds the new model's vectors. The sensor `notice_old_vectors` asks for it when something was written."
-    ),
+@per_table(
+    lambda table: dg.asset_check(
+        asset=table.key(SWAPPED),
+        description=(
+            "Where old and new vectors have the same dimensions, and until retire: a sample of what was written since the swap "
+            "holds the new model's vectors. The sensor `notice_old_vectors` asks for it when something was written."
+        ),
+    )
 )
 def only_new_vectors(
+    table: ServedTable,
     migration: dg.ResourceParam[Migration],
     embeddings: dg.ResourceParam[EmbeddingsService],
 ) -> dg.AssetCheckResult:
     """Whether the application writes the new model's vectors."""
-    with explained():
+    with explained(table):
         found = compare_application_vectors(migration, lambda: embeddings.encoder)
     if found is None:
         return dg.AssetCheckResult(passed=True, description="nothing to compare: no vector was written since the swap")
@@ -194,13 +217,14 @@ def _compared(found: SpaceCheck) -> str:
     )
 
 
-CHECKS = [
+CHECKS: list[PerTable[dg.AssetChecksDefinition]] = [
     plan_of_migration,
     nothing_pending,
     unit_length,
     right_embedding_space,
     quality_gate,
     side_by_side,
+    moving,
     index_valid,
     only_new_vectors,
     migration_status,

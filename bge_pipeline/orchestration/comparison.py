@@ -6,7 +6,9 @@ from pydantic import Field
 from bge_pipeline.errors import ConsentRequired
 from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
-from bge_pipeline.orchestration.names import OWNERS, POOL
+from bge_pipeline.orchestration.names import OWNERS
+from bge_pipeline.orchestration.per_table import per_table
+from bge_pipeline.orchestration.served import ServedTable
 from bge_pipeline.phases.compare_models import ENDPOINT, TEXTS, compare_models
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.quality.judgements import load_judged_queries
@@ -23,26 +25,30 @@ class Candidates(dg.Config):
     texts: int = Field(TEXTS, ge=2, description="Rows of the table to sample.")
 
 
-@dg.asset(
-    group_name="model_choice",
-    owners=OWNERS,
-    kinds={"markdown"},
-    code_version="1",
-    retry_policy=TRANSIENT_RETRIES,
-    pool=POOL,
-    description=(
-        "Candidates for the next model, measured on a sample of the table's own texts: quality on EVAL_QUERIES or on known "
-        "items, texts per second here, size, agreement with the vectors of today. Name them in the launchpad. Nothing is "
-        "changed, and nothing leaves the machine unless `send_texts` says that it may."
-    ),
+@per_table(
+    lambda table: dg.asset(
+        key=table.key("model_comparison"),
+        group_name=table.called("model_choice"),
+        owners=OWNERS,
+        kinds={"markdown"},
+        code_version="1",
+        retry_policy=TRANSIENT_RETRIES,
+        pool=table.pool,
+        description=(
+            "Candidates for the next model, measured on a sample of the table's own texts: quality on EVAL_QUERIES or on known "
+            "items, texts per second here, size, agreement with the vectors of today. Name them in the launchpad. Nothing is "
+            "changed, and nothing leaves the machine unless `send_texts` says that it may."
+        ),
+    )
 )
 def model_comparison(
     context: dg.AssetExecutionContext,
     config: Candidates,
+    table: ServedTable,
     migration: dg.ResourceParam[Migration],
 ) -> dg.MaterializeResult[None]:
     """Compare."""
-    with explained():
+    with explained(table):
         if not config.send_texts and any(name.startswith(ENDPOINT) for name in config.models):
             raise ConsentRequired(
                 "a candidate is served by an endpoint, to which texts of the table would be sent",
@@ -55,7 +61,7 @@ def model_comparison(
             else None
         )
         found = compare_models(migration, config.models, judged=judged, texts=config.texts, on_step=context.log.info)
-    page = migration.settings.home / "reports" / "model-comparison.html"
+    page = migration.settings.home / "reports" / f"{table.called('model-comparison')}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(as_html(found), encoding="utf-8")
     facts = {"best": found.candidates[0].model, "metric": found.metric, "texts": found.texts, "queries": found.queries}

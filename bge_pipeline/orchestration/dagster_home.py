@@ -1,5 +1,6 @@
 """The Dagster home: its folder with dagster.yaml, and the environment in which Dagster's processes find it and the database."""
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pydantic import SecretStr
 from bge_pipeline.database.connection import Database
 from bge_pipeline.orchestration.storage import dagster_database_url
 from bge_pipeline.settings import HomeSettings, Settings
-from bge_pipeline.settings.configuration import WITHOUT_ENV_FILE
+from bge_pipeline.settings.configuration import AS_STARTED, WITHOUT_ENV_FILE
 
 
 def prepare_dagster_home(settings: HomeSettings) -> Path:
@@ -32,16 +33,27 @@ def environment(settings: Settings) -> dict[str, str]:
         value = getattr(settings, name)
         if value is not None:
             variables[name.upper()] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    if os.environ.get("BGE_PIPELINE_TABLES") and not settings.bge_pipeline_tables:
+        variables["BGE_PIPELINE_TABLES"] = ""  # which counts as not set
     return variables
 
 
+def for_dagsters_commands(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables for a command of Dagster's, which puts `.env` over them. Holds passwords: not for a log."""
+    started = {name.lower(): value for name, value in variables.items() if name.lower() in Settings.model_fields}
+    return {**variables, AS_STARTED: json.dumps(started)}
+
+
 def server_urls(settings: Settings) -> dict[str, str]:
-    """Where the target table and Dagster's records are, the embedded server's URLs included. Holds passwords."""
-    with Database.from_settings(settings) as database:
-        return {
-            "DATABASE_URL": database.url.render_as_string(hide_password=False),
-            "DAGSTER_DATABASE_URL": dagster_database_url(settings).render_as_string(hide_password=False),
-        }
+    """Where the target table and Dagster's records are, the embedded server's URLs included. Holds passwords.
+
+    The tables of BGE_PIPELINE_TABLES may all have a DATABASE_URL of their own; the embedded server is not started for them.
+    """
+    urls = {"DAGSTER_DATABASE_URL": dagster_database_url(settings).render_as_string(hide_password=False)}
+    if not settings.bge_pipeline_tables or settings.database_url is not None:
+        with Database.from_settings(settings) as database:
+            urls["DATABASE_URL"] = database.url.render_as_string(hide_password=False)
+    return urls
 
 
 @contextmanager

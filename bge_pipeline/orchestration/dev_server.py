@@ -6,22 +6,27 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
 import dagster as dg
+from prometheus_client import CollectorRegistry
 
 from bge_pipeline.errors import ConfigurationError
-from bge_pipeline.orchestration.dagster_home import environment, in_environment, server_urls
-from bge_pipeline.orchestration.names import GROUP
+from bge_pipeline.orchestration.dagster_home import environment, for_dagsters_commands, in_environment, server_urls
+from bge_pipeline.orchestration.dagster_metrics import DagsterMetrics
+from bge_pipeline.orchestration.names import SWAPPED
 from bge_pipeline.orchestration.own_history import foreign_table, told_foreign
 from bge_pipeline.orchestration.pool import register_pool
 from bge_pipeline.orchestration.report_server import newest_report, serving_reports
+from bge_pipeline.orchestration.served import ServedTable, served_tables
 from bge_pipeline.orchestration.storage import require_databases
 from bge_pipeline.phases.migration import Migration
+from bge_pipeline.phases.table_metrics import AllTables, TableMetrics
 from bge_pipeline.settings import Settings
+from bge_pipeline.telemetry.serving import serving_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +35,8 @@ DEFAULT_HOST = "127.0.0.1"
 _ENV_FILE = Path(".env")
 _LOOK_SECONDS = 2.0
 _LAST_PORT = 65_535
-_GROUP_PAGE = f"/locations/bge_pipeline.definitions/asset-groups/{GROUP}/lineage"
-"""Of the four assets, where a person begins."""
+_GROUP_PAGE = "/locations/bge_pipeline.definitions/asset-groups/{group}/lineage"
+"""Of a table's assets, where a person begins."""
 
 _ASKS_TO_END = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 """Names of signals; no system has all of them."""
@@ -53,27 +58,69 @@ def run_dev(settings: Settings, port: int = DEFAULT_PORT, host: str = DEFAULT_HO
     _require_free(host, port)
     require_databases(settings)
     variables = environment(settings) | server_urls(settings)
-    with in_environment(variables), dg.DagsterInstance.get() as instance, Migration.opened(settings) as migration:
-        register_pool(instance)
-        if foreign := foreign_table(instance, migration):
-            logger.warning(
-                "%s. Runs are refused; see the check migration_status of swapped_index", told_foreign(*foreign)
-            )
-    with serving_reports(settings.home / "reports", host, min(port + 1, _LAST_PORT)) as reports:
-        return _run_dagster(variables | {"REPORTS_URL": settings.reports_url or reports}, port, host, settings.home)
-
-
-def _run_dagster(variables: dict[str, str], port: int, host: str, home: Path) -> int:
-    command = ["-m", "dagster", "dev", "-m", "bge_pipeline.definitions", "-p", str(port), "-h", host]
+    with in_environment(variables):
+        tables = served_tables()
+        with dg.DagsterInstance.get() as instance:
+            for table in tables:
+                _look_at(instance, table)
     ui = f"http://{host}:{port}"
-    print(f"Dagster UI: {ui}{_GROUP_PAGE}  (Ctrl-C stops it)", flush=True)  # noqa: T201
+    with (
+        serving_reports(settings.home / "reports", host, min(port + 1, _LAST_PORT)) as reports,
+        _serving_metrics(settings, variables, tables),
+    ):
+        links = {"REPORTS_URL": settings.reports_url or reports, "DAGSTER_URL": settings.dagster_url or ui}
+        return _run_dagster(variables | links, tables, port, host, settings)
+
+
+def _look_at(instance: dg.DagsterInstance, table: ServedTable) -> None:
+    """Give the table's pool its limit, and say so where the history is another table's."""
+    settings = table.settings()
+    register_pool(instance, table.pool)
+    with Migration.opened(settings) as migration:
+        migration.database.require_answer()
+        if foreign := foreign_table(instance, table, migration):
+            logger.warning(
+                "%s. Runs are refused; see the check migration_status of %s",
+                told_foreign(*foreign),
+                table.key(SWAPPED).to_user_string(),
+            )
+
+
+@contextmanager
+def _serving_metrics(settings: Settings, variables: dict[str, str], tables: Sequence[ServedTable]) -> Iterator[None]:
+    """Serve what the database and Dagster's records know, where METRICS_PORT is set; runs serve their own on the ports above."""
+    if settings.metrics_port is None:
+        yield
+        return
+    with ExitStack() as stack:
+        registry = CollectorRegistry()
+        with in_environment(variables):
+            instance = stack.enter_context(dg.DagsterInstance.get())
+            found = [TableMetrics(stack.enter_context(Migration.opened(table.settings()))) for table in tables]
+        registry.register(AllTables(found))
+        registry.register(DagsterMetrics(instance, tables))
+        for metrics in found:
+            stack.enter_context(metrics.keeping_up())
+        stack.enter_context(serving_metrics(settings.metrics_host, settings.metrics_port, settings.home, registry))
+        yield
+
+
+def _run_dagster(
+    variables: dict[str, str], tables: Sequence[ServedTable], port: int, host: str, settings: Settings
+) -> int:
+    command = ["-m", "dagster", "dev", "-m", "bge_pipeline.definitions", "-p", str(port), "-h", host]
+    if settings.log_format == "json":
+        command += ["--log-format", "json"]
+    ui, home = f"http://{host}:{port}", settings.home
+    for table in tables:
+        print(f"Dagster UI: {ui}{_GROUP_PAGE.format(group=table.group)}  (Ctrl-C stops it)", flush=True)  # noqa: T201
     if newest := newest_report(home / "reports"):
         print(f"newest benchmark report: {variables['REPORTS_URL']}/{newest.name}", flush=True)  # noqa: T201
     with _passing_signals_on() as started:
         # In a session of its own, Dagster hears of Ctrl-C once, from here, and can end its processes in order.
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-W", "ignore:Function `dev_command` is superseded", *command],
-            env=os.environ | variables,
+            env=os.environ | for_dagsters_commands(variables),
             start_new_session=True,
             creationflags=_APART,
         )

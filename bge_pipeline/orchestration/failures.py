@@ -8,6 +8,7 @@ import dagster as dg
 from bge_pipeline.errors import BgePipelineError, DatabaseUnavailable, EncodingError, LockNotAcquired, LoginRefused
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
 from bge_pipeline.orchestration.partitions import PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG
+from bge_pipeline.orchestration.served import ServedTable
 
 _TRANSIENT = (DatabaseUnavailable, LockNotAcquired, EncodingError)
 
@@ -19,7 +20,7 @@ _INTERRUPT_STATE = "every committed batch is kept, and no column is exchanged by
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def explained(table: ServedTable) -> Iterator[None]:
     """Turn an error that this package can explain into a Failure with its state and next step as metadata.
 
     An interrupt is one of them: Dagster would count it as one more failure for the retry policy, and start over.
@@ -39,9 +40,13 @@ def explained() -> Iterator[None]:
         ) from error
     except BgePipelineError as error:
         raise dg.Failure(
-            description=str(error),
+            description=table.worded(str(error)),
             metadata=as_dagster_metadata(
-                {"error": type(error).__name__, "state": error.state, "next_step": error.next_step}
+                {
+                    "error": type(error).__name__,
+                    "state": error.state,
+                    "next_step": error.next_step and table.worded(error.next_step),
+                }
             ),
             allow_retries=_may_pass(error) and not _is_last_try(),
         ) from error

@@ -10,10 +10,11 @@ import dagster as dg
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.orchestration.dagster_home import environment, in_environment, prepare_dagster_home, server_urls
 from bge_pipeline.orchestration.failures import was_interrupted
-from bge_pipeline.orchestration.names import BACKFILLED, REPORT, SCHEMA, SWAPPED
+from bge_pipeline.orchestration.names import BACKFILL_JOB, BACKFILLED, REPORT, SCHEMA, SWAPPED
 from bge_pipeline.orchestration.own_history import adopt
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.progress import StepProgress, listening
+from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.verify import verify_nothing_pending
 from bge_pipeline.settings import Settings
@@ -69,7 +70,9 @@ def migrate_through_dagster(
         KeyboardInterrupt: a signal ended a step; likewise.
     """
     # Loading the code location takes a second, which importers of this module need not wait for.
-    from bge_pipeline.definitions import defs
+    from bge_pipeline.orchestration.code_location import code_location
+
+    defs = code_location([THE_TABLE])
 
     run_ids: list[str] = []
 
@@ -77,7 +80,7 @@ def migrate_through_dagster(
     with in_environment(environment(settings) | server_urls(settings)), dg.DagsterInstance.get() as instance:
         keep_connections(instance)
         with Migration.opened(settings) as migration:
-            adopt(instance, migration)
+            adopt(instance, THE_TABLE, migration)
 
         def run(job: str, progress: StepProgress, partition_key: str | None = None) -> dg.ExecuteInProcessResult:
             def listener(found: StepProgress) -> None:
@@ -95,9 +98,9 @@ def migrate_through_dagster(
             return result
 
         run("expand_job", StepProgress(SCHEMA))
-        keys = known_keys(instance)
+        keys = known_keys(instance, THE_TABLE)
         for number, key in enumerate(keys, start=1):
-            run("backfill_job", StepProgress(BACKFILLED, partition=number, partitions=len(keys)), key)
+            run(BACKFILL_JOB, StepProgress(BACKFILLED, partition=number, partitions=len(keys)), key)
         if _backfill_is_due(settings):
             # Rows above the last partition, where the table has grown since it was cut.
             run("embed_pending_job", StepProgress(BACKFILLED))

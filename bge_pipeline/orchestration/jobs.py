@@ -1,270 +1,122 @@
-"""Jobs: one for each phase, one that embeds what is pending, and the ways back and out."""
+"""Jobs of ops: embedding what is pending, pause and resume, and the ways back and out. Those of assets are in asset_jobs.py."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
-from pydantic import Field
 
-from bge_pipeline.database.target import TargetTable
-from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.errors import ConsentRequired
-from bge_pipeline.orchestration.checks import only_new_vectors, quality_gate
-from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
-from bge_pipeline.orchestration.metadata import as_dagster_metadata
-from bge_pipeline.orchestration.names import BACKFILLED, POOL, REPORT, SCHEMA, SWAPPED, WITHOUT_OLD_MODEL_TAG
-from bge_pipeline.orchestration.own_history import adopt, require_own_history
-from bge_pipeline.orchestration.progress import log_backfill, log_index_build, log_step
-from bge_pipeline.orchestration.side_by_side_check import side_by_side
-from bge_pipeline.orchestration.status_check import log_status, migration_status
-from bge_pipeline.phases.backfill import backfill
-from bge_pipeline.phases.companion import keep_companion
-from bge_pipeline.phases.consent import require_confirmation
-from bge_pipeline.phases.ending import require_whole
-from bge_pipeline.phases.migration import Migration
-from bge_pipeline.phases.pause import PauseResult, pause, resume, this_user
-from bge_pipeline.phases.retire import retire
-from bge_pipeline.phases.rollback import rollback
-from bge_pipeline.settings import DatabaseSettings
-
-expand_job = dg.define_asset_job(
-    "expand_job",
-    selection=[SCHEMA],
-    description="Add the new column and what keeps it true, and cut the table into partitions.",
+from bge_pipeline.orchestration.asset_jobs import (
+    backfill_job,
+    compare_job,
+    expand_job,
+    report_job,
+    status_job,
+    swap_job,
 )
-
-backfill_job = dg.define_asset_job(
-    "backfill_job",
-    # Both compare the whole table: they are asked once, by swap_job, and not after each partition.
-    selection=dg.AssetSelection.assets(BACKFILLED) - dg.AssetSelection.checks(quality_gate, side_by_side),
-    description="Embed one partition, or a range of partitions in one run, and check it.",
+from bge_pipeline.orchestration.ops import (
+    adopt_table,
+    embed_pending,
+    keep_old_current,
+    pause_runs,
+    resume_runs,
+    retire_old_column,
+    roll_back,
 )
-
-swap_job = dg.define_asset_job(
-    "swap_job",
-    selection=dg.AssetSelection.assets(SWAPPED) | dg.AssetSelection.checks_for_assets(BACKFILLED),
-    description="Check the whole table, build the index, exchange the columns, check the index. A failed check stops it.",
-)
-
-compare_job = dg.define_asset_job(
-    "compare_job",
-    selection=dg.AssetSelection.checks(only_new_vectors),
-    description="Compare a sample of what was written since the swap with what the new model makes of it.",
-)
-
-status_job = dg.define_asset_job(
-    "status_job",
-    selection=dg.AssetSelection.checks(migration_status),
-    description="See where the migration stands; it is the check migration_status of swapped_index.",
-)
-
-report_job = dg.define_asset_job("report_job", selection=[REPORT], description="Write the benchmark report.")
+from bge_pipeline.orchestration.per_table import PerTable, per_table
+from bge_pipeline.orchestration.priorities import AT_ONCE, FRESH, priority
+from bge_pipeline.orchestration.served import ServedTable
 
 
-@dg.op(pool=POOL, retry_policy=TRANSIENT_RETRIES, description="Embed every pending row, whatever its id.")
-def embed_pending(
-    context: dg.OpExecutionContext,
-    migration: dg.ResourceParam[Migration],
-    embeddings: dg.ResourceParam[EmbeddingsService],
-) -> None:
-    """Embed what is pending; seen in the history of `backfilled_embeddings` as an observation."""
-    with explained():
-        require_own_history(context.instance, migration)
-        result = backfill(migration, embeddings.encoder, on_progress=log_backfill(context, "embed_pending"))
-    _tag_without_old_model(context, result.companion_is_kept)
-    context.log_event(dg.AssetObservation(BACKFILLED, metadata=as_dagster_metadata(result.as_metadata())))
-    with explained():
-        require_whole(result, None, "launch embed_pending_job again")
-
-
-class ConfirmConfig(dg.Config):
-    """What an op that changes what search reads, or drops vectors, wants typed."""
-
-    confirm: str = Field(
-        "",
-        description="The table that this run changes, as schema.table: the run fails, with nothing changed, unless it is "
-        "the table of TARGET_SCHEMA and TARGET_TABLE.",
+@per_table(
+    lambda table: dg.job(
+        name=table.called("embed_pending_job"),
+        tags=priority(FRESH),
+        description="Embed every pending row, new and changed ones, before the swap and ever after it.",
     )
-
-
-@dg.op(pool=POOL, retry_policy=TRANSIENT_RETRIES, description="Embed with the old model what waits in its column.")
-def keep_old_current(context: dg.OpExecutionContext, migration: dg.ResourceParam[Migration]) -> None:
-    """Keep the companion column current; the new model is not loaded."""
-    with explained():
-        require_own_history(context.instance, migration)
-        result = keep_companion(migration)
-    _tag_without_old_model(context, result.is_kept)
-    context.log_event(dg.AssetObservation(BACKFILLED, metadata=as_dagster_metadata(result.as_metadata())))
-
-
-def _tag_without_old_model(context: dg.OpExecutionContext, is_kept: bool | None) -> None:
-    if is_kept is False:
-        context.instance.add_run_tags(context.run_id, {WITHOUT_OLD_MODEL_TAG: "true"})
-
-
-class PauseConfig(dg.Config):
-    """What may be said with a pause."""
-
-    reason: str = Field("", description="Why, shown to whoever finds the table paused.")
-
-
-@dg.op(retry_policy=TRANSIENT_RETRIES, description="Hold every run on the table after the batch it has in hand.")
-def pause_runs(
-    context: dg.OpExecutionContext,
-    config: PauseConfig,
-    migration: dg.ResourceParam[Migration],
-) -> None:
-    """Pause; seen in the history of `backfilled_embeddings` as an observation."""
-    with explained():
-        result = pause(migration, by=_by(context), reason=config.reason or None)
-    _log_pause(context, result)
-
-
-@dg.op(retry_policy=TRANSIENT_RETRIES, description="Let the runs on the table go on, whoever paused them.")
-def resume_runs(context: dg.OpExecutionContext, migration: dg.ResourceParam[Migration]) -> None:
-    """Resume; seen in the history of `backfilled_embeddings` as an observation."""
-    with explained():
-        result = resume(migration, by=_by(context))
-    _log_pause(context, result)
-
-
-def _by(context: dg.OpExecutionContext) -> str:
-    return f"Dagster run {context.run_id[:8]} ({this_user()})"
-
-
-def _log_pause(context: dg.OpExecutionContext, result: PauseResult) -> None:
-    context.log.info("%s: %s", result.table, result.latest or "not paused")
-    context.log_event(dg.AssetObservation(BACKFILLED, metadata=as_dagster_metadata(result.as_metadata())))
-
-
-@dg.op(retry_policy=TRANSIENT_RETRIES, description="Exchange the columns back; the new vectors are kept beside them.")
-def roll_back(
-    context: dg.OpExecutionContext,
-    config: ConfirmConfig,
-    migration: dg.ResourceParam[Migration],
-) -> None:
-    """Roll back; `swapped_index` says so, and its check `migration_status`."""
-    with explained():
-        _require_confirmed(context, config, migration.settings)
-        require_own_history(context.instance, migration)
-        result = rollback(migration, on_progress=log_index_build(context.log, SWAPPED), on_step=log_step(context.log))
-        _log_state(context, migration, "rolled back", result.as_metadata())
-    for notice in result.notices:
-        context.log.warning(notice)
-
-
-class RetireConfig(ConfirmConfig):
-    """Choices of `retire_old_column`."""
-
-    reclaim: bool = Field(
-        False,
-        description="Rewrite the table at once with VACUUM FULL, which locks out readers and writers until it is done; "
-        "otherwise PostgreSQL reuses the space as rows are rewritten.",
-    )
-
-
-@dg.op(retry_policy=TRANSIENT_RETRIES, description="Drop the old column. There is no way back after it.")
-def retire_old_column(
-    context: dg.OpExecutionContext,
-    config: RetireConfig,
-    migration: dg.ResourceParam[Migration],
-) -> None:
-    """Retire; `swapped_index` says so, and its check `migration_status`."""
-    with explained():
-        _require_confirmed(context, config, migration.settings)
-        require_own_history(context.instance, migration)
-        result = retire(migration, reclaim=config.reclaim)
-        _log_state(context, migration, "retired", result.as_metadata())
-
-
-def _log_state(context: dg.OpExecutionContext, migration: Migration, state: str, facts: Mapping[str, Any]) -> None:
-    """What became of the table is the latest state of `swapped_index`, of which the report is then no longer up to date."""
-    # A version of the data: without one, the assets downstream would look as if nothing had happened.
-    version = {"dagster/data_version": f"{state} in run {context.run_id}"}
-    metadata = as_dagster_metadata({"state": state, **facts})
-    context.log_event(dg.AssetMaterialization(SWAPPED, metadata=metadata, tags=version))
-    log_status(context, migration)
-
-
-def _require_confirmed(context: dg.OpExecutionContext, config: ConfirmConfig, settings: DatabaseSettings) -> None:
-    """Refuse a run without `confirm`, and one that only repeats a finished run, `confirm` and all, at a click."""
-    repeated = context.run.parent_run_id
-    parent = context.instance.get_run_by_id(repeated) if repeated is not None else None
-    if parent is not None and parent.is_success:
-        raise ConsentRequired(
-            f"this run repeats run {parent.run_id[:8]}, which has done its work: what was confirmed then is not confirmed now",
-            state="nothing was changed",
-            next_step=f"launch {context.job_name} from its launchpad, with confirm typed anew",
-        )
-    require_confirmation(TargetTable.from_settings(settings), config.confirm)
-
-
-@dg.op(retry_policy=TRANSIENT_RETRIES, description="Say that this history is of the table of the settings.")
-def adopt_table(
-    context: dg.OpExecutionContext,
-    config: ConfirmConfig,
-    migration: dg.ResourceParam[Migration],
-) -> None:
-    """Adopt; seen in the check `migration_status`."""
-    with explained():
-        _require_confirmed(context, config, migration.settings)
-        context.log.info("this history is now that of %s", adopt(context.instance, migration))
-        log_status(context, migration)
-
-
-@dg.job(description="Embed every pending row, new and changed ones, before the swap and ever after it.")
-def embed_pending_job() -> None:
+)
+def embed_pending_job(table: ServedTable) -> None:
     """Embed what is pending."""
-    embed_pending()
+    embed_pending.of(table)()
 
 
-@dg.job(
-    description="While the next migration of a finished table runs, and until its retire: embed with the old model what waits."
+@per_table(
+    lambda table: dg.job(
+        name=table.called("keep_old_current_job"),
+        tags=priority(FRESH),
+        description=(
+            "While the next migration of a finished table runs, and until its retire: embed with the old model what waits."
+        ),
+    )
 )
-def keep_old_current_job() -> None:
+def keep_old_current_job(table: ServedTable) -> None:
     """Keep the column of the old model current."""
-    keep_old_current()
+    keep_old_current.of(table)()
 
 
 # Without the encoder's pool, which the run that is to be held has.
-@dg.job(
-    description="Hold every run on the table, here and on other machines, after its batch in hand, until resume_job."
+@per_table(
+    lambda table: dg.job(
+        name=table.called("pause_job"),
+        tags=priority(AT_ONCE),
+        description="Hold every run on the table, here and on other machines, after its batch in hand, until resume_job.",
+    )
 )
-def pause_job() -> None:
+def pause_job(table: ServedTable) -> None:
     """Pause the runs on the table."""
-    pause_runs()
+    pause_runs.of(table)()
 
 
-@dg.job(description="Let the runs on the table go on, whoever paused them.")
-def resume_job() -> None:
+@per_table(
+    lambda table: dg.job(
+        name=table.called("resume_job"),
+        tags=priority(AT_ONCE),
+        description="Let the runs on the table go on, whoever paused them.",
+    )
+)
+def resume_job(table: ServedTable) -> None:
     """Resume the runs on the table."""
-    resume_runs()
+    resume_runs.of(table)()
 
 
-@dg.job(
-    description="CHANGES WHAT SEARCH READS, back to the old vectors, until retire_job has run. Wants config `confirm`."
+@per_table(
+    lambda table: dg.job(
+        name=table.called("rollback_job"),
+        tags=priority(AT_ONCE),
+        description="CHANGES WHAT SEARCH READS, back to the old vectors, until retire_job has run. Wants config `confirm`.",
+    )
 )
-def rollback_job() -> None:
+def rollback_job(table: ServedTable) -> None:
     """Roll back the swap."""
-    roll_back()
+    roll_back.of(table)()
 
 
-@dg.job(description="DROPS THE OLD VECTORS: there is no way back after it. Wants config `confirm`.")
-def retire_job() -> None:
-    """Retire the old column."""
-    retire_old_column()
-
-
-@dg.job(
-    description="Where the table has moved to another database: its history goes on here. Wants config `confirm`. For another "
-    "table, give that one a history of its own."
+@per_table(
+    lambda table: dg.job(
+        name=table.called("retire_job"),
+        tags=priority(AT_ONCE),
+        description="DROPS THE OLD VECTORS: there is no way back after it. Wants config `confirm`.",
+    )
 )
-def adopt_table_job() -> None:
+def retire_job(table: ServedTable) -> None:
+    """Retire the old column."""
+    retire_old_column.of(table)()
+
+
+@per_table(
+    lambda table: dg.job(
+        name=table.called("adopt_table_job"),
+        tags=priority(AT_ONCE),
+        description=(
+            "Where the table has moved to another database: its history goes on here. Wants config `confirm`. For another "
+            "table, give that one a history of its own."
+        ),
+    )
+)
+def adopt_table_job(table: ServedTable) -> None:
     """Say that this history is of the table of the settings."""
-    adopt_table()
+    adopt_table.of(table)()
 
 
-JOBS: list[Any] = [
+JOBS: list[PerTable[Any]] = [
     expand_job,
     backfill_job,
     swap_job,

@@ -5,6 +5,8 @@ BACKFILLED = "backfilled_embeddings"
 SWAPPED = "swapped_index"
 REPORT = "benchmark_report"
 
+BACKFILL_JOB = "backfill_job"
+
 GROUP = "embedding_migration"
 OWNERS = ["team:search"]
 WITHOUT_OLD_MODEL_TAG = "bge_pipeline/without_old_model"

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from bge_pipeline.database.ids import OTHERS, UUIDS, Id, IdRange
+from bge_pipeline.database.id_range import IdRange
+from bge_pipeline.database.ids import UUIDS, Id, IdKind, readable
 from bge_pipeline.database.ranges import cut_ranges
 from bge_pipeline.errors import BgePipelineError
+from bge_pipeline.orchestration.names import SCHEMA
+from bge_pipeline.orchestration.served import ServedTable
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import require_table
-
-id_ranges = dg.DynamicPartitionsDefinition(name="id_ranges")
 
 PARTITION_TAG = "dagster/partition"
 RANGE_START_TAG = "dagster/asset_partition_range_start"
@@ -31,36 +32,53 @@ _SEPARATORS_OF_A_CUT_KEY = 3
 _HALF_AN_ESCAPE = re.compile("%.?$")
 
 
-def known_keys(instance: dg.DagsterInstance) -> Sequence[str]:
+def known_keys(instance: dg.DagsterInstance, table: ServedTable) -> Sequence[str]:
     """The keys of every partition, in the order of their ids."""
-    return instance.get_dynamic_partitions(str(id_ranges.name))
+    return instance.get_dynamic_partitions(str(table.partitions.name))
 
 
-def recut(instance: dg.DagsterInstance, migration: Migration) -> list[str]:
+def recut(instance: dg.DagsterInstance, table: ServedTable, migration: Migration) -> list[str]:
     """Replace the partitions by those of the table as it is now; returns their keys."""
     ranges = _cut(migration)
     keys = _named(instance, ranges, 1, digits=max(_FEWEST_DIGITS, len(str(_ROOM_TO_GROW * len(ranges)))))
-    for key in known_keys(instance):
-        instance.delete_dynamic_partition(str(id_ranges.name), key)
-    instance.add_dynamic_partitions(str(id_ranges.name), keys)
+    for key in known_keys(instance, table):
+        instance.delete_dynamic_partition(str(table.partitions.name), key)
+    instance.add_dynamic_partitions(str(table.partitions.name), keys)
     return keys
 
 
-def new_full_ranges(instance: dg.DagsterInstance, migration: Migration) -> list[str]:
+def new_full_ranges(instance: dg.DagsterInstance, table: ServedTable, migration: Migration) -> list[str]:
     """Keys for what the table has grown by above the last partition, in full ranges only.
 
     The last range that a cut gives is still filling up; its rows are embedded without a partition.
     """
-    keys = known_keys(instance)
+    keys = known_keys(instance, table)
     if not keys:
         return []
     above = range_of(instance, keys[-1]).upper
     return _named(instance, _cut(migration, above=above)[:-1], len(keys) + 1, digits=_digits_of(keys[-1]))
 
 
-def add(instance: dg.DagsterInstance, keys: Sequence[str]) -> None:
+def add(instance: dg.DagsterInstance, table: ServedTable, keys: Sequence[str]) -> None:
     """Add partitions behind those that are there."""
-    instance.add_dynamic_partitions(str(id_ranges.name), keys)
+    instance.add_dynamic_partitions(str(table.partitions.name), keys)
+
+
+def require_kept(instance: dg.DagsterInstance, table: ServedTable, keys: Sequence[str]) -> None:
+    """Return if a run's partitions are all still there, so that Dagster takes what it has to say about them.
+
+    Raises:
+        BgePipelineError: names those that somebody deleted meanwhile.
+    """
+    known = set(known_keys(instance, table))
+    deleted = [key for key in keys if key not in known]
+    if deleted:
+        raise BgePipelineError(
+            f"{', '.join(deleted)}: deleted while a run of {'it' if len(keys) == 1 else 'its range'} was at work",
+            state="what was embedded is kept, and Dagster's books do not show it",
+            next_step=f"{table.called('backfill_job')} goes on with the partitions that are left; "
+            f"{table.called('embed_pending_job')} embeds what is in none of them",
+        )
 
 
 def range_of(instance: dg.DagsterInstance, key: str) -> IdRange:
@@ -75,26 +93,26 @@ def range_of(instance: dg.DagsterInstance, key: str) -> IdRange:
     return IdRange.from_key(key)
 
 
-def targeted_keys(tags: Mapping[str, str], instance: dg.DagsterInstance) -> list[str]:
+def targeted_keys(instance: dg.DagsterInstance, table: ServedTable, tags: Mapping[str, str]) -> list[str]:
     """The partitions that a run with these tags is about; none for a run without a partition."""
     if PARTITION_TAG in tags:
         return [tags[PARTITION_TAG]]
     if RANGE_START_TAG not in tags:
         return []
-    keys = known_keys(instance)
+    keys = known_keys(instance, table)
     try:
         first, last = keys.index(tags[RANGE_START_TAG]), keys.index(tags[RANGE_END_TAG])
     except ValueError:
         raise BgePipelineError(
             f"expected two partitions that exist, got {tags[RANGE_START_TAG]!r} and {tags[RANGE_END_TAG]!r}",
-            next_step="materialize schema_with_384_column, which cuts the partitions",
+            next_step=f"materialize {table.key(SCHEMA).to_user_string()}, which cuts the partitions",
         ) from None
     return list(keys[first : last + 1])
 
 
-def targeted_range(tags: Mapping[str, str], instance: dg.DagsterInstance) -> IdRange | None:
+def targeted_range(instance: dg.DagsterInstance, table: ServedTable, tags: Mapping[str, str]) -> IdRange | None:
     """The ids that a run with these tags is about; None for the whole table."""
-    keys = targeted_keys(tags, instance)
+    keys = targeted_keys(instance, table, tags)
     if not keys:
         return None
     first, last = range_of(instance, keys[0]), range_of(instance, keys[-1])
@@ -112,7 +130,7 @@ def _named(instance: dg.DagsterInstance, ranges: Sequence[IdRange], first: int, 
     keys, whole = [], {}
     for number, id_range in enumerate(ranges, start=first):
         key = id_range.key(number, digits)
-        if id_range.kind is UUIDS or (len(key) > _LONGEST_KEY and id_range.kind.includes_upper):
+        if UUIDS in id_range.kind.parts or (len(key) > _LONGEST_KEY and id_range.kind.includes_upper):
             whole_key, key = key, _cut_key(f"{number:0{digits}d}", id_range, key)
             whole[_kept_as(key)] = whole_key
         keys.append(key)
@@ -123,12 +141,17 @@ def _named(instance: dg.DagsterInstance, ranges: Sequence[IdRange], first: int, 
 
 def _cut_key(number: str, id_range: IdRange, key: str) -> str:
     """The number, the beginnings of the bounds, and a digest: another cut of the table has another."""
-    length = _SHOWN_OF_A_UUID if id_range.kind is UUIDS else _SHOWN_OF_A_BOUND
-    shown = [
-        "" if bound is None else _HALF_AN_ESCAPE.sub("", OTHERS.readable(str(bound))[:length])
-        for bound in (id_range.lower, id_range.upper)
-    ]
+    shown = ["" if bound is None else _shown(id_range.kind, bound) for bound in (id_range.lower, id_range.upper)]
     return "~".join([number, *shown, hashlib.sha256(key.encode()).hexdigest()[:8]])
+
+
+def _shown(kind: IdKind, bound: Id) -> str:
+    """The beginning of an id, of each column of the key."""
+    parts = []
+    for column, (value,) in zip(kind.parts, kind.columns([bound]), strict=True):
+        length = _SHOWN_OF_A_UUID if column is UUIDS else _SHOWN_OF_A_BOUND // len(kind.parts)
+        parts.append(_HALF_AN_ESCAPE.sub("", readable(value)[:length]))
+    return "_".join(parts)
 
 
 def _kept_as(key: str) -> str:

@@ -7,6 +7,8 @@ import dagster as dg
 from bge_pipeline.orchestration.failures import explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
 from bge_pipeline.orchestration.names import SCHEMA
+from bge_pipeline.orchestration.per_table import per_table
+from bge_pipeline.orchestration.served import ServedTable
 from bge_pipeline.phases.endpoint_use import EndpointUse
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
@@ -18,19 +20,21 @@ _MEASURED = ("tokens", "texts_per_second", "backfill_seconds", "device", "precis
 """Figures of the model, which are left out where it has not run on this table."""
 
 
-@dg.asset_check(
-    asset=SCHEMA,
-    name="plan",
-    description=(
-        "What the migration will meet, from the table as it is: views and other objects that would make the swap refuse, "
-        "missing privileges, triggers, publications, rows, disk, and the time it takes once a backfill has been measured. "
-        "It changes nothing and loads no model: execute it by itself before the column is added. `bge-pipeline plan` says "
-        "the same, and measures the model as well."
-    ),
+@per_table(
+    lambda table: dg.asset_check(
+        asset=table.key(SCHEMA),
+        name="plan",
+        description=(
+            "What the migration will meet, from the table as it is: views and other objects that would make the swap refuse, "
+            "missing privileges, triggers, publications, rows, disk, and the time it takes once a backfill has been measured. "
+            "It changes nothing and loads no model: execute it by itself before the column is added. `bge-pipeline plan` says "
+            "the same, and measures the model as well."
+        ),
+    )
 )
-def plan_of_migration(migration: dg.ResourceParam[Migration]) -> dg.AssetCheckResult:
+def plan_of_migration(table: ServedTable, migration: dg.ResourceParam[Migration]) -> dg.AssetCheckResult:
     """Whether anything stands in the way of the migration."""
-    with explained():
+    with explained(table):
         plan_now = plan(migration, unloaded_model(migration))
     found = plan_now.as_metadata()
     if not found["texts_per_second"]:
@@ -39,7 +43,7 @@ def plan_of_migration(migration: dg.ResourceParam[Migration]) -> dg.AssetCheckRe
     return dg.AssetCheckResult(
         passed=not found["obstacles"] and not to_look_at,
         severity=dg.AssetCheckSeverity.ERROR if found["obstacles"] else dg.AssetCheckSeverity.WARN,
-        description="\n\n".join([*found["obstacles"], *to_look_at, _size(found, plan_now.endpoint)]),
+        description=table.worded("\n\n".join([*found["obstacles"], *to_look_at, _size(found, plan_now.endpoint)])),
         metadata=as_dagster_metadata(found),
     )
 

@@ -1,4 +1,4 @@
-"""The pool `encoder`: how many runs may load the model at once, written into Dagster's records before one is queued."""
+"""The pool of the encoder: how many runs may load the model at once, written into Dagster's records before one is queued."""
 
 import dagster as dg
 from sqlalchemy.exc import IntegrityError
@@ -8,7 +8,7 @@ from bge_pipeline.orchestration.names import POOL
 _RUNS_AT_ONCE = 1
 
 
-def register_pool(instance: dg.DagsterInstance) -> None:
+def register_pool(instance: dg.DagsterInstance, pool: str = POOL) -> None:
     """Give the pool its limit where it has none: `default_limit` of dagster.yaml, or one run at a time.
 
     `default_limit` alone is too late and too little (Dagster 1.13, `QueuedRunCoordinatorDaemon._get_runs_to_dequeue`). The
@@ -18,16 +18,16 @@ def register_pool(instance: dg.DagsterInstance) -> None:
     """
     records = instance.event_log_storage
     # A run without an instance of its own keeps its records in memory, where there are no pools.
-    if not records.supports_global_concurrency_limits or _is_set_by_name(instance):
+    if not records.supports_global_concurrency_limits or _is_set_by_name(instance, pool):
         return
     default = instance.global_op_concurrency_default_limit
     try:
-        records.set_concurrency_slots(POOL, _RUNS_AT_ONCE if default is None else default)
+        records.set_concurrency_slots(pool, _RUNS_AT_ONCE if default is None else default)
     except IntegrityError:
         # Another process did it at this very moment; anything else is not forgiven.
-        if not _is_set_by_name(instance):
+        if not _is_set_by_name(instance, pool):
             raise
 
 
-def _is_set_by_name(instance: dg.DagsterInstance) -> bool:
-    return any(pool.name == POOL and not pool.from_default for pool in instance.event_log_storage.get_pool_limits())
+def _is_set_by_name(instance: dg.DagsterInstance, pool: str) -> bool:
+    return any(limit.name == pool and not limit.from_default for limit in instance.event_log_storage.get_pool_limits())

@@ -2,18 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import dagster as dg
 from pydantic import Field
 
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.orchestration.failures import launch_again
+from bge_pipeline.orchestration.served import THE_TABLE, ServedTable
 from bge_pipeline.orchestration.workers import WORKER_TAG
 from bge_pipeline.phases.migrate import open_service
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.process import this_process
-from bge_pipeline.settings import Settings, load_settings
+from bge_pipeline.settings import Settings
 from bge_pipeline.settings.configuration import in_force
 
 
@@ -29,6 +30,8 @@ class SettingsResource(dg.ConfigurableResource[Settings]):
     Secrets, the model and the names of the target table come from the environment alone; what errors advise is here.
     Consent is given for one run.
     """
+
+    table: ClassVar[ServedTable] = THE_TABLE
 
     partition_rows: int | None = _override("partition_rows")
     backfill_batch_rows: int | None = _override("backfill_batch_rows")
@@ -61,7 +64,7 @@ class SettingsResource(dg.ConfigurableResource[Settings]):
     def create_resource(self, context: dg.InitResourceContext) -> Settings:
         """The validated settings, which the run's log shows as far as they are not the defaults."""
         chosen = {name: getattr(self, name) for name in type(self).model_fields}
-        settings = load_settings(**{name: value for name, value in chosen.items() if value is not None})
+        settings = self.table.settings(**{name: value for name, value in chosen.items() if value is not None})
         if context.log is not None:
             told = ", ".join(f"{name}={value}" for name, value in in_force(settings).items())
             context.log.info("settings in force, where not the defaults: %s", told or "none")
@@ -106,9 +109,20 @@ class EmbeddingsResource(dg.ConfigurableResource[EmbeddingsService]):
             yield service
 
 
-def resources() -> dict[str, Any]:
-    """The resources of the code location, under the names that assets and ops ask for."""
+def resources(table: ServedTable) -> dict[str, Any]:
+    """The table's resources, under the names that its assets and ops ask for."""
     # Typed as Any: Dagster's types do not tell that a resource configured at launch stands for what it makes.
-    settings: Any = SettingsResource.configure_at_launch()
+    settings: Any = _settings_of(table).configure_at_launch()
     migration = MigrationResource(settings=settings)
-    return {"settings": settings, "migration": migration, "embeddings": EmbeddingsResource(migration=migration)}
+    made = {"settings": settings, "migration": migration, "embeddings": EmbeddingsResource(migration=migration)}
+    return {table.called(name): resource for name, resource in made.items()}
+
+
+def _settings_of(served: ServedTable) -> type[SettingsResource]:
+    """A class of its own, since what a resource is given as a value could be changed in the launchpad."""
+
+    class SettingsOfTable(SettingsResource):
+        __doc__ = SettingsResource.__doc__
+        table: ClassVar[ServedTable] = served
+
+    return SettingsOfTable

@@ -2,15 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import dagster as dg
 
-from bge_pipeline.orchestration.names import BACKFILLED, SCHEMA, WITHOUT_OLD_MODEL_TAG
+from bge_pipeline.orchestration.names import BACKFILL_JOB, BACKFILLED, SCHEMA, WITHOUT_OLD_MODEL_TAG
 from bge_pipeline.orchestration.partitions import known_keys, targeted_keys
 from bge_pipeline.orchestration.progress import Overall
 from bge_pipeline.orchestration.rerun_policy import Attempt
+from bge_pipeline.orchestration.served import ServedTable
 
 _WAITING = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING]
 _AT_WORK = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
@@ -19,27 +21,48 @@ _WILL_RETRY_TAG = "dagster/will_retry"
 _RETRIED_BY_TAG = "dagster/auto_retry_run_id"
 _BACKFILL_TAG = "dagster/backfill"
 _RUNS_PER_QUERY = 500
+_RUNS_PER_LOOK = 50
 _OLD_MODEL_PAUSE = timedelta(hours=1)
 
 
-def unmaterialized_attempts(instance: dg.DagsterInstance) -> dict[str, list[Attempt]]:
-    """For each partition whose latest run did not materialize it, its runs since it was last materialized.
+@dataclass(frozen=True)
+class Unmaterialized:
+    """Partitions whose latest run has not materialized them.
+
+    Attributes:
+        failed: those whose run is over, in order.
+        unfinished: how many have one that is queued or under way.
+    """
+
+    failed: Sequence[str]
+    unfinished: int
+
+
+def unmaterialized(instance: dg.DagsterInstance, table: ServedTable) -> Unmaterialized:
+    """Which partitions their latest run has not materialized; asks for ids alone, as thousands of runs may be queued."""
+    known = set(known_keys(instance, table))
+    latest = instance.event_log_storage.get_latest_asset_partition_materialization_attempts_without_materializations(
+        table.key(BACKFILLED)
+    )
+    last_runs = {key: run_id for key, (run_id, _) in latest.items() if key in known}
+    unfinished = set(instance.get_run_ids(dg.RunsFilter(statuses=UNFINISHED))) if last_runs else set()
+    failed = sorted(key for key, run_id in last_runs.items() if run_id not in unfinished)
+    return Unmaterialized(failed, len(last_runs) - len(failed))
+
+
+def attempts_at(instance: dg.DagsterInstance, table: ServedTable, keys: Sequence[str]) -> dict[str, list[Attempt]]:
+    """For each of these partitions, its runs since it was last materialized, oldest first.
 
     A run of a range counts for each of its partitions, and so does a run that Dagster's own retries started.
     """
-    asset = dg.AssetKey(BACKFILLED)
-    known = set(known_keys(instance))
-    latest = instance.event_log_storage.get_latest_asset_partition_materialization_attempts_without_materializations(
-        asset
-    )
-    keys = [key for key in latest if key in known]
     if not keys:
         return {}
+    asset = table.key(BACKFILLED)
     materialized = instance.event_log_storage.get_latest_storage_id_by_partition(
         asset, dg.DagsterEventType.ASSET_MATERIALIZATION, set(keys)
     )
     planned = instance.event_log_storage.get_event_records(
-        dg.EventRecordsFilter(dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED, asset, asset_partitions=keys),
+        dg.EventRecordsFilter(dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED, asset, asset_partitions=list(keys)),
         ascending=True,
     )
     run_ids: dict[str, dict[str, None]] = defaultdict(dict)
@@ -53,38 +76,49 @@ def unmaterialized_attempts(instance: dg.DagsterInstance) -> dict[str, list[Atte
     return {key: found for key, found in attempts.items() if found}
 
 
-def never_materialized(instance: dg.DagsterInstance) -> list[str]:
+def never_materialized(instance: dg.DagsterInstance, table: ServedTable) -> list[str]:
     """Partitions that no run has materialized since the column was added."""
-    expanded = _last_expansion(instance)
+    expanded = _last_expansion(instance, table)
     materialized = instance.event_log_storage.get_latest_storage_id_by_partition(
-        dg.AssetKey(BACKFILLED), dg.DagsterEventType.ASSET_MATERIALIZATION
+        table.key(BACKFILLED), dg.DagsterEventType.ASSET_MATERIALIZATION
     )
-    return [key for key in known_keys(instance) if materialized.get(key, 0) <= expanded]
+    return [key for key in known_keys(instance, table) if materialized.get(key, 0) <= expanded]
 
 
-def how_far(instance: dg.DagsterInstance, key: str, partition_rows: int) -> Overall:
-    """How far the backfill is as the partition `key` begins; a partition that is to come counts as `partition_rows`."""
-    missing = set(never_materialized(instance))
-    partitions = len(known_keys(instance))
-    return Overall(partitions - len(missing | {key}), partitions, len(missing - {key}) * partition_rows)
+def how_far(
+    instance: dg.DagsterInstance, table: ServedTable, keys: Sequence[str], number: int, partition_rows: int
+) -> Overall:
+    """How far the backfill is as the partition of that place among the `keys` of a run begins.
+
+    A partition that is to come counts as `partition_rows`. The ones before it in the run are done, though not yet in the books.
+    """
+    missing = set(never_materialized(instance, table)) - set(keys[:number]) | {keys[number]}
+    partitions = len(known_keys(instance, table))
+    return Overall(partitions - len(missing), partitions, (len(missing) - 1) * partition_rows)
 
 
-def unfinished_runs(instance: dg.DagsterInstance, job_names: Iterable[str]) -> Sequence[dg.DagsterRun]:
-    """Runs of these jobs that are queued or under way, and any other run that backfills partitions."""
-    names = set(job_names)
-    runs = instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED))
-    return [run for run in runs if run.job_name in names or _is_about_backfill(run)]
+def unfinished_run(instance: dg.DagsterInstance, table: ServedTable, job_names: Iterable[str]) -> dg.DagsterRun | None:
+    """A run of one of these jobs that is queued or under way, or another that backfills partitions; None without one."""
+    for name in job_names:
+        if runs := instance.get_runs(dg.RunsFilter(job_name=table.called(name), statuses=UNFINISHED), limit=1):
+            return runs[0]
+    cursor: str | None = None
+    while runs := instance.get_runs(dg.RunsFilter(statuses=UNFINISHED), cursor=cursor, limit=_RUNS_PER_LOOK):
+        if found := next((run for run in runs if _is_about_backfill(run, table)), None):
+            return found
+        cursor = runs[-1].run_id
+    return None
 
 
-def others_are_to_come(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+def others_are_to_come(instance: dg.DagsterInstance, table: ServedTable, run: dg.DagsterRun) -> bool:
     """Whether partitions other than those of this run have yet to be embedded, or embedded again by its Dagster backfill.
 
     Always false for a run of the whole table.
     """
-    own = set(targeted_keys(run.tags, instance))
+    own = set(targeted_keys(instance, table, run.tags))
     if not own:
         return False
-    if set(never_materialized(instance)) - own:
+    if set(never_materialized(instance, table)) - own:
         return True
     if _BACKFILL_TAG not in run.tags:
         return False
@@ -93,35 +127,38 @@ def others_are_to_come(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool
     if instance.get_run_ids(dg.RunsFilter(tags=of_backfill, statuses=_WAITING), limit=1):
         return True
     at_work = instance.get_runs(filters=dg.RunsFilter(tags=of_backfill, statuses=_AT_WORK))
-    if not all(_has_embedded(instance, other) for other in at_work if other.run_id != run.run_id):
+    if not all(_has_embedded(instance, table, other) for other in at_work if other.run_id != run.run_id):
         return True
     backfill = instance.get_backfill(run.tags[_BACKFILL_TAG])
     runs = instance.get_runs(filters=dg.RunsFilter(tags=of_backfill))
-    begun = {key for other in runs for key in targeted_keys(other.tags, instance)}
-    return backfill is not None and bool(_targets(backfill) - begun)
+    begun = {key for other in runs for key in targeted_keys(instance, table, other.tags)}
+    return backfill is not None and bool(_targets(backfill, table) - begun)
 
 
-def backfills_under_way(instance: dg.DagsterInstance) -> Sequence[Any]:
-    """Dagster backfills that have not ended.
+def backfills_under_way(instance: dg.DagsterInstance, table: ServedTable) -> Sequence[Any]:
+    """Dagster backfills of the table that have not ended.
 
-    Dagster has no public name for the filter of its backfills; nothing else here imports a private one.
+    Dagster has no public name for the filter of its backfills.
     """
     from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionsFilter, BulkActionStatus
 
     running = [status for status in BulkActionStatus if status not in BULK_ACTION_TERMINAL_STATUSES]
-    return instance.get_backfills(BulkActionsFilter(statuses=running))
+    under_way = instance.get_backfills(BulkActionsFilter(statuses=running))
+    return [backfill for backfill in under_way if _targets(backfill, table)]
 
 
-def claimed_by_backfills(instance: dg.DagsterInstance, attempts: Mapping[str, Sequence[Attempt]]) -> set[str]:
+def claimed_by_backfills(
+    instance: dg.DagsterInstance, table: ServedTable, attempts: Mapping[str, Sequence[Attempt]]
+) -> set[str]:
     """Of these partitions, those that a Dagster backfill under way has yet to run.
 
     A backfill does not repeat a partition that failed in it, so one whose last run was that backfill's is not claimed.
     """
     claimed: set[str] = set()
-    for backfill in backfills_under_way(instance):
+    for backfill in backfills_under_way(instance, table) if attempts else ():
         of_backfill = dg.RunsFilter(tags={_BACKFILL_TAG: backfill.backfill_id})
-        own_runs = {run.run_id for run in instance.get_runs(filters=of_backfill)}
-        targets = _targets(backfill)
+        own_runs = set(instance.get_run_ids(of_backfill))
+        targets = _targets(backfill, table)
         claimed |= {key for key, runs in attempts.items() if key in targets and runs[-1].run_id not in own_runs}
     return claimed
 
@@ -136,16 +173,16 @@ def consecutive_failures(instance: dg.DagsterInstance, job_name: str) -> list[At
     return failed[::-1]
 
 
-def lately_without_old_model(instance: dg.DagsterInstance) -> bool:
+def lately_without_old_model(instance: dg.DagsterInstance, table: ServedTable) -> bool:
     """Whether a run of the last hour found no old model for the rows that wait for one; the next may be on another host."""
     since = datetime.now(timezone.utc) - _OLD_MODEL_PAUSE
-    lately = dg.RunsFilter(tags={WITHOUT_OLD_MODEL_TAG: "true"}, updated_after=since)
+    lately = dg.RunsFilter(tags={WITHOUT_OLD_MODEL_TAG: table.name or "true"}, updated_after=since)
     return bool(instance.get_run_records(filters=lately, limit=1))
 
 
-def failed_check(instance: dg.DagsterInstance, asset: str, check: str) -> str | None:
+def failed_check(instance: dg.DagsterInstance, asset: dg.AssetKey, check: str) -> str | None:
     """What the last evaluation of a check says; None where it passed, and where there was none."""
-    key = dg.AssetCheckKey(dg.AssetKey(asset), check)
+    key = dg.AssetCheckKey(asset, check)
     record = instance.event_log_storage.get_latest_asset_check_execution_by_key([key]).get(key)
     event = record.event.dagster_event if record is not None and record.event is not None else None
     if event is None or event.event_type != dg.DagsterEventType.ASSET_CHECK_EVALUATION:
@@ -175,28 +212,28 @@ def _run_records(instance: dg.DagsterInstance, run_ids: set[str]) -> dict[str, d
     }
 
 
-def _last_expansion(instance: dg.DagsterInstance) -> int:
+def _last_expansion(instance: dg.DagsterInstance, table: ServedTable) -> int:
     """Storage id of the last materialization of the schema that added the column; 0 without one."""
-    for record in instance.fetch_materializations(dg.AssetKey(SCHEMA), limit=50).records:
+    for record in instance.fetch_materializations(table.key(SCHEMA), limit=50).records:
         materialization = record.asset_materialization
         if materialization is not None and materialization.metadata["added"].value is True:
             return record.storage_id
     return 0
 
 
-def _has_embedded(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+def _has_embedded(instance: dg.DagsterInstance, table: ServedTable, run: dg.DagsterRun) -> bool:
     """Whether a run that is not over has materialized every partition that it is about, and only checks them now."""
     found = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
-    return len(found.records) >= len(targeted_keys(run.tags, instance))
+    return len(found.records) >= len(targeted_keys(instance, table, run.tags))
 
 
-def _is_about_backfill(run: dg.DagsterRun) -> bool:
-    return run.asset_selection is not None and dg.AssetKey(BACKFILLED) in run.asset_selection
+def _is_about_backfill(run: dg.DagsterRun, table: ServedTable) -> bool:
+    return run.asset_selection is not None and table.key(BACKFILLED) in run.asset_selection
 
 
-def _targets(backfill: Any) -> set[str]:
+def _targets(backfill: Any, table: ServedTable) -> set[str]:
     """The partitions that a Dagster backfill is to run."""
     if backfill.asset_backfill_data is None:
-        return set(backfill.partition_names or ())
-    asset, subset = dg.AssetKey(BACKFILLED), backfill.asset_backfill_data.target_subset
+        return set(backfill.partition_names or ()) if backfill.job_name == table.called(BACKFILL_JOB) else set()
+    asset, subset = table.key(BACKFILLED), backfill.asset_backfill_data.target_subset
     return set(subset.get_partitions_subset(asset).get_partition_keys()) if asset in subset.asset_keys else set()

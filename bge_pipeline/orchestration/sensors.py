@@ -6,24 +6,21 @@ column of a table that was migrated before, in which nobody would find them mean
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
 from bge_pipeline.database.heartbeat import read_workers
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.orchestration import partitions, run_history
-from bge_pipeline.orchestration.checks import only_new_vectors
-from bge_pipeline.orchestration.jobs import (
-    backfill_job,
-    compare_job,
-    embed_pending_job,
-    keep_old_current_job,
-    status_job,
-)
-from bge_pipeline.orchestration.names import SWAPPED
+from bge_pipeline.orchestration.asset_jobs import backfill_job, compare_job, status_job
+from bge_pipeline.orchestration.jobs import embed_pending_job, keep_old_current_job
+from bge_pipeline.orchestration.names import BACKFILL_JOB, BACKFILLED, SCHEMA, SWAPPED
 from bge_pipeline.orchestration.own_history import require_own_history
+from bge_pipeline.orchestration.per_table import PerTable, per_table
+from bge_pipeline.orchestration.priorities import RERUN, priority
 from bge_pipeline.orchestration.rerun_policy import Decision, GiveUp, Rerun, RerunPolicy
+from bge_pipeline.orchestration.served import ServedTable
 from bge_pipeline.orchestration.status_check import seen_now
 from bge_pipeline.orchestration.workers import fail_runs_without_process
 from bge_pipeline.phases.application_vectors import written_since
@@ -32,52 +29,70 @@ from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.pause import paused_by
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.verify import verify_nothing_pending
-from bge_pipeline.settings import DagsterSettings, Settings, load_settings
+from bge_pipeline.settings import DagsterSettings, Settings
 
 _INTERVAL_SECONDS = 30
 _COMPARE_INTERVAL_SECONDS = 600
 _LISTED = 5
+_PARTITIONS_PER_TICK = 1_000
+"""Failed partitions that one tick of rerun_failed_partitions decides about; the next goes on behind them."""
 _ATTEMPT_TAG = "bge_pipeline/attempt"
+_EMBED_PENDING = "embed_pending_job"
+_KEEP_OLD_CURRENT = "keep_old_current_job"
 
 
-@dg.sensor(
-    job=backfill_job,
-    minimum_interval_seconds=_INTERVAL_SECONDS,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Runs failed partitions of backfilled_embeddings again, later each time, up to MAX_PARTITION_ATTEMPTS runs.",
+@per_table(
+    lambda table: dg.sensor(
+        name=table.called("rerun_failed_partitions"),
+        job=backfill_job.of(table),
+        minimum_interval_seconds=_INTERVAL_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Runs failed partitions of backfilled_embeddings again, later each time, up to MAX_PARTITION_ATTEMPTS runs.",
+    )
 )
-def rerun_failed_partitions(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+def rerun_failed_partitions(context: dg.SensorEvaluationContext, table: ServedTable) -> dg.SensorResult | dg.SkipReason:
     """Request a run for each failed partition whose time has come."""
     try:
-        settings = load_settings()
+        settings = table.settings()
     except BgePipelineError as error:
-        return dg.SkipReason(str(error))
+        return dg.SkipReason(table.worded(str(error)))
     for orphan in fail_runs_without_process(context.instance, lambda: _silent(settings)):
-        context.log.warning("the process of run %s is gone; the run is marked as failed", orphan.run_id)
+        context.log.warning("the process of run %s is gone; the run no longer counts as under way", orphan.run_id)
     policy = RerunPolicy(settings.max_partition_attempts, settings.retry_backoff_seconds)
-    attempts = run_history.unmaterialized_attempts(context.instance)
-    claimed = run_history.claimed_by_backfills(context.instance, attempts)
+    found = run_history.unmaterialized(context.instance, table)
+    looked_at = _next_of(found.failed, context.cursor)
+    context.update_cursor(looked_at[-1] if len(looked_at) < len(found.failed) else "")
+    attempts = run_history.attempts_at(context.instance, table, looked_at)
+    claimed = run_history.claimed_by_backfills(context.instance, table, attempts)
     now = time.time()
     decisions = {key: policy.decide(key, runs, now, is_claimed=key in claimed) for key, runs in attempts.items()}
     requests = [
-        dg.RunRequest(partition_key=key, run_key=choice.run_key, tags={_ATTEMPT_TAG: str(choice.attempt)})
+        dg.RunRequest(
+            partition_key=key, run_key=choice.run_key, tags={_ATTEMPT_TAG: str(choice.attempt), **priority(RERUN)}
+        )
         for key, choice in decisions.items()
         if isinstance(choice, Rerun)
     ]
-    total = len(partitions.known_keys(context.instance))
+    total = len(partitions.known_keys(context.instance, table))
     if not requests:
-        return dg.SkipReason(_left_alone(decisions, total))
+        return dg.SkipReason(_left_alone(decisions, found, total))
     try:
         with Migration.opened(settings) as migration:
-            require_own_history(context.instance, migration)
+            require_own_history(context.instance, table, migration)
             if pause := paused_by(migration):
                 return dg.SkipReason(f"{len(requests)} partitions wait to be run again: the table is {pause}")
     except BgePipelineError as error:
-        return dg.SkipReason(f"{len(requests)} partitions wait to be run again: {error}")
+        return dg.SkipReason(f"{len(requests)} partitions wait to be run again: {table.worded(str(error))}")
     for key, choice in decisions.items():
         if isinstance(choice, GiveUp):
             context.log.warning("gave up on partition %s: %s", key, choice.reason)
     return dg.SensorResult(run_requests=requests)
+
+
+def _next_of(failed: Sequence[str], last: str | None) -> Sequence[str]:
+    """Of the failed partitions, as many as a tick has time for: those behind the last that was looked at, or the first."""
+    behind = [key for key in failed if key > (last or "")]
+    return (behind or failed)[:_PARTITIONS_PER_TICK]
 
 
 def _silent(settings: Settings) -> set[str]:
@@ -90,90 +105,100 @@ def _silent(settings: Settings) -> set[str]:
     return {worker.process for worker in workers if worker.is_gone}
 
 
-@dg.sensor(
-    jobs=[embed_pending_job, backfill_job, keep_old_current_job],
-    minimum_interval_seconds=_INTERVAL_SECONDS,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description=(
-        "Embeds new and changed rows, before the swap once every partition is done, and ever after it; with the old model, "
-        "where search reads vectors that this project makes, at once. "
-        "Adds a partition when the table has grown by PARTITION_ROWS rows."
-    ),
+@per_table(
+    lambda table: dg.sensor(
+        name=table.called("embed_new_rows"),
+        jobs=[embed_pending_job.of(table), backfill_job.of(table), keep_old_current_job.of(table)],
+        minimum_interval_seconds=_INTERVAL_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            "Embeds new and changed rows, before the swap once every partition is done, and ever after it; with the old model, "
+            "where search reads vectors that this project makes, at once. "
+            "Adds a partition when the table has grown by PARTITION_ROWS rows."
+        ),
+    )
 )
-def embed_new_rows(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+def embed_new_rows(context: dg.SensorEvaluationContext, table: ServedTable) -> dg.SensorResult | dg.SkipReason:
     """Request what the table's new rows need."""
     instance = context.instance
-    under_way = run_history.unfinished_runs(
-        instance, [embed_pending_job.name, backfill_job.name, keep_old_current_job.name]
-    )
-    if under_way:
-        return dg.SkipReason(f"{under_way[0].job_name} is queued or under way in run {under_way[0].run_id[:8]}")
-    if backfills := run_history.backfills_under_way(instance):
+    jobs = [_EMBED_PENDING, BACKFILL_JOB, _KEEP_OLD_CURRENT]
+    if under_way := run_history.unfinished_run(instance, table, jobs):
+        return dg.SkipReason(f"{under_way.job_name} is queued or under way in run {under_way.run_id[:8]}")
+    if backfills := run_history.backfills_under_way(instance, table):
         return dg.SkipReason(f"Dagster backfill {backfills[0].backfill_id} is under way")
     try:
-        with Migration.opened(load_settings()) as migration:
-            require_own_history(instance, migration)
+        with Migration.opened(table.settings()) as migration:
+            require_own_history(instance, table, migration)
             if pause := paused_by(migration):
-                return dg.SkipReason(f"the table is {pause}: launch resume_job, or bge-pipeline resume")
-            return _requests_for_new_rows(instance, migration)
+                return dg.SkipReason(
+                    f"the table is {pause}: launch {table.called('resume_job')}, or bge-pipeline resume"
+                )
+            return _requests_for_new_rows(instance, table, migration)
     except BgePipelineError as error:
-        return dg.SkipReason(str(error))
+        return dg.SkipReason(table.worded(str(error)))
 
 
-def _requests_for_new_rows(instance: dg.DagsterInstance, migration: Migration) -> dg.SensorResult | dg.SkipReason:
+def _requests_for_new_rows(
+    instance: dg.DagsterInstance, table: ServedTable, migration: Migration
+) -> dg.SensorResult | dg.SkipReason:
     phase = require_table(migration).phase
     if phase == "legacy":
-        return dg.SkipReason("the table is in phase legacy: materialize schema_with_384_column to begin a migration")
-    beside = _pending_beside(instance, migration)
+        begin = table.key(SCHEMA).to_user_string()
+        return dg.SkipReason(f"the table is in phase legacy: materialize {begin} to begin a migration")
+    beside = _pending_beside(instance, table, migration)
     if phase in ("expanded", "backfilled"):
-        keys, missing = partitions.known_keys(instance), run_history.never_materialized(instance)
+        keys, missing = partitions.known_keys(instance, table), run_history.never_materialized(instance, table)
         if missing or not keys:
             if beside:
-                return _request_embedding(instance, migration.settings, keep_old_current_job.name, beside)
+                return _request_embedding(instance, migration.settings, table.called(_KEEP_OLD_CURRENT), beside)
             return dg.SkipReason(
                 f"the table is in phase {phase} and {len(missing)} of {len(keys)} partitions have not been materialized: "
-                "launch the backfill of backfilled_embeddings"
+                f"launch the backfill of {table.key(BACKFILLED).to_user_string()}"
             )
-    if grown := partitions.new_full_ranges(instance, migration):
+    if grown := partitions.new_full_ranges(instance, table, migration):
         return dg.SensorResult(
-            dynamic_partitions_requests=[partitions.id_ranges.build_add_request(grown)],
+            dynamic_partitions_requests=[table.partitions.build_add_request(grown)],
             run_requests=[
-                dg.RunRequest(job_name=backfill_job.name, partition_key=key, run_key=f"grown:{key}") for key in grown
+                dg.RunRequest(job_name=table.called(BACKFILL_JOB), partition_key=key, run_key=f"grown:{key}")
+                for key in grown
             ],
         )
     pending = verify_nothing_pending(migration).pending
     if not pending and not beside:
         return dg.SkipReason(f"the table is in phase {phase} and nothing is pending")
-    job_name = embed_pending_job.name if pending else keep_old_current_job.name
+    job_name = table.called(_EMBED_PENDING if pending else _KEEP_OLD_CURRENT)
     return _request_embedding(instance, migration.settings, job_name, pending or beside)
 
 
-def _pending_beside(instance: dg.DagsterInstance, migration: Migration) -> int:
+def _pending_beside(instance: dg.DagsterInstance, table: ServedTable, migration: Migration) -> int:
     """Rows that wait for the old model's vector, where a run could give them one."""
-    if migration.settings.keep_old_current == "off" or run_history.lately_without_old_model(instance):
+    if migration.settings.keep_old_current == "off" or run_history.lately_without_old_model(instance, table):
         return 0
     return count_companion_pending(migration)
 
 
-@dg.sensor(
-    job=compare_job,
-    minimum_interval_seconds=_COMPARE_INTERVAL_SECONDS,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description=(
-        "Where old and new vectors have the same dimensions, and until retire: has what was written since the swap compared "
-        "with the new model, since PostgreSQL would take the old one's vectors in silence."
-    ),
+@per_table(
+    lambda table: dg.sensor(
+        name=table.called("notice_old_vectors"),
+        job=compare_job.of(table),
+        minimum_interval_seconds=_COMPARE_INTERVAL_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            "Where old and new vectors have the same dimensions, and until retire: has what was written since the swap compared "
+            "with the new model, since PostgreSQL would take the old one's vectors in silence."
+        ),
+    )
 )
-def notice_old_vectors(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+def notice_old_vectors(context: dg.SensorEvaluationContext, table: ServedTable) -> dg.SensorResult | dg.SkipReason:
     """Request a comparison when vectors were written since the last one."""
     try:
-        with Migration.opened(load_settings()) as migration:
+        with Migration.opened(table.settings()) as migration:
             found = written_since(migration, int(context.cursor) if context.cursor else None)
     except BgePipelineError as error:
-        return dg.SkipReason(str(error))
+        return dg.SkipReason(table.worded(str(error)))
     if found is None:
         return dg.SkipReason("the dimensions of the column that search reads keep vectors of another model out")
-    alarm = run_history.failed_check(context.instance, SWAPPED, only_new_vectors.check_key.name)
+    alarm = run_history.failed_check(context.instance, table.key(SWAPPED), "only_new_vectors")
     if alarm is not None:
         context.log.error(alarm)
     rows, now = found
@@ -182,25 +207,28 @@ def notice_old_vectors(context: dg.SensorEvaluationContext) -> dg.SensorResult |
     return dg.SensorResult(run_requests=[dg.RunRequest()], cursor=str(now))
 
 
-@dg.sensor(
-    job=status_job,
-    minimum_interval_seconds=_INTERVAL_SECONDS,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description=(
-        "Asks the check migration_status of swapped_index when the phase, the columns, the database, the table or the model has "
-        "changed, whoever changed it; and where rows were written, once an hour."
-    ),
+@per_table(
+    lambda table: dg.sensor(
+        name=table.called("watch_status"),
+        job=status_job.of(table),
+        minimum_interval_seconds=_INTERVAL_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            "Asks the check migration_status of swapped_index when the phase, the columns, the database, the table or the model "
+            "has changed, whoever changed it; and where rows were written, once an hour."
+        ),
+    )
 )
-def watch_status(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+def watch_status(context: dg.SensorEvaluationContext, table: ServedTable) -> dg.SensorResult | dg.SkipReason:
     """Request a look at the table when something has changed."""
-    of_job = dg.RunsFilter(job_name=status_job.name, statuses=run_history.UNFINISHED)
+    of_job = dg.RunsFilter(job_name=table.called("status_job"), statuses=run_history.UNFINISHED)
     if under_way := context.instance.get_run_ids(of_job, limit=1):
-        return dg.SkipReason(f"{status_job.name} is queued or under way in run {under_way[0][:8]}")
+        return dg.SkipReason(f"{of_job.job_name} is queued or under way in run {under_way[0][:8]}")
     try:
-        with Migration.opened(load_settings()) as migration:
+        with Migration.opened(table.settings()) as migration:
             cursor, is_due = seen_now(migration, context.cursor)
     except BgePipelineError as error:
-        return dg.SkipReason(str(error))
+        return dg.SkipReason(table.worded(str(error)))
     if not is_due:
         return dg.SkipReason("nothing that migration_status tells has changed since the last look")
     return dg.SensorResult(run_requests=[dg.RunRequest()], cursor=cursor)
@@ -221,8 +249,9 @@ def _request_embedding(
     return dg.SensorResult(run_requests=[dg.RunRequest(job_name=job_name)])
 
 
-def _left_alone(decisions: Mapping[str, Decision], total: int) -> str:
-    if not decisions:
+def _left_alone(decisions: Mapping[str, Decision], found: run_history.Unmaterialized, total: int) -> str:
+    unmaterialized = len(found.failed) + found.unfinished
+    if not unmaterialized:
         return f"none of {total} partitions has failed"
     # What needs a person comes first.
     ordered = sorted(decisions.items(), key=lambda item: not isinstance(item[1], GiveUp))
@@ -231,8 +260,15 @@ def _left_alone(decisions: Mapping[str, Decision], total: int) -> str:
         for key, choice in ordered[:_LISTED]
         if not isinstance(choice, Rerun)
     ]
-    more = f"; and {len(ordered) - _LISTED} more" if len(ordered) > _LISTED else ""
-    return f"{len(decisions)} of {total} partitions are not materialized by their last run: {'; '.join(lines)}{more}"
+    if found.unfinished:
+        lines.append(f"{found.unfinished:,} {'is' if found.unfinished == 1 else 'are'} queued or under way")
+    more = f"; and {len(found.failed) - _LISTED:,} more" if len(found.failed) > _LISTED else ""
+    return f"{unmaterialized} of {total} partitions are not materialized by their last run: {'; '.join(lines)}{more}"
 
 
-SENSORS = [rerun_failed_partitions, embed_new_rows, notice_old_vectors, watch_status]
+SENSORS: list[PerTable[dg.SensorDefinition]] = [
+    rerun_failed_partitions,
+    embed_new_rows,
+    notice_old_vectors,
+    watch_status,
+]

@@ -7,7 +7,9 @@ import dagster as dg
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.orchestration.failures import explained
 from bge_pipeline.orchestration.names import BACKFILLED
+from bge_pipeline.orchestration.per_table import per_table
 from bge_pipeline.orchestration.run_history import others_are_to_come
+from bge_pipeline.orchestration.served import ServedTable
 from bge_pipeline.phases.compare_search import can_compare, compare_search
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import require_table
@@ -15,29 +17,33 @@ from bge_pipeline.report.pages import comparison_as_markdown
 
 
 # Not @asset_check, which must answer: in the run of a partition that is not the last one, there is nothing to look at yet.
-@dg.multi_asset_check(
-    name=f"{BACKFILLED}_side_by_side",
-    specs=[
-        dg.AssetCheckSpec(
-            "side_by_side",
-            asset=BACKFILLED,
-            description=(
-                "The first ten results of ten questions with the old and with the new vectors: what stayed, moved, came and "
-                "went, with the texts. It passes whatever they are: it is for people to look at before they let the swap "
-                "happen. COMPARE_QUERIES or QUERY_LOG give your own questions. Made by the run of a backfill's last partition."
-            ),
-        )
-    ],
-    can_subset=True,
+@per_table(
+    lambda table: dg.multi_asset_check(
+        name=table.called(f"{BACKFILLED}_side_by_side"),
+        specs=[
+            dg.AssetCheckSpec(
+                "side_by_side",
+                asset=table.key(BACKFILLED),
+                description=(
+                    "The first ten results of ten questions with the old and with the new vectors: what stayed, moved, came and "
+                    "went, with the texts. It passes whatever they are: it is for people to look at before they let the swap "
+                    "happen. COMPARE_QUERIES or QUERY_LOG give your own questions. Made by the run of a backfill's last "
+                    "partition."
+                ),
+            )
+        ],
+        can_subset=True,
+    )
 )
 def side_by_side(
     context: dg.AssetCheckExecutionContext,
+    table: ServedTable,
     migration: dg.ResourceParam[Migration],
     embeddings: dg.ResourceParam[EmbeddingsService],
 ) -> Iterator[dg.AssetCheckResult]:
     """What questions find with both columns."""
-    with explained():
-        if others_are_to_come(context.instance, context.run):
+    with explained(table):
+        if others_are_to_come(context.instance, table, context.run):
             context.log.info("not compared here: the whole table is searched once its last partition is embedded")
             return
         if not can_compare(require_table(migration)):

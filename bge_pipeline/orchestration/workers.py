@@ -18,7 +18,7 @@ WORKER_TAG = ".dagster/bge_pipeline/worker"
 def fail_runs_without_process(
     instance: dg.DagsterInstance, silent: Callable[[], Collection[str]] = tuple
 ) -> list[dg.DagsterRun]:
-    """Mark as failed the runs whose process is gone; returns them.
+    """Mark as failed the runs whose process is gone, as cancelled those that a person terminated; returns them.
 
     Args:
         instance: where the runs are.
@@ -29,10 +29,13 @@ def fail_runs_without_process(
     stopped = silent() if any(not runs_here(run.tags[WORKER_TAG]) for run in runs) else ()
     orphans = [run for run in runs if is_gone(run.tags[WORKER_TAG]) or run.tags[WORKER_TAG] in stopped]
     for run in orphans:
+        told = f"The process of this run is gone, or its machine cannot be reached: {in_words(run.tags[WORKER_TAG])}."
+        if run.status == dg.DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(run, f"{told} It had been terminated. What it committed is kept.")
+            continue
         instance.report_run_failed(
             run,
-            f"The process of this run is gone, or its machine cannot be reached: {in_words(run.tags[WORKER_TAG])}. What it "
-            "committed is kept. Next: a partition is run again by the sensor rerun_failed_partitions; anything else is "
-            "launched again by hand and goes on with what is left.",
+            f"{told} What it committed is kept. Next: a partition is run again by the sensor rerun_failed_partitions; "
+            "anything else is launched again by hand and goes on with what is left.",
         )
     return orphans

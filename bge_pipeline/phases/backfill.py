@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column, describe_table
 from bge_pipeline.database.heartbeat import Heartbeat
-from bge_pipeline.database.ids import IdRange
+from bge_pipeline.database.id_range import IdRange
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.lock_holders import find_holders, shown_holders
 from bge_pipeline.database.pending import count_pending, quarantine_is_usable
@@ -37,6 +37,8 @@ from bge_pipeline.phases.pace import Pace
 from bge_pipeline.phases.pending_index import index_when_few_are_left
 from bge_pipeline.phases.row_totals import BackfillTotals
 from bge_pipeline.phases.state import read_state, require_space
+from bge_pipeline.telemetry.meter import showing_progress
+from bge_pipeline.telemetry.observed import observed
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +121,7 @@ class BackfillResult:
         return asdict(self) | {"texts_per_second": self.texts_per_second}
 
 
+@observed("backfill")
 def backfill(
     migration: Migration,
     encoder: Encoder,
@@ -162,6 +165,8 @@ def backfill(
         skips = migration.settings.skips_triggers
         require_privileges(connection, state.table, column.name, alters=False, skips_triggers=skips)
         require_updates(connection, state.table)
+        if id_range is not None:
+            id_range.require_columns(state.table.id_kind)
         _require_quarantine(connection, target)
 
     stop = stop if stop is not None else threading.Event()
@@ -169,7 +174,7 @@ def backfill(
     if keeps_companion:
         with CompanionKeeper(migration, stop=stop) as keeper:
             name, words = encoder.space.model, str(id_range) if id_range is not None else "all"
-            with Heartbeat(migration.database, target, words, name, lambda: totals.written) as heartbeat:
+            with Heartbeat(migration.database, target, words, name, totals) as heartbeat:
                 pace = make_pace(
                     migration,
                     stop,
@@ -178,6 +183,7 @@ def backfill(
                     workers=lambda: heartbeat.workers,
                     allowance=allowance_of(encoder),
                 )
+                heartbeat.held = lambda: pace.words
                 result = _fill(migration, encoder, column, id_range, on_progress, pace, totals)
         kept = keeper.result()
         if id_range is None:
@@ -211,10 +217,12 @@ def _fill(
     started = time.perf_counter()
 
     def report() -> None:
+        progress = BackfillProgress(totals.written, total, time.perf_counter() - started, pace.words)
+        show(progress.rows_per_second, max(0, total - totals.written))
         if on_progress is not None:
-            on_progress(BackfillProgress(totals.written, total, time.perf_counter() - started, pace.words))
+            on_progress(progress)
 
-    with explaining_text(target), pace.running(report):
+    with explaining_text(target), showing_progress(str(target)) as show, pace.running(report):
         pending = fill_column(
             migration.database,
             migration.settings,
@@ -279,7 +287,7 @@ def _warn_of_strangers(migration: Migration, encoder: Encoder) -> None:
 def _require_quarantine(connection: Connection, target: TargetTable) -> None:
     if not quarantine_is_usable(connection, target):
         raise PhaseError(
-            f"{target.quarantine}, where rows that cannot be embedded are put, is missing or of an earlier version",
+            f"{target.quarantine}, where rows that cannot be embedded are put, is missing, of an earlier version or another key",
             state="nothing was written",
             next_step="bge-pipeline migrate, as the owner of the table: it makes or mends the table and then embeds",
         )

@@ -19,17 +19,20 @@ from bge_pipeline.database.journal import drop_journal_statement, record
 from bge_pipeline.database.operator import Operator
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.quarantine import copy_quarantine_statement, drop_quarantine_statement, release_all
-from bge_pipeline.database.storage import tuple_target_statement
-from bge_pipeline.database.trigger import drop_trigger_statements, trigger_function_statement
+from bge_pipeline.database.storage import restored_targets
+from bge_pipeline.database.trigger import WatchedColumns, drop_trigger_statements
+from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.errors import PhaseError
 from bge_pipeline.phases.exchange import lock_for_exchange
 from bge_pipeline.phases.index_names import restored_name
 from bge_pipeline.phases.migration import Migration
-from bge_pipeline.phases.safeguards import maintains_old
-from bge_pipeline.phases.state import read_state
+from bge_pipeline.phases.safeguards import maintains_old, trigger_script
+from bge_pipeline.phases.state import MigrationState, read_state
 from bge_pipeline.phases.telling import untold
+from bge_pipeline.telemetry.observed import observed
 
 
+@observed("collapse")
 def collapse(
     migration: Migration,
     *,
@@ -77,27 +80,31 @@ def _collapse(
         require_privileges(connection, state.table)
     restore_indexes(migration, new, state.table.embedding, on_progress=on_progress, on_step=on_step)
     on_step("drop the new column")
-
-    def drop_column(connection: Connection) -> None:
-        lock_for_exchange(connection, state)
-        if maintains_old(state):
-            connection.execute(trigger_function_statement(target, target.embedding_column))
-            release_all(connection, target)
-        else:
-            tables = (drop_quarantine_statement(target), drop_journal_statement(target))
-            for statement in (*drop_trigger_statements(target), *tables):
-                connection.execute(statement)
-        connection.execute(target.sql("ALTER TABLE {table} DROP COLUMN {column}", column=new.name))
-        if new.note is not None and new.note.tuple_target_before is not None:
-            connection.execute(tuple_target_statement(target, new.note.tuple_target_before or None))
-        if state.companion is not None:  # now the column that this project fills
-            connection.execute(copy_quarantine_statement(target.companion, target))
-            connection.execute(drop_quarantine_statement(target.companion))
-
-    operator.change(migration.settings, "collapse: drop the new column", drop_column)
+    operator.change(migration.settings, "collapse: drop the new column", lambda session: _drop(session, state, new))
     if maintains_old(state):
         record(database, target, "collapse", {"dropped_column": new.name})
     return new.name
+
+
+def _drop(connection: Connection, state: MigrationState, new: Column) -> None:
+    target = state.table.target
+    lock_for_exchange(connection, state)
+    if maintains_old(state):
+        for statement in trigger_script(connection, state, WatchedColumns(target.embedding_column)):
+            connection.execute(statement)
+        release_all(connection, target)
+    else:
+        tables = (drop_quarantine_statement(target), drop_journal_statement(target))
+        for statement in (*drop_trigger_statements(target), *tables):
+            connection.execute(statement)
+    connection.execute(target.sql("ALTER TABLE {table} DROP COLUMN {column}", column=new.name))
+    if new.note is not None and new.note.tuple_target_before is not None and new.dimensions is not None:
+        vector = VectorType("halfvec" if new.type_name == "halfvec" else "vector", new.dimensions)
+        for statement in restored_targets(connection, target, vector, new.note.tuple_target_before):
+            connection.execute(statement)
+    if state.companion is not None:  # now the column that this project fills
+        connection.execute(copy_quarantine_statement(target.companion, target))
+        connection.execute(drop_quarantine_statement(target.companion))
 
 
 def restore_indexes(

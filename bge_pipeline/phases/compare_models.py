@@ -11,6 +11,7 @@ from functools import partial
 
 from sqlalchemy import Connection
 
+from bge_pipeline.database.ids import id_as_text
 from bge_pipeline.database.indexes import hnsw_memory_bytes
 from bge_pipeline.database.sampling import SampledRows, sample_texts, sample_vectors
 from bge_pipeline.database.target import TargetTable
@@ -116,13 +117,14 @@ def _read(connection: Connection, settings: Settings, judged: JudgedQueries | No
         return _Table(state, sample, known_item_task(found, _KNOWN_ITEMS))
     wanted = sorted({passage for grades in judged.qrels.values() for passage in grades})
     relevant = _texts_of(connection, target, wanted)
-    others = {str(i): text for i, text in zip(sample.ids, sample.texts, strict=True) if str(i) not in relevant}
+    ids = map(id_as_text, sample.ids)
+    others = {i: text for i, text in zip(ids, sample.texts, strict=True) if i not in relevant}
     return _Table(state, sample, judged_task(judged, relevant, others))
 
 
 def _texts_of(connection: Connection, target: TargetTable, ids: Sequence[str]) -> dict[str, str]:
     statement = target.sql(
-        "SELECT {id}::text AS id, {text}::text AS text FROM {table} WHERE {id}::text = ANY (:ids) AND {text} IS NOT NULL"
+        "SELECT {id_text} AS id, {text}::text AS text FROM {table} WHERE {id_text} = ANY (:ids) AND {text} IS NOT NULL"
     )
     return {row.id: row.text for row in connection.execute(statement, {"ids": list(ids)})}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.vector_columns import VectorColumn, find_vector_columns
+from bge_pipeline.settings.column_list import join_columns
 
 _FRAMEWORKS = (
     ("LangChain PGVectorStore", {"langchain_id", "content"}, "content"),
@@ -30,14 +31,14 @@ class Discovered:
     Attributes:
         found: it, as the catalog has it.
         framework: whose table it looks like; None where it is like none that is known.
-        id_column: what TARGET_ID_COLUMN would be; None where nobody can tell.
+        id_columns: what TARGET_ID_COLUMN would be; none where nobody can tell.
         text: a column, or an expression over the row; None where nobody can tell.
         model: what made its vectors; None where that is not recorded.
     """
 
     found: VectorColumn
     framework: str | None
-    id_column: str | None
+    id_columns: tuple[str, ...]
     text: str | None
     model: str | None
 
@@ -52,7 +53,7 @@ class Discovered:
         values = {
             "TARGET_SCHEMA": self.found.schema,
             "TARGET_TABLE": self.found.table,
-            "TARGET_ID_COLUMN": self.id_column,
+            "TARGET_ID_COLUMN": join_columns(self.id_columns) or None,
             of_text: self.text,
             "TARGET_EMBEDDING_COLUMN": self.found.column,
         }
@@ -83,9 +84,9 @@ def recognise(found: VectorColumn) -> Discovered:
     framework, text = next(
         ((name, column) for name, columns, column in _FRAMEWORKS if columns <= set(found.columns)), (None, None)
     )
-    key = found.keys[0] if found.keys else None
+    key = found.keys[0] if found.keys else ()
     if framework is None:
-        text = _likely_text([name for name in found.texts if name != key])
+        text = _likely_text([name for name in found.texts if name not in key])
     space = found.note.space if found.note is not None else None
     return Discovered(found, framework, key, text, str(space) if space is not None else None)
 

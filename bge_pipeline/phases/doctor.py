@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column
-from bge_pipeline.database.indexes import Index, vector_indexes_on
+from bge_pipeline.database.indexes import Index
+from bge_pipeline.database.partition_indexes import serving_indexes
 from bge_pipeline.database.sampling import sample_vectors
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
@@ -53,10 +54,10 @@ def examine(migration: Migration, *, most_rows: int | None = SAMPLE_ROWS) -> Dia
         state = read_state(connection, target)
         column = state.table.embedding
         content = read_content(connection, target, column, most_rows)
-        indexes = vector_indexes_on(connection, state.table.oid, column.number)
+        indexes = serving_indexes(connection, state.table, column.number)
         findings = [
             *_content_findings(content, state, indexes),
-            *_index_findings(migration, target, content, indexes),
+            *_index_findings(migration, target, content, indexes, divided=state.table.is_partitioned),
             *([_model_finding(connection, migration.settings, state)] if len(content.dimensions) < 2 else ()),
             *_upkeep_findings(connection, state),
             *(Finding("surroundings", "warning", told) for told in warnings_of(connection, state)),
@@ -138,11 +139,12 @@ def _dimensions_finding(content: ColumnContent) -> Finding:
 
 
 def _index_findings(
-    migration: Migration, target: TargetTable, content: ColumnContent, indexes: list[Index]
+    migration: Migration, target: TargetTable, content: ColumnContent, indexes: list[Index], *, divided: bool
 ) -> Iterator[Finding]:
+    beside = "" if divided else "CONCURRENTLY "
     for index in indexes:
         if not index.valid:
-            drop = f"DROP INDEX CONCURRENTLY {quote(target.schema)}.{quote(index.name)};"
+            drop = f"DROP INDEX {beside}{quote(target.schema)}.{quote(index.name)};"
             yield Finding(
                 "invalid index", "error", f"{index.name} is not valid: writes keep it, no search uses it", drop
             )
@@ -153,7 +155,7 @@ def _index_findings(
             "index",
             grade,
             "no index serves this column: each search compares every row",
-            "CREATE INDEX CONCURRENTLY ... USING hnsw",
+            "CREATE INDEX CONCURRENTLY ... USING hnsw" + " on each partition, which is what a migration does" * divided,
         )
         return
     if not content.vectors or len(content.dimensions) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from sqlalchemy import Connection, TextClause
@@ -10,9 +11,13 @@ from bge_pipeline.database.catalog import Column
 from bge_pipeline.database.column_grants import copy_column_grants_statement
 from bge_pipeline.database.notes import ColumnNote, comment_statement, note_statement
 from bge_pipeline.database.quarantine import drop_quarantine_statement
+from bge_pipeline.database.table_lock import lock_table
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import trigger_function_statement
 from bge_pipeline.phases.state import MigrationState, require_same_parts
+
+ALONE = "ACCESS EXCLUSIVE"
+"""The lock that keeps readers and writers off the table."""
 
 
 def lock_for_exchange(connection: Connection, state: MigrationState) -> None:
@@ -21,17 +26,17 @@ def lock_for_exchange(connection: Connection, state: MigrationState) -> None:
     Raises:
         ChangedMeanwhile: another process exchanged or dropped them.
     """
-    connection.execute(lock_statement(state.table.target))
+    lock_table(connection, state.table.target, ALONE)
     require_same_parts(connection, state)
 
 
-def lock_statement(target: TargetTable) -> TextClause:
-    """The statement that keeps readers and writers off the table until the transaction ends."""
-    return target.sql("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+def exchange_statements(
+    target: TargetTable, new: Column, old: Column, *, drop_old: bool, partitions: Sequence[TargetTable] = ()
+) -> list[TextClause]:
+    """The statements that make `new` the embedding column and keep or drop `old`; for one transaction, under lock.
 
-
-def exchange_statements(target: TargetTable, new: Column, old: Column, *, drop_old: bool) -> list[TextClause]:
-    """The statements that make `new` the embedding column and keep or drop `old`; for one transaction, under lock."""
+    `partitions` are those whose old column may have privileges or a NOT NULL of its own.
+    """
     assert new.note is not None
     previous_column = target.column_for(old.dimensions)
     maintained = old.note is not None and old.note.role == "current"
@@ -50,8 +55,8 @@ def exchange_statements(target: TargetTable, new: Column, old: Column, *, drop_o
         text=old.note.text if old.note else None,
     )
     statements = [
-        copy_column_grants_statement(target, target.embedding_column, new.name),
-        target.sql("ALTER TABLE {table} ALTER COLUMN {embedding} DROP NOT NULL"),
+        *(copy_column_grants_statement(table, target.embedding_column, new.name) for table in (target, *partitions)),
+        *(table.sql("ALTER TABLE {table} ALTER COLUMN {embedding} DROP NOT NULL") for table in (target, *partitions)),
         *rename_statements(target, new.name, previous_column),
         note_statement(target, target.embedding_column, current),
         note_statement(target, previous_column, previous),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection, TextClause
 
 from bge_pipeline.database.dependents import Dependent, find_dependents
+from bge_pipeline.database.functions import find_functions
 from bge_pipeline.database.indexes import (
     Index,
     drop_index,
@@ -24,8 +25,9 @@ from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.publications import find_replication, require_updates
 from bge_pipeline.database.quarantine import copy_quarantine_statement, release_all
 from bge_pipeline.database.size import table_bytes
-from bge_pipeline.database.storage import lowered_target, tuple_target_for, tuple_target_statement
+from bge_pipeline.database.storage import targets_to_lower, tuple_target_for, tuple_target_statement
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.tested_versions import untested_versions
 from bge_pipeline.database.text_columns import find_text_columns
 from bge_pipeline.database.trigger import WatchedColumns
 from bge_pipeline.database.user_triggers import find_user_triggers
@@ -34,8 +36,10 @@ from bge_pipeline.errors import ConfigurationError, PhaseError
 from bge_pipeline.phases.companion import can_be_kept, missing_model
 from bge_pipeline.phases.consent import require_consent
 from bge_pipeline.phases.exchange import lock_for_exchange
+from bge_pipeline.phases.function_words import told_functions
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.part import told_part
+from bge_pipeline.phases.partitioned import refusals, told_partitions
 from bge_pipeline.phases.pending_index import build_pending_index
 from bge_pipeline.phases.safeguards import (
     maintains_old,
@@ -47,6 +51,7 @@ from bge_pipeline.phases.state import MigrationState, read_state, require_space,
 from bge_pipeline.phases.surroundings import hidden_changes, told_replication
 from bge_pipeline.settings import ModelSettings, Settings
 from bge_pipeline.space import EmbeddingSpace
+from bge_pipeline.telemetry.observed import observed
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +73,7 @@ class ExpandResult:
         return asdict(self)
 
 
+@observed("expand")
 def expand(migration: Migration, space: EmbeddingSpace, *, begin_next: bool = False) -> ExpandResult:
     """Add the column for `space`, its trigger and quarantine; drop the old ANN index if asked to.
 
@@ -112,21 +118,26 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
         dependents = find_dependents(connection, state.table, target.embedding_column)
         require_privileges(connection, state.table, skips_triggers=settings.skips_triggers)
         require_updates(connection, state.table)
-        part = told_part(connection, target, column)
-        lowers_target = lowered_target(connection, target, vector)
+        told = [untested_versions(connection), told_part(connection, target, column)]
+        for refusal in refusals(connection, state, settings):
+            raise refusal
+        lowered = targets_to_lower(connection, target, vector)
+        functions = find_functions(connection, state.table, state.table.embedding)
         around = (
+            *told_functions(functions, target, state.table.embedding, vector),
             *told_replication(find_replication(connection, state.table), state, column, vector),
-            *hidden_changes(target, find_user_triggers(connection, state.table)),
+            *hidden_changes(find_user_triggers(connection, state.table)),
+            *told_partitions(connection, state, column, vector),
         )
     doomed = [index for index in old_indexes if settings.old_index == "drop"]
-    note = _note(state, space, doomed, lowers_target)
-    _tell(target, dependents, [*around, *filter(None, [part])])
+    note = _note(state, space, doomed, next(iter(lowered.values()), None))
+    _tell(target, dependents, [*around, *filter(None, told)])
 
     def add_column(connection: Connection) -> None:
         lock_for_exchange(connection, state)
         watched = WatchedColumns(column, target.embedding_column if maintains_old(state) else None)
         safeguards = safeguard_statements(connection, state, watched)
-        for statement in expand_statements(target, vector, note, safeguards, lowers_target=lowers_target is not None):
+        for statement in expand_statements(target, vector, note, safeguards, lowered=lowered):
             connection.execute(statement)
         if state.new is None:  # what another model could not embed
             if maintains_old(state):
@@ -160,7 +171,7 @@ def expand_statements(
     note: ColumnNote,
     safeguards: Sequence[TextClause],
     *,
-    lowers_target: bool,
+    lowered: Iterable[TargetTable],
 ) -> list[TextClause]:
     """The statements that add the column, say whose vectors it holds and keep it true; each may be repeated.
 
@@ -169,17 +180,16 @@ def expand_statements(
         vector: the column's type.
         note: the column's.
         safeguards: what makes or mends the trigger and the tables beside.
-        lowers_target: the table's `toast_tuple_target` is too high for vectors of this size to be stored out of line.
+        lowered: the tables whose `toast_tuple_target` is too high for vectors of this size to be stored out of line: itself,
+            or partitions of it.
     """
     column = target.column_for(vector.dimensions)
-    statements = [
+    return [
         target.sql(f"ALTER TABLE {{table}} ADD COLUMN IF NOT EXISTS {{column}} {vector}", column=column),
         note_statement(target, column, note),
         *safeguards,
+        *(tuple_target_statement(table, tuple_target_for(vector)) for table in lowered),
     ]
-    if lowers_target:
-        statements.append(tuple_target_statement(target, tuple_target_for(vector)))
-    return statements
 
 
 def check_dimensions(settings: ModelSettings, space: EmbeddingSpace) -> None:
@@ -249,7 +259,7 @@ def _note(
 def _tell(target: TargetTable, dependents: Sequence[Dependent], around: Sequence[str]) -> None:
     """Warn of everything around the table that a person has to see to."""
     for dependent in dependents:
-        if dependent.bound or dependent.kind != "publication":  # those that are not bound are told at length
+        if dependent.bound:  # the others are told at length
             logger.warning(
                 "%s depends on the old column %r; see it to the new one before the swap",
                 dependent,
@@ -263,4 +273,4 @@ def _keep_searched_current(operator: Operator, settings: Settings, space: Embedd
     """See that what is pending in the searched column can be found, and say so where nobody can embed it."""
     if not can_be_kept(space, settings):
         logger.warning("%s", missing_model(space, is_before_swap=True))
-    build_pending_index(operator.database, operator.target, operator.target.embedding_column, space)
+    build_pending_index(operator.database, settings, operator.target, operator.target.embedding_column, space)

@@ -7,12 +7,12 @@ import math
 import threading
 from collections.abc import Callable
 
-from psycopg2.errors import UndefinedColumn
+from psycopg2.errors import UndefinedColumn, UndefinedTable
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from bge_pipeline.database.catalog import Column, TableDescription, describe_table
 from bge_pipeline.database.connection import Database, disk_full, is_disk_full
-from bge_pipeline.database.ids import IdRange
+from bge_pipeline.database.id_range import IdRange
 from bge_pipeline.database.pending import count_pending
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.writer import CommitRules, Destination
@@ -100,9 +100,9 @@ def fill_column(
             pace.begin_pass()
             path.run(id_range, totals, report)
         except (ChangedMeanwhile, ProgrammingError) as error:
-            if isinstance(error, ProgrammingError) and not isinstance(error.orig, UndefinedColumn):
+            if isinstance(error, ProgrammingError) and not isinstance(error.orig, (UndefinedColumn, UndefinedTable)):
                 raise
-            logger.info("the columns of %s were exchanged or dropped meanwhile; looking again", target)
+            logger.info("columns or partitions of %s were exchanged or dropped meanwhile; looking again", target)
         except LoginRefused:
             raise
         except (OperationalError, DatabaseUnavailable) as error:

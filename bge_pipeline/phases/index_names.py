@@ -6,14 +6,17 @@ LlamaIndex, Haystack and vecs look for an index by its name as they open a table
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column, relation_exists
-from bge_pipeline.database.indexes import IndexShape, definition_name, depends_on_column, vector_indexes_on
+from bge_pipeline.database.indexes import Index, IndexShape, definition_name, depends_on_column, vector_indexes_on
+from bge_pipeline.database.partition_indexes import partition_indexes
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.phases.state import MigrationState, space_of
+from bge_pipeline.space import EmbeddingSpace
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +72,49 @@ def give_back_name(
         if aside in old and not _is_taken(connection, target, own):
             _rename(connection, target, index.name, own)
             _rename(connection, target, aside, index.name)
+
+
+def indexes_of_partitions(
+    connection: Connection, target: TargetTable, old: str, new: str
+) -> list[tuple[TargetTable, Index, Index]]:
+    """The partitions that have a vector index on both columns, with the two; to be asked before the columns are exchanged."""
+    of_old = dict(partition_indexes(connection, target, old))
+    found = []
+    for partition, on_new in partition_indexes(connection, target, new):
+        olds = [one for one in of_old.get(partition, ()) if one.valid and IndexShape.of(one.definition) is not None]
+        if olds and on_new:
+            found.append((partition, olds[0], on_new[0]))
+    return found
+
+
+def take_over_partition_names(
+    connection: Connection, indexes: Sequence[tuple[TargetTable, Index, Index]], previous: str
+) -> None:
+    """The same for the indexes of partitions, in a transaction behind that of the swap: there may be thousands.
+
+    Nobody but a person looks for these by name; where it is interrupted, some keep theirs.
+    """
+    for partition, old, new in indexes:
+        aside = partition.index_aside(old.name, previous)
+        if _is_taken(connection, partition, new.name) and not _is_taken(connection, partition, aside):
+            if _is_taken(connection, partition, old.name):
+                _rename(connection, partition, old.name, aside)
+            _rename(connection, partition, new.name, old.name)
+
+
+def give_back_partition_names(
+    connection: Connection,
+    indexes: Sequence[tuple[TargetTable, Index, Index]],
+    previous: str,
+    kept_column: str,
+    space: EmbeddingSpace,
+) -> None:
+    """The way back of `take_over_partition_names`, behind the transaction of the rollback."""
+    for partition, old, new in indexes:
+        own = partition.vector_index(kept_column, space.fingerprint, new.method)
+        if old.name == partition.index_aside(new.name, previous) and not _is_taken(connection, partition, own):
+            _rename(connection, partition, new.name, own)
+            _rename(connection, partition, old.name, new.name)
 
 
 def restored_name(connection: Connection, target: TargetTable, name: str, column: Column) -> str:

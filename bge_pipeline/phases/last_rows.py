@@ -6,10 +6,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotDone
 
-from sqlalchemy import Connection, TextClause
+from sqlalchemy import Connection, text
 
 from bge_pipeline.database.pending import count_pending
 from bge_pipeline.database.pending_reader import PendingBatch, read_pending
+from bge_pipeline.database.table_lock import lock_table
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.writer import VectorWriter
 from bge_pipeline.embedding.encoder import Encoder
@@ -18,6 +19,13 @@ from bge_pipeline.phases.row_encoding import BatchEncoder, EncodedBatch
 
 _ROWS_AT_ONCE = 32
 """Between two looks at the clock."""
+_SHARE_OF_DEADLOCK_TIMEOUT = 0.6
+"""The rest is for a busy machine, whose clocks ring late."""
+_SHORTEST_WAIT_MS = 20
+"""Where the last rows took longer than that share: so short that hardly anybody's wait can end within."""
+
+WITHOUT_WRITERS = "SHARE ROW EXCLUSIVE"
+"""The lock that lets nobody write beside its holder."""
 
 
 class StillPending(SwapRefused):
@@ -26,12 +34,28 @@ class StillPending(SwapRefused):
 
 def lock_out_writers(connection: Connection, target: TargetTable) -> None:
     """Let nobody else write to the table until the transaction ends; readers go on, `SELECT ... FOR UPDATE` too."""
-    connection.execute(lock_out_writers_statement(target))
+    lock_table(connection, target, WITHOUT_WRITERS)
 
 
-def lock_out_writers_statement(target: TargetTable) -> TextClause:
-    """The statement that does so."""
-    return target.sql("LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
+def longest_wait_ms(connection: Connection, locked_out_at: float, deadline: float, lock_timeout_ms: int) -> int:
+    """For how long a transaction that has locked writers out may wait for readers to be gone, in milliseconds.
+
+    A transaction of the application that has read the table, and waits to write it, holds what is waited for: a deadlock, whose
+    victim PostgreSQL makes of whoever has waited for `deadlock_timeout` first. That must not be the application.
+
+    Args:
+        connection: of the transaction.
+        locked_out_at: when writers began to wait, on the clock of `time.monotonic`.
+        deadline: when they have waited long enough, on the same clock.
+        lock_timeout_ms: LOCK_TIMEOUT_MS.
+    """
+    deadlock_ms = connection.execute(
+        text("SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'deadlock_timeout'")
+    ).scalar_one()
+    now = time.monotonic()
+    before_a_victim = int(_SHARE_OF_DEADLOCK_TIMEOUT * deadlock_ms - (now - locked_out_at) * 1_000)
+    left = min(lock_timeout_ms, int((deadline - now) * 1_000), max(before_a_victim, _SHORTEST_WAIT_MS))
+    return max(1, left)
 
 
 def embed_last_rows(

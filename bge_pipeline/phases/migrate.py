@@ -20,6 +20,7 @@ from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.swap import SwapResult, swap
 from bge_pipeline.phases.telling import untold
 from bge_pipeline.phases.until import Until, rows_until
+from bge_pipeline.telemetry.serving import serving_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -47,17 +48,22 @@ class MigrateResult:
 
 @contextmanager
 def open_service(migration: Migration) -> Iterator[EmbeddingsService]:
-    """The embeddings service, quantised on texts of the target table where int8 is asked for; shut down at the end."""
+    """The embeddings service, quantised on texts of the target table where int8 is asked for; shut down at the end.
+
+    While it is open, the process serves its metrics, where METRICS_PORT asks for it.
+    """
+    settings = migration.settings
 
     def texts() -> list[str]:
         with migration.database.autocommit() as connection:
             return sample_texts(connection, migration.target, _CALIBRATION_TEXTS)
 
-    service = EmbeddingsService.from_settings(migration.settings, calibration_texts=texts)
-    try:
-        yield service
-    finally:
-        service.shutdown()
+    with serving_metrics(settings.metrics_host, settings.metrics_port, settings.home):
+        service = EmbeddingsService.from_settings(settings, calibration_texts=texts)
+        try:
+            yield service
+        finally:
+            service.shutdown()
 
 
 def migrate(

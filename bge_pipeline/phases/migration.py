@@ -12,6 +12,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.operator import Operator, operating
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.settings import Settings
+from bge_pipeline.telemetry.tracing import tracing
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,6 @@ class Migration:
     @classmethod
     @contextmanager
     def opened(cls, settings: Settings) -> Iterator[Migration]:
-        """The migration that the settings describe, its connections closed at the end."""
-        with Database.from_settings(settings) as database:
+        """The migration that the settings describe, its connections closed at the end; traced where TRACES asks for it."""
+        with tracing(settings), Database.from_settings(settings) as database:
             yield cls(database, settings)

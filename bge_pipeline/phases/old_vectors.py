@@ -9,7 +9,10 @@ from sqlalchemy import Connection
 from bge_pipeline.database.catalog import Column
 from bge_pipeline.database.sampling import dimensions_in
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.phases.application_vectors import same_dimensions
 from bge_pipeline.search.column import SEARCHABLE_TYPES
+from bge_pipeline.settings import SwapSettings
+from bge_pipeline.space import EmbeddingSpace
 
 
 @dataclass(frozen=True)
@@ -58,3 +61,19 @@ def no_longer_not_null(column: str) -> str:
         f"{column!r} was NOT NULL and no longer is: a new row has NULL until it is embedded, and a text that changes empties its "
         "vector. Code that reads the column must expect NULL; were NOT NULL put back, PostgreSQL would refuse those statements"
     )
+
+
+def swap_notices(settings: SwapSettings, old: OldVectors, space: EmbeddingSpace) -> tuple[str, ...]:
+    """What an application has to know of the old vectors once the columns are exchanged."""
+    found = []
+    if old.has(space.dimensions):
+        found.append(same_dimensions(space.dimensions, is_watched=settings.old_embedding == "keep"))
+    if old.column.not_null:
+        found.append(no_longer_not_null(old.column.name))
+    if old.column.default is not None:
+        stays = "stays with the old vectors" if settings.old_embedding == "keep" else "went with the old vectors"
+        found.append(
+            f"{old.column.name!r} had DEFAULT {old.column.default}, which {stays}: a row that is inserted without a vector has "
+            "NULL, and is embedded"
+        )
+    return tuple(found)

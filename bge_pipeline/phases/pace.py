@@ -11,6 +11,7 @@ from typing import Protocol
 
 from bge_pipeline.embedding.encoder import TokenizedTexts
 from bge_pipeline.phases.stopping import StopRequest
+from bge_pipeline.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +189,9 @@ class Pace:
             self._report()
             started = time.monotonic()
             self._stop.wait(min(seconds, _LONGEST_WAIT_SECONDS))
-            self._held[brake.reason] = self._held.get(brake.reason, 0.0) + time.monotonic() - started
+            waited = time.monotonic() - started
+            self._held[brake.reason] = self._held.get(brake.reason, 0.0) + waited
+            metrics.HELD_SECONDS.labels(brake.reason).inc(waited)
 
     def _strongest(self, rows: int, waited: float) -> tuple[Brake | None, float]:
         left = [(brake, brake.seconds_left(rows, waited)) for brake in self._brakes]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.index_build import build_concurrently, rebuild_concurrently
+from bge_pipeline.database.index_on_partitions import IndexRecipe, build_index_on, rebuild_index_on
 from bge_pipeline.database.pending import (
     count_pending_at_most,
     has_pending_index,
@@ -18,6 +18,7 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import OperatorBusy
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import read_state, space_of
+from bge_pipeline.settings import LockSettings
 from bge_pipeline.space import EmbeddingSpace
 
 logger = logging.getLogger(__name__)
@@ -26,19 +27,31 @@ _FEW = 100
 _FEW_SHARE = 0.01
 
 
-def build_pending_index(database: Database, target: TargetTable, column: str, space: EmbeddingSpace) -> None:
+def build_pending_index(
+    database: Database, settings: LockSettings, target: TargetTable, column: str, space: EmbeddingSpace
+) -> None:
     """Build the index of rows without a vector in `column`, unless it is there."""
-    name = pending_index_name(target, space)
-    build_concurrently(database, target, name, pending_index_statement(target, column, name), column=column)
+    build_index_on(database, settings, target, _recipe(column, space))
 
 
-def compact_pending_index(database: Database, target: TargetTable, column: str, space: EmbeddingSpace) -> None:
+def compact_pending_index(
+    database: Database, settings: LockSettings, target: TargetTable, column: str, space: EmbeddingSpace
+) -> None:
     """Rid the index of the entries of rows that were embedded since, which a check under a lock would step over."""
-    name = pending_index_name(target, space)
     with database.autocommit() as connection:
         is_there = has_pending_index(connection, target, column)
-    make = rebuild_concurrently if is_there else build_concurrently
-    make(database, target, name, pending_index_statement(target, column, name), column=column)
+    if is_there:
+        rebuild_index_on(database, target, _recipe(column, space))
+    else:
+        build_pending_index(database, settings, target, column, space)
+
+
+def _recipe(column: str, space: EmbeddingSpace) -> IndexRecipe:
+    return IndexRecipe(
+        name=lambda table: pending_index_name(table, space),
+        statement=lambda table, name, head: pending_index_statement(table, column, name, head=head),
+        column=column,
+    )
 
 
 def pending_index_name(target: TargetTable, space: EmbeddingSpace) -> str:
@@ -72,6 +85,6 @@ def index_when_few_are_left(migration: Migration) -> None:
             return
     try:
         with migration.with_settings(operator_wait_seconds=0.0).operating("index what is pending"):
-            build_pending_index(migration.database, target, state.new.name, space)
+            build_pending_index(migration.database, migration.settings, target, state.new.name, space)
     except OperatorBusy as busy:
         logger.debug("the index of pending rows is left to the swap: %s", busy.message)

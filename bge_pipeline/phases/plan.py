@@ -11,20 +11,26 @@ from sqlalchemy import Connection
 from bge_pipeline.database.catalog import pgvector_version
 from bge_pipeline.database.connection import server_version
 from bge_pipeline.database.dependents import find_dependents
-from bge_pipeline.database.indexes import MEBIBYTE, IndexPlan, vector_indexes_on
+from bge_pipeline.database.functions import find_functions
+from bge_pipeline.database.indexes import MEBIBYTE, IndexPlan
+from bge_pipeline.database.partition_indexes import serving_indexes
+from bge_pipeline.database.partitions import most_rows
 from bge_pipeline.database.pending import count_lacking, count_rows
 from bge_pipeline.database.pgvector_version import version_obstacle
 from bge_pipeline.database.pooler import session_obstacle
 from bge_pipeline.database.sampling import sample_texts
 from bge_pipeline.database.size import table_bytes
+from bge_pipeline.database.tested_versions import untested_versions
 from bge_pipeline.database.text_columns import explaining_text
 from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.phases.consent import Step, step_ahead
 from bge_pipeline.phases.endpoint_use import EndpointUse, count_unsent, endpoint_use
+from bge_pipeline.phases.function_words import told_functions
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.old_vectors import OldVectors
 from bge_pipeline.phases.part import told_part
+from bge_pipeline.phases.partitioned import refusals, told_partitions
 from bge_pipeline.phases.plan_rates import (
     TOKEN_SAMPLE_ROWS,
     TokenLengths,
@@ -74,7 +80,8 @@ class Plan:
         drops: what goes, and when.
         old_index_costs: what each value of OLD_INDEX means for this table.
         dependents: what is bound to the old column; the swap refuses while these exist.
-        mentions: functions whose text names the old column; to be checked by a person.
+        mentions: functions whose text names the old column, or its type with its dimensions, with what the migration means to
+            each and the statement that mends it; to be checked by a person.
         publications: what logical replication will carry, and what its subscribers have to do.
         triggers: the application's triggers, and what each will see of the backfill.
         warnings: what would make vectors unreliable, or the application's statements fail.
@@ -142,24 +149,30 @@ def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Pl
         texts = sample_texts(connection, target, TOKEN_SAMPLE_ROWS)
         vector = VectorType(settings.target_vector_type, service.dimensions)
         is_made_anew = state.new is None and begins_anew(state, service.space)
+        is_ahead = is_made_anew or state.new is not None
         filled_type = vector.element if is_made_anew else state.filled.type_name
         resembled = index_to_resemble(connection, state)
-        index = plan_vector_index(settings, service.space, counts.rows, resembled, filled_type)
-        old_indexes = vector_indexes_on(connection, state.table.oid, state.table.embedding.number)
+        rows_of_index = most_rows(connection, target) if state.table.is_partitioned else counts.rows
+        index = plan_vector_index(settings, service.space, rows_of_index, resembled, filled_type)
+        old_indexes = serving_indexes(connection, state.table, state.table.embedding.number)
         dependents = find_dependents(connection, state.table, target.embedding_column)
+        functions = find_functions(connection, state.table, state.table.embedding)
         around = look_around(connection, settings, state, service.space, pending)
         version = pgvector_version(connection)
         memory = _setting_bytes(connection, "maintenance_work_mem")
         size = table_bytes(connection, target)
         disk = disk_bytes(connection, target, pending, index, vector)
-        postgres = server_version(connection)
+        postgres, untested = server_version(connection), untested_versions(connection)
         unfit = [
             session_obstacle(migration.database),
             version_obstacle(connection, settings),
             text_obstacle(migration.database, state.table),
+            *(refusals(connection, state, settings) if is_ahead else ()),
         ]
         old = OldVectors.of(connection, target, state.previous or state.table.embedding)
-        part = told_part(connection, target, target.column_for(service.dimensions))
+        column_ahead = target.column_for(service.dimensions)
+        part = told_part(connection, target, column_ahead)
+        partitions = told_partitions(connection, state, column_ahead, vector) if is_ahead else ()
         without_previous = count_lacking(connection, target, state.previous.name) if state.previous else 0
     tokens = token_lengths(
         service.space.max_tokens,
@@ -201,7 +214,9 @@ def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Pl
         drops=told_drops(settings, [old.name for old in old_indexes]),
         old_index_costs=old_index_costs([old.name for old in old_indexes], pending, speed, writing),
         dependents=bound,
-        mentions=tuple(str(d) for d in dependents if not d.bound and d.kind != "publication"),
+        mentions=told_functions(functions, target, state.table.embedding, vector)
+        if state.new is not None or is_made_anew
+        else tuple(f"function {function.name}" for function in functions if function.reads),
         publications=around.publications,
         triggers=around.triggers,
         warnings=around.warnings,
@@ -210,7 +225,8 @@ def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Pl
         pgvector_version=version,
         keeps_search_current=keeps_current,
         notices=(
-            *filter(None, [part]),
+            *filter(None, [untested, part]),
+            *partitions,
             *told_notices(settings, state, service.space, old, without_previous, keeps_current=keeps_current),
         ),
         obstacles=find_obstacles(settings, service, state, bound, around, unfit),

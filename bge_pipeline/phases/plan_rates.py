@@ -10,6 +10,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from bge_pipeline.database.indexes import IndexPlan
+from bge_pipeline.database.partitions import heap_bytes
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.embedding.encoder import TextsRefused, TokenizedTexts
@@ -85,8 +86,7 @@ def _encode(service: EmbeddingsService, texts: list[str]) -> None:
 
 def disk_bytes(connection: Connection, target: TargetTable, pending: int, index: IndexPlan, vector: VectorType) -> int:
     """New row versions (values out of line stay where they are), new vectors, and the new index with its lists."""
-    statement = target.sql("SELECT pg_relation_size(CAST(:name AS regclass))")
-    heap = int(connection.execute(statement, {"name": str(target)}).scalar_one())
+    heap = heap_bytes(connection, target)
     element = 2 if index.element == "halfvec" else 4
     return int(heap + pending * (vector.bytes + 8) * 1.05 + pending * (element * index.dimensions + 32) * 1.1)
 

@@ -61,7 +61,7 @@ def look_around(
     return Around(
         publications=told_replication(replication, state, column, vector) if begins else (),
         triggers=told_triggers(triggers, column, pending, settings.backfill_batch_rows, skipping=skips),
-        warnings=warnings if state.phase != "legacy" else hidden_changes(target, triggers),
+        warnings=warnings if state.phase != "legacy" else hidden_changes(triggers),
         lacking=tuple(str(p) for p in missing_privileges(connection, state.table, skips_triggers=skips)),
         obstacles=tuple(obstacles),
     )

@@ -17,6 +17,7 @@ from bge_pipeline.database.indexes import MEBIBYTE, build_memory_bytes, indexes_
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.locks import with_short_lock_wait
 from bge_pipeline.database.operator import Operator
+from bge_pipeline.database.partitions import most_rows, stored_tables
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.quarantine import drop_quarantine_statement
 from bge_pipeline.database.size import table_bytes
@@ -28,6 +29,7 @@ from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.old_vectors import no_longer_not_null
 from bge_pipeline.phases.state import MigrationState, read_state
 from bge_pipeline.settings import IndexSettings, LockSettings, Settings
+from bge_pipeline.telemetry.observed import observed
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class RetireResult:
         return asdict(self)
 
 
+@observed("retire")
 def retire(migration: Migration, *, reclaim: bool = False) -> RetireResult:
     """Drop the old column and its indexes, in one short transaction.
 
@@ -100,7 +103,10 @@ def _retire(operator: Operator, settings: Settings, *, reclaim: bool) -> RetireR
 
         operator.change(settings, "retire: drop the old column", drop_column)
     if reclaim:
-        _rewrite(database, settings, target, memory)
+        with database.autocommit() as connection:
+            tables = stored_tables(connection, target)
+        for table in tables:
+            _rewrite(database, settings, table, memory)
     with database.autocommit() as connection:
         after = table_bytes(connection, target)
     note = state.previous.note if state.previous is not None else None
@@ -116,13 +122,13 @@ def _rewrite_memory_bytes(connection: Connection, settings: IndexSettings, state
     Raises:
         IndexBuildFailed: that is more than INDEX_MAX_MEMORY_MB.
     """
-    needed = 0
+    needed, rows = 0, most_rows(connection, state.table.target)
     ceiling = settings.index_max_memory_mb * MEBIBYTE if settings.index_max_memory_mb else None
     for column in state.table.columns.values():
         if column == state.previous or column.dimensions is None:
             continue
         for index in indexes_on(connection, state.table.oid, column.number):
-            memory = build_memory_bytes(index.definition, column.dimensions, state.table.estimated_rows)
+            memory = build_memory_bytes(index.definition, column.dimensions, rows)
             if ceiling is not None and memory > ceiling:
                 if index.method == "hnsw":  # slower with less, but built
                     memory = ceiling

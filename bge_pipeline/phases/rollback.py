@@ -21,10 +21,15 @@ from bge_pipeline.errors import PhaseError
 from bge_pipeline.phases.collapse import restore_indexes
 from bge_pipeline.phases.consent import moment
 from bge_pipeline.phases.exchange import exchange_back_statements, lock_for_exchange
-from bge_pipeline.phases.index_names import give_back_name
+from bge_pipeline.phases.index_names import (
+    give_back_name,
+    give_back_partition_names,
+    indexes_of_partitions,
+)
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import read_state, space_of
 from bge_pipeline.phases.telling import untold
+from bge_pipeline.telemetry.observed import observed
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class RollbackResult:
         return asdict(self)
 
 
+@observed("rollback")
 def rollback(
     migration: Migration,
     *,
@@ -113,8 +119,16 @@ def _rollback(
         for statement in exchange_back_statements(target, previous, current, kept_column, rolled_back=now):
             connection.execute(statement)
 
+    with database.autocommit() as connection:
+        of_partitions = indexes_of_partitions(connection, target, previous.name, current.name)
     operator.change(migration.settings, "rollback: exchange the columns back", exchange_back)
     milliseconds = (time.perf_counter() - locked_at) * 1_000
+    if of_partitions:
+        operator.change(
+            migration.settings,
+            "rollback: name the partitions' indexes",
+            lambda connection: give_back_partition_names(connection, of_partitions, previous.name, kept_column, space),
+        )
     with database.autocommit() as connection:
         missing = count_lacking(connection, target, target.embedding_column)
     result = RollbackResult(

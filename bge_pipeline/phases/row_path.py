@@ -7,12 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.ids import IdRange
+from bge_pipeline.database.id_range import IdRange
 from bge_pipeline.database.pending_reader import PendingBatch, PendingReader
 from bge_pipeline.database.writer import CommitRules, Destination, VectorWriter
 from bge_pipeline.embedding.encoder import Encoder
@@ -22,6 +22,12 @@ from bge_pipeline.phases.pace import Pace
 from bge_pipeline.phases.row_encoding import BatchEncoder, EncodedBatch, TokenizedBatch, UntokenizableBatch
 from bge_pipeline.phases.row_totals import BackfillTotals
 from bge_pipeline.phases.row_writing import BatchWriter, first_line, is_transient
+from bge_pipeline.telemetry import metrics
+from bge_pipeline.telemetry.meter import Meter
+from bge_pipeline.telemetry.tracing import here, span
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +65,7 @@ class RowPath:
     def run(self, id_range: IdRange | None, totals: BackfillTotals, report: Callable[[], None]) -> None:
         """One pass over the pending rows of the range; returns when every vector of it is committed."""
         failures: list[BaseException] = []
-        encoders = max(1, self._encoder.concurrent_calls)
+        encoders, within = max(1, self._encoder.concurrent_calls), here()
         to_encode: Channel[TokenizedBatch | UntokenizableBatch] = Channel(encoders + 2, producers=1)
         to_write: Channel[EncodedBatch] = Channel(encoders + 2, producers=encoders)
 
@@ -87,7 +93,7 @@ class RowPath:
             ),
             *(
                 threading.Thread(
-                    target=stage(lambda: self._encode(to_encode, to_write, totals), to_write),
+                    target=stage(lambda: self._encode(to_encode, to_write, totals, within), to_write),
                     name=f"backfill-encoder-{n}",
                 )
                 for n in range(encoders)
@@ -143,6 +149,7 @@ class RowPath:
                 attempts += 1
                 if attempts >= self._max_attempts or not is_transient(error):
                     raise
+                metrics.RETRIES.labels("read").inc()
                 logger.warning("reading failed (%s), attempt %d of %d", first_line(error), attempts, self._max_attempts)
                 self.pause(2.0**attempts)
 
@@ -151,18 +158,21 @@ class RowPath:
         batches: Channel[TokenizedBatch | UntokenizableBatch],
         output: Channel[EncodedBatch],
         totals: BackfillTotals,
+        within: Context | None,
     ) -> None:
         for batch in batches:
             if self.stopped:
                 return  # the batch in hand is written, those that wait here are not
             started = time.perf_counter()
-            encoded = self._rows.encode(batch)
+            with span("encode", within=within, rows=len(batch.batch)):
+                encoded = self._rows.encode(batch)
             with totals.encode_lock:
                 totals.encode_seconds += time.perf_counter() - started
             output.put(encoded)
 
     def _write(self, encoded: Channel[EncodedBatch], totals: BackfillTotals, report: Callable[[], None]) -> None:
-        with VectorWriter(self._database, self._destination, self._rules) as vectors:
+        meter = Meter(str(self._destination.target), self._destination.column, totals)
+        with meter, VectorWriter(self._database, self._destination, self._rules) as vectors:
             rows = BatchWriter(
                 self._database,
                 self._destination.target,
@@ -172,12 +182,15 @@ class RowPath:
             )
             for item in encoded:
                 started, before = time.perf_counter(), totals.written
-                result = rows.write(item, totals.add)
+                with span("write", rows=len(item.batch), tokens=item.tokens) as told:
+                    result = rows.write(item, totals.add)
+                    told["written"] = totals.written - before
                 totals.left_changed += result.left_changed
                 totals.quarantined += result.quarantined
                 totals.tokens += item.tokens
                 totals.truncated += item.truncated
                 totals.write_seconds += time.perf_counter() - started
+                meter.look()
                 report()
                 self._pace.between_batches(totals.written - before)
 

@@ -13,12 +13,14 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from bge_pipeline.database.connection import Database, is_disk_full
+from bge_pipeline.database.ids import id_as_text
 from bge_pipeline.database.pending_reader import PendingBatch
 from bge_pipeline.database.quarantine import quarantine_row
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.writer import Stored, VectorWriter
 from bge_pipeline.errors import DatabaseUnavailable, LoginRefused, PhaseError
 from bge_pipeline.phases.row_encoding import EncodedBatch
+from bge_pipeline.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -94,13 +96,14 @@ class BatchWriter:
         return self._write_rows(first, vectors[:middle], refused) + self._write_rows(second, vectors[middle:], refused)
 
     def _quarantine(self, row: PendingBatch, error: str) -> bool:
-        logger.warning("row %s cannot be embedded and is put in quarantine: %s", row.ids[0], error)
+        logger.warning("row %s cannot be embedded and is put in quarantine: %s", id_as_text(row.ids[0]), error)
         with self._database.transaction() as connection:
             return quarantine_row(connection, self._target, row, 0, error)
 
     def _retrying(self) -> Retrying:
         def report(state: RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
+            metrics.RETRIES.labels("write").inc()
             logger.warning(
                 "writing failed (%s), attempt %d of %d", first_line(error), state.attempt_number, self._max_attempts
             )

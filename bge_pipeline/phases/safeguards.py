@@ -79,9 +79,15 @@ def safeguard_statements(
         *journal_statements(target, journal, unlogged=unlogged),
     ]
     if trigger_fault(connection, state.table, watched) is not None:
-        made_of = None if state.table.text_is_plain_column else find_text_columns(connection, target)
-        statements += _trigger(target, watched, made_of)
+        statements += trigger_script(connection, state, watched)
     return statements
+
+
+def trigger_script(connection: Connection, state: MigrationState, watched: WatchedColumns) -> list[TextClause]:
+    """The statements that make the triggers of these columns, or mend them."""
+    target = state.table.target
+    made_of = None if state.table.text_is_plain_column else find_text_columns(connection, target)
+    return _trigger(target, watched, made_of)
 
 
 def _companion_quarantine(connection: Connection, companion: TargetTable, *, unlogged: bool) -> list[TextClause]:
@@ -129,4 +135,4 @@ def taken_names(connection: Connection, state: MigrationState, column: str) -> l
 
 def _trigger(target: TargetTable, watched: WatchedColumns, text_columns: TextColumns | None = None) -> list[TextClause]:
     function = trigger_function_statement(target, watched.column, also_empty=watched.also_empty)
-    return [function, *trigger_statements(target, text_columns)]
+    return [function, *trigger_statements(target, watched.column, text_columns)]

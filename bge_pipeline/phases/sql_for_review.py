@@ -20,13 +20,14 @@ from bge_pipeline.database.operator import operator_lock_statement
 from bge_pipeline.database.pending import IN_QUARANTINE, LACKS_VECTOR, pending_index_statement
 from bge_pipeline.database.session import unbounded_statements
 from bge_pipeline.database.sql import quote, render, with_values
+from bge_pipeline.database.table_lock import lock_statement
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import WatchedColumns
 from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.errors import ConfigurationError
-from bge_pipeline.phases.exchange import exchange_statements, lock_statement
+from bge_pipeline.phases.exchange import ALONE, exchange_statements
 from bge_pipeline.phases.expand import check_dimensions, expand_statements
-from bge_pipeline.phases.last_rows import lock_out_writers_statement
+from bge_pipeline.phases.last_rows import WITHOUT_WRITERS
 from bge_pipeline.phases.pending_index import pending_index_name
 from bge_pipeline.phases.safeguards import safeguard_script
 from bge_pipeline.phases.vector_index import plan_vector_index
@@ -73,8 +74,8 @@ def expand_script(target: TargetTable, settings: Settings, space: EmbeddingSpace
         (
             *short_transaction_statements(settings),
             operator_lock_statement(target),
-            lock_statement(target),
-            *expand_statements(target, vector, _note(target, space), safeguards, lowers_target=True),
+            lock_statement(target, ALONE),
+            *expand_statements(target, vector, _note(target, space), safeguards, lowered=[target]),
         ),
     )
 
@@ -104,9 +105,9 @@ def swap_script(target: TargetTable, settings: Settings, space: EmbeddingSpace) 
         (
             *short_transaction_statements(settings),
             operator_lock_statement(target),
-            lock_out_writers_statement(target),
+            lock_statement(target, WITHOUT_WRITERS),
             _demands(target, column, index, settings.swap_max_pending_rows),
-            lock_statement(target),
+            lock_statement(target, ALONE),
             *exchange_statements(target, new, old, drop_old=settings.old_embedding == "drop"),
         ),
     )
@@ -129,7 +130,7 @@ def _note(target: TargetTable, space: EmbeddingSpace) -> ColumnNote:
 def _demands(target: TargetTable, column: str, index: str, most: int) -> TextClause:
     """What must hold before the exchange, as a block that fails where it does not."""
     found = target.sql(
-        f"SELECT FROM {{table}} t WHERE {LACKS_VECTOR} AND NOT {IN_QUARANTINE} ORDER BY {{id}} LIMIT {most + 1}",
+        f"SELECT FROM {{table}} t WHERE {LACKS_VECTOR} AND NOT {IN_QUARANTINE} ORDER BY {{ids}} LIMIT {most + 1}",
         column=column,
     )
     body = _DEMANDS.format(

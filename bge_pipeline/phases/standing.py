@@ -91,7 +91,7 @@ def outline(migration: Migration, space: EmbeddingSpace) -> tuple[str, int]:
     target = migration.target
     with migration.database.autocommit() as connection:
         state, identity = read_state(connection, target), identity_of(connection, target)
-        written = written_rows(connection, state.table.oid)
+        written = written_rows(connection, state.table.target)
     columns = (state.table.embedding, state.new, state.previous)
     parts = [f"{column.name}={column.dimensions} of {space_of(column)}" for column in columns if column is not None]
     return " ".join([str(identity), state.phase, rolled_back(state.new) or "", *parts, f"wanted {space}"]), written

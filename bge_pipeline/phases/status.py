@@ -10,8 +10,8 @@ from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column
 from bge_pipeline.database.heartbeat import Worker, read_workers
-from bge_pipeline.database.indexes import vector_indexes_on
 from bge_pipeline.database.journal import read_journal
+from bge_pipeline.database.partition_indexes import serving_indexes
 from bge_pipeline.database.pause import PauseEntry, read_pause
 from bge_pipeline.database.pending import count_lacking, count_pending, count_rows
 from bge_pipeline.database.quarantine import QuarantinedRow, list_quarantined
@@ -183,7 +183,7 @@ def _run_by(connection: Connection, target: TargetTable) -> str | None:
 
 
 def _index_on(connection: Connection, state: MigrationState, column: Column) -> IndexStatus | None:
-    indexes = vector_indexes_on(connection, state.table.oid, column.number)
+    indexes = serving_indexes(connection, state.table, column.number)
     best = max(indexes, key=lambda index: index.valid, default=None)
     return IndexStatus(best.name, best.method, best.valid, best.bytes) if best else None
 

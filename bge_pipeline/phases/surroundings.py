@@ -6,7 +6,6 @@ from sqlalchemy import Connection
 
 from bge_pipeline.database.publications import Publication, Replication
 from bge_pipeline.database.sql import quote, render
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import trigger_fault
 from bge_pipeline.database.user_triggers import UserTrigger, find_user_triggers
 from bge_pipeline.database.vector_type import VectorType
@@ -53,11 +52,11 @@ def told_triggers(
     return tuple(told)
 
 
-def hidden_changes(target: TargetTable, triggers: tuple[UserTrigger, ...]) -> tuple[str, ...]:
+def hidden_changes(triggers: tuple[UserTrigger, ...]) -> tuple[str, ...]:
     """The triggers that may edit the text unseen, since they fire after ours, and how to make them fire before it."""
     return tuple(
         f"trigger {trigger.name} fires after this project's own, by its name: if it edits the text, the row keeps the vector "
-        f"of the text before; ALTER TRIGGER {quote(trigger.name)} ON {target} RENAME TO {quote(f'a_{trigger.name}')};"
+        f"of the text before; ALTER TRIGGER {quote(trigger.name)} ON {trigger.table} RENAME TO {quote(f'a_{trigger.name}')};"
         for trigger in triggers
         if trigger.hides_changes
     )
@@ -81,7 +80,7 @@ def warnings_of(connection: Connection, state: MigrationState) -> tuple[str, ...
                 f"column {name!r} is NOT NULL: PostgreSQL refuses a text that changes without its vector, "
                 f"which the trigger empties; ALTER TABLE {state.table.target} ALTER COLUMN {quote(name)} DROP NOT NULL;"
             )
-    return (*found, *hidden_changes(state.table.target, find_user_triggers(connection, state.table)))
+    return (*found, *hidden_changes(find_user_triggers(connection, state.table)))
 
 
 def _told_publication(publication: Publication, state: MigrationState, column: str, vector: VectorType) -> str:
@@ -91,6 +90,11 @@ def _told_publication(publication: Publication, state: MigrationState, column: s
         again = "; every row of the backfill is sent with what is in the list" if publication.updates else ""
         return f"{publication}: {beside}{again}"
     sent = "every row of the backfill is sent; " if publication.updates else ""
+    if publication.by_partitions:
+        sent += (
+            "rows are sent as those of each partition (publish_via_partition_root is off), so that what follows is to be run for "
+            "each table that takes one; "
+        )
     add = f"ALTER TABLE {target} ADD COLUMN {quote(column)} {vector};"
     first = (
         f"{publication}: {sent}a subscriber whose table lacks the new column stops at the first change after expand, and "

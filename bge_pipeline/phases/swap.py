@@ -16,21 +16,26 @@ from bge_pipeline.database.indexes import IndexPlan
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.locks import silence_statement
 from bge_pipeline.database.operator import Operator
+from bge_pipeline.database.partitions import partitions_with_own
 from bge_pipeline.database.pending import has_more_pending_than
 from bge_pipeline.database.pgvector_version import require_version
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.warming import warm
 from bge_pipeline.database.writer import CommitRules, Destination, VectorWriter
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.phases.application_vectors import same_dimensions
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.companion import CompanionKeeper
 from bge_pipeline.phases.consent import require_forward
 from bge_pipeline.phases.exchange import exchange_statements, lock_for_exchange
-from bge_pipeline.phases.index_names import name_to_take_over, take_over_name
-from bge_pipeline.phases.last_rows import StillPending, embed_last_rows, lock_out_writers
+from bge_pipeline.phases.index_names import (
+    indexes_of_partitions,
+    name_to_take_over,
+    take_over_name,
+    take_over_partition_names,
+)
+from bge_pipeline.phases.last_rows import StillPending, embed_last_rows, lock_out_writers, longest_wait_ms
 from bge_pipeline.phases.migration import Migration
-from bge_pipeline.phases.old_vectors import OldVectors, no_longer_not_null
+from bge_pipeline.phases.old_vectors import OldVectors, swap_notices
 from bge_pipeline.phases.part import reading
 from bge_pipeline.phases.pause import wait_while_paused
 from bge_pipeline.phases.pending_index import compact_pending_index
@@ -42,13 +47,13 @@ from bge_pipeline.phases.swap_checks import (
     check_pending,
     use_pending_index,
     verify_new_column,
+    warn_of_functions,
 )
 from bge_pipeline.phases.telling import untold
 from bge_pipeline.phases.vector_index import build_index, filled_column
 from bge_pipeline.phases.verdict import require_quality
 from bge_pipeline.quality.gate import GateResult
-from bge_pipeline.settings import SwapSettings
-from bge_pipeline.space import EmbeddingSpace
+from bge_pipeline.telemetry.observed import observed
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +98,7 @@ class SwapResult:
         return asdict(self) | {"gate": self.gate.as_metadata() if self.gate else None}
 
 
+@observed("swap")
 def swap(
     migration: Migration,
     service: EmbeddingsService,
@@ -144,6 +150,7 @@ def _swap(
         if state.new is not None:
             require_forward(state.new, settings, target)
             check_dependents(connection, settings, state)
+            warn_of_functions(connection, state)
             check_bulk_is_done(connection, settings, state)
         old = OldVectors.of(connection, target, state.table.embedding)
     gate = None
@@ -159,7 +166,7 @@ def _swap(
                 require_same_parts(connection, state)
                 state = read_state(connection, target)  # the notes are newer
             assert state.new is not None
-            compact_pending_index(database, target, state.new.name, space)
+            compact_pending_index(database, settings, target, state.new.name, space)
             warm(database, target, state.new.name, index.name, plan)
     if target.condition is not None and state.new is not None:
         backfill(migration, service.encoder)  # what came while index and gate took their time
@@ -172,7 +179,7 @@ def _swap(
     on_step("exchange")
     exchange = _exchange_when_caught_up(migration, operator, service, state, index.name)
     kept = target.column_for(state.table.embedding.dimensions) if settings.old_embedding == "keep" else None
-    notices = _notices(settings, old, space)
+    notices = swap_notices(settings, old, space)
     result = _result(state, index, plan, kept, gate, exchange, notices)
     record(database, target, "swap", result.as_metadata())
     for notice in result.notices:
@@ -205,17 +212,21 @@ def _exchange_when_caught_up(
         use_pending_index(connection)
         if has_more_pending_than(connection, target, new.name, settings.swap_max_pending_rows):
             done.last_rows = embed_last_rows(connection, target, new.name, writer, encoder, deadline)
-        left = max(1, min(settings.lock_timeout_ms, int((deadline - time.monotonic()) * 1_000)))
+        left = longest_wait_ms(connection, done.writers_locked_at, deadline, settings.lock_timeout_ms)
         connection.execute(text(f"SET LOCAL lock_timeout = '{left}ms'"))
         lock_for_exchange(connection, state)
         done.locked_at = time.monotonic()
         check_pending(connection, settings, target, new.name)
         check_dependents(connection, settings, state)  # a view can be created beside the writers' lock
         name = name_to_take_over(connection, state)
-        for statement in exchange_statements(target, new, old, drop_old=settings.old_embedding == "drop"):
+        partitions = partitions_with_own(connection, target, old.name)
+        drops = settings.old_embedding == "drop"
+        for statement in exchange_statements(target, new, old, drop_old=drops, partitions=partitions):
             connection.execute(statement)
         done.index = take_over_name(connection, target, name, index, target.column_for(old.dimensions))
 
+    with migration.database.autocommit() as connection:
+        of_partitions = indexes_of_partitions(connection, target, old.name, new.name)
     for attempt in range(1, _CATCH_UP_ROUNDS + 1):
         backfill(migration, encoder, keeps_companion=False)
         try:
@@ -226,6 +237,13 @@ def _exchange_when_caught_up(
                 raise
             logger.info("%s; round %d of %d", refusal.message, attempt, _CATCH_UP_ROUNDS)
     done.ended_at = time.monotonic()
+    if of_partitions:
+        previous = target.column_for(old.dimensions)
+        operator.change(
+            settings,
+            "swap: name the partitions' indexes",
+            lambda connection: take_over_partition_names(connection, of_partitions, previous),
+        )
     return done
 
 
@@ -269,18 +287,3 @@ def _result(
         gate=gate,
         notices=notices,
     )
-
-
-def _notices(settings: SwapSettings, old: OldVectors, space: EmbeddingSpace) -> tuple[str, ...]:
-    found = []
-    if old.has(space.dimensions):
-        found.append(same_dimensions(space.dimensions, is_watched=settings.old_embedding == "keep"))
-    if old.column.not_null:
-        found.append(no_longer_not_null(old.column.name))
-    if old.column.default is not None:
-        stays = "stays with the old vectors" if settings.old_embedding == "keep" else "went with the old vectors"
-        found.append(
-            f"{old.column.name!r} had DEFAULT {old.column.default}, which {stays}: a row that is inserted without a vector has "
-            "NULL, and is embedded"
-        )
-    return tuple(found)

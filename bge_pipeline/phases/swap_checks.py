@@ -9,11 +9,13 @@ from sqlalchemy import Connection, text
 
 from bge_pipeline.database.catalog import describe_table
 from bge_pipeline.database.dependents import find_bound
+from bge_pipeline.database.functions import find_functions
 from bge_pipeline.database.indexes import indexes_on
 from bge_pipeline.database.pending import count_pending, has_more_pending_than
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import SwapRefused
 from bge_pipeline.phases.consent import require_forward
+from bge_pipeline.phases.function_words import told_unfit
 from bge_pipeline.phases.last_rows import StillPending
 from bge_pipeline.phases.pending_index import rows_that_are_few
 from bge_pipeline.phases.state import MigrationState, require_space
@@ -40,6 +42,15 @@ def check_dependents(connection: Connection, settings: SwapSettings, state: Migr
         if settings.old_embedding == "keep"
         else f"{drop_and_create}; with OLD_EMBEDDING=drop there are no old vectors to leave them on",
     )
+
+
+def warn_of_functions(connection: Connection, state: MigrationState) -> None:
+    """Name each function that fails from the exchange on as it stands, with the statement that mends it."""
+    assert state.new is not None
+    old, new = state.table.embedding, state.new
+    functions = find_functions(connection, state.table, old)
+    for told in told_unfit(functions, state.table.target, old, new.type_name, new.dimensions):
+        logger.warning("%s", told)
 
 
 def check_bulk_is_done(connection: Connection, settings: SwapSettings, state: MigrationState) -> None:

@@ -9,7 +9,8 @@ from sqlalchemy import Connection
 
 from bge_pipeline.database.build_progress import BuildProgress
 from bge_pipeline.database.catalog import Column
-from bge_pipeline.database.index_build import BuildResult, build_concurrently
+from bge_pipeline.database.index_build import BuildResult
+from bge_pipeline.database.index_on_partitions import IndexRecipe, build_index_on
 from bge_pipeline.database.indexes import (
     HNSW_EF_CONSTRUCTION,
     HNSW_M,
@@ -21,13 +22,18 @@ from bge_pipeline.database.indexes import (
     plan_index,
     vector_indexes_on,
 )
+from bge_pipeline.database.partition_indexes import serving_indexes
+from bge_pipeline.database.partitions import stored_tables
+from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import PhaseError
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import MigrationState, read_state, space_of
 from bge_pipeline.settings import IndexSettings
 from bge_pipeline.space import EmbeddingSpace
+from bge_pipeline.telemetry.observed import observed
 
 
+@observed("index")
 def build_index(
     migration: Migration, *, on_progress: Callable[[BuildProgress], None] | None = None
 ) -> tuple[BuildResult, IndexPlan]:
@@ -36,9 +42,16 @@ def build_index(
     with migration.database.autocommit() as connection:
         state = read_state(connection, target)
         column, space = filled_column(state)
-        rows = int(connection.execute(target.sql("SELECT count(*) FROM {table} WHERE {in_part}")).scalar_one())
         resembled = index_to_resemble(connection, state)
-        plan = plan_vector_index(migration.settings, space, rows, resembled, column.type_name)
+        plans = {
+            table: plan_vector_index(
+                migration.settings, space, _rows_of(connection, table), resembled, column.type_name
+            )
+            for table in stored_tables(connection, target)
+        }
+        plan = max(plans.values(), key=lambda one: (one.memory_bytes, one.lists), default=None) or plan_vector_index(
+            migration.settings, space, 0, resembled, column.type_name
+        )
         there = [
             index
             for index in vector_indexes_on(connection, state.table.oid, column.number)
@@ -46,21 +59,23 @@ def build_index(
         ]
     if there:
         return BuildResult(there[0].name, False, 0.0, there[0].bytes, 0), plan
-    name = target.vector_index(target.column_for(space.dimensions), space.fingerprint, plan.method)
-    statement = create_index_statement(target, column.name, name, plan)
-    result = build_concurrently(
-        migration.database,
-        target,
-        name,
-        statement,
+    recipe = IndexRecipe(
+        name=lambda table: table.vector_index(target.column_for(space.dimensions), space.fingerprint, plan.method),
+        statement=lambda table, name, head: create_index_statement(
+            table, column.name, name, plans.get(table, plan), head=head
+        ),
         column=column.name,
         memory_bytes=plan.memory_bytes,
         workers=migration.settings.index_build_workers,
-        on_progress=on_progress,
     )
+    result = build_index_on(migration.database, migration.settings, target, recipe, on_progress=on_progress)
     with migration.database.autocommit() as connection:
         connection.execute(target.sql("ANALYZE {table} ({column})", column=column.name))
     return result, plan
+
+
+def _rows_of(connection: Connection, table: TargetTable) -> int:
+    return int(connection.execute(table.sql("SELECT count(*) FROM {table} WHERE {in_part}")).scalar_one())
 
 
 def plan_vector_index(
@@ -103,7 +118,7 @@ def index_to_resemble(connection: Connection, state: MigrationState) -> IndexSha
     """The shape of the vector index by which the application searches, or searched before expand dropped it."""
     embedding = state.table.embedding
     definitions = [
-        index.definition for index in vector_indexes_on(connection, state.table.oid, embedding.number) if index.valid
+        index.definition for index in serving_indexes(connection, state.table, embedding.number) if index.valid
     ]
     if state.new is not None and state.new.note is not None:
         definitions += state.new.note.dropped_indexes

@@ -19,6 +19,7 @@ from bge_pipeline.quality.columns import ComparedColumns
 from bge_pipeline.quality.gate import GateResult, QualityMeasurements, decide
 from bge_pipeline.quality.measure import bounds_of, measure_index, measure_quality
 from bge_pipeline.settings import Settings
+from bge_pipeline.telemetry.observed import observed
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def compared_columns(state: MigrationState) -> ComparedColumns:
     return ComparedColumns(state.table, state.filled, old, space_of(old))
 
 
+@observed("gate")
 def judge_quality(migration: Migration, service: EmbeddingsService) -> Verdict | None:
     """Measure and decide; None with QUALITY_GATE=off and on a table without a vector."""
     settings = migration.settings

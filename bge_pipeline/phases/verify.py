@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bge_pipeline.database.ids import IdRange
+from bge_pipeline.database.id_range import IdRange
 from bge_pipeline.database.indexes import vector_indexes_on
 from bge_pipeline.database.pending import count_pending
 from bge_pipeline.embedding.encoder import Encoder

@@ -101,7 +101,7 @@ def _copy(connection: Connection, table: TableDescription, rows: int, vector: Ve
         connection.execute(make, {"percent": percent, "rows": rows})
         connection.execute(copy.sql(f"ALTER TABLE {{table}} ADD COLUMN {{new}} {vector}", new=_NEW))
         connection.execute(tuple_target_statement(copy, tuple_target_for(vector)))
-        connection.execute(copy.sql("CREATE UNIQUE INDEX ON {table} ({id})"))
+        connection.execute(copy.sql("CREATE UNIQUE INDEX ON {table} ({ids})"))
 
 
 def _empty_and_index(connection: Connection, table: TableDescription, indexes: list[Index]) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
-from bge_pipeline.database.binary_copy import HEADER, TRAILER, run_copy
+from bge_pipeline.database.binary_copy import HEADER, TRAILER, id_fields, names_of_id_fields, run_copy
 from bge_pipeline.database.ids import Id, IdKind
-from bge_pipeline.database.sql import render
+from bge_pipeline.database.sql import Written, quote, render
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.quality.metrics import to_unit_length
 from bge_pipeline.search.column import SearchedColumn
@@ -20,8 +20,8 @@ from bge_pipeline.search.column import SearchedColumn
 METRICS = ("cosine", "l2", "ip")
 """Metrics that a matrix product gives."""
 _BLOCK_BYTES = 4 * 2**20
-_BEFORE_ID = 2 + 4
-"""Bytes of a row's field count and of its first field's length."""
+_FIELD_COUNT_BYTES = 2
+_LENGTH_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,11 @@ def nearest_rows(
     """
     best = _Best(queries, k, searched.metric)
     stream = _RowStream(searched.id_kind, queries.shape[1], best.compare, on_rows)
+    columns = zip(searched.target.id_columns, searched.id_kind.parts, strict=True)
     statement = searched.target.sql(
-        f"COPY (SELECT {{id}}::{searched.id_kind.sql_type}, {{column}}::vector FROM {{table}} "
+        "COPY (SELECT {key}, {column}::vector FROM {table} "
         "WHERE {in_part} AND {column} IS NOT NULL AND vector_dims({column}::vector) = {dimensions}) TO STDOUT (FORMAT binary)",
+        key=Written(", ".join(f"{quote(name)}::{part.sql_type}" for name, part in columns)),
         column=searched.column.name,
         dimensions=queries.shape[1],
     )
@@ -143,8 +145,9 @@ class _RowStream:
         self._on_rows = on_rows
         vector = [("vector_length", ">i4"), ("dimensions", ">i2"), ("unused", ">i2"), ("values", ">f4", (dimensions,))]
         # Ids of no fixed length are taken out of the rows one by one, the vectors behind them together.
-        first: list[Any] = [] if kind.binary_type is None else [("id", kind.binary_type)]
-        self._row = np.dtype(([("fields", ">i2"), ("id_length", ">i4"), *first] if first else []) + vector)
+        fields = id_fields(kind)
+        self._has_fixed_length = fields is not None
+        self._row = np.dtype([*(fields or ()), *vector])
         self._buffer = bytearray()
         self._has_header = False
         self._rows = 0
@@ -166,7 +169,7 @@ class _RowStream:
             raise BgePipelineError(f"expected the end of a binary COPY, got {len(self._buffer)} bytes")
 
     def _hand_on(self) -> None:
-        taken = self._taken() if self._kind.binary_type is not None else self._taken_one_by_one()
+        taken = self._taken() if self._has_fixed_length else self._taken_one_by_one()
         if taken is None:
             return
         ids, rows = taken
@@ -182,20 +185,34 @@ class _RowStream:
             return None
         rows = np.frombuffer(bytes(self._buffer[:size]), self._row)
         del self._buffer[:size]
-        return self._kind.from_binary(rows["id"]), rows
+        return self._ids([rows[name] for name in names_of_id_fields(self._kind)]), rows
 
     def _taken_one_by_one(self) -> tuple[list[Id], NDArray[Any]] | None:
-        """The same where ids differ in length: field count, length and id stand in front of each vector."""
+        """The same where ids differ in length: field count, and length and value of each column, stand before each vector."""
         data, place = bytes(self._buffer), 0
-        ids, vectors = [], []
-        while len(data) >= (start := place + _BEFORE_ID) and data[place : place + len(TRAILER)] != TRAILER:
-            vector = start + int.from_bytes(data[place + 2 : start], "big")
+        ids: list[list[bytes]] = []
+        vectors = []
+        while len(data) - place > len(TRAILER):
+            identity, vector = self._identity_at(data, place + _FIELD_COUNT_BYTES)
             if len(data) < vector + self._row.itemsize:
                 break
-            ids.append(data[start:vector])
+            ids.append(identity)
             place = vector + self._row.itemsize
             vectors.append(data[vector:place])
         if not ids:
             return None
         del self._buffer[:place]
-        return self._kind.from_binary(ids), np.frombuffer(b"".join(vectors), self._row)
+        return self._ids(list(zip(*ids, strict=True))), np.frombuffer(b"".join(vectors), self._row)
+
+    def _identity_at(self, data: bytes, place: int) -> tuple[list[bytes], int]:
+        """The values that begin there, one of each column, and where they end: beyond the data where they are not whole."""
+        values = []
+        for _ in self._kind.parts:
+            start = place + _LENGTH_BYTES
+            place = start + int.from_bytes(data[place:start], "big") if start <= len(data) else len(data) + 1
+            values.append(data[start:place])
+        return values, place
+
+    def _ids(self, columns: Sequence[Any]) -> list[Id]:
+        parts = zip(self._kind.parts, columns, strict=True)
+        return self._kind.from_columns([part.from_binary(values) for part, values in parts])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.database.ids import id_as_text
 from bge_pipeline.database.sampling import sample_vectors
 from bge_pipeline.database.sql import quote
 from bge_pipeline.errors import TargetTableError
@@ -209,8 +210,8 @@ def _recall(exact: list[_Ranking], found: list[_Ranking]) -> float:
     shares = []
     for true, ranking in zip(exact, found, strict=True):
         if true:
-            ids, farthest = {str(i) for i, _ in true}, true[-1][1] + _SAME_DISTANCE
-            hits = sum(str(i) in ids or distance <= farthest for i, distance in ranking)
+            ids, farthest = {id_as_text(i) for i, _ in true}, true[-1][1] + _SAME_DISTANCE
+            hits = sum(id_as_text(i) in ids or distance <= farthest for i, distance in ranking)
             shares.append(min(1.0, hits / len(true)))
     return statistics.fmean(shares) if shares else 1.0
 
@@ -219,7 +220,8 @@ def _search(
     connection: Connection, searched: SearchedColumn, session: Session, query: NDArray[np.float32], k: int
 ) -> _Ranking:
     rows = fetch(connection, session, dense_statement(searched, query, k))
-    return [(row.id, row.distance) for row in rows if row.id is not None]
+    ids = map(searched.identity.value, rows)
+    return [(identity, row.distance) for identity, row in zip(ids, rows, strict=True) if identity is not None]
 
 
 def _unindexed(searched: SearchedColumn) -> SearchedColumn:

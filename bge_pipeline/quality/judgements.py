@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from bge_pipeline.database.ids import id_as_text
 from bge_pipeline.errors import ConfigurationError
 
 _FORMAT = '{"query": "...", "relevant": {"<id>": grade, ...}} or {"query": "...", "relevant": ["<id>", ...]}'
@@ -21,7 +22,7 @@ class JudgedQueries:
 
     Attributes:
         queries: text of each query by query id.
-        qrels: grade (1 and up, higher is better) by passage id, by query id. Passage ids are row ids as text.
+        qrels: grade (1 and up, higher is better) by passage id, by query id. A passage's id is that of its row, as text.
         dropped: how many queries were left out because nothing relevant is there.
     """
 
@@ -117,6 +118,8 @@ def _grades(relevant: Any) -> dict[str, int]:
 
 
 def _identifier(value: Any) -> str:
+    if isinstance(value, list) and value:  # of a key of several columns
+        return id_as_text(tuple(map(_identifier, value)))
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"expected ids in 'relevant' to be texts or whole numbers, got {value!r}")
+        raise ValueError(f"expected ids in 'relevant' to be texts, whole numbers or lists of them, got {value!r}")
     return str(value)

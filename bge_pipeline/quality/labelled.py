@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column
-from bge_pipeline.database.ids import Id
+from bge_pipeline.database.ids import Id, id_as_text
 from bge_pipeline.database.sampling import sample_vectors
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import QueryEncoder
@@ -96,7 +96,9 @@ def measure_labelled(
                 _reranked(connection, columns.table.target, service, query, ids)
                 for query, ids in zip(texts, rankings, strict=True)
             ]
-        by_query = {query_id: [str(i) for i in ids] for query_id, ids in zip(asked.queries, rankings, strict=True)}
+        by_query = {
+            query_id: [id_as_text(i) for i in ids] for query_id, ids in zip(asked.queries, rankings, strict=True)
+        }
         return ranking_quality(asked.qrels, by_query).ndcg
 
     ndcg_new = ndcg(columns.new.name, service.encode_queries(texts))
@@ -147,9 +149,9 @@ def _declared_encoder(
 def _reranked(
     connection: Connection, target: TargetTable, service: EmbeddingsService, query: str, ids: list[Id]
 ) -> list[Id]:
-    statement = target.sql("SELECT {id}::text AS id, {text} AS text FROM {table} WHERE {id}::text = ANY (:ids)")
-    rows = connection.execute(statement, {"ids": [str(i) for i in ids]})
+    statement = target.sql("SELECT {id_text} AS id, {text} AS text FROM {table} WHERE {id_text} = ANY (:ids)")
+    rows = connection.execute(statement, {"ids": [id_as_text(i) for i in ids]})
     texts = {row.id: row.text or "" for row in rows}
-    there = [i for i in ids if str(i) in texts]
-    order = service.rerank(query, [texts[str(i)] for i in there], top_k=_RANKS)
+    there = [i for i in ids if id_as_text(i) in texts]
+    order = service.rerank(query, [texts[id_as_text(i)] for i in there], top_k=_RANKS)
     return [there[position] for position in order]

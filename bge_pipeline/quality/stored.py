@@ -9,7 +9,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column
-from bge_pipeline.database.ids import IdRange
+from bge_pipeline.database.id_range import IdRange
 from bge_pipeline.database.sampling import sample_lengths, sample_vectors
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import Encoder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -48,7 +48,8 @@ def write_report(report: BenchmarkReport, folder: Path) -> WrittenReport:
 def summary_as_markdown(report: BenchmarkReport) -> str:
     """The figures that a reader looks for first, as one table."""
     found = headlines(report)
-    return markdown_table([[h.label for h in found], [f"**{h.figure}**" for h in found], [h.note for h in found]])
+    rows = [[h.label for h in found], [h.figure for h in found], [h.note for h in found]]
+    return markdown_table(rows, bold_rows=(1,))
 
 
 def as_markdown(report: BenchmarkReport) -> str:
@@ -76,20 +77,28 @@ def _markdown_sections(found: Sequence[Section]) -> str:
     return "\n\n".join(parts)
 
 
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(rows: Sequence[Sequence[str]], *, bold_rows: Collection[int] = ()) -> str:
     """A table of text, its first row the head, as Markdown; columns of numbers are aligned to the right."""
     if not rows:
         return ""
-    head, *body = rows
     rule = ["--:" if is_numeric else "---" for is_numeric in _numeric_columns(rows)]
-    return "\n".join(
-        f"| {' | '.join(_inert(cell).replace('|', '&#124;') for cell in line)} |" for line in [head, rule, *body]
-    )
+    cells = [
+        [f"**{shown}**" if number in bold_rows and shown else shown for shown in map(_inert, row)]
+        for number, row in enumerate(rows)
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [cells[0], rule, *cells[1:]])
+
+
+_MARKDOWN = re.compile(r"[\\`*\[\]~$#]|(?<![^\W_])_|_(?![^\W_])")
+"""What CommonMark and GitHub's tables, strike-through and formulas make of characters; `_` within a word is none of it."""
+_BARE_LINK = re.compile(r"(?:https?|ftp)(?=://)|\bwww(?=\.)", re.IGNORECASE)
+"""What GitHub's Markdown makes a link of where nobody wrote one."""
 
 
 def _inert(text: str) -> str:
-    """Text that may carry names of the database, as Markdown in which no HTML of theirs is alive."""
-    return escape(text, quote=False)
+    """Text that may be a row's or a name of the database, in one line, as Markdown in which nothing of it is alive."""
+    marked = escape(_MARKDOWN.sub(r"\\\g<0>", " ".join(text.split())), quote=False).replace("|", "&#124;")
+    return _BARE_LINK.sub(lambda found: found[0][:-1] + f"&#{ord(found[0][-1])};", marked)
 
 
 def as_html(report: BenchmarkReport) -> str:
@@ -112,7 +121,7 @@ def html_page(
         f"<li><span>{escape(h.label)}</span><b>{escape(h.figure)}</b><small>{escape(h.note)}</small></li>"
         for h in figures
     )
-    terms = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
+    terms = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
     images = "".join(f'<img alt="{escape(name)}" src="{_data_uri(svg)}">' for name, svg in (plots or {}).items())
     return _PAGE.format(
         title=escape(heading),

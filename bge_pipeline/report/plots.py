@@ -96,6 +96,7 @@ def scatter(title: str, across: str, points: Sequence[tuple[str, float, float, b
         for name, x, y, is_current in points:
             axes.scatter([x], [y], color=_OLD if is_current else _NEW, s=36)
             told = axes.annotate(name.rpartition("/")[2][:40], (x, y), xytext=(6, 4), textcoords="offset points")
+            told.set_parse_math(False)  # a name may have dollar signs
             told.set_in_layout(False)
         axes.set_xscale("log")
         axes.set_xlabel(across)

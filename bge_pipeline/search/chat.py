@@ -6,15 +6,28 @@ import json
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import urlsplit
+from http.client import HTTPMessage
+from typing import IO, Any
 
-from bge_pipeline.errors import ConfigurationError, ModelUnavailable
+from bge_pipeline.errors import ModelUnavailable
+from bge_pipeline.settings.web_url import checked_url
 
 _INSTRUCTION = (
     "Write one short passage, at most 80 words, that answers the question. Only the passage, in its language."
 )
 _MAX_ANSWER_BYTES = 1 << 20
+
+
+class _StayingHere(urllib.request.HTTPRedirectHandler):
+    """A redirect would carry the query, and the key with it, to another host: it is an answer that is none."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> None:
+        """Nothing to ask in its place."""
+
+
+_opener = urllib.request.build_opener(_StayingHere)
 
 
 @dataclass(frozen=True)
@@ -34,8 +47,7 @@ class PassageWriter:
     timeout_seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        if urlsplit(self.url).scheme not in ("http", "https"):
-            raise ConfigurationError(f"QUERY_EXPANSION_URL: expected http:// or https://, got {self.url!r}")
+        checked_url("QUERY_EXPANSION_URL", self.url, key="QUERY_EXPANSION_KEY")
 
     def __call__(self, query: str) -> str:
         """The passage.
@@ -45,14 +57,21 @@ class PassageWriter:
         """
         endpoint = f"{self.url.rstrip('/')}/chat/completions"
         try:
-            with urllib.request.urlopen(self._request(endpoint, query), timeout=self.timeout_seconds) as response:  # noqa: S310 - checked above
+            with _opener.open(self._request(endpoint, query), timeout=self.timeout_seconds) as response:
                 answer = json.loads(response.read(_MAX_ANSWER_BYTES))
         except urllib.error.HTTPError as error:
             with error:
-                raise ModelUnavailable(f"{endpoint} answered {error.code} {error.reason}") from error
+                raise self._unavailable(f"{endpoint} answered {error.code} {error.reason}") from error
         except (OSError, ValueError) as error:
-            raise ModelUnavailable(f"{endpoint}: {error}") from error
-        return _passage(endpoint, answer)
+            raise self._unavailable(f"{endpoint}: {error}") from error
+        passage = _passage(answer)
+        if not passage:
+            raise self._unavailable(f"{endpoint}: expected a chat completion with text, got {str(answer)[:200]}")
+        return passage
+
+    def _unavailable(self, message: str) -> ModelUnavailable:
+        """The error, without the key, should the server have repeated it."""
+        return ModelUnavailable(message.replace(self.key, "[key]") if self.key else message)
 
     def _request(self, endpoint: str, query: str) -> urllib.request.Request:
         messages = [{"role": "system", "content": _INSTRUCTION}, {"role": "user", "content": query}]
@@ -63,11 +82,10 @@ class PassageWriter:
         return urllib.request.Request(endpoint, json.dumps(body).encode(), headers)  # noqa: S310 - checked above
 
 
-def _passage(endpoint: str, answer: Any) -> str:
+def _passage(answer: Any) -> str | None:
+    """The text of a chat completion, None where the answer is something else."""
     try:
         passage = answer["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError):
-        passage = None
-    if not isinstance(passage, str) or not passage.strip():
-        raise ModelUnavailable(f"{endpoint}: expected a chat completion with text, got {str(answer)[:200]}")
-    return passage.strip()
+        return None
+    return passage.strip() if isinstance(passage, str) else None

@@ -10,11 +10,13 @@ from sqlalchemy import Column as TableColumn
 from sqlalchemy import Connection, MetaData, Table, bindparam, inspect, text
 from sqlalchemy.sql.elements import TextClause
 
-from bge_pipeline.database.catalog import Column, describe_table, pgvector_version, relation_exists
+from bge_pipeline.database.catalog import Column, describe_table, pgvector_version, relation_exists, version_numbers
 from bge_pipeline.database.ids import IdKind
+from bge_pipeline.database.partitions import stored_tables
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import TargetTableError
+from bge_pipeline.search.identity import RowIdentity
 from bge_pipeline.search.scan import Session, VectorIndex, scan_settings
 from bge_pipeline.search.text_index import text_index_name
 from bge_pipeline.settings import SearchSettings, Settings
@@ -80,6 +82,11 @@ class SearchedColumn:
     text_config: str
     estimated_rows: int
     pgvector: tuple[int, ...]
+
+    @property
+    def identity(self) -> RowIdentity:
+        """How statements name a row."""
+        return RowIdentity(self.target.id_columns)
 
     @property
     def space(self) -> EmbeddingSpace | None:
@@ -157,6 +164,16 @@ def read_column(connection: Connection, settings: Settings, name: str | None = N
         "column": target.text_column if by_column else "",
         "expression_index": None if by_column else text_index_name(target, settings.search_language),
     }
+    index = _vector_index(connection, described.oid, column.number)
+    if index is None and described.is_partitioned:  # those that the partitions have by themselves are of one kind
+        index = next(
+            (
+                found
+                for partition in stored_tables(connection, target)
+                if (found := _vector_index(connection, *_place(connection, partition, name))) is not None
+            ),
+            None,
+        )
     return SearchedColumn(
         target=target,
         column=column,
@@ -165,12 +182,21 @@ def read_column(connection: Connection, settings: Settings, name: str | None = N
             target.table, MetaData(), *(TableColumn(c["name"], c["type"]) for c in columns), schema=target.schema
         ),
         id_kind=described.id_kind,
-        index=_vector_index(connection, described.oid, column.number),
+        index=index,
         has_text_index=connection.execute(text(_HAS_TEXT_INDEX), values).scalar_one(),
         text_config=settings.search_language,
         estimated_rows=described.estimated_rows,
-        pgvector=tuple(int(part) for part in (pgvector_version(connection) or "0").split(".")),
+        pgvector=version_numbers(pgvector_version(connection)),
     )
+
+
+def _place(connection: Connection, table: TargetTable, name: str) -> tuple[int, int]:
+    """Number of the table and of its column, which differs from one partition to the next."""
+    statement = text(
+        "SELECT attrelid, attnum FROM pg_attribute WHERE attrelid = CAST(:table AS regclass) AND attname = :name"
+    )
+    oid, number = connection.execute(statement, {"table": str(table), "name": name}).one()
+    return oid, number
 
 
 def _vector_index(connection: Connection, oid: int, number: int) -> VectorIndex | None:

@@ -74,19 +74,25 @@ def statement_for(
     )
 
 
-def results_of(rows: Sequence[Row[Any]], columns: Sequence[str]) -> list[SearchResult]:
+def results_of(searched: SearchedColumn, rows: Sequence[Row[Any]], columns: Sequence[str]) -> list[SearchResult]:
     """Rows of such a statement as results, `columns` being those asked for."""
-    return [
-        SearchResult(
-            id=identifier,
-            text=text,
-            score=score,
-            columns=dict(zip(columns, wanted, strict=True)),
-            dense_rank=dense_rank,
-            lexical_rank=lexical_rank,
-            distance=distance,
-            lexical_score=lexical_score,
+    behind_the_id = 1 + len(searched.identity.columns)
+    found = []
+    for row in rows:
+        identifier = searched.identity.value(row)
+        if identifier is None:
+            continue
+        text, score, distance, dense_rank, lexical_score, lexical_rank, *wanted = row[behind_the_id:]
+        found.append(
+            SearchResult(
+                id=identifier,
+                text=text,
+                score=score,
+                columns=dict(zip(columns, wanted, strict=True)),
+                dense_rank=dense_rank,
+                lexical_rank=lexical_rank,
+                distance=distance,
+                lexical_score=lexical_score,
+            )
         )
-        for _, identifier, text, score, distance, dense_rank, lexical_score, lexical_rank, *wanted in map(tuple, rows)
-        if identifier is not None
-    ]
+    return found

@@ -14,7 +14,7 @@ class SearchResult:
     """One row that was found.
 
     Attributes:
-        id: value of the id column.
+        id: value of the id column; a tuple of those of several, in the order of TARGET_ID_COLUMN.
         text: value of the text column.
         score: what the row was ranked by, higher is better: the reranker's score, else the fused score, cosine
             similarity (negative distance on an index of another metric) or BM25, by mode.

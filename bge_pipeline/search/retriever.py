@@ -196,7 +196,7 @@ class Retriever:
         return Found(
             searched,
             session,
-            results_of(rows, request.columns),
+            results_of(searched, rows, request.columns),
             tuple(warnings),
             plan,
             encoded - started,

@@ -1,8 +1,8 @@
 """The SQL of a search. Each function returns one statement, whose first column is the searched column's signature.
 
 Every statement returns at least one row, so that the signature comes back even where nothing was found; the columns
-after it are NULL then. Order: signature, id, text, score, distance, dense rank, lexical score, lexical rank, and the
-columns asked for.
+after it are NULL then. Order: signature, the columns of the id, text, score, distance, dense rank, lexical score, lexical
+rank, and the columns asked for.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def dense_statement(
     dense = _dense(searched, vector, limit, where)
     score = 1 - dense.c.distance if searched.metric == "cosine" else -dense.c.distance
     found = select(
-        dense.c.id,
+        *searched.identity.of(dense),
         score.label("score"),
         dense.c.distance,
         dense.c.rank.label("dense_rank"),
@@ -83,7 +83,7 @@ def lexical_statement(
     """The `limit` rows that share the most telling words with the query."""
     lexical = lexical_list(searched, query, limit, where)
     found = select(
-        lexical.c.id,
+        *searched.identity.of(lexical),
         lexical.c.score,
         cast(null(), Double).label("distance"),
         cast(null(), Integer).label("dense_rank"),
@@ -110,15 +110,15 @@ def hybrid_statement(
     score = by_rank + func.coalesce(WORDS_WEIGHT * lexical.c.standing, 0.0)
     fused = (
         select(
-            func.coalesce(dense.c.id, lexical.c.id).label("id"),
+            *(func.coalesce(dense.c[name], lexical.c[name]).label(name) for name in searched.identity.names),
             score.label("score"),
             dense.c.distance,
             dense.c.rank.label("dense_rank"),
             lexical.c.score.label("lexical_score"),
             lexical.c.rank.label("lexical_rank"),
         )
-        .select_from(dense.join(lexical, dense.c.id == lexical.c.id, full=True))
-        .order_by(literal_column("score").desc(), literal_column("id"))
+        .select_from(dense.join(lexical, searched.identity.same(dense, lexical), full=True))
+        .order_by(literal_column("score").desc(), *map(literal_column, searched.identity.names))
         .limit(limit)
     )
     return _with_rows(searched, fused.cte("found"), columns)
@@ -130,7 +130,7 @@ def nearest_vectors_statement(searched: SearchedColumn, vector: NDArray[np.float
     row = searched.table.alias("row")
     found = (
         select(dense.c.rank, cast(row.c[searched.column.name], VECTOR).label("vector"))
-        .select_from(dense.join(row, row.c[searched.target.id_column] == dense.c.id))
+        .select_from(dense.join(row, searched.identity.is_row(row, dense)))
         .cte("found")
     )
     guard = _guard(searched)
@@ -150,24 +150,24 @@ def _dense(
     stored: ColumnElement[Any] = literal_column(f"({searched.expression_for(len(vector))})")
     compare: Any = stored.op(_OPERATORS[searched.metric], return_type=Double())
     distance: Label[float] = compare(cast(vector, vector_type)).label("distance")
-    identifier = searched.table.c[searched.target.id_column].label("id")
+    identity = searched.identity
     present: ColumnElement[bool] = stored.is_not(None)
     if searched.column.dimensions is None:  # rows of other dimensions cannot be compared, nor cast
         dimensions = func.vector_dims(searched.table.c[searched.column.name])
         present = dimensions == literal_column(str(len(vector)))
-    nearest = select(identifier, distance).where(present).order_by(distance).limit(limit)
+    nearest = select(*identity.labels(searched.table), distance).where(present).order_by(distance).limit(limit)
     if searched.target.condition is not None:
         nearest = nearest.where(literal_column(searched.target.row_text.in_part, Boolean))
     if where is not None:
         nearest = nearest.where(on_target(searched, where))
     candidates = materialized(nearest, "nearest")
-    rank = func.row_number().over(order_by=(candidates.c.distance + literal_column("0"), candidates.c.id))
-    ranked = select(candidates.c.id, candidates.c.distance, rank.label("rank"))
+    rank = func.row_number().over(order_by=(candidates.c.distance + literal_column("0"), *identity.of(candidates)))
+    ranked = select(*identity.of(candidates), candidates.c.distance, rank.label("rank"))
     if must:
         phrases = func.websearch_to_tsquery(text_config(searched), must)
         row = searched.table.alias("row")
         words = func.to_tsvector(text_config(searched), text_of(searched, row))
-        ranked = ranked.join(row, row.c[searched.target.id_column] == candidates.c.id).where(words.op("@@")(phrases))
+        ranked = ranked.join(row, identity.is_row(row, candidates)).where(words.op("@@")(phrases))
     return ranked.cte("dense")
 
 
@@ -179,7 +179,7 @@ def _with_rows(searched: SearchedColumn, found: CTE, columns: Sequence[str]) -> 
     return (
         select(
             guard.c.signature,
-            found.c.id,
+            *searched.identity.of(found),
             cast(text_of(searched, row), String),
             found.c.score,
             found.c.distance,
@@ -188,8 +188,8 @@ def _with_rows(searched: SearchedColumn, found: CTE, columns: Sequence[str]) -> 
             found.c.lexical_rank,
             *(row.c[column.name].label(f"column_{position}") for position, column in enumerate(wanted)),
         )
-        .select_from(guard.outerjoin(found, true()).outerjoin(row, row.c[searched.target.id_column] == found.c.id))
-        .order_by(found.c.score.desc().nulls_last(), found.c.id)
+        .select_from(guard.outerjoin(found, true()).outerjoin(row, searched.identity.is_row(row, found)))
+        .order_by(found.c.score.desc().nulls_last(), *searched.identity.of(found))
     )
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from bge_pipeline.database.build_progress import BuildProgress
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.index_build import BuildResult, build_concurrently
+from bge_pipeline.database.index_build import BuildResult
+from bge_pipeline.database.index_on_partitions import IndexRecipe, build_index_on
 from bge_pipeline.database.sql import shortened, with_values
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.settings import Settings
@@ -25,22 +26,16 @@ def create_text_index(
         IndexBuildFailed: the server could not; search is as it was.
     """
     target = TargetTable.from_settings(settings)
-    name = text_index_name(target, settings.search_language)
-    statement = with_values(
-        target.sql(
-            "CREATE INDEX CONCURRENTLY {index} ON {table} USING gin (to_tsvector(:language, {text}))", index=name
+    recipe = IndexRecipe(
+        name=lambda table: text_index_name(table, settings.search_language),
+        statement=lambda table, name, head: with_values(
+            table.sql(f"{head} USING gin (to_tsvector(:language, {{text}}))", index=name),
+            language=settings.search_language,
         ),
-        language=settings.search_language,
-    )
-    return build_concurrently(
-        database,
-        target,
-        name,
-        statement,
         column=target.text_column if target.row_text.is_column else None,
         memory_bytes=_MEMORY_BYTES,
-        on_progress=on_progress,
     )
+    return build_index_on(database, settings, target, recipe, on_progress=on_progress)
 
 
 def text_index_name(target: TargetTable, language: str) -> str:

@@ -35,6 +35,7 @@ def lexical_list(searched: SearchedColumn, query: ParsedQuery, limit: int, where
     terms = _terms(searched, query)
     common = min(COMMON_WORD_ROWS, LOOKED_UP_ROWS // len(query.words.split()))
     find_hits = _indexed_hits if searched.has_text_index else _scanned_hits
+    identity = searched.identity
     hits = find_hits(searched, terms, where, common)
     counts = materialized(
         select(hits.c.lexeme, cast(func.count(), Double).label("rows")).group_by(hits.c.lexeme), "counts"
@@ -48,18 +49,18 @@ def lexical_list(searched: SearchedColumn, query: ParsedQuery, limit: int, where
     length = 1 - BM25_B + BM25_B * func.max(hits.c.bytes) / average
     score = (func.sum(weights.c.idf) * (BM25_K1 + 1) / (1 + BM25_K1 * length)).label("score")
     best = (
-        select(hits.c.id, score)
+        select(*identity.of(hits), score)
         .select_from(hits.join(weights, weights.c.lexeme == hits.c.lexeme))
-        .group_by(hits.c.id)
-        .order_by(score.desc(), hits.c.id)
+        .group_by(*identity.of(hits))
+        .order_by(score.desc(), *identity.of(hits))
         .limit(max(limit, BACKGROUND_RANK))
     ).cte("best")
-    rank = func.row_number().over(order_by=(best.c.score.desc(), best.c.id)).label("rank")
-    ranked = select(best.c.id, best.c.score, rank).cte("ranked")
+    rank = func.row_number().over(order_by=(best.c.score.desc(), *identity.of(best))).label("rank")
+    ranked = select(*identity.of(best), best.c.score, rank).cte("ranked")
     background = select(ranked.c.score).where(ranked.c.rank == BACKGROUND_RANK).scalar_subquery()
     above = func.greatest(ranked.c.score - func.coalesce(background, 0.0), 0.0)
     standing = (above / select(func.max(ranked.c.score)).scalar_subquery()).label("standing")
-    found = select(ranked.c.id, ranked.c.score, ranked.c.rank, standing).where(ranked.c.rank <= limit)
+    found = select(*identity.of(ranked), ranked.c.score, ranked.c.rank, standing).where(ranked.c.rank <= limit)
     return found.cte("lexical")
 
 
@@ -78,20 +79,19 @@ def _indexed_hits(searched: SearchedColumn, terms: CTE, where: ColumnElement[boo
     """(lexeme, id, bytes), one index lookup for each term, of `limit` rows at most."""
     found = _row_facts(searched, where).where(document(searched).op("@@")(terms.c.query)).limit(limit)
     row = found.lateral("found")
-    return materialized(select(terms.c.lexeme, row.c.id, row.c.bytes).select_from(terms.join(row, true())), "hits")
+    hits = select(terms.c.lexeme, *searched.identity.of(row), row.c.bytes).select_from(terms.join(row, true()))
+    return materialized(hits, "hits")
 
 
 def _scanned_hits(searched: SearchedColumn, terms: CTE, where: ColumnElement[bool] | None, _limit: int) -> CTE:
     """(lexeme, id, bytes), by taking every text apart once."""
     documents = materialized(_row_facts(searched, where).add_columns(document(searched).label("words")), "documents")
     matches = documents.c.words.op("@@")(terms.c.query)
-    return materialized(
-        select(terms.c.lexeme, documents.c.id, documents.c.bytes).select_from(documents.join(terms, matches)), "hits"
-    )
+    hits = select(terms.c.lexeme, *searched.identity.of(documents), documents.c.bytes)
+    return materialized(hits.select_from(documents.join(terms, matches)), "hits")
 
 
 def _row_facts(searched: SearchedColumn, where: ColumnElement[bool] | None) -> Select[Any]:
-    table, target = searched.table, searched.target
     length = cast(func.octet_length(cast(text_of(searched), Text)), Double)
-    facts = select(table.c[target.id_column].label("id"), length.label("bytes"))
+    facts = select(*searched.identity.labels(searched.table), length.label("bytes"))
     return facts if where is None else facts.where(on_target(searched, where))

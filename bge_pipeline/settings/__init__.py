@@ -8,6 +8,8 @@ from bge_pipeline.settings.configuration import (
     names_set,
     nearest_setting,
     settings_from_env,
+    settings_of_file,
+    value_set,
 )
 from bge_pipeline.settings.dagster import DagsterSettings
 from bge_pipeline.settings.database import DatabaseSettings
@@ -19,6 +21,7 @@ from bge_pipeline.settings.model import ModelSettings
 from bge_pipeline.settings.quality import QualitySettings
 from bge_pipeline.settings.search import SearchSettings
 from bge_pipeline.settings.swap import SwapSettings
+from bge_pipeline.settings.telemetry import TelemetrySettings
 
 __all__ = [
     "BackfillSettings",
@@ -33,9 +36,12 @@ __all__ = [
     "SearchSettings",
     "Settings",
     "SwapSettings",
+    "TelemetrySettings",
     "load_settings",
     "misspelled_names",
     "names_set",
     "nearest_setting",
     "settings_from_env",
+    "settings_of_file",
+    "value_set",
 ]

@@ -5,11 +5,13 @@ The variables are flat. Inside, each group has a module of its own, and a functi
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import SecretStr, ValidationError, model_validator
 from pydantic_settings import (
@@ -27,12 +29,14 @@ from bge_pipeline.postgres_url import parse_url, shown
 from bge_pipeline.settings.backfill import BackfillSettings
 from bge_pipeline.settings.dagster import DagsterSettings
 from bge_pipeline.settings.database import DatabaseSettings
+from bge_pipeline.settings.group import Group
 from bge_pipeline.settings.index import IndexSettings
 from bge_pipeline.settings.locks import LockSettings
 from bge_pipeline.settings.model import ModelSettings
 from bge_pipeline.settings.quality import QualitySettings
 from bge_pipeline.settings.search import SearchSettings
 from bge_pipeline.settings.swap import SwapSettings
+from bge_pipeline.settings.telemetry import TelemetrySettings
 
 
 class Settings(
@@ -45,6 +49,7 @@ class Settings(
     SwapSettings,
     QualitySettings,
     DagsterSettings,
+    TelemetrySettings,
     BaseSettings,
 ):
     """The whole configuration. The environment variable of a field is its name in capitals."""
@@ -61,10 +66,10 @@ class Settings(
             raise ValueError(
                 f"expected one of TARGET_TEXT_COLUMN, TARGET_TEXT and TARGET_TEXT_TEMPLATE, got {', '.join(given)}"
             )
-        columns = [self.target_id_column, self.target_text_column, self.target_embedding_column]
-        if self.text_expression is None and len(set(columns)) < 3:
+        columns = [*self.id_columns, self.target_text_column, self.target_embedding_column]
+        if self.text_expression is None and len(set(columns)) < len(columns):
             raise ValueError(
-                "expected three different columns in TARGET_ID_COLUMN, TARGET_TEXT_COLUMN and TARGET_EMBEDDING_COLUMN, "
+                "expected different columns in TARGET_ID_COLUMN, TARGET_TEXT_COLUMN and TARGET_EMBEDDING_COLUMN, "
                 f"got {', '.join(columns)}"
             )
         if self.target_where is not None and "drop" in (self.old_index, self.old_embedding):
@@ -86,6 +91,8 @@ class Settings(
             raise ValueError(
                 f"EMBEDDING_MAX_COST ({self.embedding_max_cost:g}): expected a price above 0 in EMBEDDING_PRICE_PER_MILLION"
             )
+        if (self.slack_token is None) != (self.slack_channel is None):
+            raise ValueError("SLACK_TOKEN and SLACK_CHANNEL: expected both or neither")
         if self.return_top_k > self.rerank_top_k:
             raise ValueError(f"RETURN_TOP_K ({self.return_top_k}): expected at most RERANK_TOP_K ({self.rerank_top_k})")
         return self
@@ -109,14 +116,24 @@ class Settings(
         return (*sources, InitSettingsSource(settings_cls, translate(variables, taken)))
 
 
+GroupOfSettings = TypeVar("GroupOfSettings", bound=Group)
+
 _NEARLY = 0.9
 """Share of a name's letters that a misspelling has in common with it."""
 
-_SECRET_FIELDS = frozenset({"database_url", "dagster_database_url", "embedding_api_key", "query_expansion_key"})
+_SECRET_FIELDS = frozenset(
+    {"database_url", "dagster_database_url", "embedding_api_key", "query_expansion_key", "reports_url", "slack_token"}
+)
+"""What was given in their place is not repeated: it may be a password."""
 
 
 WITHOUT_ENV_FILE = "BGE_PIPELINE_WITHOUT_ENV_FILE"
 """Set for a process whose environment holds all settings, as they were when the process that started it read them."""
+
+
+AS_STARTED = "BGE_PIPELINE_AS_STARTED"
+"""Those settings once more, as one JSON object: Dagster's commands put `.env` over the environment of all that they start, and so
+over what options and the demo have chosen."""
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -126,13 +143,63 @@ def load_settings(**overrides: Any) -> Settings:
         ConfigurationError: names each variable at fault, what it held and what it may hold.
     """
     if WITHOUT_ENV_FILE in os.environ:
-        overrides = {"_env_file": None} | overrides
+        overrides = {"_env_file": None} | _under_env_file() | overrides
     try:
         return Settings(**overrides)
     except ValidationError as error:
         raise ConfigurationError(
             _explain(error), next_step="correct the variable in the environment or in .env"
         ) from None
+
+
+def _under_env_file() -> dict[str, Any]:
+    """What the settings that `.env` has put over the environment were before, by AS_STARTED; their defaults where not set."""
+    if AS_STARTED not in os.environ:
+        return {}
+    before: dict[str, str] = json.loads(os.environ[AS_STARTED])
+    names = DotEnvSettingsSource(Settings).env_vars.keys() & Settings.model_fields.keys()
+    return {name: before.get(name) or Settings.model_fields[name].default for name in names}
+
+
+def settings_of_file(path: Path) -> dict[str, str]:
+    """What an env file says of the settings, by field name: for `load_settings`, where it wins over environment and `.env`.
+
+    Raises:
+        ConfigurationError: the file is not there, or cannot be read.
+    """
+    try:
+        path.open(encoding="utf-8").close()
+    except OSError as error:
+        raise ConfigurationError(
+            f"the env file {path} cannot be read: {error.strerror}",
+            state="nothing was changed",
+            next_step=f"make it, with TARGET_TABLE and what else is the table's own: bge-pipeline --env-file {path} init",
+        ) from error
+    variables = dict(DotEnvSettingsSource(Settings, env_file=path).env_vars)
+    found = {name: value for name, value in variables.items() if value and name in Settings.model_fields}
+    return found | translate(variables, found.keys())
+
+
+def value_set(name: str) -> str | None:
+    """What the environment or `.env` sets a field to, valid or not; None where neither does."""
+    if AS_STARTED in os.environ:
+        return json.loads(os.environ[AS_STARTED]).get(name) or None
+    sources: list[EnvSettingsSource] = [EnvSettingsSource(Settings)]
+    if WITHOUT_ENV_FILE not in os.environ:
+        sources.append(DotEnvSettingsSource(Settings))
+    return next((value for source in sources if (value := source.env_vars.get(name))), None)
+
+
+def read_early(group: type[GroupOfSettings], overrides: Mapping[str, Any] | None = None) -> GroupOfSettings:
+    """One group before all others, from the environment and `.env`; its defaults where a value is wrong, which `load_settings`
+    says when it reads them all."""
+    env_file = None if WITHOUT_ENV_FILE in os.environ else Path(".env")
+    sources = (DotEnvSettingsSource(Settings, env_file=env_file), EnvSettingsSource(Settings))
+    values = {name: value for source in sources for name, value in source().items()} | dict(overrides or {})
+    try:
+        return group.model_validate({name: value for name, value in values.items() if name in group.model_fields})
+    except ValidationError:
+        return group()
 
 
 def misspelled_names(env_file: Path = Path(".env")) -> dict[str, str]:

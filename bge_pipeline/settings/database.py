@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 
+from bge_pipeline.settings.column_list import split_columns
 from bge_pipeline.settings.group import PlainName, must_be_postgres_url
 from bge_pipeline.settings.home import HomeSettings
 from bge_pipeline.settings.text_template import template_expression
@@ -19,7 +20,11 @@ class DatabaseSettings(HomeSettings):
     )
     target_schema: PlainName = Field("public", description="schema of the target table")
     target_table: PlainName = Field("segments", description="the table whose embedding column changes")
-    target_id_column: PlainName = Field("id", description="NOT NULL column of any type with a unique index of its own")
+    target_id_column: str = Field(
+        "id",
+        description="NOT NULL column of any type with a unique index of its own; or several that have one together, in the "
+        "order of that index, e.g. tenant_id,doc_id",
+    )
     target_text_column: PlainName = Field("text", description="the column whose text is embedded")
     target_text: str | None = Field(
         None,
@@ -40,13 +45,17 @@ class DatabaseSettings(HomeSettings):
         "vector", description="type of the new column: float32, or float16 in half the space"
     )
 
-    @field_validator(
-        "target_schema", "target_table", "target_id_column", "target_text_column", "target_embedding_column"
-    )
+    @field_validator("target_schema", "target_table", "target_text_column", "target_embedding_column")
     @classmethod
     def _fits_an_identifier(cls, value: str) -> str:
         if len(value.encode()) > 63 or "\0" in value:
             raise ValueError("expected a PostgreSQL identifier of at most 63 bytes, without quotes")
+        return value
+
+    @field_validator("target_id_column")
+    @classmethod
+    def _is_list_of_columns(cls, value: str) -> str:
+        split_columns(value)
         return value
 
     @field_validator("target_text_template")
@@ -55,6 +64,11 @@ class DatabaseSettings(HomeSettings):
         if value is not None:
             template_expression(value)
         return value
+
+    @property
+    def id_columns(self) -> tuple[str, ...]:
+        """The columns that tell a row from every other."""
+        return split_columns(self.target_id_column)
 
     @property
     def text_expression(self) -> str | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
-from bge_pipeline.settings.group import Group
+from bge_pipeline.settings.group import Group, must_fit_a_header
 
 
 class EndpointSettings(Group):
@@ -54,3 +54,5 @@ class EndpointSettings(Group):
     embedding_max_cost: float | None = Field(
         None, gt=0, description="the same in money, by EMBEDDING_PRICE_PER_MILLION; unset: no limit"
     )
+
+    _is_key_of_endpoint = field_validator("embedding_api_key")(must_fit_a_header)

@@ -31,3 +31,13 @@ def must_be_postgres_url(value: SecretStr | None) -> SecretStr | None:
         except ConfigurationError as error:
             raise ValueError(error.message) from None
     return value
+
+
+def must_fit_a_header(value: SecretStr | None) -> SecretStr | None:
+    """A key without the line break that files end with, if it is unset or can be sent: libraries repeat what cannot."""
+    if value is None:
+        return None
+    key = value.get_secret_value().strip()
+    if not all("!" <= letter <= "~" for letter in key):
+        raise ValueError("expected printable ASCII characters without blanks")
+    return SecretStr(key)

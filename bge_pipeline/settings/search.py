@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
-from bge_pipeline.settings.group import Group
+from bge_pipeline.settings.group import Group, must_fit_a_header
 
 
 class SearchSettings(Group):
@@ -39,3 +39,5 @@ class SearchSettings(Group):
     query_expansion_url: str = Field("https://api.openai.com/v1", description="base URL for QUERY_EXPANSION=chat")
     query_expansion_key: SecretStr | None = Field(None, description="key for QUERY_EXPANSION=chat")
     query_expansion_model: str = Field("gpt-4o-mini", min_length=1, description="model for QUERY_EXPANSION=chat")
+
+    _is_key_of_expansion = field_validator("query_expansion_key")(must_fit_a_header)

@@ -37,6 +37,7 @@ def run(*arguments: str) -> Result:
     return result
 
 
+@pytest.mark.pgvector("0.7")
 def test_discover_lists_every_column_and_writes_the_lines_of_one(
     database: Database, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,7 +41,6 @@ def test_a_table_that_is_not_there_is_named(database):
     [
         ("CREATE VIEW odd AS SELECT * FROM segments", "a view"),
         ("CREATE MATERIALIZED VIEW odd AS SELECT * FROM segments", "a materialized view"),
-        ("CREATE TABLE odd (id int, text text, embedding vector(3)) PARTITION BY RANGE (id)", "a partitioned table"),
         ("CREATE SEQUENCE odd", "not a table"),
     ],
 )
@@ -50,10 +49,62 @@ def test_what_is_not_an_ordinary_table_is_named_by_its_kind(database, definition
     assert f"is {kind}" in refusal(database, replace(SEGMENTS, table="odd"))
 
 
-def test_a_partition_is_refused_since_it_cannot_have_columns_of_its_own(database):
-    execute(database, "CREATE TABLE whole (id int NOT NULL, text text, embedding vector(3)) PARTITION BY RANGE (id)")
+def way_out(database, table):
+    with database.autocommit() as connection, pytest.raises(TargetTableError) as refused:
+        describe_table(connection, replace(SEGMENTS, table=table))
+    return refused.value.next_step
+
+
+def test_a_partition_is_refused_with_the_settings_that_take_its_rows_alone(database):
+    execute(database, "CREATE TABLE whole (id int PRIMARY KEY, text text, embedding vector(3)) PARTITION BY RANGE (id)")
     execute(database, "CREATE TABLE part PARTITION OF whole FOR VALUES FROM (0) TO (9)")
-    assert "is a partition" in refusal(database, replace(SEGMENTS, table="part"))
+    execute(database, "CREATE TABLE other PARTITION OF whole FOR VALUES FROM (9) TO (20)")
+    execute(database, "INSERT INTO whole SELECT n FROM generate_series(0, 19) n")
+    assert 'is a partition of "public"."whole"' in refusal(database, replace(SEGMENTS, table="part"))
+    settings, condition = way_out(database, "part").split(", with TARGET_WHERE=")
+    assert settings == "TARGET_SCHEMA=public TARGET_TABLE=whole"
+    condition = condition.removesuffix(" where only the rows of this one are to get vectors of the new model")
+    part = replace(SEGMENTS, table="whole", condition=condition)
+    with database.autocommit() as connection:
+        assert describe_table(connection, part).is_partitioned
+        assert connection.execute(part.sql("SELECT count(*) FROM {table} WHERE {in_part}")).scalar_one() == 9
+
+
+def test_a_partition_that_is_divided_again_and_one_by_a_hash_are_refused_too(database):
+    execute(database, "CREATE TABLE whole (id int PRIMARY KEY, text text, embedding vector(3)) PARTITION BY RANGE (id)")
+    execute(database, "CREATE TABLE part PARTITION OF whole DEFAULT PARTITION BY HASH (id)")
+    execute(database, "CREATE TABLE odd PARTITION OF part FOR VALUES WITH (MODULUS 1, REMAINDER 0)")
+    for table in ("part", "odd"):
+        assert 'is a partition of "public"."whole"' in refusal(database, replace(SEGMENTS, table=table))
+    assert way_out(database, "odd") == "TARGET_SCHEMA=public TARGET_TABLE=whole"
+
+
+def test_views_and_foreign_tables_are_refused_with_the_table_that_is_meant(database):
+    execute(database, "CREATE SCHEMA other")
+    execute(database, "CREATE VIEW other.seen AS SELECT * FROM segments")
+    execute(database, "CREATE MATERIALIZED VIEW kept AS SELECT * FROM other.seen")
+    assert "TARGET_SCHEMA=other TARGET_TABLE=seen" in way_out(database, "kept")
+    execute(database, "CREATE FOREIGN DATA WRAPPER nowhere")
+    execute(
+        database,
+        "CREATE SERVER far FOREIGN DATA WRAPPER nowhere OPTIONS (host 'far.example', dbname 'texts', password 'pw')",
+    )
+    execute(database, "CREATE FOREIGN TABLE odd (id int, text text, embedding vector(3)) SERVER far")
+    assert "a foreign table" in refusal(database, replace(SEGMENTS, table="odd"))
+    assert "DATABASE_URL of the server far (dbname=texts host=far.example)" in way_out(database, "odd")
+    execute(database, "CREATE TABLE whole (id int, text text, embedding vector(3)) PARTITION BY RANGE (id)")
+    execute(database, "CREATE FOREIGN TABLE away PARTITION OF whole FOR VALUES FROM (0) TO (9) SERVER far")
+    assert "away of" in refusal(database, replace(SEGMENTS, table="whole"))
+    execute(database, way_out(database, "whole").split(" then ")[0])
+
+
+def test_tables_of_an_inheritance_are_taken_apart_by_the_statements_that_are_named(database):
+    execute(database, "CREATE TABLE parent (id int PRIMARY KEY, text text, embedding vector(3))")
+    execute(database, "CREATE TABLE child (PRIMARY KEY (id)) INHERITS (parent)")
+    execute(database, way_out(database, "parent").split("take it apart: ")[1].split(" then ")[0])
+    with database.autocommit() as connection:
+        for table in ("parent", "child"):
+            assert not describe_table(connection, replace(SEGMENTS, table=table)).is_partitioned
 
 
 @pytest.mark.parametrize("name", ["parent", "child"])
@@ -100,7 +151,15 @@ def test_every_kind_of_text_and_id_that_is_promised_is_taken(database, kind, id_
     assert table.id_kind is (UUIDS if id_type == "uuid" else INTEGERS)
 
 
-@pytest.mark.parametrize(("kind", "dimensions"), [("vector", None), ("vector(7)", 7), ("halfvec(9)", 9), ("bit(8)", 8)])
+@pytest.mark.parametrize(
+    ("kind", "dimensions"),
+    [
+        ("vector", None),
+        ("vector(7)", 7),
+        pytest.param("halfvec(9)", 9, marks=pytest.mark.pgvector("0.7")),
+        pytest.param("bit(8)", 8, marks=pytest.mark.pgvector("0.7")),
+    ],
+)
 def test_any_type_of_pgvector_may_hold_the_old_vectors(database, kind, dimensions):
     execute(database, f"CREATE TABLE odd (id int PRIMARY KEY, text text, embedding {kind})")
     with database.autocommit() as connection:

@@ -17,6 +17,7 @@ from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.brakes import RateBrake
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migration import Migration
+from bge_pipeline.phases.row_totals import BackfillTotals
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.process import is_gone, this_process
 from bge_pipeline_tests.support import ENCODER, SEGMENTS, execute
@@ -28,9 +29,14 @@ import sys, time
 from bge_pipeline.database import heartbeat
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.phases.row_totals import BackfillTotals
 heartbeat.BEAT_SECONDS = 0.1
 with Database(sys.argv[1]) as database, heartbeat.Heartbeat(
-    database, TargetTable("public", "segments", "id", "text", "embedding"), "1-100", "a model", lambda: 50
+    database,
+    TargetTable("public", "segments", ("id",), "text", "embedding"),
+    "1-100",
+    "a model",
+    BackfillTotals(written=50),
 ):
     print("told", flush=True)
     sys.stdin.readline()
@@ -116,13 +122,13 @@ def test_a_backfill_tells_of_itself_and_that_it_has_ended(expanded, settings):
 
 def test_a_role_that_may_not_renew_its_entry_makes_none_and_works_on(expanded, new_role):
     url = new_role("GRANT SELECT, INSERT ON {journal} TO {role}")
-    with Database(url) as limited, Heartbeat(limited, SEGMENTS, "all", "a model", lambda: 0) as told:
+    with Database(url) as limited, Heartbeat(limited, SEGMENTS, "all", "a model", BackfillTotals()) as told:
         assert told.workers == 1
         assert workers(expanded) == []
 
 
 def test_without_a_journal_nobody_is_seen_and_nothing_fails(database):
-    with Heartbeat(database, SEGMENTS, "all", "a model", lambda: 0):
+    with Heartbeat(database, SEGMENTS, "all", "a model", BackfillTotals()):
         assert workers(database) == []
 
 

@@ -125,8 +125,10 @@ def test_a_build_whose_connection_is_ended_is_an_unavailable_database_and_leaves
 
 
 def test_too_little_memory_is_explained_with_the_memory_it_takes(database, database_url):
-    execute(database, f"ALTER DATABASE {database.url.database} SET maintenance_work_mem = '8MB'")
-    options = "WITH (lists = 1000)"
+    execute(database, f"ALTER DATABASE {database.url.database} SET maintenance_work_mem = '1MB'")
+    options = (
+        "WITH (lists = 250)"  # fewer than rows: before 0.6 pgvector takes rows as centers where there are not more
+    )
     statement = text(
         f"CREATE INDEX CONCURRENTLY ours ON segments USING ivfflat (embedding vector_cosine_ops) {options}"
     )

@@ -103,7 +103,10 @@ def test_the_memory_of_a_definition_is_that_of_its_lists():
 
 @pytest.mark.pgvector
 class TestOnAServer:
-    @pytest.mark.parametrize(("element", "lists", "dimensions"), [("vector", 300, 16), ("halfvec", 100, 256)])
+    @pytest.mark.parametrize(
+        ("element", "lists", "dimensions"),
+        [("vector", 300, 16), pytest.param("halfvec", 100, 256, marks=pytest.mark.pgvector("0.7"))],
+    )
     def test_an_ivfflat_build_takes_the_memory_that_is_planned_for_it(self, database, element, lists, dimensions):
         execute(database, f"CREATE TABLE t (v {element}({dimensions}))")
         values = f"array_agg(random()) FROM generate_series(1, {dimensions}) WHERE n = n"
@@ -119,6 +122,7 @@ class TestOnAServer:
             connection.exec_driver_sql(statement)
             connection.invalidate()
 
+    @pytest.mark.pgvector("0.7")
     def test_the_indexes_of_a_column_are_found_among_all(self, database):
         execute(database, "CREATE INDEX by_half ON segments USING hnsw ((embedding::halfvec(1536)) halfvec_cosine_ops)")
         execute(database, "CREATE INDEX exact ON segments (id) WHERE embedding IS NULL")
@@ -135,7 +139,7 @@ class TestOnAServer:
         }
 
     @pytest.mark.parametrize("method", ["ivfflat", "hnsw"])
-    @pytest.mark.parametrize("element", ["vector", "halfvec"])
+    @pytest.mark.parametrize("element", ["vector", pytest.param("halfvec", marks=pytest.mark.pgvector("0.7"))])
     def test_every_kind_of_index_that_is_promised_is_built_and_used(self, database, method, element):
         made = plan_index(
             300, 1536, method=method, element=element, lists=None, m=8, ef_construction=16, max_memory_bytes=None

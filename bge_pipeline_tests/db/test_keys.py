@@ -6,19 +6,20 @@ import re
 from dataclasses import replace
 from itertools import pairwise
 
-import numpy as np
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.catalog import describe_table
-from bge_pipeline.database.ids import IdRange, id_as_text
+from bge_pipeline.database.id_range import IdRange
+from bge_pipeline.database.ids import id_as_text
 from bge_pipeline.database.pending import pending_index_statement
 from bge_pipeline.database.pending_reader import read_pending
 from bge_pipeline.database.quarantine import list_quarantined, quarantine_row, quarantine_statements
 from bge_pipeline.database.ranges import cut_ranges
-from bge_pipeline.database.writer import CommitRules, Destination, VectorWriter, update_template
+from bge_pipeline.database.writer import update_template
 from bge_pipeline.errors import TargetTableError
+from bge_pipeline_tests.db.keyed_rows import described, read, write_all, wrong_rows
 from bge_pipeline_tests.roads import ROOT
 from bge_pipeline_tests.support import NASTY_IDS, SEGMENTS, as_it_stands, execute, scalar
 
@@ -81,34 +82,12 @@ def notes(request, database):
     return [row[0] for row in as_it_stands(database, "SELECT id::text FROM notes ORDER BY notes.id")]
 
 
-def described(database):
-    with database.autocommit() as connection:
-        return describe_table(connection, NOTES)
-
-
-def read(database, id_range=None):
-    with database.autocommit() as connection:
-        return [str(i) for batch in read_pending(connection, NOTES, "v", 3, id_range) for i in batch.ids]
-
-
-def write_all(database, table):
-    """Give every pending row a vector that is made of its text; returns how many rows took it."""
-    destination = Destination(NOTES, "v", table.columns["v"].number, table.id_kind, 2)
-    writer = VectorWriter(database, destination, CommitRules(max_lock_ms=1_000, max_rows=3))
-    stored = 0
-    with writer, database.autocommit() as connection:
-        for batch in read_pending(connection, NOTES, "v", 3):
-            vectors = np.array([[len(words), len(words.encode())] for words in batch.texts], np.float32)
-            stored += writer.write(batch, vectors).rows
-    return stored
-
-
 def test_ranges_cover_every_row_once_in_the_order_of_the_index(database, notes):
-    kind = described(database).id_kind
+    kind = described(database, NOTES).id_kind
     for rows in (1, 3, 100):
         with database.autocommit() as connection:
             ranges = cut_ranges(connection, NOTES, kind, rows)
-        found = [sorted(read(database, id_range)) for id_range in ranges]
+        found = [sorted(read(database, NOTES, id_range)) for id_range in ranges]
         assert found == [sorted(notes[at : at + rows]) for at in range(0, len(notes), rows)]
         assert all(left.upper == right.lower for left, right in pairwise(ranges))
         assert [IdRange.from_key(r.key(1)).condition for r in ranges] == [r.condition for r in ranges]
@@ -121,28 +100,28 @@ def test_ranges_cover_every_row_once_in_the_order_of_the_index(database, notes):
         connection.execute(insert, {"id": notes[-1], "words": words})
         (later,) = cut_ranges(connection, NOTES, kind, 100, above=shorter[-1].upper)
         assert cut_ranges(connection, NOTES, kind, 100, above=later.upper) == []
-    assert read(database, later) == [notes[-1]]
+    assert read(database, NOTES, later) == [notes[-1]]
 
 
 def test_every_row_is_read_and_written_once(database, notes):
-    table = described(database)
-    wrong = "SELECT count(*) FROM notes WHERE v <> ('[' || length(text) || ',' || octet_length(text) || ']')::vector"
+    table = described(database, NOTES)
     assert write_all(database, table) == len(notes)
-    assert read(database) == []
-    assert as_it_stands(database, wrong) == [(0,)]
+    assert read(database, NOTES) == []
+    assert wrong_rows(database) == 0
     # Once the index of pending rows is there they come through it, by id.
     as_it_stands(database, "UPDATE notes SET v = NULL")
     with database.autocommit() as connection:
         connection.execute(pending_index_statement(NOTES, "v", "pending"))
-    assert read(database) == notes
+    assert read(database, NOTES) == notes
     assert write_all(database, table) == len(notes)
-    assert as_it_stands(database, wrong) == [(0,)]
+    assert wrong_rows(database) == 0
 
 
 @pytest.mark.thorough
 def test_rows_are_found_by_the_index_however_little_is_known_of_the_staging_table(database, notes):
-    kind = described(database).id_kind
-    staging = f"id {kind.sql_type}, version xid, digest uuid, vector vector(2)"
+    kind = described(database, NOTES).id_kind
+    ((name, sql_type),) = kind.staging_columns
+    staging = f"{name} {sql_type}, version xid, digest uuid, vector vector(2)"
     with database.transaction() as connection:
         connection.exec_driver_sql(
             "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; "
@@ -161,7 +140,7 @@ def test_a_row_is_put_in_quarantine_and_left_alone(database, notes):
         for batch in read_pending(connection, NOTES, "v", 100):
             for position in range(len(batch)):
                 assert quarantine_row(connection, NOTES, batch, position, "no words")
-    assert read(database) == []
+    assert read(database, NOTES) == []
     with database.autocommit() as connection:
         assert sorted(row.row_id for row in list_quarantined(connection, NOTES, 100)) == sorted(notes)
 
@@ -208,14 +187,18 @@ def run_proposed(database, next_step, beginning, column="id"):
         with database.autocommit() as connection:
             connection.exec_driver_sql(statement)
     with database.autocommit() as connection:
-        return describe_table(connection, replace(NOTES, id_column=column))
+        return describe_table(connection, replace(NOTES, id_columns=(column,)))
 
 
 @pytest.mark.parametrize(
     ("columns", "statement", "complaint"),
     [
         ("id text NOT NULL, shard int", "SELECT 1", "no unique index of its own:"),
-        ("id text, shard int, PRIMARY KEY (id, shard)", "SELECT 1", "notes_pkey is on 2 columns together (id, shard)"),
+        (
+            "id text, shard int, UNIQUE (id, shard)",
+            "SELECT 1",
+            "notes_id_shard_key is on 2 columns together (id, shard)",
+        ),
         (
             "id text NOT NULL, shard int",
             "CREATE UNIQUE INDEX part ON notes (id) WHERE shard > 0",
@@ -260,7 +243,7 @@ def test_another_column_with_such_an_index_is_proposed(database):
 
 
 def test_a_table_without_a_usable_key_gets_row_numbers_at_the_cost_that_is_told(database):
-    _, next_step = refused(database, "id int, shard int, text text, v vector(2), PRIMARY KEY (shard, id)")
+    _, next_step = refused(database, "id int, shard int, text text, v vector(2), UNIQUE (shard, id)")
     execute(database, "INSERT INTO notes SELECT n, 1, 'a note' FROM generate_series(1, 5) n")
     file = "SELECT pg_relation_filenode('notes')"
     before = scalar(database, file)
@@ -280,7 +263,7 @@ def statements_of_the_guide(beginning):
 
 
 def test_the_long_way_of_the_guide_writes_no_table_anew(database):
-    refused(database, "id int, shard int, text text, v vector(2), PRIMARY KEY (shard, id)")
+    refused(database, "id int, shard int, text text, v vector(2), UNIQUE (shard, id)")
     execute(database, "INSERT INTO notes SELECT n, 1, 'a note' FROM generate_series(1, 5) n")
     before = scalar(database, "SELECT pg_relation_filenode('notes')")
     statements = statements_of_the_guide("CREATE SEQUENCE")
@@ -292,10 +275,10 @@ def test_the_long_way_of_the_guide_writes_no_table_anew(database):
     execute(database, "INSERT INTO notes VALUES (6, 1, 'as the application writes')")
     assert scalar(database, "SELECT count(DISTINCT row_number) FROM notes") == 6
     with database.autocommit() as connection:
-        assert describe_table(connection, replace(NOTES, id_column="row_number")).id_kind.sql_type == "bigint"
+        assert describe_table(connection, replace(NOTES, id_columns=("row_number",))).id_kind.sql_type == "bigint"
 
 
 def test_the_short_way_of_the_guide_is_what_the_refusal_says(database):
-    _, next_step = refused(database, "id int, shard int, text text, v vector(2), PRIMARY KEY (shard, id)")
+    _, next_step = refused(database, "id int, shard int, text text, v vector(2), UNIQUE (shard, id)")
     for statement in statements_of_the_guide("ALTER TABLE notes ADD COLUMN row_number bigint GENERATED"):
         assert statement.replace("notes", '"public"."notes"') in next_step

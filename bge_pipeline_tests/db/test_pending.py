@@ -7,7 +7,8 @@ import itertools
 import pytest
 from sqlalchemy import event
 
-from bge_pipeline.database.ids import INTEGERS, IdRange
+from bge_pipeline.database.id_range import IdRange
+from bge_pipeline.database.ids import INTEGERS
 from bge_pipeline.database.pending import (
     LACKS_VECTOR,
     count_pending,

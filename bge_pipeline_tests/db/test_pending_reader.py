@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from bge_pipeline.database import pending_reader
-from bge_pipeline.database.ids import INTEGERS, IdRange
+from bge_pipeline.database.id_range import IdRange
+from bge_pipeline.database.ids import INTEGERS
 from bge_pipeline.database.pending import pending_index_statement
 from bge_pipeline.database.pending_reader import PendingBatch, PendingReader, read_pending
 from bge_pipeline.database.sampling import sample_texts

@@ -16,6 +16,7 @@ from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
+from bge_pipeline_tests.partitions import divide
 from bge_pipeline_tests.support import ENCODER, SEGMENTS, execute, fill, fill_and_swap, schema_of, swap
 
 pytestmark = pytest.mark.pgvector
@@ -140,3 +141,20 @@ def test_a_table_that_may_not_even_be_read_is_a_missing_privilege_in_words(migra
     expand(migration, ENCODER.space)
     with pytest.raises(MissingPrivilege, match="may not do this: the backfill reads and updates"):
         backfill(Migration(as_role, settings), ENCODER)
+
+
+def test_rights_on_a_partitioned_table_are_asked_of_each_partition(database, as_role, settings):
+    divide(database)
+    execute(database, "CREATE SCHEMA elsewhere")
+    execute(database, "ALTER TABLE middle_odd SET SCHEMA elsewhere")
+    role = as_role.url.username
+    execute(database, f"GRANT SELECT, UPDATE ON segments TO {role}")
+    words = " ".join(str(privilege) for privilege in lacking(as_role, alters=False))
+    assert "reads and updates each partition" in words
+    assert 'GRANT USAGE ON SCHEMA "elsewhere"' in words
+    assert "may index it" not in words
+    assert "only the owner of the partition" in " ".join(str(privilege) for privilege in lacking(as_role))
+    for _ in range(2):
+        grant(database, lacking(as_role))
+    assert lacking(as_role) == []
+    fill_and_swap(Migration(as_role, settings))

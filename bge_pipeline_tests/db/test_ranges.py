@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bge_pipeline.database.ids import INTEGERS, OTHERS, UUIDS, IdRange
+from bge_pipeline.database import cut_points
+from bge_pipeline.database.id_range import IdRange
+from bge_pipeline.database.ids import INTEGERS, OTHERS, UUIDS
 from bge_pipeline.database.pending import count_pending
 from bge_pipeline.database.pending_reader import read_pending
 from bge_pipeline.database.ranges import cut_ranges
 from bge_pipeline.errors import BgePipelineError
-from bge_pipeline_tests.support import SEGMENTS, execute
+from bge_pipeline_tests.support import SEGMENTS, as_it_stands, execute, scalar
 
 ODD = replace(SEGMENTS, table="odd")
 
@@ -143,3 +145,110 @@ class TestCutting:
         with database.autocommit() as connection:
             assert count_pending(connection, ODD, "embedding", IdRange(2, 6, INTEGERS)) == 3
             assert count_pending(connection, ODD, "embedding") == 9
+
+
+ROWS, OF_A_RANGE = 100_000, 5_000
+TWENTY = ROWS // OF_A_RANGE
+DENSE_IDS = "n", "bigint"
+SPARSE_IDS = "n * 1000 + CASE WHEN n > 50000 THEN 1000000000000 ELSE 0 END", "bigint"
+IN_ORDER_OF_TIME = "(n::bigint << 22) + n % 7", "bigint"
+RANDOM_UUIDS = "md5(n::text)::uuid", "uuid"
+TEXTS = "'document-' || md5(n::text)", "text"
+
+
+@pytest.mark.pgvector
+class TestCuttingALargeTable:
+    """Where a table is too large to be counted; here that is a thousand rows."""
+
+    @pytest.fixture(autouse=True)
+    def _large(self, monkeypatch):
+        monkeypatch.setattr(cut_points, "COUNTED_ROWS", 1_000)
+
+    def make(self, database, expression, id_type, rows=ROWS):
+        as_it_stands(database, "DROP TABLE IF EXISTS odd")
+        as_it_stands(database, f"CREATE TABLE odd (id {id_type} PRIMARY KEY, text text, embedding vector(2))")
+        as_it_stands(
+            database, f"INSERT INTO odd SELECT {expression}, repeat('word ', 100) FROM generate_series(1, {rows}) n"
+        )
+        as_it_stands(database, "ANALYZE odd")
+
+    def rows_of(self, database, ranges):
+        with database.autocommit() as connection:
+            return [count_pending(connection, ODD, "embedding", id_range) for id_range in ranges]
+
+    def pages_read(self, database, act):
+        """Pages of the table, and of its index, that `act` asked the server for, cached or not."""
+
+        def counted():
+            with database.autocommit() as connection:
+                connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
+            asked = "SELECT {0}_blks_hit + {0}_blks_read FROM pg_statio_user_tables WHERE relname = 'odd'"
+            return [scalar(database, asked.format(kind)) for kind in ("heap", "idx")]
+
+        database.engine.dispose()
+        before = counted()
+        result = act()
+        database.engine.dispose()  # a session tells of what it read when it ends
+        return result, [now - then for now, then in zip(counted(), before, strict=True)]
+
+    @pytest.mark.parametrize(
+        ("expression", "id_type", "kind"),
+        [
+            (*DENSE_IDS, INTEGERS),
+            (*SPARSE_IDS, INTEGERS),
+            (*IN_ORDER_OF_TIME, INTEGERS),
+            (*RANDOM_UUIDS, UUIDS),
+            (*TEXTS, OTHERS),
+        ],
+        ids=["dense", "sparse", "in order of time", "uuids", "texts"],
+    )
+    def test_few_pages_are_read_and_every_row_is_in_one_range_of_about_that_size(
+        self, database, expression, id_type, kind
+    ):
+        self.make(database, expression, id_type)
+        pages = scalar(database, "SELECT pg_relation_size('odd') / 8192")
+        ranges, (heap, index) = self.pages_read(database, lambda: cut(database, kind, OF_A_RANGE))
+        assert heap + index < pages / 5
+        assert heap < TWENTY * cut_points.PAGES_OF_A_RANGE * 2
+        sizes = self.rows_of(database, ranges)
+        assert sum(sizes) == ROWS
+        assert TWENTY * 0.8 <= len(sizes) <= TWENTY * 1.2
+        assert max(sizes) < 3 * OF_A_RANGE
+        assert all(left.upper == right.lower for left, right in pairwise(ranges))
+
+    def test_of_dense_ids_no_row_is_read_and_no_range_is_twice_as_large(self, database):
+        self.make(database, *DENSE_IDS)
+        ranges, (heap, index) = self.pages_read(database, lambda: cut(database, INTEGERS, OF_A_RANGE))
+        # The ends, the cuts and whether there is an id: an index of three levels, a page of the table for each at most.
+        assert heap <= TWENTY + 5
+        assert index <= 3 * (TWENTY + 5)
+        assert max(self.rows_of(database, ranges)) <= cut_points.DENSE * OF_A_RANGE
+
+    def test_a_hole_in_the_ids_makes_no_empty_range(self, database):
+        self.make(database, *DENSE_IDS)
+        execute(database, "DELETE FROM odd WHERE id BETWEEN 20000 AND 60000")
+        ranges = cut(database, INTEGERS, OF_A_RANGE)
+        sizes = self.rows_of(database, ranges)
+        assert sum(sizes) == ROWS - 40_001
+        assert all(sizes)
+
+    def test_rows_that_came_after_the_statistics_are_cut_too(self, database):
+        self.make(database, *DENSE_IDS)
+        execute(database, "INSERT INTO odd SELECT n, 'later' FROM generate_series(100001, 130000) n")
+        execute(database, "INSERT INTO odd SELECT n, 'earlier' FROM generate_series(-999, 0) n")
+        sizes = self.rows_of(database, cut(database, INTEGERS, OF_A_RANGE))
+        assert sum(sizes) == ROWS + 31_000
+        assert max(sizes) <= cut_points.DENSE * OF_A_RANGE
+
+    def test_a_table_that_was_emptied_since_has_no_ranges(self, database):
+        self.make(database, *DENSE_IDS, rows=20_000)
+        execute(database, "DELETE FROM odd")
+        assert cut(database, INTEGERS, OF_A_RANGE) == []
+        self.make(database, *RANDOM_UUIDS, rows=20_000)
+        execute(database, "DELETE FROM odd")
+        assert cut(database, UUIDS, OF_A_RANGE) == []
+
+    def test_a_table_without_statistics_is_counted(self, database):
+        table_with(database, "bigint", list(range(1, 5_001)))
+        execute(database, "UPDATE pg_class SET reltuples = -1 WHERE relname = 'odd'")
+        assert self.rows_of(database, cut(database, INTEGERS, 1_000)) == [1_000] * 5

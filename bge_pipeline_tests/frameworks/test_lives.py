@@ -82,6 +82,26 @@ def test_a_life_by_command(
     assert vector_indexes(empty_database, table) == indexes
 
 
+def test_a_memory_that_mem0_updates_is_found_at_once(
+    start: Callable[[str], Application],
+    command: Callable[[str], Command],
+    documents: dict[int, str],
+    old_model: Encoder,
+    new_model: Encoder,
+):
+    page, application = PAGE["mem0_store"], start("mem0_store")
+    run = command(page["settings"])
+    application.open(page["create"], old_model)
+    application.add(documents)
+    run("migrate", "--yes")
+    application.open(page["after"], new_model)
+
+    application.update(7, CHANGED)
+
+    assert run("status")["pending"] == 0, "mem0 writes the vector, and the text in a statement after it"
+    assert application.search("cleaning lights by the sea", 1) == [CHANGED]
+
+
 def test_a_life_by_dagster(
     start: Callable[[str], Application],
     command: Callable[[str], Command],

@@ -18,6 +18,7 @@ from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings, load_settings
 from bge_pipeline_tests.endpoint_server import serving
+from bge_pipeline_tests.partitions import divide
 from bge_pipeline_tests.roads import alembic_config, environment, schema, vectors
 
 pytestmark = pytest.mark.pgvector
@@ -44,6 +45,19 @@ def test_each_revision_takes_the_table_one_phase_further(configured: Settings, d
     assert phases == ["legacy", "expanded", "backfilled", "swapped"]
     assert _version(database) == "007"
     assert read_status(Migration(database, configured)).dimensions == 384
+
+
+def test_a_partitioned_table_goes_all_the_way_and_back(configured: Settings, database: Database) -> None:
+    divide(database, "time")
+    before, old_vectors = schema(database), vectors(database)
+    command.upgrade(alembic_config(), "head")
+    status = read_status(Migration(database, configured))
+    assert (status.phase, status.embedded, status.dimensions) == ("swapped", 300, 384)
+    assert status.index is not None
+    assert (status.index.name, status.index.valid) == ("old_name", True)
+
+    command.downgrade(alembic_config(), "004")
+    assert (schema(database), vectors(database)) == (before, old_vectors)
 
 
 def test_a_text_of_several_columns_goes_all_the_way_and_is_refused_a_script(

@@ -14,6 +14,7 @@ from bge_pipeline.definitions import defs
 from bge_pipeline.orchestration import run_history
 from bge_pipeline.orchestration.dagster_home import environment
 from bge_pipeline.orchestration.in_process import keep_connections
+from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.support import administer, execute
 
@@ -157,7 +158,9 @@ def request_backfill(instance: dg.DagsterInstance, keys: list[str]) -> None:
             run_config=None,
         )
     )
-    assert [backfill.status for backfill in run_history.backfills_under_way(instance)] == [BulkActionStatus.REQUESTED]
+    assert [backfill.status for backfill in run_history.backfills_under_way(instance, THE_TABLE)] == [
+        BulkActionStatus.REQUESTED
+    ]
 
 
 def checks_of(instance: dg.DagsterInstance, run_id: str) -> list[str]:

@@ -27,6 +27,18 @@ def test_the_deployed_instance_differs_in_its_storage_alone(tmp_path: Path):
     assert packaged == deployed
 
 
+def test_the_instance_for_celery_differs_in_where_runs_go_and_how_long_they_may_wait():
+    deployed, celery = (
+        yaml.safe_load(path.read_text()) for path in (DEPLOYED, DEPLOYED.parent / "celery/dagster.yaml")
+    )
+
+    assert {"run_launcher", "run_coordinator"} == celery.keys() - deployed.keys()
+    assert celery["run_monitoring"].pop("start_timeout_seconds") > deployed["run_monitoring"].pop(
+        "start_timeout_seconds"
+    )
+    assert {name: celery[name] for name in deployed} == deployed
+
+
 def test_an_edited_dagster_yaml_is_left_alone(tmp_path: Path):
     settings = load_settings(bge_pipeline_home=tmp_path)
     edited = prepare_dagster_home(settings) / "dagster.yaml"

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from bge_pipeline.definitions import defs
-from bge_pipeline.orchestration.jobs import ConfirmConfig, PauseConfig, RetireConfig
+from bge_pipeline.orchestration.ops import ConfirmConfig, PauseConfig, RetireConfig
 from bge_pipeline.orchestration.resources import SettingsResource
 
 HEAVY = ("torch", "sentence_transformers", "transformers", "openvino", "sklearn", "scipy")
@@ -101,3 +101,24 @@ def test_the_checks_that_guard_the_swap_block():
     blocking = {spec.name for check in defs.asset_checks or () for spec in check.check_specs if spec.blocking}
 
     assert blocking == {"nothing_pending", "unit_length", "right_embedding_space", "quality_gate", "index_valid"}
+
+
+def test_what_people_wait_for_goes_before_thousands_of_partitions():
+    def priority_of(job: str) -> int:
+        return int(defs.resolve_job_def(job).tags.get("dagster/priority", "0"))
+
+    order = [{"backfill_job"}, {"embed_pending_job", "swap_job"}, {"status_job", "pause_job", "rollback_job"}]
+    assert [{priority_of(job) for job in jobs} for jobs in order] == [{0}, {10}, {20}]
+
+
+def test_a_backfill_has_as_many_partitions_a_run_as_the_environment_says():
+    code = (
+        "from bge_pipeline.definitions import defs; import dagster as dg; "
+        "print(defs.resolve_asset_graph().get(dg.AssetKey('backfilled_embeddings')).backfill_policy.max_partitions_per_run)"
+    )
+    for value, expected in (("20", "20"), ("none", "1")):
+        environment = os.environ | {"PARTITIONS_PER_RUN": value}
+        found = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=60
+        )
+        assert found.stdout.strip() == expected

@@ -9,6 +9,7 @@ from sqlalchemy.engine import URL
 from bge_pipeline.errors import LockNotAcquired, SwapRefused
 from bge_pipeline.orchestration import resources
 from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained, launch_again
+from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline_tests.orchestration.conftest import KEYS, Runner
 
 LOCKED = LockNotAcquired("the lock was not to be had", state="nothing was changed", next_step="try again at night")
@@ -19,7 +20,7 @@ def run_that_raises(error: BaseException) -> dg.ExecuteInProcessResult:
 
     @dg.op(retry_policy=dg.RetryPolicy(max_retries=TRANSIENT_RETRIES.max_retries))
     def failing() -> None:
-        with explained():
+        with explained(THE_TABLE):
             raise error
 
     @dg.job

@@ -6,6 +6,7 @@ from dagster._core.events import StepMaterializationData
 
 from bge_pipeline.definitions import defs
 from bge_pipeline.orchestration.run_history import others_are_to_come
+from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.phases import verdict
 from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, checks_of, request_backfill
 
@@ -88,7 +89,7 @@ class TestBesideOtherRunsOfTheBackfill:
     ):
         self._run(instance, KEYS[1], status)
 
-        assert others_are_to_come(instance, last)
+        assert others_are_to_come(instance, THE_TABLE, last)
 
     def test_it_is_not_left_to_a_run_that_has_embedded_and_may_have_left_it_to_this_one(
         self, instance: dg.DagsterInstance, last: dg.DagsterRun
@@ -103,4 +104,4 @@ class TestBesideOtherRunsOfTheBackfill:
             other.run_id,
         )
 
-        assert not others_are_to_come(instance, last)
+        assert not others_are_to_come(instance, THE_TABLE, last)

@@ -6,6 +6,7 @@ import pytest
 from bge_pipeline.database.connection import Database
 from bge_pipeline.definitions import defs
 from bge_pipeline.orchestration.sensors import embed_new_rows
+from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.orchestration.conftest import Runner, confirming
 from bge_pipeline_tests.support import execute, schema_of
@@ -51,7 +52,7 @@ def test_the_graph_and_the_sensors_say_it_too(instance: dg.DagsterInstance, run:
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert "history and partitions here are those of" in str(found.description)
     with dg.build_sensor_context(instance=instance, definitions=defs) as context:
-        skipped = embed_new_rows(context)
+        skipped = embed_new_rows.of(THE_TABLE)(context)
     assert isinstance(skipped, dg.SkipReason)
     assert "history and partitions here are those of" in str(skipped.skip_message)
 

@@ -6,6 +6,7 @@ import pytest
 from bge_pipeline.database.connection import Database
 from bge_pipeline.orchestration.in_process import migrate_through_dagster
 from bge_pipeline.orchestration.partitions import known_keys
+from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
@@ -26,7 +27,9 @@ def test_a_part_with_a_text_of_several_columns_goes_through_every_asset(database
     assert columns_of(database)["embedding"] == "vector(1536)"
     assert wrong_vectors(database, ENCODER, "embedding_384") == []
     with dg.DagsterInstance.get() as instance:
-        assert instance.get_materialized_partitions(dg.AssetKey("backfilled_embeddings")) == set(known_keys(instance))
+        assert instance.get_materialized_partitions(dg.AssetKey("backfilled_embeddings")) == set(
+            known_keys(instance, THE_TABLE)
+        )
         event = instance.get_latest_materialization_event(dg.AssetKey("swapped_index"))
         assert event is not None
         assert event.asset_materialization is not None

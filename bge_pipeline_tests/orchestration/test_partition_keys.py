@@ -5,6 +5,7 @@ import pytest
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.orchestration.partitions import add, known_keys, new_full_ranges, range_of, recut
+from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline_tests.orchestration.conftest import KEYS, Runner
 from bge_pipeline_tests.support import execute
@@ -20,7 +21,7 @@ def test_uuids_are_short_and_mean_whole_ones(
 
     assert run("expand_job").success
 
-    keys = known_keys(instance)
+    keys = known_keys(instance, THE_TABLE)
     assert [len(key) for key in keys] == [len("01~00000000~ffffffff~01234567")] * 3
     ranges = [range_of(instance, key) for key in keys]
     assert [r.lower for r in ranges[1:]] == [r.upper for r in ranges[:-1]]
@@ -29,14 +30,14 @@ def test_uuids_are_short_and_mean_whole_ones(
         assert run("backfill_job", key).success
     (left,) = execute(database, "SELECT count(*) FROM segments WHERE embedding_384 IS NULL")
     assert left[0] == 0
-    assert recut(instance, migration) == keys
+    assert recut(instance, THE_TABLE, migration) == keys
 
 
 def test_new_partitions_have_as_many_digits_as_those_that_are_there(
     database: Database, migration: Migration, instance: dg.DagsterInstance, run: Runner
 ):
     assert run("expand_job").success
-    assert known_keys(instance) == KEYS
+    assert known_keys(instance, THE_TABLE) == KEYS
     execute(
         database,
         "INSERT INTO segments (id, source_id, video_id, start_sec, end_sec, text) "
@@ -44,9 +45,9 @@ def test_new_partitions_have_as_many_digits_as_those_that_are_there(
         "(SELECT * FROM segments ORDER BY id LIMIT 1) s",
     )
 
-    grown = new_full_ranges(instance, migration)
+    grown = new_full_ranges(instance, THE_TABLE, migration)
 
     assert grown == ["04_301-400", "05_401-500"]
     earlier = "00006_501_601"
-    add(instance, [earlier])
+    add(instance, THE_TABLE, [earlier])
     assert str(range_of(instance, earlier)) == "[501, 601)"

@@ -1,6 +1,7 @@
 """What only separate processes can show: `dagster` commands as CI types them, the daemon's ticks, the UI's end."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -23,8 +24,9 @@ import pytest
 
 from bge_pipeline.database.connection import Database, normalise_url
 from bge_pipeline.orchestration.partitions import known_keys, recut, targeted_keys
-from bge_pipeline.orchestration.run_history import unmaterialized_attempts
+from bge_pipeline.orchestration.run_history import attempts_at
 from bge_pipeline.orchestration.sensors import rerun_failed_partitions
+from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
@@ -57,7 +59,7 @@ def execute_job(job: str, **tags: str) -> None:
 
 def test_ci_runs_every_phase_by_command(migration: Migration, instance: dg.DagsterInstance):
     execute_job("expand_job")
-    assert known_keys(instance) == KEYS
+    assert known_keys(instance, THE_TABLE) == KEYS
 
     execute_job("backfill_job", **{"dagster/partition": KEYS[0]})
     assert read_status(migration).embedded == 100
@@ -130,10 +132,13 @@ def test_a_run_that_a_person_terminates_is_cancelled_keeps_its_batches_and_is_no
     embedded = read_status(migration).embedded
     assert 0 < embedded < 100
     assert embedded > 0
-    (attempt,) = unmaterialized_attempts(instance)[KEYS[0]]
+    (attempt,) = attempts_at(instance, THE_TABLE, [KEYS[0]])[KEYS[0]]
     assert attempt.was_cancelled
     assert f"launch backfill_job, partition {KEYS[0]}, again" in next_step_of(instance, run_id)
-    assert "was cancelled by somebody" in rerun_failed_partitions(dg.build_sensor_context(instance)).skip_message
+    assert (
+        "was cancelled by somebody"
+        in rerun_failed_partitions.of(THE_TABLE)(dg.build_sensor_context(instance)).skip_message
+    )
 
 
 BACKFILL = """
@@ -149,7 +154,7 @@ mutation Backfill($partitions: [String!]!) {
 def cut(migration: Migration, instance: dg.DagsterInstance) -> dg.DagsterInstance:
     """An instance that has partitions and in which nothing has ever run, so that it knows no pool."""
     expand(migration, ENCODER.space)
-    assert recut(instance, migration) == KEYS
+    assert recut(instance, THE_TABLE, migration) == KEYS
     assert not instance.event_log_storage.get_pool_limits()
     return instance
 
@@ -201,7 +206,9 @@ def assert_one_at_a_time(instance: dg.DagsterInstance) -> None:
     """From when the daemon takes a run off the queue until the run has ended, it takes no other."""
     records = instance.get_run_records(filters=dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS]))
     held = sorted((taken_at(instance, record), record.end_time) for record in records)
-    assert sorted(key for record in records for key in targeted_keys(record.dagster_run.tags, instance)) == KEYS
+    assert (
+        sorted(key for record in records for key in targeted_keys(instance, THE_TABLE, record.dagster_run.tags)) == KEYS
+    )
     overlapping = [(first, second) for first, second in pairwise(held) if second[0] < first[1]]
     assert not overlapping, held
 
@@ -256,8 +263,8 @@ def ask(port: int, query: str, **variables: object) -> dict[str, Any]:
 
 
 @contextmanager
-def dagster_ui() -> Iterator[int]:
-    """`run_dev` in a process of its own, on a free port; nothing of it is left at the end."""
+def dagster_ui(said: Path = Path(os.devnull)) -> Iterator[int]:
+    """`run_dev` in a process of its own, on a free port, what it says in a file; nothing of it is left at the end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -266,7 +273,8 @@ def dagster_ui() -> Iterator[int]:
         "from bge_pipeline.settings import load_settings; "
         f"sys.exit(run_dev(load_settings(), port={port}))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with said.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=output, stderr=output)
     try:
         wait_until(lambda: answers(port))
         family = psutil.Process(process.pid).children(recursive=True)

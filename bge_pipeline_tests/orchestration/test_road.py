@@ -12,10 +12,12 @@ from bge_pipeline.orchestration import run_history
 from bge_pipeline.orchestration.in_process import migrate_through_dagster
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.progress import StepProgress
+from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, consenting, insert_segment
+from bge_pipeline_tests.partitions import divide
 from bge_pipeline_tests.support import execute, scalar
 
 pytestmark = pytest.mark.pgvector
@@ -56,6 +58,17 @@ def test_the_whole_migration_is_in_the_history_that_the_ui_shows_and_repeating_i
     assert vectors_digest(database) == before
 
 
+def test_a_partitioned_table_is_one_set_of_id_ranges_over_all_its_partitions(database: Database, settings: Settings):
+    divide(database, "hash")
+
+    assert migrate_through_dagster(settings).partitions == 3
+
+    status = read_status(Migration(database, settings))
+    assert (status.phase, status.embedded, status.pending, status.dimensions) == ("swapped", 300, 0, 384)
+    assert status.index is not None
+    assert (status.index.name, status.index.valid) == ("old_name", True)
+
+
 def vectors_digest(database: Database) -> object:
     return scalar(database, "SELECT md5(string_agg(embedding::text, ',' ORDER BY id)) FROM segments")
 
@@ -86,7 +99,7 @@ def test_the_launchpad_overrides_the_environment(instance: dg.DagsterInstance, r
     result = run("expand_job", run_config={"resources": {"settings": {"config": {"partition_rows": 150}}}})
 
     assert result.success
-    assert len(known_keys(instance)) == 2
+    assert len(known_keys(instance, THE_TABLE)) == 2
 
 
 def test_every_figure_of_a_partition_is_metadata(run: Runner):
@@ -147,8 +160,8 @@ def test_a_second_expand_keeps_the_partitions(instance: dg.DagsterInstance, run:
 
     assert run("expand_job").success
 
-    assert known_keys(instance) == KEYS
-    assert run_history.never_materialized(instance) == []
+    assert known_keys(instance, THE_TABLE) == KEYS
+    assert run_history.never_materialized(instance, THE_TABLE) == []
 
 
 def test_a_second_migration_begins_with_fresh_partitions(
@@ -166,8 +179,8 @@ def test_a_second_migration_begins_with_fresh_partitions(
 
     assert run("expand_job", run_config=consenting(begin_next_migration="hashing")).success
 
-    assert len(known_keys(instance)) == 2
-    assert run_history.never_materialized(instance) == known_keys(instance)
+    assert len(known_keys(instance, THE_TABLE)) == 2
+    assert run_history.never_materialized(instance, THE_TABLE) == known_keys(instance, THE_TABLE)
 
 
 class TestTheSwapIsBlocked:

@@ -11,9 +11,11 @@ import pytest
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.definitions import defs
-from bge_pipeline.orchestration import run_history
+from bge_pipeline.orchestration import run_history, sensors
 from bge_pipeline.orchestration.partitions import known_keys
+from bge_pipeline.orchestration.per_table import PerTable
 from bge_pipeline.orchestration.sensors import embed_new_rows, notice_old_vectors, rerun_failed_partitions
+from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.orchestration.workers import WORKER_TAG
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
@@ -23,16 +25,16 @@ from bge_pipeline_tests.support import SEGMENTS, execute, forget_old_model
 
 pytestmark = pytest.mark.pgvector
 
-Tick = Callable[[dg.SensorDefinition], dg.SensorResult | str]
+Tick = Callable[[PerTable[dg.SensorDefinition]], dg.SensorResult | str]
 
 
 @pytest.fixture
 def tick(instance: dg.DagsterInstance) -> Iterator[Tick]:
     """Evaluates a sensor: what it requests, or why it skips."""
 
-    def evaluate(sensor: dg.SensorDefinition) -> dg.SensorResult | str:
+    def evaluate(sensor: PerTable[dg.SensorDefinition]) -> dg.SensorResult | str:
         with dg.build_sensor_context(instance=instance, definitions=defs) as context:
-            result = sensor(context)
+            result = sensor.of(THE_TABLE)(context)
         if isinstance(result, dg.SkipReason):
             return str(result.skip_message)
         assert isinstance(result, dg.SensorResult)
@@ -78,6 +80,36 @@ class TestRerunFailedPartitions:
         run.backfill(KEYS[0], KEYS[1])
 
         assert requests(tick(rerun_failed_partitions)) == [(None, KEYS[0]), (None, KEYS[1])]
+
+    @pytest.mark.usefixtures("broken")
+    def test_looks_at_some_of_many_failed_partitions_and_goes_on_behind_them(
+        self, instance: dg.DagsterInstance, run: Runner, monkeypatch: pytest.MonkeyPatch
+    ):
+        run.backfill()
+        monkeypatch.setattr(sensors, "_PARTITIONS_PER_TICK", 2)
+        cursor, found = None, []
+        for _ in range(3):
+            with dg.build_sensor_context(instance=instance, definitions=defs, cursor=cursor) as context:
+                found.append([key for _, key in requests(rerun_failed_partitions(context))])
+                cursor = context.cursor
+        assert found == [KEYS[:2], KEYS[2:], KEYS[:2]]
+
+    @pytest.mark.usefixtures("broken")
+    def test_counts_queued_partitions_without_reading_their_runs(
+        self, tick: Tick, run: Runner, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    ):
+        run("backfill_job", KEYS[0])
+        for key in KEYS:
+            instance.create_run_for_job(
+                defs.resolve_job_def("backfill_job"),
+                status=dg.DagsterRunStatus.STARTED,
+                tags={"dagster/partition": key},
+                asset_selection=None,
+            )
+        monkeypatch.setattr(dg.DagsterInstance, "get_run_records", None)
+        assert tick(rerun_failed_partitions) == (
+            "3 of 3 partitions are not materialized by their last run: 3 are queued or under way"
+        )
 
     @pytest.mark.usefixtures("broken")
     def test_waits_between_attempts(self, tick: Tick, run: Runner, monkeypatch: pytest.MonkeyPatch):
@@ -127,7 +159,7 @@ class TestRerunFailedPartitions:
             asset_selection=None,
         )
 
-        assert "is queued or under way" in tick(rerun_failed_partitions)
+        assert "2 are queued or under way" in tick(rerun_failed_partitions)
 
     @pytest.mark.usefixtures("expanded")
     def test_a_run_whose_process_was_killed_does_not_hold_its_partition(self, tick: Tick, instance: dg.DagsterInstance):
@@ -141,6 +173,19 @@ class TestRerunFailedPartitions:
         assert instance.get_run_by_id(killed.run_id).status == dg.DagsterRunStatus.FAILURE
 
     @pytest.mark.usefixtures("expanded")
+    def test_a_run_that_was_terminated_and_whose_process_is_gone_is_cancelled_and_not_run_again(
+        self, tick: Tick, instance: dg.DagsterInstance
+    ):
+        terminated = instance.create_run_for_job(
+            defs.resolve_job_def("backfill_job"),
+            status=dg.DagsterRunStatus.CANCELING,
+            tags={"dagster/partition": KEYS[0], WORKER_TAG: worker_that_has_ended()},
+        )
+
+        assert "was cancelled by somebody" in tick(rerun_failed_partitions)
+        assert instance.get_run_by_id(terminated.run_id).status == dg.DagsterRunStatus.CANCELED
+
+    @pytest.mark.usefixtures("expanded")
     @pytest.mark.parametrize("worker", [this_process(), "another-host/4026531836/1/1.00"], ids=["lives", "unseen"])
     def test_a_run_whose_process_lives_or_cannot_be_seen_is_under_way(
         self, tick: Tick, instance: dg.DagsterInstance, worker: str
@@ -151,7 +196,7 @@ class TestRerunFailedPartitions:
             tags={"dagster/partition": KEYS[0], WORKER_TAG: worker},
         )
 
-        assert "is queued or under way" in tick(rerun_failed_partitions)
+        assert "2 are queued or under way" in tick(rerun_failed_partitions)
 
     @pytest.mark.usefixtures("expanded")
     @pytest.mark.parametrize(("minutes", "is_gone"), [(1, False), (10, True)])
@@ -263,7 +308,7 @@ class TestEmbedNewRows:
         instance.add_dynamic_partitions("id_ranges", new)
         for key in new:
             assert run("backfill_job", key).success
-        assert known_keys(instance) == [*KEYS, *new]
+        assert known_keys(instance, THE_TABLE) == [*KEYS, *new]
         assert read_status(migration).pending == 50
         assert requests(tick(embed_new_rows)) == [("embed_pending_job", None)]
 
@@ -399,7 +444,7 @@ class TestNoticeOldVectors:
     ):
         def look(cursor: str | None) -> dg.SensorResult | dg.SkipReason:
             with dg.build_sensor_context(instance=instance, definitions=defs, cursor=cursor) as context:
-                return notice_old_vectors(context)
+                return notice_old_vectors.of(THE_TABLE)(context)
 
         assert "none of the old model was seen" in str(look(None).skip_message)
         execute(database, f"UPDATE segments SET text = 'x', embedding = '{[1.0] + [0.0] * 383}' WHERE id = 7")
@@ -418,7 +463,7 @@ class TestNoticeOldVectors:
         assert run("compare_job").success
         assert requests(look(result.cursor)) == [(None, None)]
         with dg.build_sensor_context(instance=instance, definitions=defs) as context:
-            assert run_history.failed_check(context.instance, "swapped_index", "only_new_vectors") is None
+            assert run_history.failed_check(context.instance, dg.AssetKey("swapped_index"), "only_new_vectors") is None
 
     def test_has_nothing_to_do_where_the_dimensions_differ(self, tick: Tick, run: Runner):
         assert "keep vectors of another model out" in tick(notice_old_vectors)

@@ -9,6 +9,7 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from bge_pipeline.database.connection import Database
 from bge_pipeline.definitions import defs
 from bge_pipeline.orchestration.sensors import watch_status
+from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline_tests.orchestration.conftest import Runner, insert_segment
@@ -132,7 +133,7 @@ class TestWatchStatus:
     def tick(self, instance: dg.DagsterInstance) -> Callable[[str | None], dg.SensorResult | dg.SkipReason]:
         def evaluate(cursor: str | None) -> dg.SensorResult | dg.SkipReason:
             with dg.build_sensor_context(instance=instance, definitions=defs, cursor=cursor) as context:
-                found = watch_status(context)
+                found = watch_status.of(THE_TABLE)(context)
             assert isinstance(found, dg.SensorResult | dg.SkipReason)
             return found
 

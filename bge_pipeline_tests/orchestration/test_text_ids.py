@@ -7,6 +7,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.orchestration.in_process import migrate_through_dagster
 from bge_pipeline.orchestration.partitions import known_keys, range_of, recut, targeted_range
 from bge_pipeline.orchestration.sensors import embed_new_rows
+from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
@@ -31,7 +32,7 @@ def test_a_whole_migration_by_partitions(text_ids: Database, settings: Settings)
     assert (status.phase, status.pending) == ("swapped", 0)
     assert wrong_vectors(text_ids, ENCODER, "embedding") == []
     with dg.DagsterInstance.get() as instance:
-        keys = known_keys(instance)
+        keys = known_keys(instance, THE_TABLE)
         assert keys == sorted(keys)
         assert keys[0].startswith("01~~doc_")
         assert instance.get_materialized_partitions(dg.AssetKey("backfilled_embeddings")) == set(keys)
@@ -42,7 +43,7 @@ def test_long_ids_have_short_keys_that_still_mean_the_same_rows(
 ):
     execute(text_ids, "UPDATE segments SET id = repeat('本/', 150) || lpad(id, 350, 'z')")
     assert run("expand_job").success
-    keys = known_keys(instance)
+    keys = known_keys(instance, THE_TABLE)
 
     assert [len(key) <= 100 for key in keys] == [True] * 3
     assert keys[2].startswith("03~本%2F本%2F")
@@ -51,18 +52,18 @@ def test_long_ids_have_short_keys_that_still_mean_the_same_rows(
     assert run("backfill_job", keys[0]).success
     assert run.backfill(keys[1], keys[2]).success
     tags = {"dagster/asset_partition_range_start": keys[1], "dagster/asset_partition_range_end": keys[2]}
-    whole = targeted_range(tags, instance)
+    whole = targeted_range(instance, THE_TABLE, tags)
     assert whole is not None
     assert (whole.lower, whole.upper) == (ranges[1].lower, ranges[2].upper)
     assert read_status(Migration(text_ids, settings)).pending == 0
-    assert recut(instance, Migration(text_ids, settings)) == keys
+    assert recut(instance, THE_TABLE, Migration(text_ids, settings)) == keys
 
 
 def test_what_the_table_has_grown_by_becomes_partitions_with_the_next_numbers(
     text_ids: Database, settings: Settings, instance: dg.DagsterInstance, run: Runner
 ):
     run("expand_job")
-    first, last = known_keys(instance)[0], known_keys(instance)[-1]
+    first, last = known_keys(instance, THE_TABLE)[0], known_keys(instance, THE_TABLE)[-1]
     assert run.backfill(first, last).success
     execute(
         text_ids,
@@ -72,7 +73,7 @@ def test_what_the_table_has_grown_by_becomes_partitions_with_the_next_numbers(
     )
 
     with dg.build_sensor_context(instance) as context:
-        result = embed_new_rows(context)
+        result = embed_new_rows.of(THE_TABLE)(context)
 
     assert isinstance(result, dg.SensorResult)
     assert result.dynamic_partitions_requests is not None

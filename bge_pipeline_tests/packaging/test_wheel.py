@@ -24,8 +24,13 @@ from bge_pipeline_tests.roads import ROOT, environment, schema, vectors
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 PARTS = ("bge_pipeline", "migrations", "pyproject.toml", "setup.py", "README.md", "LICENSE")
-EXTRAS = ["openvino", "nncf", "pytest", "onnxruntime"]
-NEED_AN_EXTRA = {"bge_pipeline.embedding.openvino.backend", "bge_pipeline.embedding.openvino.cache"}
+EXTRAS = ["openvino", "nncf", "pytest", "onnxruntime", "celery"]
+NEED_AN_EXTRA = {
+    "bge_pipeline.embedding.openvino.backend",
+    "bge_pipeline.embedding.openvino.cache",
+    "bge_pipeline.orchestration.celery_app",
+    "bge_pipeline.orchestration.celery_run_launcher",
+}
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

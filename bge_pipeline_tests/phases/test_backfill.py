@@ -14,7 +14,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.ids import INTEGERS, IdRange
+from bge_pipeline.database.id_range import IdRange
+from bge_pipeline.database.ids import INTEGERS
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.errors import DatabaseUnavailable, EmbeddingSpaceMismatch, EncodingError, PhaseError
 from bge_pipeline.phases.backfill import backfill

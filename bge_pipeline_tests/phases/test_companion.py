@@ -9,7 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from bge_pipeline.database.ids import INTEGERS, IdRange
+from bge_pipeline.database.id_range import IdRange
+from bge_pipeline.database.ids import INTEGERS
 from bge_pipeline.database.quarantine import list_quarantined
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.service import EmbeddingsService

@@ -242,10 +242,10 @@ def test_consent_is_given_to_the_step_that_was_ahead_and_to_no_other(database, q
 
 @pytest.mark.parametrize("typed", ["public.Order Notes", '"public"."Order Notes"', " public.Order Notes "])
 def test_a_table_is_confirmed_by_its_name(typed):
-    require_confirmation(TargetTable("public", "Order Notes", "id", "text", "embedding"), typed)
+    require_confirmation(TargetTable("public", "Order Notes", ("id",), "text", "embedding"), typed)
 
 
 @pytest.mark.parametrize("typed", ["", "yes", "Order Notes", "public.order notes", "other.Order Notes"])
 def test_anything_else_confirms_nothing(typed):
     with pytest.raises(ConsentRequired, match=r"expected 'public\.Order Notes'"):
-        require_confirmation(TargetTable("public", "Order Notes", "id", "text", "embedding"), typed)
+        require_confirmation(TargetTable("public", "Order Notes", ("id",), "text", "embedding"), typed)

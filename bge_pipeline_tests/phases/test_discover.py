@@ -50,14 +50,33 @@ def test_the_columns_of_this_project_are_not_listed_but_the_one_that_search_read
             "id",
             "document",
         ),
-        (
+        pytest.param(
             "id bigserial PRIMARY KEY, text varchar, metadata_ json, node_id varchar, embedding halfvec(8)",
             "LlamaIndex",
             "id",
             "text",
+            marks=pytest.mark.pgvector("0.7"),
         ),
         ("id uuid PRIMARY KEY, vector vector(8), payload jsonb", "mem0", "id", "payload->>'data'"),
         ("title text, summary text, embedding vector(8)", None, None, None),
+        (
+            "tenant_id uuid, doc_id bigint, body text, PRIMARY KEY (tenant_id, doc_id), embedding vector(8)",
+            None,
+            "tenant_id,doc_id",
+            "body",
+        ),
+        (
+            "document_id text, no int, chunk text, UNIQUE (document_id, no), embedding vector(8)",
+            None,
+            None,
+            "chunk",
+        ),
+        (
+            'doc text NOT NULL, "Chunk, No" int NOT NULL, body text, UNIQUE (doc, "Chunk, No"), embedding vector(8)',
+            None,
+            'doc,"Chunk, No"',
+            "body",
+        ),
         ("slug text PRIMARY KEY, summary text, embedding vector(8)", None, "slug", "summary"),
     ],
 )
@@ -67,5 +86,5 @@ def test_a_table_is_known_by_its_columns(database, table, framework, key, text_c
 
     one = next(found for name, found in by_name(database).items() if name.startswith("The Shop.Things."))
 
-    assert (one.framework, one.id_column, one.text) == (framework, key, text_column)
+    assert (one.framework, one.settings().get("TARGET_ID_COLUMN"), one.text) == (framework, key, text_column)
     assert one.found.rows is None, "nobody has analysed it"

@@ -84,6 +84,7 @@ def test_vectors_of_several_dimensions_in_one_column(database, settings, found):
 
 
 @pytest.mark.parametrize("column_type", ["halfvec(1536)", "sparsevec(1536)"])
+@pytest.mark.pgvector("0.7")
 def test_other_types_of_vectors_are_counted_too(database, found, column_type):
     execute(database, "DROP INDEX segments_embedding_idx")
     execute(database, f"ALTER TABLE segments ALTER COLUMN embedding TYPE {column_type}")

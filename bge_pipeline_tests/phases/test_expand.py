@@ -105,6 +105,7 @@ def test_an_invalid_old_index_goes_and_does_not_come_back(database, migration):
     assert not index_exists(database)
 
 
+@pytest.mark.pgvector("0.7")
 def test_collapse_brings_back_the_table_word_for_word(database, migration):
     execute(database, "COMMENT ON COLUMN segments.embedding IS 'mine'")
     execute(database, 'CREATE INDEX "Half: 100%" ON segments USING hnsw ((embedding::halfvec(1536)) halfvec_l2_ops)')

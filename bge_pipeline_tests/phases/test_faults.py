@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from contextlib import contextmanager
 
 import pytest
 from sqlalchemy import Engine, event
+from sqlalchemy.exc import DBAPIError
 
+from bge_pipeline.database import locks
 from bge_pipeline.errors import DatabaseUnavailable, IndexBuildFailed
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
-from bge_pipeline_tests.support import ENCODER, execute, fill, scalar, swap, wrong_vectors
+from bge_pipeline_tests.support import ENCODER, application, execute, fill, scalar, swap, wrong_vectors
 
 pytestmark = pytest.mark.pgvector
 
@@ -71,6 +76,42 @@ def test_an_exchange_that_is_the_victim_of_a_deadlock_is_tried_again(database, m
     assert scalar(database, "SELECT last_value FROM renames") > victims
 
 
+def test_an_application_that_has_read_and_waits_to_write_is_not_the_victim_of_the_exchange(database, make_settings):
+    """It holds what the exchange waits for, and waits for what the exchange holds: it must be the exchange that gives way."""
+    settings = make_settings(lock_timeout_ms=10_000, lock_max_attempts=2, swap_max_writer_pause_ms=10_000)
+    fill(Migration(database, settings))
+    waiting = threading.Event()
+    outcome = []
+
+    def write(connection):
+        waiting.set()
+        try:
+            connection.exec_driver_sql("UPDATE segments SET speaker_label = 'me' WHERE id = 1")
+            connection.commit()
+            outcome.append("written")
+        except DBAPIError as error:
+            outcome.append(str(error.orig))
+
+    def note(_connection, _cursor, statement, *_):
+        if "SHARE ROW EXCLUSIVE" in statement and not threads:
+            connection.exec_driver_sql("SELECT count(*) FROM segments")
+            threads.append(threading.Thread(target=write, args=(connection,)))
+            threads[0].start()
+            waiting.wait()
+            time.sleep(0.05)  # so that its wait is the first to be looked at
+
+    threads = []
+    event.listen(Engine, "after_cursor_execute", note)
+    try:
+        with application(database) as connection:
+            assert swap(Migration(database, settings)).exchanged
+            threads[0].join()
+    finally:
+        event.remove(Engine, "after_cursor_execute", note)
+    assert outcome == ["written"]
+    assert scalar(database, "SELECT speaker_label FROM segments WHERE id = 1") == "me"
+
+
 def test_an_index_for_which_there_is_no_space_leaves_nothing_and_is_built_when_there_is(database, migration):
     fill(migration)
     execute(
@@ -105,4 +146,35 @@ def test_texts_of_every_odd_kind_are_embedded_or_left_alone(database, migration)
     quarantined = {int(row[0]) for row in execute(database, "SELECT row_id FROM segments_embedding_quarantine")}
     assert {1, 2} <= without == {1, 2} | quarantined
     assert 3 not in without
+    assert wrong_vectors(database, ENCODER, "embedding_384") == []
+
+
+def test_an_operator_that_stalls_under_the_locks_of_a_batch_loses_its_session_and_writes_the_batch_again(
+    database, make_settings, monkeypatch, caplog
+):
+    """The application waits no longer than the server lets a session be silent: a stall in a batch costs that batch a try."""
+    settings = make_settings(backfill_batch_rows=50)
+    expand(Migration(database, settings), ENCODER.space)
+    monkeypatch.setattr(locks, "_LONGEST_SILENCE_MS", 400)
+    stalled = []
+
+    def stall(_connection, _cursor, statement, *_):
+        if "UPDATE" in statement and "SET" in statement and "s.vector" in statement and not stalled:
+            stalled.append(statement)
+
+    def sleep(connection):
+        if len(stalled) == 1:
+            stalled.append("woken")
+            time.sleep(1.5)
+
+    event.listen(Engine, "after_cursor_execute", stall)
+    event.listen(Engine, "commit", sleep)
+    try:
+        done = backfill(Migration(database, settings), ENCODER)
+    finally:
+        event.remove(Engine, "after_cursor_execute", stall)
+        event.remove(Engine, "commit", sleep)
+    assert len(stalled) == 2
+    assert (done.rows, done.pending_after) == (300, 0)
+    assert "writing failed" in caplog.text
     assert wrong_vectors(database, ENCODER, "embedding_384") == []

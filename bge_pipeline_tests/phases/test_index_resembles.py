@@ -22,9 +22,10 @@ INDEX = "segments_embedding_idx"
             "hnsw (embedding vector_ip_ops) WITH (m='7', ef_construction='33')",
         ),
         ("ivfflat (embedding vector_l2_ops) WITH (lists = 5)", "ivfflat (embedding) WITH (lists='1')"),
-        (
+        pytest.param(
             "hnsw ((embedding::halfvec(1536)) halfvec_cosine_ops)",
             "hnsw (((embedding)::halfvec(384)) halfvec_cosine_ops) WITH (m='16', ef_construction='64')",
+            marks=pytest.mark.pgvector("0.7"),
         ),
     ],
     ids=["hnsw", "ivfflat", "halfvec"],

@@ -13,7 +13,8 @@ from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline_tests.roads import environment
-from bge_pipeline_tests.support import ENCODER, execute, pending_ids, scalar, wait_until, wrong_vectors
+from bge_pipeline_tests.support import ENCODER, pending_ids, scalar, wait_until, wrong_vectors
+from bge_pipeline_tests.written import count_writes, written
 
 pytestmark = pytest.mark.pgvector
 
@@ -34,21 +35,6 @@ with Migration.opened(load_settings()) as migration:
 """
 
 
-def count_writes(database):
-    """Count in a table of its own how often each row's new vector is committed."""
-    execute(database, "CREATE TABLE writes (id bigint, txid bigint)")
-    execute(
-        database,
-        "CREATE FUNCTION count_write() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-        "IF NEW.embedding_384 IS NOT NULL THEN INSERT INTO writes VALUES (NEW.id, txid_current()); END IF; "
-        "RETURN NEW; END $$",
-    )
-    execute(
-        database,
-        "CREATE TRIGGER counts AFTER UPDATE OF embedding_384 ON segments FOR EACH ROW EXECUTE FUNCTION count_write()",
-    )
-
-
 @pytest.mark.parametrize("instants", [(1,), (60, 140, 230)], ids=["at once", "three times"])
 def test_every_row_is_embedded_exactly_once(database, make_settings, instants):
     settings = make_settings(backfill_batch_rows=10)
@@ -64,7 +50,7 @@ def test_every_row_is_embedded_exactly_once(database, make_settings, instants):
     left = len(pending_ids(database))
     assert 0 < left <= 300 - instants[-1]
     assert backfill(Migration(database, settings), ENCODER).rows == left
-    assert execute(database, "SELECT count(*), count(DISTINCT id) FROM writes") == [(300, 300)]
+    assert written(database) == (300, 300)
     assert wrong_vectors(database, ENCODER, "embedding_384") == []
 
 

@@ -53,7 +53,7 @@ DAMAGES = [shuffled, unnormalized, of_another_model]
 
 def new_vectors(database: Database) -> SampledRows:
     """Every row with its new vector."""
-    target = TargetTable("public", "segments", "id", "text", "embedding")
+    target = TargetTable("public", "segments", ("id",), "text", "embedding")
     with database.autocommit() as connection:
         return sample_vectors(connection, target, ["embedding_384"], 100_000)
 

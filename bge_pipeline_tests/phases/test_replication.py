@@ -21,6 +21,7 @@ from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.phases.surroundings import told_replication
 from bge_pipeline_tests.own_server import OwnServer
+from bge_pipeline_tests.partitions import divide
 from bge_pipeline_tests.support import (
     ENCODER,
     SEGMENTS,
@@ -166,7 +167,7 @@ def test_a_lost_quarantine_is_named_by_the_backfill_and_made_again_by_expand(dat
     expand(migration, ENCODER.space)
     execute(database, f"DROP TABLE {QUARANTINE}")
     assert read_status(migration).pending == 300
-    with pytest.raises(Exception, match="is missing or of an earlier version") as refused:
+    with pytest.raises(Exception, match="is missing, of an earlier version") as refused:
         backfill(migration, ENCODER)
     assert "bge-pipeline migrate" in refused.value.next_step
     assert fill(migration).pending_after == 0
@@ -333,6 +334,28 @@ def test_a_subscriber_that_does_what_plan_says_follows_a_migration(pair, kind):
     retire(Migration(publisher, settings))
     pair.run_at_the_subscriber(drop)
     execute(publisher, "UPDATE segments SET speaker_label = 'last', text = 'the last' WHERE id = 3")
+    wait_until(pair.is_followed, 60)
+
+
+@pytest.mark.parametrize(("options", "layout"), [("", "hash"), (" WITH (publish_via_partition_root)", "range")])
+@pytest.mark.thorough
+def test_subscribers_of_a_partitioned_table_follow_a_migration(pair, options, layout):
+    publisher, settings = pair.publisher, pair.settings
+    divide(publisher, "hash")
+    divide(pair.subscriber, layout)
+    pair.subscribe(KINDS["the table"] + options)
+    add, exchange, drop = statements(publisher, settings)
+    pair.run_at_the_subscriber(add)
+    fill_and_swap(Migration(publisher, settings))
+    pair.run_at_the_subscriber(exchange)
+    execute(publisher, "UPDATE segments SET text = 'written after' WHERE id = 2")
+    backfill(Migration(publisher, settings), ENCODER)
+    wait_until(pair.is_followed, 60)
+    assert wrong_vectors(pair.subscriber, ENCODER, "embedding") == []
+    assert scalar(pair.subscriber, "SELECT count(embedding) FROM segments") == 30
+    retire(Migration(publisher, settings))
+    pair.run_at_the_subscriber(drop)
+    execute(publisher, "UPDATE segments SET text = 'the last' WHERE id = 3")
     wait_until(pair.is_followed, 60)
 
 

@@ -64,9 +64,15 @@ def test_search_reads_the_old_vectors_again_with_their_index(database, migration
     "definition",
     [
         'CREATE INDEX "Odd ""name"" 100%: {x}" ON segments USING hnsw (embedding vector_l2_ops) WITH (m = 8)',
-        "CREATE INDEX odd ON segments USING hnsw ((embedding::halfvec(1536)) halfvec_cosine_ops)",
+        pytest.param(
+            "CREATE INDEX odd ON segments USING hnsw ((embedding::halfvec(1536)) halfvec_cosine_ops)",
+            marks=pytest.mark.pgvector("0.7"),
+        ),
         "CREATE INDEX odd ON segments USING ivfflat (embedding vector_ip_ops) WITH (lists = 3) WHERE id > 10",
-        "CREATE INDEX odd ON segments USING hnsw ((binary_quantize(embedding)::bit(1536)) bit_hamming_ops)",
+        pytest.param(
+            "CREATE INDEX odd ON segments USING hnsw ((binary_quantize(embedding)::bit(1536)) bit_hamming_ops)",
+            marks=pytest.mark.pgvector("0.7"),
+        ),
     ],
 )
 def test_every_kind_of_old_index_comes_back_as_it_was(database, migration, definition):

@@ -138,6 +138,7 @@ class TestTheExchange:
         definition = scalar(database, "SELECT pg_get_indexdef('segments_embedding_idx_of_embedding_1536'::regclass)")
         assert "(embedding_1536 vector_cosine_ops)" in definition
 
+    @pytest.mark.pgvector("0.7")
     def test_hnsw_and_half_precision_can_be_asked_for(self, database, make_settings):
         settings = make_settings(index_method="hnsw", index_element="halfvec", index_m=8, index_ef_construction=20)
         result = fill_and_swap(Migration(database, settings))

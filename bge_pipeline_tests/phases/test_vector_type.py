@@ -50,6 +50,7 @@ def far_off(database, column="embedding"):
     return [row[0] for row, vector in zip(rows, made, strict=True) if abs(vector - parsed(row[2])).max() > 1e-3]
 
 
+@pytest.mark.pgvector("0.7")
 @pytest.mark.parametrize("method", ["ivfflat", "hnsw"])
 def test_float16_goes_through_all_phases_with_the_gate_enforced(database, make_settings, method):
     settings = make_settings(
@@ -94,6 +95,7 @@ def test_float16_goes_through_all_phases_with_the_gate_enforced(database, make_s
     assert planned.step is None
 
 
+@pytest.mark.pgvector("0.7")
 def test_float16_takes_half_the_space(database, migration):
     fill(migration)
     whole = scalar(database, "SELECT sum(pg_column_size(embedding_384)) FROM segments")
@@ -101,6 +103,7 @@ def test_float16_takes_half_the_space(database, migration):
     assert scalar(database, "SELECT sum(pg_column_size(embedding_384)) FROM segments") < 0.52 * whole
 
 
+@pytest.mark.pgvector("0.7")
 def test_another_type_than_that_of_the_column_being_filled_is_refused(database, migration, half):
     fill(Migration(database, half))
     with pytest.raises(PhaseError, match=r"is halfvec\(384\), and the settings ask for vector\(384\)") as refused:

@@ -83,6 +83,7 @@ def test_without_an_index_every_search_is_exact(database: Database, settings: Se
     assert measured.as_metadata()["recall"] == 1.0
 
 
+@pytest.mark.pgvector("0.7")
 def test_float16_in_the_index_counts_against_it(database: Database, settings: Settings, queries: np.ndarray) -> None:
     execute(database, "DROP INDEX segments_embedding_idx")
     execute(

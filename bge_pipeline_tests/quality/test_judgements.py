@@ -19,12 +19,12 @@ def write(folder: Path, text: str) -> Path:
 def test_grades_and_plain_ids_are_both_understood(tmp_path: Path) -> None:
     path = write(
         tmp_path,
-        '{"query": "wie geht das", "relevant": {"7": 2, "9": 1}}\n\n{"query": "b", "relevant": ["x-1", 12]}\n',
+        '{"query": "wie geht das", "relevant": {"7": 2, "9": 1}}\n\n{"query": "b", "relevant": ["x-1", 12, ["acme", 17]]}\n',
     )
     judged = load_judged_queries(path)
 
     assert judged.queries == {"1": "wie geht das", "3": "b"}
-    assert judged.qrels == {"1": {"7": 2, "9": 1}, "3": {"x-1": 1, "12": 1}}
+    assert judged.qrels == {"1": {"7": 2, "9": 1}, "3": {"x-1": 1, "12": 1, '["acme", "17"]': 1}}
     assert len(judged) == 2
 
 
@@ -37,7 +37,10 @@ def test_grades_and_plain_ids_are_both_understood(tmp_path: Path) -> None:
         ('{"query": " ", "relevant": ["1"]}', "line 2: expected a text in 'query'"),
         ('{"query": "a"}', "line 2: expected ids in 'relevant'"),
         ('{"query": "a", "relevant": []}', "line 2: expected ids in 'relevant'"),
-        ('{"query": "a", "relevant": [1.5]}', "line 2: expected ids in 'relevant' to be texts or whole numbers"),
+        (
+            '{"query": "a", "relevant": [1.5]}',
+            "line 2: expected ids in 'relevant' to be texts, whole numbers or lists of them",
+        ),
         ('{"query": "a", "relevant": {"1": "high"}}', "line 2: expected a whole grade of 1 or more for id '1'"),
         ('{"query": "a", "relevant": {"1": 0}}', "line 2: expected a whole grade of 1 or more"),
     ],

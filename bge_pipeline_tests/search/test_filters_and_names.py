@@ -57,6 +57,7 @@ def many_rows(database: Database, make_settings: Callable[..., Settings]) -> Ret
     return Retriever(database, make_settings(target_table="many", search_probes=2), query_encoder=SMALL)
 
 
+@pytest.mark.pgvector("0.8")
 def test_a_filter_that_few_rows_pass_still_finds_as_many_as_wanted(many_rows: Retriever) -> None:
     rare = many_rows.table.c.kind == "rare"
     found = many_rows.search(QUERY, top_k=50, where=rare, columns=["kind"], explain=True)
@@ -152,10 +153,18 @@ def test_uuid_ids_and_names_that_need_quotes(database: Database, make_settings: 
     ("definition", "says"),
     [
         ("hnsw (embedding vector_cosine_ops)", "(hnsw, vector, cosine); hnsw.ef_search=100"),
-        ("hnsw ((embedding::halfvec(32)) halfvec_cosine_ops)", "(hnsw, halfvec, cosine)"),
-        ("ivfflat ((embedding::halfvec(32)) halfvec_l2_ops) WITH (lists = 4)", "(ivfflat, halfvec, l2, lists=4)"),
+        pytest.param(
+            "hnsw ((embedding::halfvec(32)) halfvec_cosine_ops)",
+            "(hnsw, halfvec, cosine)",
+            marks=pytest.mark.pgvector("0.7"),
+        ),
+        pytest.param(
+            "ivfflat ((embedding::halfvec(32)) halfvec_l2_ops) WITH (lists = 4)",
+            "(ivfflat, halfvec, l2, lists=4)",
+            marks=pytest.mark.pgvector("0.7"),
+        ),
         ("hnsw (embedding vector_ip_ops)", "(hnsw, vector, ip)"),
-        ("hnsw (embedding vector_l1_ops)", "(hnsw, vector, l1)"),
+        pytest.param("hnsw (embedding vector_l1_ops)", "(hnsw, vector, l1)", marks=pytest.mark.pgvector("0.7")),
     ],
 )
 def test_the_index_that_is_there_is_the_one_that_answers(
@@ -172,6 +181,7 @@ def test_the_index_that_is_there_is_the_one_that_answers(
     assert scores == sorted(scores, reverse=True)
 
 
+@pytest.mark.pgvector("0.7")
 def test_a_halfvec_column_is_searched_as_it_is(database: Database, make_settings: Callable[..., Settings]) -> None:
     execute(
         database,

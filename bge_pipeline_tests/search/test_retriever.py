@@ -300,7 +300,7 @@ def test_the_explanation_says_what_was_searched_and_how(retriever: Retriever) ->
     explanation = retriever.search(QUERY, mode="hybrid", explain=True).explanation
     assert "hybrid search, 20 candidates" in explanation
     assert "stand-in for" in explanation
-    assert "(ivfflat, vector, cosine, lists=1); ivfflat.probes=1, ivfflat.iterative_scan=relaxed_order" in explanation
+    assert "(ivfflat, vector, cosine, lists=1); ivfflat.probes=1" in explanation
     assert "no text index" in explanation
     assert "not reranked: ENABLE_RERANKER is off" in explanation
     assert "CTE nearest" in explanation, "the server's plan"

@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.settings import ModelSettings
+from bge_pipeline.settings.web_url import checked_url
 from bge_pipeline.space import EmbeddingSpace
 
 _OPENAI_HOST = "api.openai.com"
@@ -45,7 +46,7 @@ class Address:
         Raises:
             ConfigurationError: a variable that it needs is missing or wrong.
         """
-        url = _checked_url(settings.embedding_api_url)
+        url = checked_url("EMBEDDING_API_URL", settings.embedding_api_url, key="EMBEDDING_API_KEY")
         if "embedding_model" not in settings.model_fields_set:
             raise ConfigurationError(
                 "EMBEDDING_PROVIDER=openai: expected the endpoint's name of the model in EMBEDDING_MODEL, which is not set",
@@ -116,20 +117,3 @@ def settings_for(space: EmbeddingSpace) -> dict[str, object]:
         "embedding_text_tokens": space.max_tokens,
         "embedding_served_model": None,
     }
-
-
-def _checked_url(value: str) -> str:
-    """The URL without a slash at its end. What may hold a password is never repeated.
-
-    Raises:
-        ConfigurationError: it is none that can be asked.
-    """
-    url = urlsplit(value)
-    if url.username or url.password or url.query or url.fragment:
-        raise ConfigurationError(
-            "EMBEDDING_API_URL: expected a base URL without a user, a query and a fragment",
-            next_step="a key belongs into EMBEDDING_API_KEY",
-        )
-    if url.scheme not in ("http", "https") or not url.hostname:
-        raise ConfigurationError(f"EMBEDDING_API_URL: expected an http or https URL (held {value!r})")
-    return value.rstrip("/")

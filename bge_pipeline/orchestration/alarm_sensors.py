@@ -1,0 +1,116 @@
+"""Sensors that alarm a person: a backfill that stands still, one a table, and a run that failed, one for all of them."""
+
+import json
+import time
+
+import dagster as dg
+
+from bge_pipeline.errors import BgePipelineError
+from bge_pipeline.orchestration.movement_check import evaluate_movement
+from bge_pipeline.orchestration.names import BACKFILLED
+from bge_pipeline.orchestration.partitions import PARTITION_TAG
+from bge_pipeline.orchestration.per_table import per_table
+from bge_pipeline.orchestration.served import ServedTable
+from bge_pipeline.orchestration.slack import tell_slack, why_silent
+from bge_pipeline.phases.migration import Migration
+from bge_pipeline.phases.movement import read_movement
+from bge_pipeline.settings import load_settings
+
+_INTERVAL_SECONDS = 60
+_QUIET_SECONDS = 600.0
+"""After a message about failed runs: ten thousand partitions that fail for one reason are one alarm."""
+_TOLD = "bge_pipeline/failures_told"
+_WILL_RETRY_TAG = "dagster/will_retry"
+_LONGEST_REASON = 1_000
+
+
+@per_table(
+    lambda table: dg.sensor(
+        name=table.called("watch_movement"),
+        minimum_interval_seconds=_INTERVAL_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            "Answers the check `moving` of backfilled_embeddings when the backfill begins to stand still, and when it moves "
+            "again; tells Slack where SLACK_TOKEN and SLACK_CHANNEL are set."
+        ),
+    )
+)
+def watch_movement(context: dg.SensorEvaluationContext, table: ServedTable) -> dg.SensorResult | dg.SkipReason:
+    """Answer the check at first, and when a standstill begins or ends."""
+    try:
+        settings = table.settings()
+        with Migration.opened(settings) as migration:
+            found = read_movement(migration)
+    except BgePipelineError as error:
+        return dg.SkipReason(table.worded(str(error)))
+    now = "still" if found.stands_still else "moving"
+    if found.still_seconds is None or now == context.cursor:
+        return dg.SkipReason(str(found))
+    if found.stands_still or context.cursor is not None:
+        told = str(found) if found.stands_still else f"it moves again: {found}"
+        prevented = tell_slack(settings, told, f"/assets/{'/'.join(table.key(BACKFILLED).path)}?view=checks")
+        if prevented is not None:
+            context.log.info("not told to Slack: %s", prevented)
+        (context.log.error if found.stands_still else context.log.info)(told)
+    return dg.SensorResult(asset_events=[evaluate_movement(table, found)], cursor=now)
+
+
+@dg.run_failure_sensor(
+    name="tell_failures",
+    minimum_interval_seconds=_INTERVAL_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description=(
+        "Tells Slack of a run that failed, where SLACK_TOKEN and SLACK_CHANNEL are set: of a partition after its last attempt, "
+        "of other runs unless Dagster starts them again; at most one message in ten minutes, which counts the others."
+    ),
+)
+def tell_failures(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
+    """Tell of one failed run, or count it."""
+    try:
+        settings = load_settings()
+    except BgePipelineError as error:
+        return dg.SkipReason(str(error))
+    run = context.dagster_run
+    if silent := why_silent(settings):
+        return dg.SkipReason(silent)
+    if is_tried_again(context.instance, run, settings.max_partition_attempts):
+        return dg.SkipReason(f"run {run.run_id[:8]} is tried again")
+    told = json.loads(context.instance.daemon_cursor_storage.get_cursor_values({_TOLD}).get(_TOLD, "{}"))
+    left = told.get("at", 0.0) + _QUIET_SECONDS - time.time()
+    if left > 0:
+        _keep(context.instance, told | {"others": told.get("others", 0) + 1})
+        return dg.SkipReason(f"run {run.run_id[:8]} is counted, and told with the next failure after {left:.0f} s")
+    prevented = tell_slack(settings, _told_failure(context, told.get("others", 0)), f"/runs/{run.run_id}")
+    if prevented is not None:
+        _keep(context.instance, told | {"others": told.get("others", 0) + 1})
+        return dg.SkipReason(prevented)
+    _keep(context.instance, {"at": time.time()})
+    return None
+
+
+def is_tried_again(instance: dg.DagsterInstance, run: dg.DagsterRun, max_attempts: int) -> bool:
+    """Whether Dagster, or the sensor rerun_failed_partitions, starts it again by itself."""
+    if run.tags.get(_WILL_RETRY_TAG) == "true":
+        return True
+    if PARTITION_TAG not in run.tags:
+        return False
+    failed = dg.RunsFilter(tags={PARTITION_TAG: run.tags[PARTITION_TAG]}, statuses=[dg.DagsterRunStatus.FAILURE])
+    return instance.get_runs_count(failed) < max_attempts
+
+
+def _told_failure(context: dg.RunFailureSensorContext, others: int) -> str:
+    run, event = context.dagster_run, context.failure_event
+    steps = context.get_step_failure_events()
+    data = steps[-1].step_failure_data if steps else None
+    described = data.user_failure_data.description if data is not None and data.user_failure_data is not None else None
+    reason = (described or event.message or "no reason was given")[:_LONGEST_REASON]
+    partition = f", partition {run.tags[PARTITION_TAG]}," if PARTITION_TAG in run.tags else ""
+    more = f"\n{others:,} other runs have failed since the last message." if others else ""
+    return f"{run.job_name}{partition} failed in run {run.run_id[:8]}: {reason}{more}"
+
+
+def _keep(instance: dg.DagsterInstance, told: dict[str, float]) -> None:
+    instance.daemon_cursor_storage.set_cursor_values({_TOLD: json.dumps(told)})
+
+
+ALARM_SENSORS = [watch_movement]

@@ -1,0 +1,61 @@
+"""What a partitioned table means for a migration, in words, and what of one is refused."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from bge_pipeline.database.partition_keys import is_kept_apart, shared_id_refusal
+from bge_pipeline.database.partitions import stored_tables
+from bge_pipeline.database.sql import quote
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline.database.vector_type import VectorType
+from bge_pipeline.errors import BgePipelineError, PhaseError
+from bge_pipeline.phases.state import MigrationState
+from bge_pipeline.settings import SwapSettings
+
+
+def told_partitions(connection: Connection, state: MigrationState, column: str, vector: VectorType) -> tuple[str, ...]:
+    """What a person must know before a migration of a partitioned table; nothing of an ordinary one."""
+    target = state.table.target
+    if not state.table.is_partitioned:
+        return ()
+    together = (
+        f"{len(stored_tables(connection, target))} partitions are migrated together, filled and indexed one after another; "
+        "DETACH PARTITION waits while the index of that one is built"
+    )
+    told = [together, attaching(target, column, vector)]
+    if not is_kept_apart(connection, target):
+        told.append(
+            f"no index keeps {str(target.key)!r} apart over all partitions: no two rows have the same now, and the application "
+            "must see to it that none will. A row never gets the vector of another text, but search would find both"
+        )
+    return tuple(told)
+
+
+def attaching(target: TargetTable, column: str, vector: VectorType) -> str:
+    """What a table needs to become a partition while there is the new column."""
+    return (
+        f'after expand PostgreSQL attaches no table without the new column (`child table is missing column "{column}"`): '
+        f"ALTER TABLE ... ADD COLUMN {quote(column)} {vector}; before ALTER TABLE {target} ATTACH PARTITION. After the swap the "
+        f"columns are {quote(target.embedding_column)} {vector} and the old one beside it. Its rows are embedded when it is "
+        "there. Unless it has such indexes already, they are built as it is attached, while nobody gets at it or at the DEFAULT "
+        "partition. CREATE TABLE ... PARTITION OF needs nothing of this"
+    )
+
+
+def refusals(connection: Connection, state: MigrationState, settings: SwapSettings) -> list[BgePipelineError]:
+    """Why a migration of this partitioned table would not begin; nothing of an ordinary one."""
+    target = state.table.target
+    if not state.table.is_partitioned:
+        return []
+    found: list[BgePipelineError | None] = [shared_id_refusal(connection, target)]
+    if settings.old_index == "drop":
+        found.append(
+            PhaseError(
+                f"OLD_INDEX=drop: {target} is partitioned, and PostgreSQL neither drops the index of a partitioned table beside "
+                "traffic nor builds it again so for a rollback",
+                state="nothing was changed",
+                next_step="OLD_INDEX=keep",
+            )
+        )
+    return [refusal for refusal in found if refusal is not None]

@@ -1,0 +1,1 @@
+"""Many processes, one backfill: the commands of deploy/ as real processes, which tests kill."""

@@ -1,0 +1,1 @@
+"""The PostgreSQL, pgvector and Python on which the tests ran: `make test-servers`, `make test-pythons`, docs/versions.md."""
