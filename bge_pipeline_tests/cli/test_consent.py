@@ -118,7 +118,7 @@ class TestTheNextMigration:
             "from hashing, 384 dimensions",
             "to hashing, 256 dimensions",
             "rows 300, of which 300 are to be embedded",
-            "backfill about",
+            "backfill ",
             "texts/s measured here",
             "dropped segments_embedding_idx",
             "search reads the whole table (OLD_INDEX=drop)",
