@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.orchestration.partitions import id_ranges, known_keys
+from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.sensors import rerun_failed_partitions
 from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.phases.migration import Migration
@@ -32,7 +32,7 @@ def deleting(instance: dg.DagsterInstance, database: Database, *keys: str) -> It
     def delete() -> None:
         wait_until(lambda: scalar(database, "SELECT count(embedding_384) FROM segments") > 0, 60)
         for key in keys:
-            instance.delete_dynamic_partition(str(id_ranges.name), key)
+            instance.delete_dynamic_partition(str(THE_TABLE.partitions.name), key)
 
     thread = threading.Thread(target=delete)
     thread.start()
@@ -71,7 +71,7 @@ def test_its_rows_are_embedded_its_run_says_so_and_what_is_in_no_partition_is_no
     assert f"{KEYS[0]}: deleted while a run of it was at work" in said_by(result)
     assert "embed_pending_job" in said_by(result)
     assert embedded(expanded) == 100
-    skipped = rerun_failed_partitions(dg.build_sensor_context(instance))
+    skipped = rerun_failed_partitions.of(THE_TABLE)(dg.build_sensor_context(instance))
     assert isinstance(skipped, dg.SkipReason), "nothing is left to run again"
 
     assert run("backfill_job", KEYS[2]).success
