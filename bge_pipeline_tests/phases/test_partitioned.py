@@ -180,7 +180,8 @@ def test_discover_lists_the_table_once_with_the_rows_and_an_index_of_its_partiti
     execute(database, "CREATE INDEX alone ON month_2 USING hnsw (embedding vector_cosine_ops)")
     (found,) = discover(database)
     assert found.name == "public.segments.embedding"
-    assert (found.found.rows, found.found.index, found.id_column, found.text) == (300, "alone (hnsw)", "id", "text")
+    assert (found.found.rows, found.found.index, found.text) == (300, "alone (hnsw)", "text")
+    assert found.settings()["TARGET_ID_COLUMN"] == "id,created_at"
 
 
 def test_each_partition_has_the_lists_of_its_rows(database, migration):
@@ -261,6 +262,22 @@ def test_old_vectors_that_the_application_still_writes_are_seen_in_any_partition
     found = compare_application_vectors(migration, lambda: encoder)
     assert found.strangers == 3
     assert set(found.examples) == {"20", "150", "250"}
+
+
+def test_the_key_that_an_index_keeps_apart_may_be_named_whole(database, make_settings):
+    divide(database, "time")
+    execute(database, "INSERT INTO segments (id, text, created_at) VALUES (5, 'a twin', '2026-04-04')")
+    settings = make_settings(target_id_column="id,created_at", quality_gate="off")
+    migration, service = Migration(database, settings), EmbeddingsService(ENCODER, settings)
+    said = plan(migration, service)
+    assert said.obstacles == ()
+    assert "apart" not in " ".join(said.notices)
+    assert migrate(migration, service).backfill.rows == 301
+    assert wrong_vectors(database, ENCODER, "embedding") == []
+    execute(database, "UPDATE segments SET created_at = '2026-02-02', text = 'moved' WHERE text = 'a twin'")
+    assert embed_pending(migration).backfill.rows == 1
+    found = Retriever(database, settings, service).search("moved", mode="dense", top_k=3).results
+    assert [str(part)[:10] for part in found[0].id] == ["5", "2026-02-02"]
 
 
 def test_a_row_that_cannot_be_embedded_is_put_aside_for_its_partition_too(database, migration):
