@@ -21,6 +21,7 @@ DENSE = 2
 what it should."""
 PAGES_OF_A_RANGE = 16
 """Pages that are read for each range; where the ids of a page are neighbours, its size then varies by a quarter, sqrt(1/16)."""
+_NUMBER, _MET = "bge_pipeline_number", "bge_pipeline_met"
 _LARGEST_SAMPLE = 0.5
 """Share of a table's pages from which on counting costs no more."""
 
@@ -33,7 +34,7 @@ ORDER BY inherited DESC LIMIT 1
 _ENDS = "SELECT (SELECT min({id}) FROM {table}) AS least, (SELECT max({id}) FROM {table}) AS greatest"
 _THERE = """
 SELECT DISTINCT found.id FROM unnest(CAST(:points AS bigint[])) point,
-LATERAL (SELECT {id} AS id FROM {table} WHERE {table}.{id} >= point ORDER BY {table}.{id} LIMIT 1) found ORDER BY found.id
+LATERAL (SELECT {t_id} AS id FROM {table} t WHERE {t_id} >= point ORDER BY {t_id} LIMIT 1) found ORDER BY found.id
 """
 
 
@@ -97,9 +98,9 @@ def _by_sample(connection: Connection, target: TargetTable, kind: IdKind, in_all
     if wanted > pages * _LARGEST_SAMPLE:
         return None
     statement = target.sql(
-        f"SELECT {kind.as_it_travels} FROM (SELECT {{id}}, row_number() OVER (ORDER BY {{id}}) AS n, count(*) OVER () AS met "
-        "FROM {table} TABLESAMPLE SYSTEM (CAST(:percent AS float4)) REPEATABLE (0)) numbered "
-        "WHERE n * :ranges / met > (n - 1) * :ranges / met AND n < met ORDER BY numbered.{id}"
+        f"SELECT {kind.as_it_travels} FROM (SELECT {{ids}}, row_number() OVER (ORDER BY {{ids}}) AS {_NUMBER}, "
+        f"count(*) OVER () AS {_MET} FROM {{table}} TABLESAMPLE SYSTEM (CAST(:percent AS float4)) REPEATABLE (0)) numbered "
+        f"WHERE {_NUMBER} * :ranges / {_MET} > ({_NUMBER} - 1) * :ranges / {_MET} AND {_NUMBER} < {_MET} ORDER BY {_NUMBER}"
     )
     values = {"percent": 100.0 * wanted / pages, "ranges": ranges}
     return [kind.plain(value) for value in connection.execute(statement, values).scalars()]
