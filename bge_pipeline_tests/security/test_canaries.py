@@ -42,6 +42,7 @@ LIFE = [
     ("migrate", "--yes"),
     ("status",),
     ("status", "--json"),
+    ("metrics", "--once"),
     ("doctor", "--html", "doctor.html"),
     ("embed",),
     ("text-index",),
