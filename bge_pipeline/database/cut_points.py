@@ -23,6 +23,8 @@ PAGES_OF_A_RANGE = 16
 """Pages that are read for each range; where the ids of a page are neighbours, its size then varies by a quarter, sqrt(1/16)."""
 _LARGEST_SAMPLE = 0.5
 """Share of a table's pages from which on counting costs no more."""
+_N, _MET = "bge_pipeline_number", "bge_pipeline_met"
+"""Names that no column of a key has."""
 
 # Of a table with children, those of all of them. A unique column has no most common values, and so all rows are in the histogram.
 _HISTOGRAM = """
@@ -40,12 +42,10 @@ LATERAL (SELECT {id} AS id FROM {table} WHERE {table}.{id} >= point ORDER BY {ta
 def cut_points(connection: Connection, target: TargetTable, kind: IdKind, rows: int) -> list[Id] | None:
     """Ids of the table with about `rows` rows between two neighbours, in order; None where it has to be counted.
 
-    That is where the table is small or has never been analysed, where only rows that meet a condition are embedded, and where
-    several columns are the key.
+    That is where the table is small or has never been analysed, and where only rows that meet a condition are embedded.
     """
     in_all = rows_now(connection, target)
-    is_plain = target.condition is None and len(target.id_columns) == 1
-    if in_all is None or in_all < max(COUNTED_ROWS, rows) or not is_plain:
+    if in_all is None or in_all < max(COUNTED_ROWS, rows) or target.condition is not None:
         return None
     if kind is INTEGERS:
         points = _by_statistics(connection, target, in_all, rows)
@@ -97,9 +97,9 @@ def _by_sample(connection: Connection, target: TargetTable, kind: IdKind, in_all
     if wanted > pages * _LARGEST_SAMPLE:
         return None
     statement = target.sql(
-        f"SELECT {kind.as_it_travels} FROM (SELECT {{id}}, row_number() OVER (ORDER BY {{id}}) AS n, count(*) OVER () AS met "
-        "FROM {table} TABLESAMPLE SYSTEM (CAST(:percent AS float4)) REPEATABLE (0)) numbered "
-        "WHERE n * :ranges / met > (n - 1) * :ranges / met AND n < met ORDER BY numbered.{id}"
+        f"SELECT {kind.as_it_travels} FROM (SELECT {{ids}}, row_number() OVER (ORDER BY {{ids}}) AS {_N}, "
+        f"count(*) OVER () AS {_MET} FROM {{table}} TABLESAMPLE SYSTEM (CAST(:percent AS float4)) REPEATABLE (0)) numbered "
+        f"WHERE {_N} * :ranges / {_MET} > ({_N} - 1) * :ranges / {_MET} AND {_N} < {_MET} ORDER BY {_N}"
     )
     values = {"percent": 100.0 * wanted / pages, "ranges": ranges}
     return [kind.plain(value) for value in connection.execute(statement, values).scalars()]
