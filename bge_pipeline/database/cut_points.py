@@ -22,6 +22,7 @@ what it should."""
 PAGES_OF_A_RANGE = 16
 """Pages that are read for each range; where the ids of a page are neighbours, its size then varies by a quarter, sqrt(1/16)."""
 _NUMBER, _MET = "bge_pipeline_number", "bge_pipeline_met"
+"""Names that no column of a key has."""
 _LARGEST_SAMPLE = 0.5
 """Share of a table's pages from which on counting costs no more."""
 
@@ -41,12 +42,10 @@ LATERAL (SELECT {t_id} AS id FROM {table} t WHERE {t_id} >= point ORDER BY {t_id
 def cut_points(connection: Connection, target: TargetTable, kind: IdKind, rows: int) -> list[Id] | None:
     """Ids of the table with about `rows` rows between two neighbours, in order; None where it has to be counted.
 
-    That is where the table is small or has never been analysed, where only rows that meet a condition are embedded, and where
-    several columns are the key.
+    That is where the table is small or has never been analysed, and where only rows that meet a condition are embedded.
     """
     in_all = rows_now(connection, target)
-    is_plain = target.condition is None and len(target.id_columns) == 1
-    if in_all is None or in_all < max(COUNTED_ROWS, rows) or not is_plain:
+    if in_all is None or in_all < max(COUNTED_ROWS, rows) or target.condition is not None:
         return None
     if kind is INTEGERS:
         points = _by_statistics(connection, target, in_all, rows)

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from bge_pipeline.database import cut_points
 from bge_pipeline.database.beside import find_beside
 from bge_pipeline.database.catalog import describe_table
 from bge_pipeline.database.id_range import IdRange
@@ -117,6 +118,25 @@ def test_ranges_cover_every_row_once_in_the_order_of_the_index(database, notes):
         assert [sorted(read(database, notes, id_range)) for id_range in again] == expected
         with database.autocommit() as connection:
             assert cut_ranges(connection, notes, kind, rows, above=again[-1].upper) == []
+
+
+def test_a_large_table_is_cut_by_some_of_its_pages(database, monkeypatch):
+    monkeypatch.setattr(cut_points, "COUNTED_ROWS", 1_000)
+    target = replace(NOTES, id_columns=("tenant_id", "n"))
+    as_it_stands(
+        database, "CREATE TABLE notes (tenant_id uuid, n int, text text, v vector(2), PRIMARY KEY (tenant_id, n))"
+    )
+    rows = "SELECT md5((n % 7)::text)::uuid, n, repeat('word ', 100) FROM generate_series(1, 20000) n"
+    as_it_stands(database, f"INSERT INTO notes {rows}")
+    as_it_stands(database, "ANALYZE notes")
+    kind = described(database, target).id_kind
+    with database.autocommit() as connection:
+        assert cut_points.cut_points(connection, target, kind, 4_000)
+        ranges = cut_ranges(connection, target, kind, 4_000)
+        sizes = [count_pending(connection, target, "v", id_range) for id_range in ranges]
+    assert sum(sizes) == 20_000
+    assert 4 <= len(sizes) <= 6
+    assert max(sizes) < 8_000
 
 
 def test_every_row_is_read_and_written_once(database, notes):
