@@ -39,10 +39,10 @@ second, not one of ours. BGE-small, 384 dimensions, `vector`, one table.
 
 - **The encoder**, with fewer than {gpus} such GPUs, at every size: add workers. Each partition is a Dagster run of its own; give
   the pool `encoder` a limit of as many runs as there are GPUs ([deploy](../deploy/README.md)).
-- **The writer**, beyond that: more GPUs bring nothing to one table. Several tables, or the partitions of a declaratively
-  partitioned one, are separate migrations and add up. `INDEX_ELEMENT=halfvec` halves what is built.
-- **The index** of a billion rows does not fit into the memory of one build: partition the table by what searches filter by, or
-  build with fewer lists and rerank.
+- **The writer**, beyond that: more GPUs bring nothing to one table. Several tables are separate migrations and add up; the
+  partitions of one table are one. `INDEX_ELEMENT=halfvec` halves what is built.
+- **The index** of a billion rows does not fit into the memory of one build: partition the table by what searches filter by
+  (each partition [has its own](tables.md#partitioned-tables)), or build with fewer lists and rerank.
 - **Search** while all that goes on: a replica, on which `bge-pipeline doctor` and `search` work as they are.
 - **Dagster** takes {dagster} s a partition more than the plain function (`dagster_overhead.json`); PARTITION_ROWS=50,000 makes
   20,000 partitions of a billion rows: take a million rows each there, or twenty partitions a run (`PARTITIONS_PER_RUN`). Cutting

@@ -58,6 +58,12 @@ def shown(url: URL) -> str:
     return url.update_query_dict(hidden).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
 
 
+def without_secrets(url: URL) -> URL:
+    """The URL without its password and without every parameter that is not known to hold no secret."""
+    others = [name for name in url.query if name not in _HARMLESS_PARAMETERS]
+    return url._replace(password=None).difference_update_query(others)
+
+
 def has_password(url: URL) -> bool:
     """Whether a secret stands in the URL, or what may be one."""
     return bool(url.password) or not _HARMLESS_PARAMETERS.issuperset(url.query)

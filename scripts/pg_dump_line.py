@@ -8,7 +8,7 @@ import sys
 from bge_pipeline.database.connection import normalise_url
 from bge_pipeline.database.local_server import start_embedded_postgres
 from bge_pipeline.errors import BgePipelineError
-from bge_pipeline.postgres_url import SECRET_PARAMETERS
+from bge_pipeline.postgres_url import without_secrets
 from bge_pipeline.settings import Settings, load_settings
 
 FILE = "before-bge-small.dump"
@@ -22,7 +22,7 @@ def pg_dump_line(settings: Settings) -> str:
     else:
         url = normalise_url(start_embedded_postgres(settings.home / "postgres"))
         program = _embedded_pg_dump()
-    url = url._replace(drivername="postgresql", password=None).difference_update_query(SECRET_PARAMETERS)
+    url = without_secrets(url).set(drivername="postgresql")
     parts = [program, "--format=custom", f"--file={FILE}", f"--dbname={url.render_as_string(hide_password=False)}"]
     return shlex.join(parts)
 

@@ -196,7 +196,7 @@ class TestRerunFailedPartitions:
             tags={"dagster/partition": KEYS[0], WORKER_TAG: worker},
         )
 
-        assert "2 are queued or under way" in tick(rerun_failed_partitions)
+        assert "1 is queued or under way" in tick(rerun_failed_partitions)
 
     @pytest.mark.usefixtures("expanded")
     @pytest.mark.parametrize(("minutes", "is_gone"), [(1, False), (10, True)])

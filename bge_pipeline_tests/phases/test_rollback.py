@@ -168,8 +168,8 @@ def test_a_busy_table_is_given_up_with_the_index_already_there_and_a_second_call
     fill_and_swap(migration)
     with application(database) as other:
 
-        def restore_and_occupy(*arguments):
-            names = restore_indexes(*arguments)
+        def restore_and_occupy(*arguments, **told):
+            names = restore_indexes(*arguments, **told)
             other.exec_driver_sql("SELECT * FROM segments LIMIT 1")
             return names
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from bge_pipeline.cli import printing
+from bge_pipeline.cli import printing, printing_search
 from bge_pipeline.cli.env_file import write_env
 from bge_pipeline.database.sql import MAX_IDENTIFIER_BYTES, quote
 from bge_pipeline.embedding.hashing import HashingEncoder
@@ -135,7 +135,7 @@ def all_the_way(database, make_settings, names):
     assert (status.phase, status.embedded) == ("retired", len(TEXTS))
     with contextlib.redirect_stdout(io.StringIO()) as shown:
         printing.print_status(status)
-        printing.print_search(found, explain=True)
+        printing_search.print_search(found, explain=True)
     assert TEXTS[3] in shown.getvalue()
     assert not {"\x1b", "\x01", "\x7f", "\x85", "\u202e"} & set(shown.getvalue())
     assert vectors(database, names) == [pytest.approx(vector.tolist(), abs=1e-6) for vector in new]
