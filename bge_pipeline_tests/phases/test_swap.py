@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from dataclasses import replace
 
 import pytest
@@ -159,10 +160,10 @@ class TestTheExchange:
 
     @pytest.mark.parametrize("old", ["keep", "drop"])
     def test_rights_on_the_column_follow_its_name(self, database, make_settings, old):
-        roles = ("reader_of_swap_test", 'Writer "of" swap test')
+        # Roles belong to the server, which other tests share at the same time.
+        roles = (f"reader_{uuid.uuid4().hex[:8]}", f'Writer "of" {uuid.uuid4().hex[:8]}')
         quoted = ['"' + role.replace('"', '""') + '"' for role in roles]
         for role in quoted:
-            execute(database, f"DROP ROLE IF EXISTS {role}")
             execute(database, f"CREATE ROLE {role}")
         execute(database, f"GRANT SELECT (id, embedding) ON segments TO {quoted[0]}, PUBLIC")
         execute(database, f"GRANT UPDATE (embedding) ON segments TO {quoted[1]} WITH GRANT OPTION")
