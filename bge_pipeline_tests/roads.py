@@ -7,6 +7,8 @@ import pty
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic.config import Config
@@ -104,3 +106,28 @@ def run_psql(script: str, database_url: str, **variables: str) -> subprocess.Com
         timeout=60,
         check=False,
     )
+
+
+@contextmanager
+def starting_commands(settings: Settings, cwd: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `bge-pipeline` in batches of ten rows and without the gate; whatever is left of it ends with the block."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str, **variables: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bge_pipeline", *arguments],
+            env=environment(settings, **{"QUALITY_GATE": "off", "BACKFILL_BATCH_ROWS": "10"} | variables),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()

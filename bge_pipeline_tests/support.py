@@ -116,7 +116,7 @@ def parsed(vector: str) -> list[float]:
 
 def agreed(migration: Migration) -> Settings:
     """The settings of somebody who agrees to whatever step the table has ahead."""
-    return with_consent(migration.settings, require_table(Migration(migration.database, migration.settings)))
+    return with_consent(migration.settings, require_table(migration))
 
 
 NASTY_IDS = [
@@ -205,10 +205,20 @@ def store_vectors(database: Database, column: str, encoder: HashingEncoder) -> N
         )
 
 
+def make_writes_slow(database: Database, seconds: float) -> None:
+    """Let every UPDATE of a row of `segments` take so long."""
+    execute(
+        database,
+        "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN PERFORM pg_sleep({seconds}); RETURN NEW; END $$; "
+        "CREATE TRIGGER dawdle BEFORE UPDATE ON segments FOR EACH ROW EXECUTE FUNCTION dawdle()",
+    )
+
+
 def fill(migration: Migration, encoder: HashingEncoder = ENCODER) -> BackfillResult:
     """Expand and backfill."""
     expand(Migration(migration.database, agreed(migration)), encoder.space)
-    return backfill(Migration(migration.database, migration.settings), encoder)
+    return backfill(migration, encoder)
 
 
 def swap(migration: Migration, encoder: HashingEncoder = ENCODER) -> SwapResult:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
+from bge_pipeline.database.row_key import OF_INDEX
 from bge_pipeline.database.sql import quote, shortened
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import TargetTableError
@@ -26,12 +27,11 @@ SELECT a.attidentity <> '' OR t.typname = 'uuid' OR COALESCE(pg_get_expr(f.adbin
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
 WHERE a.attrelid = CAST(:table AS regclass) AND a.attname = :column
 """
-_IS_KEPT_APART = """
+_IS_KEPT_APART = f"""
 SELECT EXISTS (
   SELECT FROM pg_index i
   WHERE i.indrelid = CAST(:table AS regclass) AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
-    AND ARRAY(SELECT a.attname::text FROM unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY k (number, place)
-              JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number ORDER BY k.place) = CAST(:columns AS text[]))
+    AND {OF_INDEX} = CAST(:columns AS text[]))
 """
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 from bge_pipeline.database.catalog import TableDescription
 from bge_pipeline.database.connection import server_version
 from bge_pipeline.database.partitions import STORED
+from bge_pipeline.database.row_key import OF_INDEX
 from bge_pipeline.database.sql import quote
 from bge_pipeline.errors import TargetTableError
 
@@ -46,12 +47,11 @@ SELECT n.nspname::text AS schema, c.relname::text AS name, c.oid,
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid IN ({STORED}) ORDER BY 1, 2
 """
 # The index by which a row is found again anyway: unique, on the key alone, and NOT NULL.
-_KEY_INDEX = """
+_KEY_INDEX = f"""
 SELECT x.relname FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
 WHERE i.indrelid = :oid AND i.indisunique AND i.indisvalid AND i.indimmediate
   AND i.indpred IS NULL AND i.indexprs IS NULL
-  AND ARRAY(SELECT a.attname::text FROM unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY k (number, place)
-            JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number ORDER BY k.place) = CAST(:columns AS text[])
+  AND {OF_INDEX} = CAST(:columns AS text[])
 ORDER BY i.indisprimary DESC, x.relname LIMIT 1
 """
 _SLOTS = """

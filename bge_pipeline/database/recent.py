@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 from bge_pipeline.database.partitions import STORED, stored_tables
 from bge_pipeline.database.pending import IS_TEXT
 from bge_pipeline.database.pending_reader import PendingBatch
+from bge_pipeline.database.size import table_pages
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 
@@ -73,7 +74,7 @@ def sample_written_since(
     A third each from the 500 highest ids, from the last 64 pages (of all partitions together), and from 2,000 pages at random:
     new rows are at the end of one of these or anywhere, changed ones anywhere. Rows that this project wrote are among them.
     """
-    stored = {table: _pages(connection, table) for table in stored_tables(connection, target)}
+    stored = {table: table_pages(connection, table) for table in stored_tables(connection, target)}
     third = max(1, rows // 3)
     last_pages = max(1, _LAST_PAGES // max(1, len(stored)))
     looks: list[tuple[TargetTable, str, dict[str, Any]]] = [
@@ -105,11 +106,6 @@ def empty_written_since(target: TargetTable, column: str, xid: int) -> str:
     condition = _SINCE.replace("version", "xmin").replace(":xid", str(xid))
     name = quote(column)
     return f"UPDATE {target} SET {name} = NULL WHERE {name} IS NOT NULL AND {condition};"
-
-
-def _pages(connection: Connection, target: TargetTable) -> int:
-    statement = text("SELECT pg_relation_size(CAST(:table AS regclass)) / current_setting('block_size')::bigint")
-    return int(connection.execute(statement, {"table": str(target)}).scalar_one())
 
 
 def written_rows(connection: Connection, target: TargetTable) -> int:

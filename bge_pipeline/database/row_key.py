@@ -7,6 +7,11 @@ from dataclasses import dataclass
 
 from bge_pipeline.database.sql import quote
 
+OF_INDEX = """ARRAY(
+  SELECT a.attname::text FROM unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY k (number, place)
+  JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number ORDER BY k.place)"""
+"""The names of the key columns of a row `i` of `pg_index`, in order."""
+
 
 def numbered(name: str, columns: int) -> list[str]:
     """Names of so many columns that hold a key somewhere else: `row_id`, `row_id_2`, `row_id_3`."""

@@ -10,6 +10,7 @@ from bge_pipeline.orchestration.movement_check import evaluate_movement
 from bge_pipeline.orchestration.names import BACKFILLED
 from bge_pipeline.orchestration.partitions import PARTITION_TAG
 from bge_pipeline.orchestration.per_table import per_table
+from bge_pipeline.orchestration.run_history import WILL_RETRY_TAG
 from bge_pipeline.orchestration.served import ServedTable
 from bge_pipeline.orchestration.slack import tell_slack, why_silent
 from bge_pipeline.phases.migration import Migration
@@ -20,7 +21,6 @@ _INTERVAL_SECONDS = 60
 _QUIET_SECONDS = 600.0
 """After a message about failed runs: ten thousand partitions that fail for one reason are one alarm."""
 _TOLD = "bge_pipeline/failures_told"
-_WILL_RETRY_TAG = "dagster/will_retry"
 _LONGEST_REASON = 1_000
 
 
@@ -90,7 +90,7 @@ def tell_failures(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
 
 def is_tried_again(instance: dg.DagsterInstance, run: dg.DagsterRun, max_attempts: int) -> bool:
     """Whether Dagster, or the sensor rerun_failed_partitions, starts it again by itself."""
-    if run.tags.get(_WILL_RETRY_TAG) == "true":
+    if run.tags.get(WILL_RETRY_TAG) == "true":
         return True
     if PARTITION_TAG not in run.tags:
         return False

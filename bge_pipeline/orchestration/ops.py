@@ -6,7 +6,6 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConsentRequired
 from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
@@ -25,7 +24,6 @@ from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.pause import PauseResult, pause, resume, this_user
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
-from bge_pipeline.settings import DatabaseSettings
 
 
 @per_table(
@@ -149,7 +147,7 @@ def roll_back(
 ) -> None:
     """Roll back; `swapped_index` says so, and its check `migration_status`."""
     with explained(table):
-        _require_confirmed(context, config, migration.settings)
+        _require_confirmed(context, config, migration)
         require_own_history(context.instance, table, migration)
         result = rollback(migration, on_progress=log_index_build(context.log, SWAPPED), on_step=log_step(context.log))
         _log_state(context, table, migration, "rolled back", result.as_metadata())
@@ -182,7 +180,7 @@ def retire_old_column(
 ) -> None:
     """Retire; `swapped_index` says so, and its check `migration_status`."""
     with explained(table):
-        _require_confirmed(context, config, migration.settings)
+        _require_confirmed(context, config, migration)
         require_own_history(context.instance, table, migration)
         result = retire(migration, reclaim=config.reclaim)
         _log_state(context, table, migration, "retired", result.as_metadata())
@@ -199,7 +197,7 @@ def _log_state(
     log_status(context, table, migration)
 
 
-def _require_confirmed(context: dg.OpExecutionContext, config: ConfirmConfig, settings: DatabaseSettings) -> None:
+def _require_confirmed(context: dg.OpExecutionContext, config: ConfirmConfig, migration: Migration) -> None:
     """Refuse a run without `confirm`, and one that only repeats a finished run, `confirm` and all, at a click."""
     repeated = context.run.parent_run_id
     parent = context.instance.get_run_by_id(repeated) if repeated is not None else None
@@ -209,7 +207,7 @@ def _require_confirmed(context: dg.OpExecutionContext, config: ConfirmConfig, se
             state="nothing was changed",
             next_step=f"launch {context.job_name} from its launchpad, with confirm typed anew",
         )
-    require_confirmation(TargetTable.from_settings(settings), config.confirm)
+    require_confirmation(migration.target, config.confirm)
 
 
 @per_table(
@@ -227,6 +225,6 @@ def adopt_table(
 ) -> None:
     """Adopt; seen in the check `migration_status`."""
     with explained(table):
-        _require_confirmed(context, config, migration.settings)
+        _require_confirmed(context, config, migration)
         context.log.info("this history is now that of %s", adopt(context.instance, table, migration))
         log_status(context, table, migration)

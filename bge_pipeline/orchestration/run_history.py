@@ -17,7 +17,7 @@ from bge_pipeline.orchestration.served import ServedTable
 _WAITING = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING]
 _AT_WORK = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 UNFINISHED = [*_WAITING, *_AT_WORK]
-_WILL_RETRY_TAG = "dagster/will_retry"
+WILL_RETRY_TAG = "dagster/will_retry"
 _RETRIED_BY_TAG = "dagster/auto_retry_run_id"
 _BACKFILL_TAG = "dagster/backfill"
 _RUNS_PER_QUERY = 500
@@ -198,7 +198,7 @@ def _attempt(record: dg.RunRecord) -> Attempt:
         failed_at=(record.end_time or record.update_timestamp.timestamp()) if run.is_finished else None,
         was_cancelled=run.status == dg.DagsterRunStatus.CANCELED,
         # Once the retry is there, it is an attempt of its own.
-        is_retried_by_dagster=run.tags.get(_WILL_RETRY_TAG) == "true" and _RETRIED_BY_TAG not in run.tags,
+        is_retried_by_dagster=run.tags.get(WILL_RETRY_TAG) == "true" and _RETRIED_BY_TAG not in run.tags,
     )
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -14,49 +12,33 @@ from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.pause import pause
 from bge_pipeline.phases.status import read_status
 from bge_pipeline_tests.cli.test_commands import run  # noqa: F401 - a fixture
-from bge_pipeline_tests.roads import environment
-from bge_pipeline_tests.support import ENCODER, application, execute, scalar, wait_until, wrong_vectors
+from bge_pipeline_tests.roads import starting_commands
+from bge_pipeline_tests.support import (
+    ENCODER,
+    application,
+    execute,
+    make_writes_slow,
+    scalar,
+    wait_until,
+    wrong_vectors,
+)
 
 pytestmark = pytest.mark.pgvector
-
-SLOW_WRITES = """
-CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.03); RETURN NEW; END $$;
-CREATE TRIGGER dawdle BEFORE UPDATE ON segments FOR EACH ROW EXECUTE FUNCTION dawdle()
-"""
 
 
 @pytest.fixture
 def slow(database, migration):
     """A table in phase expanded, of which ten rows take a third of a second to write."""
     expand(migration, ENCODER.space)
-    execute(database, SLOW_WRITES)
+    make_writes_slow(database, 0.03)
     return database
 
 
 @pytest.fixture
 def start(settings, tmp_path):
     """Starts a command; whatever is left of it ends with the test."""
-    processes = []
-
-    def start_command(*arguments, **variables):
-        own = {"QUALITY_GATE": "off", "BACKFILL_BATCH_ROWS": "10"}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bge_pipeline", *arguments],
-            env=environment(settings, **own | variables),
-            cwd=tmp_path,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        processes.append(process)
-        return process
-
-    yield start_command
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    with starting_commands(settings, tmp_path) as start_command:
+        yield start_command
 
 
 def embedded(database):

@@ -15,14 +15,9 @@ from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.orchestration.conftest import KEYS, Runner
-from bge_pipeline_tests.support import ENCODER, execute, scalar, wait_until, wrong_vectors
+from bge_pipeline_tests.support import ENCODER, make_writes_slow, scalar, wait_until, wrong_vectors
 
 pytestmark = pytest.mark.pgvector
-
-SLOW_WRITES = """
-CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.01); RETURN NEW; END $$;
-CREATE TRIGGER dawdle BEFORE UPDATE ON segments FOR EACH ROW EXECUTE FUNCTION dawdle()
-"""
 
 
 @contextmanager
@@ -45,7 +40,7 @@ def deleting(instance: dg.DagsterInstance, database: Database, *keys: str) -> It
 @pytest.fixture
 def expanded(database: Database, run: Runner, monkeypatch: pytest.MonkeyPatch) -> Database:
     assert run("expand_job").success
-    execute(database, SLOW_WRITES)
+    make_writes_slow(database, 0.01)
     monkeypatch.setenv("BACKFILL_BATCH_ROWS", "10")
     return database
 

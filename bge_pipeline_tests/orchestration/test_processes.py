@@ -32,7 +32,7 @@ from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, checks_of
-from bge_pipeline_tests.support import ENCODER, execute
+from bge_pipeline_tests.support import ENCODER, make_writes_slow
 
 pytestmark = [pytest.mark.pgvector, pytest.mark.slow]
 
@@ -109,10 +109,6 @@ mutation Launch($partition: String!) {
 }
 """
 TERMINATE = "mutation Terminate($run: String!) { terminateRun(runId: $run) { __typename } }"
-SLOW_WRITES = """
-CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.05); RETURN NEW; END $$;
-CREATE TRIGGER dawdle BEFORE UPDATE ON segments FOR EACH ROW EXECUTE FUNCTION dawdle()
-"""
 
 
 @pytest.mark.thorough
@@ -120,7 +116,7 @@ def test_a_run_that_a_person_terminates_is_cancelled_keeps_its_batches_and_is_no
     database: Database, migration: Migration, instance: dg.DagsterInstance, run: Runner, monkeypatch: pytest.MonkeyPatch
 ):
     run("expand_job")
-    execute(database, SLOW_WRITES)
+    make_writes_slow(database, 0.05)
     monkeypatch.setenv("BACKFILL_BATCH_ROWS", "10")
     with dagster_ui() as port:
         launched = ask(port, LAUNCH, partition=KEYS[0])["launchRun"]

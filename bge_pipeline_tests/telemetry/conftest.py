@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,13 +15,8 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import Settings
-from bge_pipeline_tests.roads import environment
-from bge_pipeline_tests.support import ENCODER, execute
-
-SLOW_WRITES = """
-CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.01); RETURN NEW; END $$;
-CREATE TRIGGER dawdle BEFORE UPDATE ON segments FOR EACH ROW EXECUTE FUNCTION dawdle()
-"""
+from bge_pipeline_tests.roads import starting_commands
+from bge_pipeline_tests.support import ENCODER, make_writes_slow
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -32,33 +26,15 @@ Start = Callable[..., "subprocess.Popen[str]"]
 def slow(migration: Migration) -> Database:
     """A table in phase expanded whose 300 rows take three seconds to write."""
     expand(migration, ENCODER.space)
-    execute(migration.database, SLOW_WRITES)
+    make_writes_slow(migration.database, 0.01)
     return migration.database
 
 
 @pytest.fixture
 def start(settings: Settings, tmp_path: Path) -> Iterator[Start]:
     """Starts a command; whatever is left of it ends with the test."""
-    processes: list[subprocess.Popen[str]] = []
-
-    def begin(*arguments: str, **variables: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bge_pipeline", *arguments],
-            env=environment(settings, **{"QUALITY_GATE": "off", "BACKFILL_BATCH_ROWS": "10"} | variables),
-            cwd=tmp_path,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        processes.append(process)
-        return process
-
-    yield begin
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    with starting_commands(settings, tmp_path) as begin:
+        yield begin
 
 
 @pytest.fixture
