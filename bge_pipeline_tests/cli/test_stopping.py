@@ -92,7 +92,10 @@ class TestSigterm:
     def test_a_run_that_is_paused_ends_at_once(self, slow, settings, start):
         pause(Migration(slow, settings), by="anna@desk")
         process = start("migrate")
-        waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'bge-pipeline migrate (pro%'"
+        waits = (
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE application_name LIKE 'bge-pipeline migrate (pro%' AND datname = current_database()"
+        )
         wait_until(lambda: scalar(slow, waits) == 1, 60)
         said = ""
         while "is held back: paused by anna@desk" not in said:

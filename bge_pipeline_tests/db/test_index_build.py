@@ -31,7 +31,7 @@ def leave_invalid(database, name="ours"):
 
 
 def is_building(database):
-    return bool(execute(database, "SELECT FROM pg_stat_progress_create_index"))
+    return bool(execute(database, "SELECT FROM pg_stat_progress_create_index WHERE datname = current_database()"))
 
 
 @pytest.fixture
@@ -115,7 +115,10 @@ def slow_statement(database):
 
 def test_a_build_whose_connection_is_ended_is_an_unavailable_database_and_leaves_nothing(database):
     def terminate(_look):
-        execute(database, "SELECT pg_terminate_backend(pid) FROM pg_stat_progress_create_index")
+        execute(
+            database,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_progress_create_index WHERE datname = current_database()",
+        )
 
     with pytest.raises(DatabaseUnavailable):
         build_concurrently(

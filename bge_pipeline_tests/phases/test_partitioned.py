@@ -171,7 +171,7 @@ def test_updates_stay_in_the_page_of_their_partition(database, make_settings):
     expand(Migration(database, settings), ENCODER.space)
     result = backfill(Migration(database, settings), ENCODER)
     assert (result.rows, result.pending_after) == (3_300, 0)
-    assert result.in_page > 0.85 * 3_300
+    assert result.in_page > 0.7 * 3_300, "less than in one large table: each partition is a beginning of its own"
     assert wrong_vectors(database, ENCODER, "embedding_384") == []
 
 

@@ -191,7 +191,10 @@ class TestSearch:
             Migration(database, settings),
             ENCODER,
             on_progress=lambda _: names.update(
-                row[0] for row in execute(database, "SELECT application_name FROM pg_stat_activity")
+                row[0]
+                for row in execute(
+                    database, "SELECT application_name FROM pg_stat_activity WHERE datname = current_database()"
+                )
             ),
         )
         assert "bge-pipeline search probe" in names

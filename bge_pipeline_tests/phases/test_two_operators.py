@@ -52,7 +52,8 @@ ADVISORY_LOCKS = (
     "WHERE locktype = 'advisory' AND datname = current_database()"
 )
 END_OPERATORS = (
-    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'bge-pipeline % (pro%'"
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE application_name LIKE 'bge-pipeline % (pro%' AND datname = current_database()"
 )
 ANN_INDEXES = (
     "SELECT a.attname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam "

@@ -310,7 +310,8 @@ def test_a_crash_shows_none(
             stderr=subprocess.STDOUT,
             text=True,
         )
-        wait_until(lambda: execute(database, "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"), 60)
+        sleeping = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+        wait_until(lambda: execute(database, sleeping), 60)
         process.send_signal(end)
         said, _ = process.communicate(timeout=60)
         sightings.look_into_database(database)
