@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from psutil import virtual_memory
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
@@ -27,6 +28,9 @@ from bge_pipeline.settings import Settings, load_settings
 from bge_pipeline_tests.postgres_programs import named_programs, start_server
 from bge_pipeline_tests.support import administer
 
+_IN_MEMORY = Path("/dev/shm")
+_ROOM = 6 * 2**30
+"""Bytes; a run has never needed a third of it."""
 SEGMENTS = 300
 """Rows of the demo table in the template: enough for every behaviour, embedded in a blink."""
 
@@ -39,12 +43,25 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """A folder for the embedded server of this run, outside pytest's own, whose rights a second run would take away."""
-    if not hasattr(config, "workerinput"):
-        folder = tempfile.mkdtemp(prefix="bge-pipeline-tests-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        os.environ["BGE_PIPELINE_TESTS_FOLDER"] = folder
+    """A folder for what this run's servers and tests write, outside pytest's own, whose rights a second run would take away.
+
+    Thousands of databases are made and dropped there, so that it lies in memory where that is large enough and neither
+    TMPDIR nor --basetemp names another place.
+    """
+    if hasattr(config, "workerinput"):
+        return
+    in_memory = not os.environ.get("TMPDIR") and _has_room(_IN_MEMORY)
+    folder = tempfile.mkdtemp(prefix="bge-tests-", dir=_IN_MEMORY if in_memory else None)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["BGE_PIPELINE_TESTS_FOLDER"] = folder
+    if in_memory and not config.option.basetemp:
+        config.option.basetemp = f"{folder}/t"
+
+
+def _has_room(folder: Path) -> bool:
+    return folder.is_dir() and shutil.disk_usage(folder).free > _ROOM and virtual_memory().available > 2 * _ROOM
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,11 @@ def configured_model(settings: ModelSettings) -> SentenceModel:
         ConfigurationError: it is no model of this kind, does not have EMBEDDING_DIMENSIONS dimensions and may not be cut to
             them, or its code is not the one of TRUST_REMOTE_CODE.
     """
-    found = find_sentence_model(settings.embedding_model, trusted_code=settings.trust_remote_code)
+    found = find_sentence_model(
+        settings.embedding_model,
+        trusted_code=settings.trust_remote_code,
+        allow_pickle=settings.allow_pickled_weights,
+    )
     query, passage = settings.embedding_query_prompt, settings.embedding_passage_prompt
     return replace(
         found,

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from bge_pipeline.embedding.memory import short_of_memory
@@ -81,7 +82,7 @@ def load_by_library(
     import torch
     from sentence_transformers import SentenceTransformer
 
-    from bge_pipeline.embedding.weights import quiet_transformers, require_whole
+    from bge_pipeline.embedding.weights import more_than_tensors, quiet_transformers, require_whole
 
     pinned = {"code_revision": trusted_code} if trusted_code is not None else {}
     try:
@@ -100,6 +101,8 @@ def load_by_library(
             f"{name}: sentence-transformers cannot load {folder}: {error}",
             next_step=None if trusted_code else "where it brings code of its own, read that and set TRUST_REMOTE_CODE",
         ) from error
+    except UnpicklingError as error:
+        raise more_than_tensors(name) from error
     for network, missing in reports:
         require_whole(name, network, missing, embeds=True)
     for key, value in (configuration or {}).items():

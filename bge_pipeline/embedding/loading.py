@@ -86,7 +86,7 @@ def is_at_hand(space: EmbeddingSpace, settings: ModelSettings) -> bool:
     """
     if is_of_endpoint(space):
         return is_reachable_for(settings)
-    return _setting_for(space) is not None
+    return _setting_for(space, settings) is not None
 
 
 def load_encoder_of(space: EmbeddingSpace, settings: Settings) -> QueryEncoder | None:
@@ -94,7 +94,7 @@ def load_encoder_of(space: EmbeddingSpace, settings: Settings) -> QueryEncoder |
     if is_of_endpoint(space):
         of_space = settings.model_copy(update=settings_for(space))
         return EndpointEncoder(of_space) if is_reachable_for(settings) else None
-    name = _setting_for(space)
+    name = _setting_for(space, settings)
     if name is None:
         return None
     if name == HASHING:
@@ -132,14 +132,15 @@ def _load_named(name: str, dimensions: int, settings: Settings, chosen: dict[str
     return load_encoder(settings.model_copy(update=unset | chosen))
 
 
-def _setting_for(space: EmbeddingSpace) -> str | None:
+def _setting_for(space: EmbeddingSpace, settings: ModelSettings) -> str | None:
     """The value of EMBEDDING_MODEL that gives the model of a recorded space, None where there is none."""
     if space.revision.startswith(f"{HASHING}-"):
         return HASHING if HashingEncoder.of_space(space).space.is_same_as(space) else None
     # The bundled model is recorded under its own name, under which the hub has it, too.
     for name in (BUNDLED, space.model) if space.model == BUNDLED_NAME else (space.model,):
         try:
-            if as_recorded(find_sentence_model(name), space).space("fp32").is_same_as(space):
+            found = find_sentence_model(name, allow_pickle=settings.allow_pickled_weights)
+            if as_recorded(found, space).space("fp32").is_same_as(space):
                 return name
         except (ModelUnavailable, ConfigurationError) as error:
             _log.info("the model of the old vectors cannot be found: %s", error.message)

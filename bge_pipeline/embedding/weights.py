@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pickle import UnpicklingError
 from typing import Any
 
 from bge_pipeline.embedding.families import family_of, own_code
@@ -42,6 +43,8 @@ def load_transformer(files: ModelFiles, task: TaskName) -> Any:
             )
     except (OSError, ValueError, KeyError) as error:
         raise ModelUnavailable(f"{files.name}: transformers cannot load {files.folder}: {error}") from error
+    except UnpicklingError as error:
+        raise more_than_tensors(files.name) from error
     require_whole(files.name, type(loaded).__name__, report["missing_keys"], embeds=embeds)
     return loaded.eval().requires_grad_(False)
 
@@ -62,6 +65,14 @@ def require_whole(name: str, network: str, missing_keys: Iterable[str], *, embed
             next_step="copy the model again; for one that brings its own network (auto_map in config.json), read its code and "
             "set TRUST_REMOTE_CODE",
         )
+
+
+def more_than_tensors(name: str) -> ModelUnavailable:
+    """What is said of a model whose pickled weights PyTorch's restricted loader refused."""
+    return ModelUnavailable(
+        f"{name}: its weights in pickle's format hold more than tensors, and nothing of that is run",
+        next_step="take a revision of the model with model.safetensors, from its makers",
+    )
 
 
 def _configure(config: Any, files: ModelFiles) -> None:

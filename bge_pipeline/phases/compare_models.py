@@ -143,7 +143,9 @@ def _loaders(
 def _load(name: str, settings: Settings) -> QueryEncoder:
     if name.startswith(ENDPOINT):
         return load_encoder(_endpoint_settings(name, settings))
-    dimensions = settings.embedding_dimensions if name == HASHING else find_sentence_model(name).dimensions
+    dimensions = settings.embedding_dimensions
+    if name != HASHING:
+        dimensions = find_sentence_model(name, allow_pickle=settings.allow_pickled_weights).dimensions
     return load_encoder_named(name, dimensions, settings)
 
 

@@ -41,6 +41,10 @@ class ModelSettings(EndpointSettings, HomeSettings):
         description="run code that comes with EMBEDDING_MODEL, of this commit and of no other; in a folder that is no "
         "snapshot of the hub, `sha256:` and the digest that the refusal names",
     )
+    allow_pickled_weights: bool = Field(
+        False,
+        description="load models whose weights are in pickle's format alone, by PyTorch's restricted loader",
+    )
     embedding_device: str = Field(
         "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda, cuda:1 ..."
     )
