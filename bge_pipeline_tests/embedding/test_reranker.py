@@ -230,7 +230,9 @@ def test_when_no_reranker_loads_the_order_stays_and_that_is_said_once(settings, 
 
 def test_a_model_that_is_no_cross_encoder_is_a_mistake_in_the_settings(settings, monkeypatch, tiny_cross_encoder):
     find = reranker_module.find_cross_encoder
-    monkeypatch.setattr(reranker_module, "find_cross_encoder", lambda name: replace(find(name), max_tokens=16))
+    monkeypatch.setattr(
+        reranker_module, "find_cross_encoder", lambda name, **options: replace(find(name, **options), max_tokens=16)
+    )
     with pytest.raises(ConfigurationError, match="EMBEDDING_PRECISION=int8 runs on OpenVINO"):
         load_reranker(settings.model_copy(update={"embedding_precision": "int8"}))
 
