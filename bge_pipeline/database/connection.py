@@ -70,6 +70,12 @@ class Database:
         """The database of DATABASE_URL, or the embedded one."""
         return cls(chosen_url(settings))
 
+    @property
+    def is_on_this_machine(self) -> bool:
+        """Whether the server is reached over a socket of this machine, as far as its URL tells."""
+        host = self.url.query.get("host") or self.url.host or ""
+        return isinstance(host, str) and (host.startswith("/") or host in ("", "localhost", "127.0.0.1", "::1"))
+
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """A connection in a transaction that is committed at the end and rolled back on any error."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -78,7 +79,8 @@ def build_concurrently(
         column: that the index is on, or whose rows it counts: an index of that name on another column is not ours.
             None: the name alone says enough.
         memory_bytes: what the build needs in maintenance_work_mem.
-        workers: processes beside the first that may take part; None: as many as the server's own setting lets.
+        workers: processes beside the first that may take part; None: as many as the server's own setting lets, but no more
+            than half of the processors where the server is on this machine.
         on_progress: told how far the build is.
 
     Raises:
@@ -101,8 +103,7 @@ def build_concurrently(
             with naming_blockers(database, connection, f"dropping index {name}"):
                 drop_index(connection, target.schema, name)
         megabytes = give_memory(connection, memory_bytes)
-        if workers is not None:
-            connection.execute(_workers_statement(workers))
+        _limit_workers(connection, database, workers)
         try:
             _execute_watched(database, connection, (target.schema, name), statement, on_progress)
         except BaseException as error:
@@ -176,6 +177,20 @@ def give_memory(connection: Connection, memory_bytes: int) -> int:
 def memory_statement(megabytes: int) -> TextClause:
     """The statement that gives the session's index builds so much memory."""
     return text(f"SET maintenance_work_mem = '{megabytes}MB'")
+
+
+def usable_processors() -> int:
+    """That this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _limit_workers(connection: Connection, database: Database, asked: int | None) -> None:
+    """Let as many processes take part as were asked for, or as leave half of this machine's processors to searches."""
+    allowed = int(connection.execute(text("SHOW max_parallel_maintenance_workers")).scalar_one())
+    if asked is None:
+        asked = min(allowed, max(0, usable_processors() // 2 - 1)) if database.is_on_this_machine else allowed
+    if asked != allowed:
+        connection.execute(_workers_statement(asked))
 
 
 def _workers_statement(workers: int) -> TextClause:

@@ -35,5 +35,6 @@ class IndexSettings(Group):
         None,
         ge=0,
         le=1_024,
-        description="processes beside the first that may build the index; unset: the server's max_parallel_maintenance_workers",
+        description="processes beside the first that may build the index; unset: the server's "
+        "max_parallel_maintenance_workers, but of a server on this machine at most half of the processors",
     )

@@ -84,3 +84,19 @@ def test_a_password_among_the_url_parameters_is_hidden_too():
     assert url.password == "hunter2"
     assert "hunter2" not in url.render_as_string(hide_password=True)
     assert url.query == {"sslmode": "require"}
+
+
+@pytest.mark.parametrize(
+    ("url", "here"),
+    [
+        ("postgresql:///app", True),
+        ("postgresql://localhost:6543/app", True),
+        ("postgresql://[::1]/app", True),
+        ("postgresql:///app?host=/run/postgresql", True),
+        ("postgresql://db.example.org/app", False),
+        ("postgresql:///app?host=db.example.org", False),
+        ("postgresql:///app?host=one.example.org&host=two.example.org", False),
+    ],
+)
+def test_a_server_on_this_machine_is_known_by_its_url(url, here):
+    assert Database(url).is_on_this_machine is here

@@ -151,8 +151,13 @@ def test_the_memory_that_a_build_needs_is_given_to_its_session_alone(database):
     assert scalar(database, "SHOW max_parallel_maintenance_workers") == "2"
 
 
-@pytest.mark.parametrize(("asked", "expected"), [(None, "2"), (0, "0"), (5, "5")])
-def test_it_takes_as_many_processes_as_the_server_or_whoever_asks_allows(database, asked, expected):
+@pytest.mark.parametrize(
+    ("processors", "asked", "expected"), [(16, None, "2"), (4, None, "1"), (2, None, "0"), (2, 0, "0"), (2, 5, "5")]
+)
+def test_it_leaves_half_of_the_processors_of_this_machine_free_unless_somebody_asks(
+    database, monkeypatch, processors, asked, expected
+):
+    monkeypatch.setattr("bge_pipeline.database.index_build.usable_processors", lambda: processors)
     execute(
         database,
         "CREATE FUNCTION counted(n float8) RETURNS float8 IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN "
