@@ -1,4 +1,4 @@
-"""What this project's own mission promised, beside what a benchmark of the configured table measures here. Prints Markdown.
+"""What this project set out to reach, beside what a benchmark of the configured table measures here. Prints Markdown.
 
 Run: python -m benchmarks.claims            (on a migrated table; ENABLE_RERANKER and EVAL_QUERIES fill more lines)
 """
@@ -21,7 +21,7 @@ UNMEASURED = "not measured on this hardware"
 
 @dataclass(frozen=True)
 class Claim:
-    """A figure that the mission names, beside what was measured here."""
+    """A figure that was aimed at, beside what was measured here."""
 
     what: str
     claimed: str
@@ -29,7 +29,7 @@ class Claim:
 
 
 def claims(report: BenchmarkReport) -> list[Claim]:
-    """Each promise of the mission, with the report's figure."""
+    """Each aim, with the report's figure."""
     best = report.best_texts_per_second or 0.0
     here = f"{best:,.0f} texts/s ({report.model}, {report.device}, {report.precision})"
     on_gpu = report.device.startswith("cuda")

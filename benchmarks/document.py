@@ -23,6 +23,7 @@ BGE-small (their shapes with random weights are, which is right for speed and sa
 ORDER = (
     "model",
     "encode",
+    "ways",
     "lengths",
     "precision",
     "overlap",

@@ -14,7 +14,7 @@ class SwapSettings(Group):
 
     old_index: Literal["drop", "keep"] = Field(
         "keep",
-        description="keep: the old ANN index stays until the swap, and search is as fast as before; drop: it goes in expand",
+        description="keep: the old ANN index stays until the swap, and search goes on through it; drop: it goes in expand",
     )
     old_embedding: Literal["keep", "drop"] = Field("keep", description="what the swap does with the old vectors")
     dependents: Literal["refuse", "ignore"] = Field(

@@ -18,8 +18,7 @@ def document() -> str:
     return f"""# Versions
 
 What this project is said to run on is what its tests ran on. This page is written by the two commands that run them, from what
-they found. `ARGS=--failed` runs those that failed a second time: many wait for moments, and a machine with much else to do misses
-some.
+they found. `ARGS=--failed` runs those that failed a second time: many tests depend on timing, and a busy machine fails some.
 
 ## PostgreSQL and pgvector
 
@@ -52,6 +51,11 @@ on the latter is refused before anything is changed.
 
 
 def _pythons(runs: Runs) -> str:
+    if not runs:
+        return (
+            "The suite runs on Python 3.11 with every change. 3.10 and 3.12 to 3.14 are accepted and were not tried; "
+            "`make test-pythons` tries those\nthat are installed.\n"
+        )
     rows = [(run["python"], *_counts(run)) for run in runs.values()]
     table = _table(("Python", *_COUNTED), rows)
     return f"""`make test-pythons`: Python {span(claimed(runs, "python", 2))}.

@@ -1,7 +1,7 @@
 """The speed of each way to run a model beside sentence-transformers: one architecture after another, random weights.
 
-Run: python -m benchmarks.roads                     (needs the extra `openvino`; ten gigabytes of memory)
-     python -m benchmarks.roads --only 'mpnet|t5' --rounds 3
+Run: python -m benchmarks.ways                     (needs the extra `openvino`; ten gigabytes of memory)
+     python -m benchmarks.ways --only 'mpnet|t5' --rounds 3
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SLOW_MILLION_WEIGHTS = 200
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", type=int, default=192, help="a quarter of it for networks of 200 million weights")
+    parser.add_argument("--texts", type=int, default=96, help="a quarter of it for networks of 200 million weights")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved runs, of which the median counts")
     parser.add_argument("--only", default="", help="regular expression that names of architectures must match")
     arguments = parser.parse_args()
@@ -45,7 +45,7 @@ def main() -> None:
         if re.search(arguments.only, name)
     ]
     Measurement(
-        "roads",
+        "ways_to_run_a_model",
         "Architectures with random weights, all with the bundled model's tokenizer, on texts of mixed lengths (the lengths of "
         "`benchmarks.encode --kinds mixed`): what is chosen with the settings' defaults on this processor, beside "
         "sentence-transformers in the same precision and in fp32, each at the batch size that suits it best, and with its "
@@ -91,7 +91,7 @@ def measured(name: str, make: Callable[[Path], Path], count: int, rounds: int) -
         contenders: dict[str, Encode] = {"ours": EmbeddingsService(encoder, settings).encode_texts}
         for peer in dict.fromkeys((precision, "fp32")):
             in_batches = sentence_transformers(folder, precision=peer)
-            contenders[peer] = partial(in_batches, batch=best_batch(in_batches, texts[:64]))
+            contenders[peer] = partial(in_batches, batch=best_batch(in_batches, texts[:32]))
             if peer == "fp32":
                 contenders["defaults"] = partial(in_batches, batch=32)
         seconds = _in_turn(contenders, texts, rounds)
