@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
 import psutil
 
+_START_TIME = 19
+"""Place of `starttime` behind the name in /proc/PID/stat: proc(5)."""
+
 
 def this_process() -> str:
     """This process: host, space of process numbers, number, and start, as numbers are used again."""
-    process = psutil.Process()
-    return f"{_place()}/{process.pid}/{process.create_time():.2f}"
+    return f"{_place()}/{os.getpid()}/{_start_of(os.getpid())}"
 
 
 def runs_here(name: str) -> bool:
@@ -25,8 +28,8 @@ def is_gone(name: str) -> bool:
     if not runs_here(name):
         return False
     try:
-        return f"{psutil.Process(int(pid)).create_time():.2f}" != created
-    except psutil.NoSuchProcess:
+        return _start_of(int(pid)) != created
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
         return True
 
 
@@ -34,6 +37,18 @@ def in_words(name: str) -> str:
     """The process as a person would name it: host and number."""
     place, pid, _ = name.rsplit("/", 2)
     return f"process {pid} on {place.rsplit('/', 1)[0]}"
+
+
+def _start_of(pid: int) -> str:
+    """When a process began: in ticks since the machine started where /proc has them, as the clock may be set meanwhile.
+
+    Raises:
+        FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess: there is none of that number.
+    """
+    if not Path("/proc/self/stat").exists():
+        return f"{psutil.Process(pid).create_time():.2f}"
+    behind_name = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2]
+    return behind_name.split()[_START_TIME]
 
 
 def _place() -> str:

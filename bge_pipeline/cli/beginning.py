@@ -127,7 +127,7 @@ def _chosen(found: Sequence[Discovered], table: str | None) -> Discovered:
             state="nothing was written",
             next_step="the same command with --table and one of these names",
         )
-    printing.print_discovered(those)
+    printing.print_discovered(those, console=stderr)
     number: int = typer.prompt(f"Which one (1 to {len(those)})", type=click.IntRange(1, len(those)), err=True)
     return those[number - 1]
 

@@ -57,7 +57,7 @@ def print_facts(title: str, facts: Mapping[str, str | None], *, console: Console
     console.print(table)
 
 
-def print_discovered(found: Sequence[Discovered]) -> None:
+def print_discovered(found: Sequence[Discovered], *, console: Console = stdout) -> None:
     """Vector columns, numbered, each with its facts below it: side by side they would have no room."""
     for number, one in enumerate(found, start=1):
         print_facts(
@@ -70,9 +70,10 @@ def print_discovered(found: Sequence[Discovered]) -> None:
                 "framework": one.framework,
                 "model": one.model or "not recorded",
             },
+            console=console,
         )
     if not found:
-        stdout.print("no column of pgvector's types")
+        console.print("no column of pgvector's types")
 
 
 def print_settings(settings: Mapping[str, str]) -> None:

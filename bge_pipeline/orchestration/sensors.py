@@ -95,14 +95,16 @@ def _next_of(failed: Sequence[str], last: str | None) -> Sequence[str]:
     return (behind or failed)[:_PARTITIONS_PER_TICK]
 
 
-def _silent(settings: Settings) -> set[str]:
-    """Processes whose heartbeat stopped long ago; none where the database cannot be asked."""
+def _silent(settings: Settings) -> dict[str, float]:
+    """Processes whose every heartbeat stopped long ago, and seconds since the last; none where the database cannot be asked."""
     try:
         with Migration.opened(settings) as migration, migration.database.autocommit() as connection:
             workers = read_workers(connection, migration.target)
     except BgePipelineError:
-        return set()
-    return {worker.process for worker in workers if worker.is_gone}
+        return {}
+    alive = {worker.process for worker in workers if not worker.is_gone}
+    # In their order, so that the last entry of a process counts.
+    return {worker.process: worker.silent_seconds for worker in workers if worker.process not in alive}
 
 
 @per_table(

@@ -114,6 +114,8 @@ def _name(file: Path) -> str:
     name = _NO_NAME.sub("_", "_".join(parts)).strip("_")
     if not name:
         raise _refused(f"{file} gives its table no name", "call it after the table, as in papers.env")
+    if not name.isidentifier():
+        raise _refused(f"{file} gives its table the name {name!r}, which begins with a digit", f"call it t_{file.name}")
     return name
 
 

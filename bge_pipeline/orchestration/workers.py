@@ -5,31 +5,46 @@ nor a machine that lost power; such a run would hold its pool, and every later r
 this machine is looked up; one of another machine is gone when its heartbeat in the table's journal has stopped.
 """
 
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Mapping
 
 import dagster as dg
 
 from bge_pipeline.process import in_words, is_gone, runs_here
 
+_CLOCKS_DIFFER = 5.0
+"""Seconds by which the clocks of machines may."""
 WORKER_TAG = ".dagster/bge_pipeline/worker"
 """Dagster shows no tag that begins so: in the list of runs there is room for the partition instead."""
 
 
 def fail_runs_without_process(
-    instance: dg.DagsterInstance, silent: Callable[[], Collection[str]] = tuple
+    instance: dg.DagsterInstance, silent: Callable[[], Mapping[str, float]] = dict
 ) -> list[dg.DagsterRun]:
     """Mark as failed the runs whose process is gone, as cancelled those that a person terminated; returns them.
 
     Args:
         instance: where the runs are.
-        silent: gives the processes whose heartbeat stopped long ago; asked only where a run is under way on another machine.
+        silent: gives the processes whose heartbeat stopped long ago, and for how many seconds; asked only where a run is
+            under way on another machine.
     """
     under_way = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
     runs = [run for run in instance.get_runs(filters=dg.RunsFilter(statuses=under_way)) if WORKER_TAG in run.tags]
-    stopped = silent() if any(not runs_here(run.tags[WORKER_TAG]) for run in runs) else ()
-    orphans = [run for run in runs if is_gone(run.tags[WORKER_TAG]) or run.tags[WORKER_TAG] in stopped]
-    for run in orphans:
-        told = f"The process of this run is gone, or its machine cannot be reached: {in_words(run.tags[WORKER_TAG])}."
+    stopped = silent() if any(not runs_here(run.tags[WORKER_TAG]) for run in runs) else {}
+    orphans = []
+    for worker, listed in [(run.tags[WORKER_TAG], run) for run in runs]:
+        if worker not in stopped and not is_gone(worker):
+            continue
+        record = instance.get_run_record_by_id(listed.run_id)
+        # It may have ended since it was listed, and its process with it.
+        if record is None or (run := record.dagster_run).is_finished:
+            continue
+        # The entry of an earlier run of the same process, which could not say that it had ended, tells nothing of this one.
+        is_earlier = worker in stopped and time.time() - stopped[worker] < (record.start_time or 0.0) - _CLOCKS_DIFFER
+        if is_earlier and not is_gone(worker):
+            continue
+        orphans.append(run)
+        told = f"The process of this run is gone, or its machine cannot be reached: {in_words(worker)}."
         if run.status == dg.DagsterRunStatus.CANCELING:
             instance.report_run_canceled(run, f"{told} It had been terminated. What it committed is kept.")
             continue

@@ -99,13 +99,15 @@ def test_init_asks_at_a_terminal(database: Database, settings: Settings, tmp_pat
     for name in ("EMBEDDING_MODEL", "TARGET_TABLE"):
         del variables[name]
     done = subprocess.run(
-        [sys.executable, "-m", "bge_pipeline", "init"],
+        [sys.executable, "-m", "bge_pipeline", "init", "--json"],
         env=variables, cwd=tmp_path, stdin=end, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     os.close(terminal)
     os.close(end)
     assert done.returncode == 0, done.stderr
     assert "Which one (1 to 2)" in done.stderr
+    assert "2  public.segments.embedding" in done.stderr
+    assert json.loads(done.stdout), "what a program reads is JSON alone"
     lines = (tmp_path / ".env").read_text().splitlines()
     assert lines[1:] == [
         "TARGET_SCHEMA=public",

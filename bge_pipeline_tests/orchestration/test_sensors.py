@@ -223,6 +223,57 @@ class TestRerunFailedPartitions:
         status = instance.get_run_by_id(far.run_id).status
         assert status == (dg.DagsterRunStatus.FAILURE if is_gone else dg.DagsterRunStatus.STARTED)
 
+    @pytest.mark.usefixtures("expanded")
+    def test_a_run_that_ended_while_it_was_looked_at_stays_as_it_ended(
+        self, tick: Tick, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    ):
+        run = instance.create_run_for_job(
+            defs.resolve_job_def("swap_job"),
+            status=dg.DagsterRunStatus.STARTED,
+            tags={WORKER_TAG: worker_that_has_ended()},
+        )
+        listed = dg.DagsterInstance.get_runs
+
+        def list_and_end(self, *arguments, **options):
+            runs = listed(self, *arguments, **options)
+            if not self.get_run_by_id(run.run_id).is_finished:
+                ended = dg.DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, "swap_job")
+                self.report_dagster_event(ended, run.run_id)
+            return runs
+
+        monkeypatch.setattr(dg.DagsterInstance, "get_runs", list_and_end)
+        tick(rerun_failed_partitions)
+        assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.SUCCESS
+
+    @pytest.mark.usefixtures("expanded")
+    @pytest.mark.parametrize("later", ["another run began", "it tells of its next work"])
+    def test_an_entry_that_could_not_be_ended_does_not_fail_what_its_process_does_next(
+        self, tick: Tick, instance: dg.DagsterInstance, database: Database, later: str
+    ):
+        worker = "another-host/4026531836/1/1.00"
+        facts = {"process": worker, "id_range": "all", "model": "m", "rows": 0, "rows_per_second": 0}
+        for ago in (10, 0) if later == "it tells of its next work" else (10,):
+            execute(
+                database,
+                f"INSERT INTO {SEGMENTS.journal} (act, at, facts) VALUES ('worker', now() - :ago * interval '1 minute', "
+                "CAST(:facts AS jsonb))",
+                ago=ago,
+                facts=json.dumps(facts),
+            )
+        has_begun = later == "another run began"
+        run = instance.create_run_for_job(
+            defs.resolve_job_def("swap_job"),
+            status=dg.DagsterRunStatus.NOT_STARTED if has_begun else dg.DagsterRunStatus.STARTED,
+            tags={WORKER_TAG: worker},
+        )
+        if has_begun:  # with a time of its own
+            began = dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, "swap_job")
+            instance.report_dagster_event(began, run.run_id)
+
+        tick(rerun_failed_partitions)
+
+        assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.STARTED
+
     @pytest.mark.usefixtures("broken")
     def test_leaves_a_run_to_dagsters_own_retries(self, tick: Tick, run: Runner, instance: dg.DagsterInstance):
         failed = run("backfill_job", KEYS[0])

@@ -214,6 +214,7 @@ def test_a_file_that_is_wrong_or_gone_stops_its_own_table_alone(
     ("files", "complaint"),
     [
         (".env", "gives its table no name"),
+        ("papers.env,2024.env", "'2024', which begins with a digit"),
         ("a/papers.env,b/papers.env", "two tables would be called 'papers'"),
         (" , ", "expected files"),
     ],

@@ -138,4 +138,5 @@ class EndpointClient:
 
 def _wait(state: RetryCallState) -> float:
     asked = getattr(state.outcome.exception(), "wait_seconds", None) if state.outcome else None
-    return asked if asked is not None else _backoff(state)
+    # A server that asks for no pause, or for one that has passed by this clock, is not hurried all the same.
+    return max(asked or 0.0, _backoff(state))

@@ -26,6 +26,7 @@ from bge_pipeline.embedding.openvino.recipe import KINDS, recipe
 from bge_pipeline.embedding.tasks import Task
 from bge_pipeline.embedding.tokenizer import Tokenizer
 from bge_pipeline.embedding.tokens import RaggedTokens
+from bge_pipeline.errors import ModelUnavailable
 
 _log = logging.getLogger(__name__)
 
@@ -123,16 +124,22 @@ class ConvertedModels:
             backend.close()
 
     def _make(self, final: Path, make: Callable[[Path], dict[str, Any]]) -> None:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(final.parent / ".lock"):
-            if _is_whole(final):
-                return
-            with _temporary_folder(final) as temporary:
-                about = make(temporary) | {"model": self._files.name}
-                (temporary / _ABOUT_FILE).write_text(json.dumps(about, indent=2), encoding="utf-8")
-                shutil.rmtree(final, ignore_errors=True)
-                temporary.rename(final)
-            _remove_old_recipes(final)
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(final.parent / ".lock"):
+                if _is_whole(final):
+                    return
+                with _temporary_folder(final) as temporary:
+                    about = make(temporary) | {"model": self._files.name}
+                    (temporary / _ABOUT_FILE).write_text(json.dumps(about, indent=2), encoding="utf-8")
+                    shutil.rmtree(final, ignore_errors=True)
+                    temporary.rename(final)
+                _remove_old_recipes(final)
+        except OSError as error:
+            raise ModelUnavailable(
+                f"{self._files.name} cannot be kept converted for OpenVINO in {final.parent}: {error.strerror or error}",
+                next_step="set BGE_PIPELINE_HOME to a folder that this user may write to, with room for the model",
+            ) from error
 
 
 def _is_whole(folder: Path) -> bool:

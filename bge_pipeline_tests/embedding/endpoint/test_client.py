@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bge_pipeline.embedding.endpoint import client
 from bge_pipeline.embedding.endpoint.refusals import retry_after
 from bge_pipeline.errors import (
     BgePipelineError,
@@ -35,6 +36,19 @@ def test_a_rate_limit_is_waited_for_as_long_as_the_server_asks(
     assert len(server.requests) == 4
     assert pauses[0] == 7
     assert all(0 <= pause <= 30 for pause in pauses[2:])
+
+
+def test_a_server_that_asks_for_no_pause_is_not_hurried(
+    server: EndpointServer, make_encoder: MakeEncoder, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_backoff", lambda state: 2.0**state.attempt_number)
+    past = "Wed, 21 Oct 2015 07:28:00 GMT"
+    server.script = [(429, {"Retry-After": "0"}, error("slow down")), (503, {"Retry-After": past}, b"busy")]
+
+    assert embed(make_encoder).shape == (1, 8)
+
+    assert pauses[0] == 2
+    assert 4 in pauses
 
 
 def test_a_rate_limit_holds_the_other_requests_too(server: EndpointServer, make_encoder: MakeEncoder) -> None:
