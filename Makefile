@@ -84,23 +84,29 @@ format: $(INSTALLED)  ## Put the code into shape.
 dev: $(INSTALLED)  ## Start the Dagster UI on http://127.0.0.1:3000.
 	$(BIN)/bge-pipeline dev
 
-benchmark: $(INSTALLED)  ## Measure this machine and write docs/benchmarks.md; takes more than an hour.
+benchmark: $(INSTALLED)  ## Measure this machine and write docs/benchmarks.md, but for ten million rows and the peer; takes hours.
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[embedded,openvino,traces,slack,dev,bench]'
 	# optimum-intel asks for torchvision, nothing uses it, and a build for another accelerator than torch's breaks transformers.
 	$(BIN)/pip uninstall --quiet --yes torchvision
+	rm -f benchmarks/results/encode-*.json
 	$(BIN)/python -m benchmarks.encode
+	$(BIN)/python -m benchmarks.ways
 	$(BIN)/python -m benchmarks.lengths
 	$(BIN)/python -m benchmarks.model_change
 	$(BIN)/python -m benchmarks.overlap
 	$(BIN)/python -m benchmarks.precision_quality
 	$(BIN)/python -m benchmarks.write
+	$(BIN)/python -m benchmarks.write --table-rows 1000000
+	$(BIN)/python -m benchmarks.log_volume
 	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.backfill --rows 100000 1000000
 	$(BIN)/python -m benchmarks.dagster_overhead
 	$(BIN)/python -m benchmarks.dagster_partitions
 	$(BIN)/python -m benchmarks.search_quality
+	$(BIN)/python -m benchmarks.search_effort
 	$(BIN)/python -m benchmarks.live --rows 20000
 	$(BIN)/python -m benchmarks.document
+	$(BIN)/python -m benchmarks.scaling
 
 clean:  ## Remove .venv, the embedded database and caches.
 	rm -rf $(VENV) .bge-pipeline .pytest_cache .ruff_cache .mypy_cache build dist site *.egg-info

@@ -108,7 +108,7 @@ def _encode(found: dict[str, Any]) -> Iterator[str]:
         f"{found['model']}; medians of {found['rounds']} interleaved runs, the same {found['cores']} cores for everybody. "
         f"The GEMM peaks of the same run, in GFLOP/s: {peaks}.\n"
     )
-    yield f"`{found['command'].strip()}`, {found['processor']}\n"
+    yield f"`{found['command'].strip()}`, {found['processor']}, {found['cores']} cores\n"
     for kind, result in found["kinds"].items():
         yield f"**{kind} texts: {result['texts']} of {result['tokens_mean']:.0f} tokens on average**\n"
         columns = ("", "texts/s", "tokens/s", "times the defaults", "of the GEMM peak", "least cosine to fp32")
