@@ -23,7 +23,8 @@ PAGE = """# From a million rows to a billion
 
 Written by `python -m benchmarks.scaling` from the files in `benchmarks/results/`: what was measured there is multiplied, and no
 table of these sizes was migrated but the one of a million rows. Encoding on a GPU is an assumed {gpu:,} texts a
-second, not a measurement of ours (`python -m benchmarks.gpu_rate` measures yours). BGE-small, 384 dimensions, `vector`, one table.
+second, not a measurement of ours (`python -m benchmarks.gpu_rate` measures yours). BGE-small, 384 dimensions, `vector`, one
+table.
 
 ## What one migration takes
 
