@@ -11,6 +11,7 @@ from sqlalchemy.pool import NullPool
 from bge_pipeline.database.connection import Database, embedded_folder, normalise_url
 from bge_pipeline.database.local_server import start_embedded_postgres
 from bge_pipeline.errors import DatabaseUnavailable
+from bge_pipeline.orchestration.dagster_tables import with_whole_tables
 from bge_pipeline.settings import Settings, load_settings
 
 DATABASE = "bge_pipeline_dagster"
@@ -35,7 +36,8 @@ class PipelineStorage(DagsterPostgresStorage):
     ) -> "PipelineStorage":
         """The storage that the environment asks for."""
         url = dagster_database_url(load_settings())
-        return cls(inst_data=inst_data, postgres_url=url.render_as_string(hide_password=False))
+        postgres_url = url.render_as_string(hide_password=False)
+        return with_whole_tables(url, lambda: cls(inst_data=inst_data, postgres_url=postgres_url))
 
 
 def dagster_database_url(settings: Settings) -> URL:
