@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bge_pipeline_tests.roads import ROOT
 
-VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
+VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 VARIABLE = "PYTHONS"
 """Interpreters by their paths, with spaces between; without it those on the path, `python3.10` and so on."""
 FOLDER = Path(sys.prefix) / "pythons"

@@ -53,8 +53,7 @@ on the latter is refused before anything is changed.
 def _pythons(runs: Runs) -> str:
     if not runs:
         return (
-            "The suite runs on Python 3.11 with every change. 3.10 and 3.12 to 3.14 are accepted and were not tried; "
-            "`make test-pythons` tries those\nthat are installed.\n"
+            "The suite runs on the Python of `make` with every change; `make test-pythons` tries the others that are installed.\n"
         )
     rows = [(run["python"], *_counts(run)) for run in runs.values()]
     table = _table(("Python", *_COUNTED), rows)
