@@ -18,12 +18,14 @@ class Attempt:
         failed_at: seconds since the epoch; None while the run is queued or under way.
         was_cancelled: somebody stopped it on purpose.
         is_retried_by_dagster: Dagster says that its own run retries will start it again.
+        left_pending: rows that waited all through a run that embeds new rows and wrote none; None for any other run.
     """
 
     run_id: str
     failed_at: float | None
     was_cancelled: bool = False
     is_retried_by_dagster: bool = False
+    left_pending: int | None = None
 
 
 @dataclass(frozen=True)

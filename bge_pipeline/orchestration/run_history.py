@@ -8,7 +8,13 @@ from typing import Any
 
 import dagster as dg
 
-from bge_pipeline.orchestration.names import BACKFILL_JOB, BACKFILLED, SCHEMA, WITHOUT_OLD_MODEL_TAG
+from bge_pipeline.orchestration.names import (
+    BACKFILL_JOB,
+    BACKFILLED,
+    LEFT_PENDING_TAG,
+    SCHEMA,
+    WITHOUT_OLD_MODEL_TAG,
+)
 from bge_pipeline.orchestration.partitions import known_keys, targeted_keys
 from bge_pipeline.orchestration.progress import Overall
 from bge_pipeline.orchestration.rerun_policy import Attempt
@@ -164,10 +170,11 @@ def claimed_by_backfills(
 
 
 def consecutive_failures(instance: dg.DagsterInstance, job_name: str) -> list[Attempt]:
-    """The failed runs of a job since its last success, oldest first."""
+    """The runs of a job, oldest first, since the last that succeeded and did not leave every pending row as it was."""
     failed = []
     for record in instance.get_run_records(filters=dg.RunsFilter(job_name=job_name), limit=20):
-        if record.dagster_run.status == dg.DagsterRunStatus.SUCCESS:
+        run = record.dagster_run
+        if run.status == dg.DagsterRunStatus.SUCCESS and LEFT_PENDING_TAG not in run.tags:
             break
         failed.append(_attempt(record))
     return failed[::-1]
@@ -199,6 +206,7 @@ def _attempt(record: dg.RunRecord) -> Attempt:
         was_cancelled=run.status == dg.DagsterRunStatus.CANCELED,
         # Once the retry is there, it is an attempt of its own.
         is_retried_by_dagster=run.tags.get(WILL_RETRY_TAG) == "true" and _RETRIED_BY_TAG not in run.tags,
+        left_pending=int(run.tags[LEFT_PENDING_TAG]) if run.is_success and LEFT_PENDING_TAG in run.tags else None,
     )
 
 

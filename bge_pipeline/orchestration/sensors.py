@@ -14,6 +14,7 @@ from bge_pipeline.database.heartbeat import read_workers
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.orchestration import partitions, run_history
 from bge_pipeline.orchestration.asset_jobs import backfill_job, compare_job, status_job
+from bge_pipeline.orchestration.embedding_requests import request_embedding
 from bge_pipeline.orchestration.jobs import embed_pending_job, keep_old_current_job
 from bge_pipeline.orchestration.names import BACKFILL_JOB, BACKFILLED, SCHEMA, SWAPPED
 from bge_pipeline.orchestration.own_history import require_own_history
@@ -29,7 +30,7 @@ from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.pause import paused_by
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.verify import verify_nothing_pending
-from bge_pipeline.settings import DagsterSettings, Settings
+from bge_pipeline.settings import Settings
 
 _INTERVAL_SECONDS = 30
 _COMPARE_INTERVAL_SECONDS = 600
@@ -150,7 +151,7 @@ def _requests_for_new_rows(
         keys, missing = partitions.known_keys(instance, table), run_history.never_materialized(instance, table)
         if missing or not keys:
             if beside:
-                return _request_embedding(instance, migration.settings, table.called(_KEEP_OLD_CURRENT), beside)
+                return request_embedding(instance, migration.settings, table.called(_KEEP_OLD_CURRENT), beside)
             return dg.SkipReason(
                 f"the table is in phase {phase} and {len(missing)} of {len(keys)} partitions have not been materialized: "
                 f"launch the backfill of {table.key(BACKFILLED).to_user_string()}"
@@ -167,7 +168,7 @@ def _requests_for_new_rows(
     if not pending and not beside:
         return dg.SkipReason(f"the table is in phase {phase} and nothing is pending")
     job_name = table.called(_EMBED_PENDING if pending else _KEEP_OLD_CURRENT)
-    return _request_embedding(instance, migration.settings, job_name, pending or beside)
+    return request_embedding(instance, migration.settings, job_name, pending or beside)
 
 
 def _pending_beside(instance: dg.DagsterInstance, table: ServedTable, migration: Migration) -> int:
@@ -232,21 +233,6 @@ def watch_status(context: dg.SensorEvaluationContext, table: ServedTable) -> dg.
     if not is_due:
         return dg.SkipReason("nothing that migration_status tells has changed since the last look")
     return dg.SensorResult(run_requests=[dg.RunRequest()], cursor=cursor)
-
-
-def _request_embedding(
-    instance: dg.DagsterInstance, settings: DagsterSettings, job_name: str, pending: int
-) -> dg.SensorResult | dg.SkipReason:
-    """New rows are never given up on; after failures the next try comes later."""
-    failed = run_history.consecutive_failures(instance, job_name)
-    if failed:
-        policy = RerunPolicy(settings.max_partition_attempts, settings.retry_backoff_seconds)
-        left = (failed[-1].failed_at or 0.0) + policy.pause_seconds(len(failed)) - time.time()
-        if left > 0:
-            return dg.SkipReason(
-                f"{pending:,} rows are pending; {job_name} failed {len(failed)} times, next try in {left:.0f} s"
-            )
-    return dg.SensorResult(run_requests=[dg.RunRequest(job_name=job_name)])
 
 
 def _left_alone(decisions: Mapping[str, Decision], found: run_history.Unmaterialized, total: int) -> str:
