@@ -1,4 +1,4 @@
-"""When new rows are embedded: at once, or later where the last runs failed or could not write what waits."""
+"""When new rows are embedded: at once, later where runs failed or could not write what waits, or when a person says so."""
 
 import time
 from collections.abc import Sequence
@@ -9,11 +9,14 @@ from bge_pipeline.orchestration import run_history
 from bge_pipeline.orchestration.rerun_policy import Attempt, RerunPolicy
 from bge_pipeline.settings import DagsterSettings
 
+_BUDGET_SECONDS = 86_400.0
+"""A budget is that of a run, and meant as that of a day: what cron costs with `bge-pipeline embed` once a day."""
+
 
 def request_embedding(
     instance: dg.DagsterInstance, settings: DagsterSettings, job_name: str, pending: int
 ) -> dg.SensorResult | dg.SkipReason:
-    """A run of the job for the rows that wait, which are never given up on, or why there is none now."""
+    """A run of the job for the rows that wait, or why there is none now: after failures alone they are not given up on."""
     attempts = run_history.consecutive_failures(instance, job_name)
     policy = RerunPolicy(settings.max_partition_attempts, settings.retry_backoff_seconds)
     prevented = why_later(job_name, attempts, pending, policy, time.time()) if attempts else None
@@ -33,13 +36,19 @@ def why_later(job_name: str, attempts: Sequence[Attempt], pending: int, policy: 
         now: seconds since the epoch.
     """
     last = attempts[-1]
+    if last.was_cancelled:
+        return f"run {last.run_id[:8]} of {job_name} was cancelled by somebody; launch {job_name} to go on"
+    if last.has_spent_budget and (left := (last.failed_at or 0.0) + _BUDGET_SECONDS - now) > 0:
+        spent = f"run {last.run_id[:8]} of {job_name} has spent its budget, and the next has it anew"
+        return f"{spent}: in {left / 3_600:.1f} hours, or when somebody launches {job_name}"
     if last.left_pending is not None and pending > last.left_pending:
         return None
-    left = (last.failed_at or 0.0) + policy.pause_seconds(len(attempts)) - now
+    failures = sum(not attempt.was_cancelled for attempt in attempts)
+    left = (last.failed_at or 0.0) + policy.pause_seconds(failures) - now
     if left <= 0:
         return None
     if last.left_pending is not None:
-        how_it_went = f"could write none in {len(attempts)} runs: they are locked, or edited all the while"
+        how_it_went = f"could write none in {failures} runs: they are locked, or edited all the while"
     else:
-        how_it_went = f"failed {len(attempts)} times"
+        how_it_went = f"failed {failures} times"
     return f"{job_name} {how_it_went}, next try in {left:.0f} s"

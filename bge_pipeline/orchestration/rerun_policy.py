@@ -19,6 +19,7 @@ class Attempt:
         was_cancelled: somebody stopped it on purpose.
         is_retried_by_dagster: Dagster says that its own run retries will start it again.
         left_pending: rows that waited all through a run that embeds new rows and wrote none; None for any other run.
+        has_spent_budget: it ended because it had cost as much as it may.
     """
 
     run_id: str
@@ -26,6 +27,7 @@ class Attempt:
     was_cancelled: bool = False
     is_retried_by_dagster: bool = False
     left_pending: int | None = None
+    has_spent_budget: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import dagster as dg
 from bge_pipeline.orchestration.names import (
     BACKFILL_JOB,
     BACKFILLED,
+    BUDGET_SPENT_TAG,
     LEFT_PENDING_TAG,
     SCHEMA,
     WITHOUT_OLD_MODEL_TAG,
@@ -207,6 +208,7 @@ def _attempt(record: dg.RunRecord) -> Attempt:
         # Once the retry is there, it is an attempt of its own.
         is_retried_by_dagster=run.tags.get(WILL_RETRY_TAG) == "true" and _RETRIED_BY_TAG not in run.tags,
         left_pending=int(run.tags[LEFT_PENDING_TAG]) if run.is_success and LEFT_PENDING_TAG in run.tags else None,
+        has_spent_budget=BUDGET_SPENT_TAG in run.tags,
     )
 
 
