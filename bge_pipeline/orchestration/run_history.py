@@ -111,10 +111,15 @@ def unfinished_run(instance: dg.DagsterInstance, table: ServedTable, job_names: 
             return runs[0]
     cursor: str | None = None
     while runs := instance.get_runs(dg.RunsFilter(statuses=UNFINISHED), cursor=cursor, limit=_RUNS_PER_LOOK):
-        if found := next((run for run in runs if _is_about_backfill(run, table)), None):
+        if found := next((run for run in runs if is_about_backfill(run, table)), None):
             return found
         cursor = runs[-1].run_id
     return None
+
+
+def is_about_backfill(run: dg.DagsterRun, table: ServedTable) -> bool:
+    """Whether it is a run of the table's partitions, whichever job and however many of them."""
+    return run.job_name == table.called(BACKFILL_JOB) or table.key(BACKFILLED) in (run.asset_selection or ())
 
 
 def others_are_to_come(instance: dg.DagsterInstance, table: ServedTable, run: dg.DagsterRun) -> bool:
@@ -235,10 +240,6 @@ def _has_embedded(instance: dg.DagsterInstance, table: ServedTable, run: dg.Dags
     """Whether a run that is not over has materialized every partition that it is about, and only checks them now."""
     found = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
     return len(found.records) >= len(targeted_keys(instance, table, run.tags))
-
-
-def _is_about_backfill(run: dg.DagsterRun, table: ServedTable) -> bool:
-    return run.asset_selection is not None and table.key(BACKFILLED) in run.asset_selection
 
 
 def _targets(backfill: Any, table: ServedTable) -> set[str]:
