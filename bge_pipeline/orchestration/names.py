@@ -5,6 +5,7 @@ BACKFILLED = "backfilled_embeddings"
 SWAPPED = "swapped_index"
 REPORT = "benchmark_report"
 
+EXPAND_JOB = "expand_job"
 BACKFILL_JOB = "backfill_job"
 
 GROUP = "embedding_migration"

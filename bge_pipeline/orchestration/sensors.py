@@ -16,7 +16,7 @@ from bge_pipeline.orchestration import partitions, run_history
 from bge_pipeline.orchestration.asset_jobs import backfill_job, compare_job, status_job
 from bge_pipeline.orchestration.embedding_requests import request_embedding
 from bge_pipeline.orchestration.jobs import embed_pending_job, keep_old_current_job
-from bge_pipeline.orchestration.names import BACKFILL_JOB, BACKFILLED, SCHEMA, SWAPPED
+from bge_pipeline.orchestration.names import BACKFILL_JOB, BACKFILLED, EXPAND_JOB, SCHEMA, SWAPPED
 from bge_pipeline.orchestration.own_history import require_own_history
 from bge_pipeline.orchestration.per_table import PerTable, per_table
 from bge_pipeline.orchestration.priorities import RERUN, priority
@@ -28,7 +28,7 @@ from bge_pipeline.phases.application_vectors import written_since
 from bge_pipeline.phases.companion import count_companion_pending
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.pause import paused_by
-from bge_pipeline.phases.state import require_table
+from bge_pipeline.phases.state import MigrationState, require_table
 from bge_pipeline.phases.verify import verify_nothing_pending
 from bge_pipeline.settings import Settings
 
@@ -122,7 +122,7 @@ def _silent(settings: Settings) -> set[str]:
 def embed_new_rows(context: dg.SensorEvaluationContext, table: ServedTable) -> dg.SensorResult | dg.SkipReason:
     """Request what the table's new rows need."""
     instance = context.instance
-    jobs = [_EMBED_PENDING, BACKFILL_JOB, _KEEP_OLD_CURRENT]
+    jobs = [EXPAND_JOB, _EMBED_PENDING, BACKFILL_JOB, _KEEP_OLD_CURRENT]
     if under_way := run_history.unfinished_run(instance, table, jobs):
         return dg.SkipReason(f"{under_way.job_name} is queued or under way in run {under_way.run_id[:8]}")
     if backfills := run_history.backfills_under_way(instance, table):
@@ -142,20 +142,17 @@ def embed_new_rows(context: dg.SensorEvaluationContext, table: ServedTable) -> d
 def _requests_for_new_rows(
     instance: dg.DagsterInstance, table: ServedTable, migration: Migration
 ) -> dg.SensorResult | dg.SkipReason:
-    phase = require_table(migration).phase
+    state = require_table(migration)
+    phase = state.phase
+    run_history.take_up(instance, table, state)
     if phase == "legacy":
         begin = table.key(SCHEMA).to_user_string()
         return dg.SkipReason(f"the table is in phase legacy: materialize {begin} to begin a migration")
     beside = _pending_beside(instance, table, migration)
-    if phase in ("expanded", "backfilled"):
-        keys, missing = partitions.known_keys(instance, table), run_history.never_materialized(instance, table)
-        if missing or not keys:
-            if beside:
-                return request_embedding(instance, migration.settings, table.called(_KEEP_OLD_CURRENT), beside)
-            return dg.SkipReason(
-                f"the table is in phase {phase} and {len(missing)} of {len(keys)} partitions have not been materialized: "
-                f"launch the backfill of {table.key(BACKFILLED).to_user_string()}"
-            )
+    if why := _why_nobody_began(instance, table, state):
+        if beside:
+            return request_embedding(instance, migration.settings, table.called(_KEEP_OLD_CURRENT), beside)
+        return dg.SkipReason(f"the table is in phase {phase} and {why}")
     if grown := partitions.new_full_ranges(instance, table, migration):
         return dg.SensorResult(
             dynamic_partitions_requests=[table.partitions.build_add_request(grown)],
@@ -169,6 +166,20 @@ def _requests_for_new_rows(
         return dg.SkipReason(f"the table is in phase {phase} and nothing is pending")
     job_name = table.called(_EMBED_PENDING if pending else _KEEP_OLD_CURRENT)
     return request_embedding(instance, migration.settings, job_name, pending or beside)
+
+
+def _why_nobody_began(instance: dg.DagsterInstance, table: ServedTable, state: MigrationState) -> str | None:
+    """Why what is pending is the backfill's, which a person launches; None where the partitions are done, or the swap is."""
+    if state.new is None:
+        return None
+    if run_history.is_of_another_column(instance, table, state):
+        begin = table.key(SCHEMA).to_user_string()
+        return f"its partitions were cut for another column: materialize {begin}, which cuts them anew"
+    keys, missing = partitions.known_keys(instance, table), run_history.never_materialized(instance, table)
+    if keys and not missing:
+        return None
+    backfill = table.key(BACKFILLED).to_user_string()
+    return f"{len(missing)} of {len(keys)} partitions have not been materialized: launch the backfill of {backfill}"
 
 
 def _pending_beside(instance: dg.DagsterInstance, table: ServedTable, migration: Migration) -> int:
