@@ -42,7 +42,7 @@ def watch_movement(context: dg.SensorEvaluationContext, table: ServedTable) -> d
     """Answer the check at first, and when a standstill begins or ends."""
     try:
         settings = table.settings()
-        with Migration.opened(settings) as migration:
+        with Migration.looked_at(settings) as migration:
             found = read_movement(migration)
     except BgePipelineError as error:
         return dg.SkipReason(table.worded(str(error)))

@@ -78,7 +78,7 @@ def rerun_failed_partitions(context: dg.SensorEvaluationContext, table: ServedTa
     if not requests:
         return dg.SkipReason(_left_alone(decisions, found, total))
     try:
-        with Migration.opened(settings) as migration:
+        with Migration.looked_at(settings) as migration:
             require_own_history(context.instance, table, migration)
             if pause := paused_by(migration):
                 return dg.SkipReason(f"{len(requests)} partitions wait to be run again: the table is {pause}")
@@ -99,7 +99,7 @@ def _next_of(failed: Sequence[str], last: str | None) -> Sequence[str]:
 def _silent(settings: Settings) -> set[str]:
     """Processes whose heartbeat stopped long ago; none where the database cannot be asked."""
     try:
-        with Migration.opened(settings) as migration, migration.database.autocommit() as connection:
+        with Migration.looked_at(settings) as migration, migration.database.autocommit() as connection:
             workers = read_workers(connection, migration.target)
     except BgePipelineError:
         return set()
@@ -128,7 +128,7 @@ def embed_new_rows(context: dg.SensorEvaluationContext, table: ServedTable) -> d
     if backfills := run_history.backfills_under_way(instance, table):
         return dg.SkipReason(f"Dagster backfill {backfills[0].backfill_id} is under way")
     try:
-        with Migration.opened(table.settings()) as migration:
+        with Migration.looked_at(table.settings()) as migration:
             require_own_history(instance, table, migration)
             if pause := paused_by(migration):
                 return dg.SkipReason(
@@ -204,7 +204,7 @@ def _pending_beside(instance: dg.DagsterInstance, table: ServedTable, migration:
 def notice_old_vectors(context: dg.SensorEvaluationContext, table: ServedTable) -> dg.SensorResult | dg.SkipReason:
     """Request a comparison when vectors were written since the last one."""
     try:
-        with Migration.opened(table.settings()) as migration:
+        with Migration.looked_at(table.settings()) as migration:
             found = written_since(migration, int(context.cursor) if context.cursor else None)
     except BgePipelineError as error:
         return dg.SkipReason(table.worded(str(error)))
@@ -237,7 +237,7 @@ def watch_status(context: dg.SensorEvaluationContext, table: ServedTable) -> dg.
     if under_way := context.instance.get_run_ids(of_job, limit=1):
         return dg.SkipReason(f"{of_job.job_name} is queued or under way in run {under_way[0][:8]}")
     try:
-        with Migration.opened(table.settings()) as migration:
+        with Migration.looked_at(table.settings()) as migration:
             cursor, is_due = seen_now(migration, context.cursor)
     except BgePipelineError as error:
         return dg.SkipReason(table.worded(str(error)))
