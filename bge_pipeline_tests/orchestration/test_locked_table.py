@@ -42,7 +42,11 @@ def backfilled(run: Runner) -> None:
 
 
 @pytest.mark.usefixtures("backfilled")
-@pytest.mark.parametrize("sensor", [embed_new_rows, notice_old_vectors, watch_status, watch_movement])
+@pytest.mark.parametrize(
+    "sensor",
+    [embed_new_rows, notice_old_vectors, watch_status, watch_movement],
+    ids=["embed_new_rows", "notice_old_vectors", "watch_status", "watch_movement"],
+)
 def test_a_tick_ends_within_seconds_and_names_the_session_in_the_way(
     instance: dg.DagsterInstance, database: Database, sensor: PerTable[dg.SensorDefinition]
 ):
