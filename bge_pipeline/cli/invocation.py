@@ -244,8 +244,8 @@ def settings_of_command() -> Settings:
 
 
 @contextmanager
-def opened() -> Iterator[Migration]:
-    """The migration of the configured table, its connections closed at the end."""
+def opened(*, for_looks: bool = False) -> Iterator[Migration]:
+    """The migration of the configured table, its connections closed at the end; `for_looks`: it waits for no lock for long."""
     settings = settings_of_command()
     if settings.database_url is None and not embedded_folder(settings).exists():
         if demo_is_meant():
@@ -255,7 +255,7 @@ def opened() -> Iterator[Migration]:
             state="nothing was made or changed",
             next_step="set DATABASE_URL (the environment or .env), or bge-pipeline demo",
         )
-    with Migration.opened(settings) as migration:
+    with (Migration.looked_at if for_looks else Migration.opened)(settings) as migration:
         yield migration
 
 

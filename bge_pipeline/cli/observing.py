@@ -23,7 +23,7 @@ def metrics_command(
     once: Annotated[bool, typer.Option("--once", help="Print them once, in the form that Prometheus reads.")] = False,
 ) -> None:
     """Serve to Prometheus what the database knows of a migration: rows, workers on all machines, lag, locks. Changes nothing."""
-    with opened() as migration:
+    with opened(for_looks=True) as migration:
         settings, table, registry = migration.settings, TableMetrics(migration), CollectorRegistry()
         registry.register(table)
         if once:

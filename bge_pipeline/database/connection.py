@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool
 
 from bge_pipeline.database.local_server import start_embedded_postgres
 from bge_pipeline.database.login import refuses_login
-from bge_pipeline.database.session import Sessions
+from bge_pipeline.database.session import Limits, Sessions
 from bge_pipeline.errors import ConfigurationError, DatabaseUnavailable, DiskFull, LoginRefused, MissingPrivilege
 from bge_pipeline.postgres_url import parse_url, shown
 
@@ -55,20 +55,28 @@ def embedded_folder(settings: HomeSettings) -> Path:
 
 
 class Database:
-    """One PostgreSQL database; safe to share between threads."""
+    """One PostgreSQL database; safe to share between threads.
 
-    def __init__(self, url: str | URL, *, application_name: str = "bge-pipeline") -> None:
+    Args:
+        url: of the database.
+        application_name: under which others see its sessions.
+        limits: of what its sessions wait for; None: without end, as the phases need it.
+    """
+
+    def __init__(self, url: str | URL, *, application_name: str = "bge-pipeline", limits: Limits | None = None) -> None:
         self.url = normalise_url(url)
-        connect_args = {"application_name": application_name, "client_encoding": "UTF8"}
+        connect_args: dict[str, str | int] = {"application_name": application_name, "client_encoding": "UTF8"}
+        if limits is not None and "connect_timeout" not in self.url.query:
+            connect_args["connect_timeout"] = limits.connect
         self.engine = create_engine(self.url, pool_pre_ping=True, pool_size=4, connect_args=connect_args)
-        self.sessions = Sessions(self.engine)
+        self.sessions = Sessions(self.engine, limits)
         self._unpooled = create_engine(self.url, poolclass=NullPool, connect_args=connect_args)
-        self._unpooled_sessions = Sessions(self._unpooled)
+        self._unpooled_sessions = Sessions(self._unpooled, limits)
 
     @classmethod
-    def from_settings(cls, settings: DatabaseSettings) -> Database:
+    def from_settings(cls, settings: DatabaseSettings, *, limits: Limits | None = None) -> Database:
         """The database of DATABASE_URL, or the embedded one."""
-        return cls(chosen_url(settings))
+        return cls(chosen_url(settings), limits=limits)
 
     @property
     def is_on_this_machine(self) -> bool:

@@ -39,6 +39,11 @@ SELECT DISTINCT l.pid FROM pg_locks l
 WHERE l.locktype = 'relation' AND l.relation = to_regclass(:table) AND l.granted AND l.pid <> pg_backend_pid()
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND l.mode <> 'AccessShareLock'
 """
+_SHUTTING_OUT = """
+SELECT l.pid FROM pg_locks l
+WHERE l.locktype = 'relation' AND l.relation = to_regclass(:table) AND l.pid <> pg_backend_pid()
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND l.mode = 'AccessExclusiveLock'
+"""
 _ADVISORY = """
 SELECT DISTINCT l.pid FROM pg_locks l
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
@@ -98,6 +103,11 @@ def find_blockers(connection: Connection, pid: int) -> tuple[LockHolder, ...]:
 def find_holders(connection: Connection, table: str) -> tuple[LockHolder, ...]:
     """Who holds a lock on the table (qualified, quoted) that goes with writing or is stronger, this session apart."""
     return describe_sessions(connection, connection.execute(text(_ON_TABLE), {"table": table}).scalars().all())
+
+
+def find_shutting_out(connection: Connection, table: str) -> tuple[LockHolder, ...]:
+    """Who keeps even readers off the table (qualified, quoted), by a lock that is held or waited for."""
+    return describe_sessions(connection, connection.execute(text(_SHUTTING_OUT), {"table": table}).scalars().all())
 
 
 def find_advisory_holders(connection: Connection, key: int) -> tuple[LockHolder, ...]:

@@ -79,6 +79,30 @@ FIXED_SETTINGS = (
 read carries its offset), session_replication_role (our trigger fires ALWAYS), plan_cache_mode (nothing is prepared),
 default_transaction_read_only (whoever set it meant it)."""
 
+
+@dataclass(frozen=True)
+class Limits:
+    """How many seconds a session waits, at the most, for what others can hold up without end.
+
+    Attributes:
+        connect: for the server to take a connection.
+        lock: for any lock.
+        statement: for the end of a statement.
+    """
+
+    connect: int
+    lock: int
+    statement: int
+
+    def of_session(self) -> dict[str, str]:
+        """The run-time parameters, by name."""
+        return {"lock_timeout": f"{self.lock}s", "statement_timeout": f"{self.statement}s"}
+
+
+LOOK = Limits(connect=10, lock=3, statement=45)
+"""Of a look that is repeated every half minute by a process with few threads. Dagster ends its wait for a sensor after 60 s, and
+the thread behind it would go on."""
+
 # The vector type may live in a schema that is not on the role's path (`extensions` on Supabase), or be hidden by a table
 # named `vector`. Without pg_catalog the path is as good: it then comes first, and nothing can stand before it.
 _LOOK = f"""
@@ -122,11 +146,16 @@ class Session:
 class Sessions:
     """Prepares every connection of an engine, and leaves nothing of ours on one that goes back to a pooler.
 
+    Args:
+        engine: whose connections.
+        limits: of their waits; None: without end.
+
     Attributes:
         kept: whether one connection keeps one backend; None as long as nobody has asked (`pooler.require_session`).
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, limits: Limits | None = None) -> None:
+        self._limits = limits.of_session() if limits is not None else {}
         self.kept: bool | None = None
         self._dialect = engine.dialect
         self._marker = uuid.uuid4().hex
@@ -194,7 +223,8 @@ class Sessions:
                 state="nothing was changed",
                 next_step="connect to PostgreSQL itself, or: ALTER ROLE ... SET standard_conforming_strings = on;",
             )
-        settings = [f"{setting.name} = '{setting.value}'" for setting in FIXED_SETTINGS if setting.name in known]
+        values = {setting.name: setting.value for setting in FIXED_SETTINGS} | self._limits
+        settings = [f"{name} = '{value}'" for name, value in values.items() if name in known]
         schemas = ", ".join(dict.fromkeys(quote(name) for name in path)) or "''"
         session = Session(
             direct=marker == self._marker and pid == connection.get_backend_pid(),

@@ -6,16 +6,19 @@ import time
 import dagster as dg
 
 from bge_pipeline.errors import BgePipelineError
+from bge_pipeline.orchestration import run_history
+from bge_pipeline.orchestration.jobs import JOBS
 from bge_pipeline.orchestration.movement_check import evaluate_movement
 from bge_pipeline.orchestration.names import BACKFILLED
-from bge_pipeline.orchestration.partitions import PARTITION_TAG
+from bge_pipeline.orchestration.partitions import PARTITION_TAG, targeted_keys
 from bge_pipeline.orchestration.per_table import per_table
+from bge_pipeline.orchestration.rerun_policy import GiveUp, RerunPolicy
 from bge_pipeline.orchestration.run_history import WILL_RETRY_TAG
-from bge_pipeline.orchestration.served import ServedTable
+from bge_pipeline.orchestration.served import THE_TABLE, ServedTable, served_tables
 from bge_pipeline.orchestration.slack import tell_slack, why_silent
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.movement import read_movement
-from bge_pipeline.settings import load_settings
+from bge_pipeline.settings import DagsterSettings
 
 _INTERVAL_SECONDS = 60
 _QUIET_SECONDS = 600.0
@@ -39,7 +42,7 @@ def watch_movement(context: dg.SensorEvaluationContext, table: ServedTable) -> d
     """Answer the check at first, and when a standstill begins or ends."""
     try:
         settings = table.settings()
-        with Migration.opened(settings) as migration:
+        with Migration.looked_at(settings) as migration:
             found = read_movement(migration)
     except BgePipelineError as error:
         return dg.SkipReason(table.worded(str(error)))
@@ -66,14 +69,15 @@ def watch_movement(context: dg.SensorEvaluationContext, table: ServedTable) -> d
 )
 def tell_failures(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
     """Tell of one failed run, or count it."""
+    run = context.dagster_run
     try:
-        settings = load_settings()
+        table = _table_of(run)
+        settings = (table or THE_TABLE).settings()
     except BgePipelineError as error:
         return dg.SkipReason(str(error))
-    run = context.dagster_run
     if silent := why_silent(settings):
         return dg.SkipReason(silent)
-    if is_tried_again(context.instance, run, settings.max_partition_attempts):
+    if is_tried_again(context.instance, table, settings, run):
         return dg.SkipReason(f"run {run.run_id[:8]} is tried again")
     told = json.loads(context.instance.daemon_cursor_storage.get_cursor_values({_TOLD}).get(_TOLD, "{}"))
     left = told.get("at", 0.0) + _QUIET_SECONDS - time.time()
@@ -88,14 +92,36 @@ def tell_failures(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
     return None
 
 
-def is_tried_again(instance: dg.DagsterInstance, run: dg.DagsterRun, max_attempts: int) -> bool:
-    """Whether Dagster, or the sensor rerun_failed_partitions, starts it again by itself."""
+def _table_of(run: dg.DagsterRun) -> ServedTable | None:
+    """The table that a run is about; None where the code location does not serve it any more."""
+    keys = [*(run.asset_selection or ()), *(check.asset_key for check in run.asset_check_selection or ())]
+    for table in served_tables():
+        is_own = any(table.key(key.path[-1]) == key for key in keys)
+        if is_own or any(job.of(table).name == run.job_name for job in JOBS):
+            return table
+    return None
+
+
+def is_tried_again(
+    instance: dg.DagsterInstance, table: ServedTable | None, settings: DagsterSettings, run: dg.DagsterRun
+) -> bool:
+    """Whether Dagster, or the sensor rerun_failed_partitions of its table, starts it again, or a part of its partitions."""
     if run.tags.get(WILL_RETRY_TAG) == "true":
         return True
-    if PARTITION_TAG not in run.tags:
+    if table is None or not run_history.is_about_backfill(run, table):
         return False
-    failed = dg.RunsFilter(tags={PARTITION_TAG: run.tags[PARTITION_TAG]}, statuses=[dg.DagsterRunStatus.FAILURE])
-    return instance.get_runs_count(failed) < max_attempts
+    try:
+        keys = targeted_keys(instance, table, run.tags)
+    except BgePipelineError:
+        return False  # its partitions are no more
+    policy = RerunPolicy(settings.max_partition_attempts, settings.retry_backoff_seconds)
+    attempts = run_history.attempts_at(instance, table, keys)
+    claimed = run_history.claimed_by_backfills(instance, table, attempts)
+    now = time.time()
+    return any(
+        not isinstance(policy.decide(key, runs, now, is_claimed=key in claimed), GiveUp)
+        for key, runs in attempts.items()
+    )
 
 
 def _told_failure(context: dg.RunFailureSensorContext, others: int) -> str:

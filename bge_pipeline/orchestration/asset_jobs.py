@@ -4,7 +4,7 @@ import dagster as dg
 
 from bge_pipeline.orchestration.checks import only_new_vectors, quality_gate
 from bge_pipeline.orchestration.movement_check import moving
-from bge_pipeline.orchestration.names import BACKFILL_JOB, BACKFILLED, REPORT, SCHEMA, SWAPPED
+from bge_pipeline.orchestration.names import BACKFILL_JOB, BACKFILLED, EXPAND_JOB, REPORT, SCHEMA, SWAPPED
 from bge_pipeline.orchestration.per_table import PerTable
 from bge_pipeline.orchestration.priorities import AT_ONCE, FRESH, priority
 from bge_pipeline.orchestration.side_by_side_check import side_by_side
@@ -12,7 +12,7 @@ from bge_pipeline.orchestration.status_check import migration_status
 
 expand_job = PerTable(
     lambda table: dg.define_asset_job(
-        table.called("expand_job"),
+        table.called(EXPAND_JOB),
         tags=priority(FRESH),
         selection=[table.key(SCHEMA)],
         description="Add the new column and what keeps it true, and cut the table into partitions.",

@@ -6,7 +6,7 @@ import dagster as dg
 
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.orchestration import partitions
+from bge_pipeline.orchestration import partitions, run_history
 from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata, gate_metadata, settings_metadata
 from bge_pipeline.orchestration.names import BACKFILLED, OWNERS, REPORT, SCHEMA, SWAPPED
@@ -14,13 +14,13 @@ from bge_pipeline.orchestration.own_history import require_own_history
 from bge_pipeline.orchestration.per_table import PerTable, per_table
 from bge_pipeline.orchestration.pool import register_pool
 from bge_pipeline.orchestration.progress import log_backfill, log_index_build, log_step
-from bge_pipeline.orchestration.run_history import how_far
 from bge_pipeline.orchestration.served import ServedTable
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.benchmark import benchmark
 from bge_pipeline.phases.ending import require_whole
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migration import Migration
+from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.swap import swap
 from bge_pipeline.phases.verify import require_backfilled
 from bge_pipeline.report.pages import as_markdown, summary_as_markdown, write_report
@@ -51,9 +51,14 @@ def schema_with_384_column(
     register_pool(context.instance, table.pool)
     with explained(table):
         require_own_history(context.instance, table, migration)
+        run_history.take_up(context.instance, table, require_table(migration))
         result = expand(migration, configured_space(migration.settings))
-        if result.added or not partitions.known_keys(context.instance, table):
+        state = require_table(migration)
+        is_another = result.added or run_history.is_of_another_column(context.instance, table, state)
+        if is_another or not partitions.known_keys(context.instance, table):
             partitions.recut(context.instance, table, migration)
+        # Behind the cut, so that a run that dies before it leaves the cut to the next one.
+        run_history.take_up(context.instance, table, state, anew=is_another)
     counts = {"partitions": len(partitions.known_keys(context.instance, table))}
     return dg.MaterializeResult(
         metadata=as_dagster_metadata(result.as_metadata() | counts | settings_metadata(migration.settings))
@@ -92,8 +97,12 @@ def backfilled_embeddings(
     keys = list(context.partition_keys)
     for number, key in enumerate(keys):
         with explained(table):
-            overall = how_far(context.instance, table, keys, number, migration.settings.partition_rows)
             require_own_history(context.instance, table, migration)
+            state = require_table(migration)
+            # Another road has expanded, and whoever launches the backfill takes these partitions for that column's.
+            is_another = run_history.is_of_another_column(context.instance, table, state)
+            run_history.take_up(context.instance, table, state, anew=is_another)
+            overall = run_history.how_far(context.instance, table, keys, number, migration.settings.partition_rows)
             result = backfill(
                 migration,
                 embeddings.encoder,

@@ -96,7 +96,7 @@ def _serving_metrics(settings: Settings, variables: dict[str, str], tables: Sequ
         registry = CollectorRegistry()
         with in_environment(variables):
             instance = stack.enter_context(dg.DagsterInstance.get())
-            found = [TableMetrics(stack.enter_context(Migration.opened(table.settings()))) for table in tables]
+            found = [TableMetrics(stack.enter_context(Migration.looked_at(table.settings()))) for table in tables]
         registry.register(AllTables(found))
         registry.register(DagsterMetrics(instance, tables))
         for metrics in found:

@@ -5,8 +5,16 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from bge_pipeline.errors import BgePipelineError, DatabaseUnavailable, EncodingError, LockNotAcquired, LoginRefused
+from bge_pipeline.errors import (
+    BgePipelineError,
+    BudgetSpent,
+    DatabaseUnavailable,
+    EncodingError,
+    LockNotAcquired,
+    LoginRefused,
+)
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
+from bge_pipeline.orchestration.names import BUDGET_SPENT_TAG
 from bge_pipeline.orchestration.partitions import PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG
 from bge_pipeline.orchestration.served import ServedTable
 
@@ -39,6 +47,9 @@ def explained(table: ServedTable) -> Iterator[None]:
             allow_retries=False,
         ) from error
     except BgePipelineError as error:
+        if isinstance(error, BudgetSpent):
+            context = dg.OpExecutionContext.get()
+            context.instance.add_run_tags(context.run_id, {BUDGET_SPENT_TAG: "true"})
         raise dg.Failure(
             description=table.worded(str(error)),
             metadata=as_dagster_metadata(

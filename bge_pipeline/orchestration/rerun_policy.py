@@ -18,12 +18,16 @@ class Attempt:
         failed_at: seconds since the epoch; None while the run is queued or under way.
         was_cancelled: somebody stopped it on purpose.
         is_retried_by_dagster: Dagster says that its own run retries will start it again.
+        left_pending: rows that waited all through a run that embeds new rows and wrote none; None for any other run.
+        has_spent_budget: it ended because it had cost as much as it may.
     """
 
     run_id: str
     failed_at: float | None
     was_cancelled: bool = False
     is_retried_by_dagster: bool = False
+    left_pending: int | None = None
+    has_spent_budget: bool = False
 
 
 @dataclass(frozen=True)

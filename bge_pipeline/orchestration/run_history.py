@@ -8,11 +8,20 @@ from typing import Any
 
 import dagster as dg
 
-from bge_pipeline.orchestration.names import BACKFILL_JOB, BACKFILLED, SCHEMA, WITHOUT_OLD_MODEL_TAG
+from bge_pipeline.orchestration.filled_column import KeptColumn, filled_column, keep_column, kept_column
+from bge_pipeline.orchestration.names import (
+    BACKFILL_JOB,
+    BACKFILLED,
+    BUDGET_SPENT_TAG,
+    LEFT_PENDING_TAG,
+    SCHEMA,
+    WITHOUT_OLD_MODEL_TAG,
+)
 from bge_pipeline.orchestration.partitions import known_keys, targeted_keys
 from bge_pipeline.orchestration.progress import Overall
 from bge_pipeline.orchestration.rerun_policy import Attempt
 from bge_pipeline.orchestration.served import ServedTable
+from bge_pipeline.phases.state import MigrationState
 
 _WAITING = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING]
 _AT_WORK = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
@@ -77,12 +86,41 @@ def attempts_at(instance: dg.DagsterInstance, table: ServedTable, keys: Sequence
 
 
 def never_materialized(instance: dg.DagsterInstance, table: ServedTable) -> list[str]:
-    """Partitions that no run has materialized since the column was added."""
-    expanded = _last_expansion(instance, table)
-    materialized = instance.event_log_storage.get_latest_storage_id_by_partition(
-        table.key(BACKFILLED), dg.DagsterEventType.ASSET_MATERIALIZATION
-    )
-    return [key for key in known_keys(instance, table) if materialized.get(key, 0) <= expanded]
+    """Partitions that no run has materialized since they are of the column that they are of."""
+    kept = kept_column(instance, table)
+    since = kept.since if kept is not None else _last_expansion(instance, table)
+    materialized = _latest_materializations(instance, table)
+    return [key for key in known_keys(instance, table) if materialized.get(key, 0) <= since]
+
+
+def is_of_another_column(instance: dg.DagsterInstance, table: ServedTable, state: MigrationState) -> bool:
+    """Whether the partitions, and what is materialized of them, are of another column than the one that waits for its swap."""
+    kept = kept_column(instance, table)
+    return state.new is not None and kept is not None and not kept.column.is_same_as(filled_column(state))
+
+
+def take_up(instance: dg.DagsterInstance, table: ServedTable, state: MigrationState, *, anew: bool = False) -> None:
+    """Note that the partitions are of the column that is filled now.
+
+    Args:
+        instance: whose partitions.
+        table: the table.
+        state: where it stands.
+        anew: nothing of that column is materialized yet. Otherwise what is materialized stays so, and a column that waits for its
+            swap is noted only where none was: in an instance of an earlier version.
+    """
+    kept, column = kept_column(instance, table), filled_column(state)
+    if anew:
+        since = max(_latest_materializations(instance, table).values(), default=0)
+    elif kept is None:
+        if not known_keys(instance, table):
+            return
+        since = _last_expansion(instance, table)
+    elif state.phase == "legacy" or kept.column == column or is_of_another_column(instance, table, state):
+        return
+    else:
+        since = kept.since
+    keep_column(instance, table, KeptColumn(column, since))
 
 
 def how_far(
@@ -98,16 +136,25 @@ def how_far(
 
 
 def unfinished_run(instance: dg.DagsterInstance, table: ServedTable, job_names: Iterable[str]) -> dg.DagsterRun | None:
-    """A run of one of these jobs that is queued or under way, or another that backfills partitions; None without one."""
+    """A run of one of these jobs that is queued or under way, or another that expands or backfills; None without one."""
     for name in job_names:
         if runs := instance.get_runs(dg.RunsFilter(job_name=table.called(name), statuses=UNFINISHED), limit=1):
             return runs[0]
     cursor: str | None = None
     while runs := instance.get_runs(dg.RunsFilter(statuses=UNFINISHED), cursor=cursor, limit=_RUNS_PER_LOOK):
-        if found := next((run for run in runs if _is_about_backfill(run, table)), None):
+        if found := next((run for run in runs if is_about_backfill(run, table) or _is_about_schema(run, table)), None):
             return found
         cursor = runs[-1].run_id
     return None
+
+
+def _is_about_schema(run: dg.DagsterRun, table: ServedTable) -> bool:
+    return table.key(SCHEMA) in (run.asset_selection or ())
+
+
+def is_about_backfill(run: dg.DagsterRun, table: ServedTable) -> bool:
+    """Whether it is a run of the table's partitions, whichever job and however many of them."""
+    return run.job_name == table.called(BACKFILL_JOB) or table.key(BACKFILLED) in (run.asset_selection or ())
 
 
 def others_are_to_come(instance: dg.DagsterInstance, table: ServedTable, run: dg.DagsterRun) -> bool:
@@ -164,10 +211,11 @@ def claimed_by_backfills(
 
 
 def consecutive_failures(instance: dg.DagsterInstance, job_name: str) -> list[Attempt]:
-    """The failed runs of a job since its last success, oldest first."""
+    """The runs of a job, oldest first, since the last that succeeded and did not leave every pending row as it was."""
     failed = []
     for record in instance.get_run_records(filters=dg.RunsFilter(job_name=job_name), limit=20):
-        if record.dagster_run.status == dg.DagsterRunStatus.SUCCESS:
+        run = record.dagster_run
+        if run.status == dg.DagsterRunStatus.SUCCESS and LEFT_PENDING_TAG not in run.tags:
             break
         failed.append(_attempt(record))
     return failed[::-1]
@@ -199,6 +247,8 @@ def _attempt(record: dg.RunRecord) -> Attempt:
         was_cancelled=run.status == dg.DagsterRunStatus.CANCELED,
         # Once the retry is there, it is an attempt of its own.
         is_retried_by_dagster=run.tags.get(WILL_RETRY_TAG) == "true" and _RETRIED_BY_TAG not in run.tags,
+        left_pending=int(run.tags[LEFT_PENDING_TAG]) if run.is_success and LEFT_PENDING_TAG in run.tags else None,
+        has_spent_budget=BUDGET_SPENT_TAG in run.tags,
     )
 
 
@@ -210,6 +260,13 @@ def _run_records(instance: dg.DagsterInstance, run_ids: set[str]) -> dict[str, d
         for chunk in chunks
         for record in instance.get_run_records(filters=dg.RunsFilter(run_ids=chunk))
     }
+
+
+def _latest_materializations(instance: dg.DagsterInstance, table: ServedTable) -> Mapping[str, int]:
+    """Storage ids, by partition."""
+    return instance.event_log_storage.get_latest_storage_id_by_partition(
+        table.key(BACKFILLED), dg.DagsterEventType.ASSET_MATERIALIZATION
+    )
 
 
 def _last_expansion(instance: dg.DagsterInstance, table: ServedTable) -> int:
@@ -225,10 +282,6 @@ def _has_embedded(instance: dg.DagsterInstance, table: ServedTable, run: dg.Dags
     """Whether a run that is not over has materialized every partition that it is about, and only checks them now."""
     found = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
     return len(found.records) >= len(targeted_keys(instance, table, run.tags))
-
-
-def _is_about_backfill(run: dg.DagsterRun, table: ServedTable) -> bool:
-    return run.asset_selection is not None and table.key(BACKFILLED) in run.asset_selection
 
 
 def _targets(backfill: Any, table: ServedTable) -> set[str]:

@@ -14,8 +14,9 @@ from bge_pipeline.database.heartbeat import read_workers
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.orchestration import partitions, run_history
 from bge_pipeline.orchestration.asset_jobs import backfill_job, compare_job, status_job
+from bge_pipeline.orchestration.embedding_requests import request_embedding
 from bge_pipeline.orchestration.jobs import embed_pending_job, keep_old_current_job
-from bge_pipeline.orchestration.names import BACKFILL_JOB, BACKFILLED, SCHEMA, SWAPPED
+from bge_pipeline.orchestration.names import BACKFILL_JOB, BACKFILLED, EXPAND_JOB, SCHEMA, SWAPPED
 from bge_pipeline.orchestration.own_history import require_own_history
 from bge_pipeline.orchestration.per_table import PerTable, per_table
 from bge_pipeline.orchestration.priorities import RERUN, priority
@@ -27,9 +28,9 @@ from bge_pipeline.phases.application_vectors import written_since
 from bge_pipeline.phases.companion import count_companion_pending
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.pause import paused_by
-from bge_pipeline.phases.state import require_table
+from bge_pipeline.phases.state import MigrationState, require_table
 from bge_pipeline.phases.verify import verify_nothing_pending
-from bge_pipeline.settings import DagsterSettings, Settings
+from bge_pipeline.settings import Settings
 
 _INTERVAL_SECONDS = 30
 _COMPARE_INTERVAL_SECONDS = 600
@@ -77,7 +78,7 @@ def rerun_failed_partitions(context: dg.SensorEvaluationContext, table: ServedTa
     if not requests:
         return dg.SkipReason(_left_alone(decisions, found, total))
     try:
-        with Migration.opened(settings) as migration:
+        with Migration.looked_at(settings) as migration:
             require_own_history(context.instance, table, migration)
             if pause := paused_by(migration):
                 return dg.SkipReason(f"{len(requests)} partitions wait to be run again: the table is {pause}")
@@ -98,7 +99,7 @@ def _next_of(failed: Sequence[str], last: str | None) -> Sequence[str]:
 def _silent(settings: Settings) -> dict[str, float]:
     """Processes whose every heartbeat stopped long ago, and seconds since the last; none where the database cannot be asked."""
     try:
-        with Migration.opened(settings) as migration, migration.database.autocommit() as connection:
+        with Migration.looked_at(settings) as migration, migration.database.autocommit() as connection:
             workers = read_workers(connection, migration.target)
     except BgePipelineError:
         return {}
@@ -123,13 +124,13 @@ def _silent(settings: Settings) -> dict[str, float]:
 def embed_new_rows(context: dg.SensorEvaluationContext, table: ServedTable) -> dg.SensorResult | dg.SkipReason:
     """Request what the table's new rows need."""
     instance = context.instance
-    jobs = [_EMBED_PENDING, BACKFILL_JOB, _KEEP_OLD_CURRENT]
+    jobs = [EXPAND_JOB, _EMBED_PENDING, BACKFILL_JOB, _KEEP_OLD_CURRENT]
     if under_way := run_history.unfinished_run(instance, table, jobs):
         return dg.SkipReason(f"{under_way.job_name} is queued or under way in run {under_way.run_id[:8]}")
     if backfills := run_history.backfills_under_way(instance, table):
         return dg.SkipReason(f"Dagster backfill {backfills[0].backfill_id} is under way")
     try:
-        with Migration.opened(table.settings()) as migration:
+        with Migration.looked_at(table.settings()) as migration:
             require_own_history(instance, table, migration)
             if pause := paused_by(migration):
                 return dg.SkipReason(
@@ -143,20 +144,17 @@ def embed_new_rows(context: dg.SensorEvaluationContext, table: ServedTable) -> d
 def _requests_for_new_rows(
     instance: dg.DagsterInstance, table: ServedTable, migration: Migration
 ) -> dg.SensorResult | dg.SkipReason:
-    phase = require_table(migration).phase
+    state = require_table(migration)
+    phase = state.phase
+    run_history.take_up(instance, table, state)
     if phase == "legacy":
         begin = table.key(SCHEMA).to_user_string()
         return dg.SkipReason(f"the table is in phase legacy: materialize {begin} to begin a migration")
     beside = _pending_beside(instance, table, migration)
-    if phase in ("expanded", "backfilled"):
-        keys, missing = partitions.known_keys(instance, table), run_history.never_materialized(instance, table)
-        if missing or not keys:
-            if beside:
-                return _request_embedding(instance, migration.settings, table.called(_KEEP_OLD_CURRENT), beside)
-            return dg.SkipReason(
-                f"the table is in phase {phase} and {len(missing)} of {len(keys)} partitions have not been materialized: "
-                f"launch the backfill of {table.key(BACKFILLED).to_user_string()}"
-            )
+    if why := _why_nobody_began(instance, table, state):
+        if beside:
+            return request_embedding(instance, migration.settings, table.called(_KEEP_OLD_CURRENT), beside)
+        return dg.SkipReason(f"the table is in phase {phase} and {why}")
     if grown := partitions.new_full_ranges(instance, table, migration):
         return dg.SensorResult(
             dynamic_partitions_requests=[table.partitions.build_add_request(grown)],
@@ -169,7 +167,21 @@ def _requests_for_new_rows(
     if not pending and not beside:
         return dg.SkipReason(f"the table is in phase {phase} and nothing is pending")
     job_name = table.called(_EMBED_PENDING if pending else _KEEP_OLD_CURRENT)
-    return _request_embedding(instance, migration.settings, job_name, pending or beside)
+    return request_embedding(instance, migration.settings, job_name, pending or beside)
+
+
+def _why_nobody_began(instance: dg.DagsterInstance, table: ServedTable, state: MigrationState) -> str | None:
+    """Why what is pending is the backfill's, which a person launches; None where the partitions are done, or the swap is."""
+    if state.new is None:
+        return None
+    if run_history.is_of_another_column(instance, table, state):
+        begin = table.key(SCHEMA).to_user_string()
+        return f"its partitions were cut for another column: materialize {begin}, which cuts them anew"
+    keys, missing = partitions.known_keys(instance, table), run_history.never_materialized(instance, table)
+    if keys and not missing:
+        return None
+    backfill = table.key(BACKFILLED).to_user_string()
+    return f"{len(missing)} of {len(keys)} partitions have not been materialized: launch the backfill of {backfill}"
 
 
 def _pending_beside(instance: dg.DagsterInstance, table: ServedTable, migration: Migration) -> int:
@@ -194,7 +206,7 @@ def _pending_beside(instance: dg.DagsterInstance, table: ServedTable, migration:
 def notice_old_vectors(context: dg.SensorEvaluationContext, table: ServedTable) -> dg.SensorResult | dg.SkipReason:
     """Request a comparison when vectors were written since the last one."""
     try:
-        with Migration.opened(table.settings()) as migration:
+        with Migration.looked_at(table.settings()) as migration:
             found = written_since(migration, int(context.cursor) if context.cursor else None)
     except BgePipelineError as error:
         return dg.SkipReason(table.worded(str(error)))
@@ -227,28 +239,13 @@ def watch_status(context: dg.SensorEvaluationContext, table: ServedTable) -> dg.
     if under_way := context.instance.get_run_ids(of_job, limit=1):
         return dg.SkipReason(f"{of_job.job_name} is queued or under way in run {under_way[0][:8]}")
     try:
-        with Migration.opened(table.settings()) as migration:
+        with Migration.looked_at(table.settings()) as migration:
             cursor, is_due = seen_now(migration, context.cursor)
     except BgePipelineError as error:
         return dg.SkipReason(table.worded(str(error)))
     if not is_due:
         return dg.SkipReason("nothing that migration_status tells has changed since the last look")
     return dg.SensorResult(run_requests=[dg.RunRequest()], cursor=cursor)
-
-
-def _request_embedding(
-    instance: dg.DagsterInstance, settings: DagsterSettings, job_name: str, pending: int
-) -> dg.SensorResult | dg.SkipReason:
-    """New rows are never given up on; after failures the next try comes later."""
-    failed = run_history.consecutive_failures(instance, job_name)
-    if failed:
-        policy = RerunPolicy(settings.max_partition_attempts, settings.retry_backoff_seconds)
-        left = (failed[-1].failed_at or 0.0) + policy.pause_seconds(len(failed)) - time.time()
-        if left > 0:
-            return dg.SkipReason(
-                f"{pending:,} rows are pending; {job_name} failed {len(failed)} times, next try in {left:.0f} s"
-            )
-    return dg.SensorResult(run_requests=[dg.RunRequest(job_name=job_name)])
 
 
 def _left_alone(decisions: Mapping[str, Decision], found: run_history.Unmaterialized, total: int) -> str:

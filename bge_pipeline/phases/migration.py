@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from psycopg2.errors import LockNotAvailable, QueryCanceled
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
 from bge_pipeline.database.connection import Database
+from bge_pipeline.database.lock_holders import find_shutting_out, shown_holders
 from bge_pipeline.database.operator import Operator, operating
+from bge_pipeline.database.session import LOOK
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.errors import BgePipelineError, DatabaseUnavailable, LockNotAcquired
 from bge_pipeline.settings import Settings
 from bge_pipeline.telemetry.tracing import tracing
 
@@ -56,3 +62,37 @@ class Migration:
         """The migration that the settings describe, its connections closed at the end; traced where TRACES asks for it."""
         with tracing(settings), Database.from_settings(settings) as database:
             yield cls(database, settings)
+
+    @classmethod
+    @contextmanager
+    def looked_at(cls, settings: Settings) -> Iterator[Migration]:
+        """The same for a look that is repeated now and then: it waits for nothing longer than `LOOK` says.
+
+        Raises:
+            LockNotAcquired: somebody keeps even readers off the table; names who.
+            DatabaseUnavailable: the answer takes too long.
+        """
+        with tracing(settings), Database.from_settings(settings, limits=LOOK) as database:
+            migration = cls(database, settings)
+            try:
+                yield migration
+            except OperationalError as error:
+                if isinstance(error.orig, LockNotAvailable):
+                    raise migration._locked() from error
+                if not isinstance(error.orig, QueryCanceled):
+                    raise
+                raise DatabaseUnavailable(
+                    f"a look at {migration.target} was given up after {LOOK.statement} s",
+                    state="nothing was changed",
+                    next_step="see what keeps the server busy; the next look comes by itself",
+                ) from error
+
+    def _locked(self) -> LockNotAcquired:
+        holders = ""
+        with suppress(BgePipelineError, SQLAlchemyError), self.database.autocommit() as connection:
+            holders = shown_holders(find_shutting_out(connection, str(self.target)))
+        return LockNotAcquired(
+            f"{self.target} is locked by {holders or 'somebody'}: a look at it was given up after {LOOK.lock} s",
+            state="nothing was changed",
+            next_step="wait for it or end it; the next look comes by itself",
+        )

@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 15.0
 _SHARE_OF_TIME = 0.05
 """Of a connection's time that looks may take: after a slow one the next waits the longer."""
+_JOIN_SECONDS = 5.0
+"""That the end waits for a look that is under way; its thread does not keep the process."""
 _COUNTED_ROWS = 1_000_000
 """Larger tables are not counted while the bulk of them is pending, but estimated."""
 
@@ -66,7 +68,7 @@ class TableMetrics(Collector):
             yield
         finally:
             self._ended.set()
-            thread.join()
+            thread.join(_JOIN_SECONDS)
 
     def look(self) -> None:
         """Look at the table now; where it cannot be read, `bge_pipeline_table_readable` says so, and nothing else is told."""

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.session import FIXED_SETTINGS
+from bge_pipeline.database.session import FIXED_SETTINGS, LOOK, Limits
 from bge_pipeline.errors import DatabaseUnavailable
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
@@ -44,6 +44,30 @@ def configure(database, **settings):
     """Settings of the database for every connection from now on."""
     for name, value in settings.items():
         execute(database, f"ALTER DATABASE {database.url.database} SET {name} = {value}")
+
+
+def test_sessions_of_a_look_wait_for_nothing_long_and_those_of_a_phase_as_long_as_it_takes(database, database_url):
+    limited = Database(database_url, limits=LOOK)
+    try:
+        for each, lock, statement in ((database, "0", "0"), (limited, "3s", "45s")):
+            assert scalar(each, "SELECT current_setting('lock_timeout')") == lock
+            assert scalar(each, "SELECT current_setting('statement_timeout')") == statement
+            with each.autocommit() as connection:
+                assert connection.execute(text("SELECT current_setting('lock_timeout')")).scalar_one() == lock
+        given = limited.engine.raw_connection()
+        assert given.driver_connection.get_dsn_parameters()["connect_timeout"] == "10"
+        given.close()
+    finally:
+        limited.close()
+
+
+def test_a_statement_that_a_look_gives_up_is_no_traceback(settings, database, monkeypatch):
+    monkeypatch.setattr("bge_pipeline.phases.migration.LOOK", Limits(connect=10, lock=3, statement=1))
+    with (
+        pytest.raises(DatabaseUnavailable, match=r"a look at .* was given up after 1 s"),
+        Migration.looked_at(settings) as looked,
+    ):
+        execute(looked.database, "SELECT pg_sleep(20)")
 
 
 @pytest.fixture

@@ -225,9 +225,38 @@ class TestFailures:
     ):
         monkeypatch.setenv("EMBEDDING_DIMENSIONS", "256")
         first = instance.get_run_by_id(run("backfill_job", KEYS[0]).run_id)
-        assert is_tried_again(instance, first, max_attempts=2)
+        settings = load_settings()
+        assert is_tried_again(instance, THE_TABLE, settings, first)
         last = instance.get_run_by_id(run("backfill_job", KEYS[0]).run_id)
-        assert not is_tried_again(instance, last, max_attempts=2)
+        assert not is_tried_again(instance, THE_TABLE, settings, last)
+
+    @pytest.mark.usefixtures("expanded")
+    def test_a_range_of_partitions_is_told_after_its_last_attempt(
+        self, instance: dg.DagsterInstance, run: Runner, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv("EMBEDDING_DIMENSIONS", "256")
+        first = instance.get_run_by_id(run.backfill().run_id)
+        assert is_tried_again(instance, THE_TABLE, load_settings(), first)
+        run("backfill_job", KEYS[0])
+        one_is_left = instance.get_run_by_id(run("backfill_job", KEYS[1]).run_id)
+        assert not is_tried_again(instance, THE_TABLE, load_settings(), one_is_left)
+        assert is_tried_again(instance, THE_TABLE, load_settings(), first)
+        last = instance.get_run_by_id(run.backfill().run_id)
+        assert not is_tried_again(instance, THE_TABLE, load_settings(), last)
+
+    @pytest.mark.usefixtures("expanded")
+    def test_a_failed_check_of_a_partition_is_told_since_nothing_runs_it_again(
+        self, instance: dg.DagsterInstance, run: Runner, database: Database
+    ):
+        assert run("backfill_job", KEYS[0]).success
+        execute(
+            database,
+            "UPDATE segments SET embedding_384 = embedding_384 * array_fill(2, ARRAY[384])::vector WHERE id = 7",
+        )
+        failed = run("backfill_job", KEYS[0])
+        assert not failed.success
+
+        assert not is_tried_again(instance, THE_TABLE, load_settings(), instance.get_run_by_id(failed.run_id))
 
     def test_without_slack_it_says_why_nobody_is_told(
         self, instance: dg.DagsterInstance, failed: dg.ExecuteInProcessResult

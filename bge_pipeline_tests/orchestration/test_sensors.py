@@ -387,6 +387,28 @@ class TestEmbedNewRows:
 
         assert "embed_pending_job failed 1 times, next try in" in tick(embed_new_rows)
 
+    @pytest.mark.usefixtures("expanded")
+    def test_tries_later_where_a_run_could_not_write_what_waits_and_at_once_when_more_waits(
+        self, tick: Tick, run: Runner, database: Database, monkeypatch: pytest.MonkeyPatch
+    ):
+        run.backfill()
+        insert_segment(database, 1_000)
+        monkeypatch.setenv("BACKFILL_MAX_ATTEMPTS", "1")
+        monkeypatch.setenv("RETRY_BACKOFF_SECONDS", "600")
+        with database.transaction() as idle:
+            idle.exec_driver_sql("SELECT FROM segments WHERE id = 1000 FOR UPDATE")
+            assert run("embed_pending_job").success
+            later = tick(embed_new_rows)
+        assert "1 rows are pending; embed_pending_job could write none in 1 runs: they are locked" in str(later)
+        assert "next try in" in str(later)
+        insert_segment(database, 1_001)
+        assert requests(tick(embed_new_rows)) == [("embed_pending_job", None)]
+
+        assert run("embed_pending_job").success
+
+        insert_segment(database, 1_002)
+        assert requests(tick(embed_new_rows)) == [("embed_pending_job", None)]
+
     def test_says_that_the_database_cannot_be_reached_and_keeps_the_password(
         self, tick: Tick, monkeypatch: pytest.MonkeyPatch
     ):

@@ -14,6 +14,7 @@ import pytest
 from bge_pipeline.database.connection import Database
 from bge_pipeline.definitions import defs
 from bge_pipeline.errors import ConfigurationError
+from bge_pipeline.orchestration.alarm_sensors import tell_failures
 from bge_pipeline.orchestration.code_location import code_location
 from bge_pipeline.orchestration.dagster_home import environment, for_dagsters_commands
 from bge_pipeline.orchestration.partitions import known_keys
@@ -166,6 +167,39 @@ def test_tables_of_one_and_of_two_databases_know_nothing_of_each_other(
         papers, "rollback_job", run_config={"ops": {"papers_roll_back": {"config": {"confirm": "no"}}}}
     )
     assert "expected 'public.segments'" in failure_of(asked)
+
+
+def test_a_failed_partition_is_told_by_its_own_tables_limit_whatever_failed_in_another(
+    instance: dg.DagsterInstance, serve: Serve, talks: dict[str, str]
+):
+    pytest.importorskip("dagster_slack", reason="needs the extra `slack`")
+    slack = {"SLACK_TOKEN": "xoxb-1", "SLACK_CHANNEL": "#x", "SLACK_API_URL": "http://127.0.0.1:1/api/"}
+    tables = serve(
+        papers={"TARGET_TABLE": "segments", "MAX_PARTITION_ATTEMPTS": "2", **slack},
+        notes=talks | {"MAX_PARTITION_ATTEMPTS": "1", **slack},
+    )
+    location = Location(instance, tables)
+    for table in tables:
+        assert location.run(table, "expand_job").success
+        assert table.env_file is not None
+        table.env_file.write_text(table.env_file.read_text() + "EMBEDDING_DIMENSIONS=256\n")
+    for table in reversed(tables):  # the key of both has then failed twice, that of papers once
+        failed = location.run(table, "backfill_job", partitions=(KEYS[0], KEYS[0]))
+
+        told = tell(instance, failed)
+
+        assert ("is tried again" in told) == (table.name == "papers"), told
+
+
+def tell(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> str:
+    (event,) = [event for event in result.all_events if event.event_type == dg.DagsterEventType.PIPELINE_FAILURE]
+    run = instance.get_run_by_id(result.run_id)
+    assert run is not None
+    with dg.build_run_status_sensor_context(
+        sensor_name="tell_failures", dagster_instance=instance, dagster_run=run, dagster_event=event
+    ).for_run_failure() as context:
+        found = tell_failures(context)
+    return str(found.skip_message) if found is not None else "told"
 
 
 def test_errors_name_the_file_by_which_the_table_is_reached(instance: dg.DagsterInstance, serve: Serve):

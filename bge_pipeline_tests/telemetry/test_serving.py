@@ -6,6 +6,8 @@ import json
 import re
 import signal
 import socket
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -150,6 +152,24 @@ class TestTheTable:
         exporter.send_signal(signal.SIGTERM)
         exporter.communicate(timeout=60)
         assert exporter.returncode == 0
+
+    def test_a_table_that_is_locked_is_not_waited_for(self, start, database):
+        with application(database) as busy:
+            busy.execute(text("LOCK TABLE segments IN ACCESS EXCLUSIVE MODE"))
+            printed, _ = start("metrics", "--once").communicate(timeout=40)
+        found = parsed(printed)
+        assert total(found, "bge_pipeline_table_readable") == 0
+        assert 2 < total(found, "bge_pipeline_table_look_seconds") < 20
+
+    def test_the_end_does_not_wait_for_a_look_that_hangs(self, migration, monkeypatch):
+        released = threading.Event()
+        monkeypatch.setattr(table_metrics, "_JOIN_SECONDS", 0.1)
+        monkeypatch.setattr(TableMetrics, "look", lambda _: released.wait(30))
+        started = time.monotonic()
+        with TableMetrics(migration).keeping_up():
+            pass
+        assert time.monotonic() - started < 10
+        released.set()
 
     def test_rows_and_tokens_of_processes_that_have_ended_are_known(self, migration):
         fill(migration)
