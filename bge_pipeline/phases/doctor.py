@@ -19,7 +19,7 @@ from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.phases.companion import load_recorded
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.safeguards import watched_columns
-from bge_pipeline.phases.state import MigrationState, read_state
+from bge_pipeline.phases.state import MigrationState, looking_again, read_state
 from bge_pipeline.phases.surroundings import warnings_of
 from bge_pipeline.quality.columns import ComparedColumns
 from bge_pipeline.quality.content import ColumnContent, read_content
@@ -39,6 +39,7 @@ _MATCHING_SHARE = 0.99
 _ANOTHER_MODEL_SHARE = 0.5
 
 
+@looking_again
 def examine(migration: Migration, *, most_rows: int | None = SAMPLE_ROWS) -> Diagnosis:
     """Look at the column that search reads; on a replica too.
 

@@ -14,7 +14,7 @@ from bge_pipeline.database.pending import count_pending_at_most
 from bge_pipeline.database.text_columns import explaining_text
 from bge_pipeline.duration import duration
 from bge_pipeline.phases.migration import Migration
-from bge_pipeline.phases.state import read_state
+from bge_pipeline.phases.state import looking_again, read_state
 
 _COUNTED_ROWS = 10_000
 """Pending rows are counted so far: more of them change nothing."""
@@ -78,6 +78,7 @@ class Movement:
         return "launch the backfill of backfilled_embeddings, or run bge-pipeline migrate (before the swap) or embed"
 
 
+@looking_again
 def read_movement(migration: Migration) -> Movement:
     """What happened on the table lately; rows are counted only where nothing has.
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import wraps
+from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column, TableDescription, describe_table
+from bge_pipeline.database.operator import naming_what_vanished
 from bge_pipeline.database.pending import has_more_pending_than, has_pending_index
 from bge_pipeline.database.quarantine import has_quarantine
 from bge_pipeline.database.sql import quote
@@ -16,6 +20,11 @@ from bge_pipeline.errors import ChangedMeanwhile, EmbeddingSpaceMismatch, PhaseE
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.space import EmbeddingSpace
 
+logger = logging.getLogger(__name__)
+
+_LOOKS = 3
+Arguments = ParamSpec("Arguments")
+Found = TypeVar("Found")
 Phase = Literal["legacy", "expanded", "backfilled", "swapped", "retired"]
 
 
@@ -96,6 +105,29 @@ def _companion(
     return column if is_ours and has_quarantine(connection, table.target.companion) else None
 
 
+def looking_again(
+    read: Callable[Concatenate[Migration, Arguments], Found],
+) -> Callable[Concatenate[Migration, Arguments], Found]:
+    """Let a function that only reads begin anew where another process exchanged the columns under its eyes.
+
+    It raises ChangedMeanwhile where that happens again and again.
+    """
+
+    @wraps(read)
+    def look(migration: Migration, /, *arguments: Arguments.args, **keywords: Arguments.kwargs) -> Found:
+        for _ in range(_LOOKS - 1):
+            try:
+                with naming_what_vanished(migration.target, read.__name__):
+                    return read(migration, *arguments, **keywords)
+            except ChangedMeanwhile as error:
+                logger.info("%s; looking again", error.message)
+        with naming_what_vanished(migration.target, read.__name__):
+            return read(migration, *arguments, **keywords)
+
+    return look
+
+
+@looking_again
 def require_table(migration: Migration) -> MigrationState:
     """Where the configured table stands.
 

@@ -21,7 +21,7 @@ from bge_pipeline.database.text_columns import explaining_text
 from bge_pipeline.phases.application_vectors import ApplicationVectors
 from bge_pipeline.phases.consent import rolled_back
 from bge_pipeline.phases.migration import Migration
-from bge_pipeline.phases.state import MigrationState, Phase, read_state, space_of
+from bge_pipeline.phases.state import MigrationState, Phase, looking_again, read_state, space_of
 from bge_pipeline.phases.surroundings import warnings_of
 
 
@@ -125,6 +125,7 @@ class Status:
         }[self.phase]
 
 
+@looking_again
 def read_status(migration: Migration) -> Status:
     """The status of the target table; counts every row once."""
     target = migration.target

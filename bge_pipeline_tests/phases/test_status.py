@@ -7,6 +7,8 @@ import json
 import pytest
 
 from bge_pipeline.database.journal import read_journal
+from bge_pipeline.errors import ChangedMeanwhile
+from bge_pipeline.phases import status
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.expand import expand
@@ -68,6 +70,24 @@ def test_status_is_json_with_what_is_promised(migration):
     assert {"phase", "rows", "embedded", "pending", "quarantined", "dimensions", "model", "index"} <= told.keys()
     assert told["index"].keys() >= {"name", "method", "valid"}
     assert told["model"] == "hashing"
+
+
+@pytest.mark.parametrize("looks", [1, 9])
+def test_columns_that_are_exchanged_under_its_eyes_are_looked_at_again(database, migration, monkeypatch, looks):
+    fill(migration)
+    count, swaps = status.count_rows, []
+
+    def exchange_and_count(*arguments):
+        if len(swaps) < looks:
+            swaps.append(rollback(migration) if swaps and len(swaps) % 2 else swap(migration))
+        return count(*arguments)
+
+    monkeypatch.setattr(status, "count_rows", exchange_and_count)
+    if looks == 1:
+        assert read_status(migration).phase == "swapped"
+    else:
+        with pytest.raises(ChangedMeanwhile, match=r"another process changed .*: column .* does not exist"):
+            read_status(migration)
 
 
 def test_a_valid_index_is_shown_before_an_invalid_one(database, migration):

@@ -52,9 +52,7 @@ on the latter is refused before anything is changed.
 
 def _pythons(runs: Runs) -> str:
     if not runs:
-        return (
-            "The suite runs on the Python of `make` with every change; `make test-pythons` tries the others that are installed.\n"
-        )
+        return "The suite runs on the Python of `make`; `make test-pythons` tries the others that are installed.\n"
     rows = [(run["python"], *_counts(run)) for run in runs.values()]
     table = _table(("Python", *_COUNTED), rows)
     return f"""`make test-pythons`: Python {span(claimed(runs, "python", 2))}.
