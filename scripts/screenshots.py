@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from bge_pipeline.demo.home import demo_settings
 from bge_pipeline.demo.mark import claim_schema
@@ -30,8 +30,9 @@ _COLORS = 256
 _BATCH_ROWS = 32
 """Of which a partition has many, so that a run is met in the middle of one."""
 _WIDTH = 1_360
-_HEIGHTS = {"fresh": 470, "swapped": 470, "rolled-back": 470, "retired": 470, "report": 960}
-"""Of the graph, and of the report; the other pages have room for a log."""
+_GRAPHS = ("fresh", "swapped", "rolled-back", "retired")
+_HEIGHTS = dict.fromkeys(_GRAPHS, 470) | {"report": 960}
+"""The other pages have room for a log."""
 _HEIGHT = 760
 
 
@@ -66,8 +67,13 @@ def _save(page: Page, station: str, folder: Path) -> None:
     """A picture without what moves, in the few colours that a UI has, which makes it a fraction as large."""
     before = page.viewport_size
     page.set_viewport_size({"width": _WIDTH, "height": _HEIGHTS.get(station, _HEIGHT)})
+    if station in _GRAPHS:  # fitted into a page as it is opened
+        page.reload(wait_until="domcontentloaded")
+        expect(page.get_by_text("Latest event", exact=True)).to_have_count(4)
+    if station == "report":
+        page.get_by_role("dialog").get_by_role("heading").first.scroll_into_view_if_needed()
     page.evaluate("document.fonts.ready")
-    page.wait_for_timeout(1_500)  # the graph is laid out anew
+    page.wait_for_timeout(1_500)
     path = folder / picture_of(station)
     picture = Image.open(io.BytesIO(page.screenshot(animations="disabled")))
     picture.convert("RGB").quantize(_COLORS, method=Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
