@@ -28,6 +28,7 @@ from bge_pipeline.phases.index_names import (
 )
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import read_state, space_of
+from bge_pipeline.phases.swap_checks import check_dependents_on_current
 from bge_pipeline.phases.telling import untold
 from bge_pipeline.telemetry.observed import observed
 
@@ -71,12 +72,13 @@ def rollback(
     takes milliseconds. Interrupted, a second call goes on where the first stopped.
 
     Args:
-        migration: of the table.
+        migration: of the table; among its settings DEPENDENTS.
         on_progress: told how far the build of an index is.
         on_step: told what begins, in a word or two.
 
     Raises:
         PhaseError: the columns are not swapped, or the old one is gone.
+        SwapRefused: something that was made since the swap depends on the new column.
         OperatorBusy: another process changes the table's schema now.
     """
     with migration.operating("rollback") as operator:
@@ -98,14 +100,15 @@ def _rollback(
             state="nothing was changed",
             next_step="the old vectors were dropped: migrate to the old model" if state.phase == "retired" else None,
         )
-    with database.autocommit() as connection:
-        require_privileges(connection, state.table)
     previous, current = state.previous, state.table.embedding
     space = space_of(current)
     assert previous.note is not None
     assert current.note is not None
     assert space is not None
     kept_column = target.column_for(space.dimensions)
+    with database.autocommit() as connection:
+        require_privileges(connection, state.table)
+        check_dependents_on_current(connection, migration.settings, state, kept_column)
     restored = restore_indexes(migration, previous, previous, on_progress=on_progress, on_step=on_step)
     on_step("exchange back")
     locked_at = time.perf_counter()
@@ -115,6 +118,9 @@ def _rollback(
         nonlocal locked_at
         lock_for_exchange(connection, state)
         locked_at = time.perf_counter()
+        check_dependents_on_current(
+            connection, migration.settings, state, kept_column
+        )  # a view may have come meanwhile
         give_back_name(connection, state, previous, current, kept_column)
         for statement in exchange_back_statements(target, previous, current, kept_column, rolled_back=now):
             connection.execute(statement)
