@@ -13,6 +13,7 @@ from bge_pipeline.database.build_progress import BuildProgress
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.notes import ColumnNote
 from bge_pipeline.database.operator import Operator
+from bge_pipeline.database.partitions import partitions_with_own
 from bge_pipeline.database.pending import count_lacking
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.sql import quote
@@ -122,7 +123,10 @@ def _rollback(
             connection, migration.settings, state, kept_column
         )  # a view may have come meanwhile
         give_back_name(connection, state, previous, current, kept_column)
-        for statement in exchange_back_statements(target, previous, current, kept_column, rolled_back=now):
+        partitions = partitions_with_own(connection, target, current.name)
+        for statement in exchange_back_statements(
+            target, previous, current, kept_column, rolled_back=now, partitions=partitions
+        ):
             connection.execute(statement)
 
     with database.autocommit() as connection:

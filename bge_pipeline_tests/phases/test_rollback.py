@@ -150,6 +150,21 @@ def test_a_column_that_was_not_null_is_mentioned_with_a_statement_that_works(dat
     )
 
 
+def test_what_the_application_gave_the_column_since_goes_back_with_its_name(database, migration):
+    fill_and_swap(migration)
+    backfill(migration, ENCODER)
+    execute(database, "ALTER TABLE segments ALTER COLUMN embedding SET NOT NULL")
+    execute(database, "GRANT SELECT (embedding) ON segments TO PUBLIC")
+    rollback(migration)
+    old_code = (
+        "INSERT INTO segments (source_id, video_id, start_sec, end_sec, text, embedding) "
+        "SELECT source_id, 'new', 1, 2, 'new', embedding FROM segments LIMIT 1"
+    )
+    execute(database, old_code)
+    privileges = "SELECT attacl::text FROM pg_attribute WHERE attrelid = 'segments'::regclass AND attname = 'embedding'"
+    assert "=r/" in scalar(database, privileges)
+
+
 @pytest.mark.parametrize("comment", [None, "the application's own words"])
 def test_the_comment_of_a_column_without_recorded_space_comes_back(database, migration, comment):
     with database.transaction() as connection:
