@@ -33,6 +33,10 @@ SELECT n.nspname::text AS schema, c.relname::text AS name FROM pg_class c JOIN p
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = :column
 WHERE c.relispartition AND c.oid IN ({STORED}) AND (a.attnotnull OR a.attacl IS NOT NULL) ORDER BY 1, 2
 """
+_READ = f"""
+SELECT c.oid, n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid IN ({STORED}) OR c.oid = to_regclass(:quarantine)
+"""
 _IS_PARTITIONED = "SELECT relkind = 'p' FROM pg_class WHERE oid = CAST(:table AS regclass)"
 _ROWS = f"SELECT COALESCE(sum(GREATEST(reltuples, 0)), 0)::bigint FROM pg_class WHERE oid IN ({STORED})"
 _MOST_ROWS = f"SELECT COALESCE(max(GREATEST(reltuples, 0)), 0)::bigint FROM pg_class WHERE oid IN ({STORED})"
@@ -63,6 +67,12 @@ def stored_tables(connection: Connection, target: TargetTable) -> list[TargetTab
     """The tables that hold the rows: the partitions, whatever their depth, or the table itself where it has none of them."""
     found = connection.execute(text(_STORED_TABLES), {"table": str(target)}).all()
     return [target if row.is_itself else target.at(row.schema, row.name) for row in found]
+
+
+def relations_read(connection: Connection, target: TargetTable) -> frozenset[tuple[int, str, str]]:
+    """Oid, schema and name of each table that is read for the pending rows: those that hold rows, and the quarantine."""
+    values = {"table": str(target), "quarantine": target.quarantine}
+    return frozenset((row[0], row[1], row[2]) for row in connection.execute(text(_READ), values))
 
 
 def partitions_below(connection: Connection, target: TargetTable) -> list[Partition]:

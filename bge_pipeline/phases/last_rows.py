@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotDone
 
+from psycopg2.errors import UndefinedColumn, UndefinedTable
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
@@ -102,9 +103,9 @@ def _written(connection: Connection, target: TargetTable, writer: VectorWriter, 
     try:
         return writer.write_within(connection, encoded.batch, encoded.vectors).rows
     except DBAPIError as error:
-        if not is_refusal(error):
+        if not is_refusal(error) and not isinstance(error.orig, (UndefinedColumn, UndefinedTable)):
             raise
-        raise StillPending(  # another round of the backfill puts the rows at fault aside
+        raise StillPending(  # another round of the backfill puts the rows at fault aside, or says what the trigger lacks
             f"a constraint or a trigger of {target} refuses the vectors of its last rows: {first_line(error.orig)}",
             state="nothing was exchanged; search reads the old column",
             next_step="correct the constraint or the trigger, then run the same command again: bge-pipeline migrate",
