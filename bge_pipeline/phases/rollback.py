@@ -14,7 +14,7 @@ from bge_pipeline.database.journal import record
 from bge_pipeline.database.notes import ColumnNote
 from bge_pipeline.database.operator import Operator
 from bge_pipeline.database.partitions import partitions_with_own
-from bge_pipeline.database.pending import count_lacking
+from bge_pipeline.database.pending import count_lacking_within
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
@@ -33,13 +33,19 @@ from bge_pipeline.phases.swap_checks import check_dependents_on_current
 from bge_pipeline.phases.telling import untold
 from bge_pipeline.telemetry.observed import observed
 
+_MOST_COUNTED = 1_000
+"""Rows without an old vector, before the question: with more, the answer is the same."""
+_COUNT_BEFORE_MS, _COUNT_AFTER_MS = 1_000, 10_000
+"""For how long they are counted."""
+
 
 @dataclass(frozen=True)
 class RollbackResult:
     """What the way back did.
 
     Attributes:
-        rows_without_old_vector: rows that came or changed since the swap, for which there is no old vector.
+        rows_without_old_vector: rows that came or changed since the swap, for which there is no old vector; None where
+            counting them takes long.
         restored_indexes: ANN indexes on the old column that were built again.
         rolled_back: the moment that the kept column's note remembers, until somebody agrees to go forward again.
         notices: what a person should still do.
@@ -49,7 +55,7 @@ class RollbackResult:
     column: str
     kept_column: str
     lock_milliseconds: float
-    rows_without_old_vector: int
+    rows_without_old_vector: int | None
     restored_indexes: tuple[str, ...]
     rolled_back: str
     notices: tuple[str, ...]
@@ -139,8 +145,7 @@ def _rollback(
             "rollback: name the partitions' indexes",
             lambda connection: give_back_partition_names(connection, of_partitions, previous.name, kept_column, space),
         )
-    with database.autocommit() as connection:
-        missing = count_lacking(connection, target, target.embedding_column)
+    missing = count_lacking_within(database, target, target.embedding_column, _COUNT_AFTER_MS)
     result = RollbackResult(
         table=str(target),
         column=target.embedding_column,
@@ -156,21 +161,30 @@ def _rollback(
 
 
 def rollback_cost(migration: Migration) -> str | None:
-    """What a rollback now would cost, for the question before it; None where every row has its old vector."""
+    """What a rollback now would cost, for the question before it; None where every row has its old vector.
+
+    A large table is not read to the end for it: search may be broken while the question waits.
+    """
     target = migration.target
     with migration.database.autocommit() as connection:
         previous = read_state(connection, target).previous
-        missing = count_lacking(connection, target, previous.name) if previous is not None else 0
+    if previous is None:
+        return None
+    missing = count_lacking_within(migration.database, target, previous.name, _COUNT_BEFORE_MS, most=_MOST_COUNTED + 1)
+    if missing is None:
+        return "Rows that came or changed since the swap have no old vector, and search would not find them; counting them takes long."
     if not missing:
         return None
-    return f"{missing} rows came or changed since the swap and have no old vector: search would not find them."
+    rows = f"{missing}" if missing <= _MOST_COUNTED else f"more than {_MOST_COUNTED:,}"
+    return f"{rows} rows came or changed since the swap and have no old vector: search would not find them."
 
 
-def _rollback_notices(target: TargetTable, missing: int, note: ColumnNote) -> tuple[str, ...]:
+def _rollback_notices(target: TargetTable, missing: int | None, note: ColumnNote) -> tuple[str, ...]:
     notices = []
-    if missing:
+    if missing != 0:
+        rows = f"{missing} rows" if missing is not None else "rows, which bge-pipeline status counts,"
         notices.append(
-            f"{missing} rows came or changed since the swap and have no old vector; "
+            f"{rows} came or changed since the swap and have no old vector; "
             + ("bge-pipeline embed gives them one" if note.maintained else "the application's old code must embed them")
         )
     if note.not_null:

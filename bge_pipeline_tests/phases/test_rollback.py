@@ -6,7 +6,7 @@ import pytest
 
 from bge_pipeline.database.catalog import describe_table
 from bge_pipeline.database.notes import comment_statement
-from bge_pipeline.errors import LockNotAcquired, PhaseError, SwapRefused
+from bge_pipeline.errors import LockNotAcquired, PhaseError
 from bge_pipeline.phases import rollback as rollback_module
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.collapse import collapse, restore_indexes
@@ -150,21 +150,6 @@ def test_a_column_that_was_not_null_is_mentioned_with_a_statement_that_works(dat
     )
 
 
-def test_what_the_application_gave_the_column_since_goes_back_with_its_name(database, migration):
-    fill_and_swap(migration)
-    backfill(migration, ENCODER)
-    execute(database, "ALTER TABLE segments ALTER COLUMN embedding SET NOT NULL")
-    execute(database, "GRANT SELECT (embedding) ON segments TO PUBLIC")
-    rollback(migration)
-    old_code = (
-        "INSERT INTO segments (source_id, video_id, start_sec, end_sec, text, embedding) "
-        "SELECT source_id, 'new', 1, 2, 'new', embedding FROM segments LIMIT 1"
-    )
-    execute(database, old_code)
-    privileges = "SELECT attacl::text FROM pg_attribute WHERE attrelid = 'segments'::regclass AND attname = 'embedding'"
-    assert "=r/" in scalar(database, privileges)
-
-
 @pytest.mark.parametrize("comment", [None, "the application's own words"])
 def test_the_comment_of_a_column_without_recorded_space_comes_back(database, migration, comment):
     with database.transaction() as connection:
@@ -214,40 +199,3 @@ def test_without_an_old_column_there_is_no_way_back(database, settings, prepare,
         rollback(Migration(database, settings))
     assert hint is None or hint in refused.value.next_step
     assert columns_of(database) == before
-
-
-class TestWhatDependsOnTheNewColumn:
-    """Views and the like that were made since the swap."""
-
-    VIEW = "CREATE VIEW nearest AS SELECT id, embedding FROM segments"
-
-    def test_is_named_and_the_rollback_refused_before_anything_is_done(self, database, migration):
-        fill_and_swap(migration)
-        execute(database, self.VIEW)
-        before = schema_of(database)
-        with pytest.raises(SwapRefused, match="view nearest") as refused:
-            rollback(migration)
-        assert "DEPENDENTS=ignore" in refused.value.next_step
-        assert schema_of(database) == before
-        execute(database, "DROP VIEW nearest")
-        assert rollback(migration).kept_column == "embedding_384"
-
-    def test_is_seen_under_the_lock_where_it_came_meanwhile(self, database, migration, monkeypatch):
-        fill_and_swap(migration)
-
-        def restore_and_create(*arguments, **told):
-            names = restore_indexes(*arguments, **told)
-            execute(database, self.VIEW)
-            return names
-
-        monkeypatch.setattr(rollback_module, "restore_indexes", restore_and_create)
-        with pytest.raises(SwapRefused, match="view nearest"):
-            rollback(migration)
-        assert require_table(migration).phase == "swapped"
-
-    def test_can_be_left_on_the_new_vectors_on_purpose(self, database, migration, make_settings, caplog):
-        fill_and_swap(migration)
-        execute(database, self.VIEW)
-        rollback(Migration(database, make_settings(dependents="ignore")))
-        assert scalar(database, "SELECT max(vector_dims(embedding)) FROM nearest") == 384
-        assert "stay bound to the new vectors, in 'embedding_384' from now on: view nearest" in caplog.text
