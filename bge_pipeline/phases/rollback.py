@@ -172,7 +172,7 @@ def rollback_cost(migration: Migration) -> str | None:
         return None
     missing = count_lacking_within(migration.database, target, previous.name, _COUNT_BEFORE_MS, most=_MOST_COUNTED + 1)
     if missing is None:
-        return "Rows that came or changed since the swap have no old vector, and search would not find them; counting them takes long."
+        return "Search would not find rows that came or changed since the swap and have no old vector; counting them takes long."
     if not missing:
         return None
     rows = f"{missing}" if missing <= _MOST_COUNTED else f"more than {_MOST_COUNTED:,}"
