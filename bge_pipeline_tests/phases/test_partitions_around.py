@@ -28,6 +28,7 @@ from bge_pipeline_tests.support import (
     fill,
     fill_and_swap,
     scalar,
+    statements_run_by,
     swap,
     wrong_vectors,
 )
@@ -162,6 +163,15 @@ def test_our_trigger_is_missed_in_any_partition_and_mended(database, migration):
     assert "not active in middle_odd" in warning
     expand(migration, ENCODER.space)
     assert read_status(migration).warnings == ()
+
+
+def test_our_trigger_is_mended_within_one_wait_for_all_partitions(database, migration):
+    divide(database)
+    fill(migration)
+    execute(database, 'ALTER TABLE middle_odd DISABLE TRIGGER "~segments_embedding_stale"')
+    statements = statements_run_by(lambda: expand(migration, ENCODER.space))
+    locked = next(place for place, statement in enumerate(statements) if statement.startswith("DO "))
+    assert locked < next(place for place, statement in enumerate(statements) if " TRIGGER" in statement)
 
 
 def test_replica_identity_is_that_of_the_partitions(database, migration):
