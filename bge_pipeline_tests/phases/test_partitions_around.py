@@ -11,6 +11,7 @@ from bge_pipeline.database.user_triggers import find_user_triggers
 from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import PhaseError, SwapRefused, TargetTableError
+from bge_pipeline.phases import exchange
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
@@ -28,7 +29,6 @@ from bge_pipeline_tests.support import (
     fill,
     fill_and_swap,
     scalar,
-    statements_run_by,
     swap,
     wrong_vectors,
 )
@@ -165,13 +165,20 @@ def test_our_trigger_is_missed_in_any_partition_and_mended(database, migration):
     assert read_status(migration).warnings == ()
 
 
-def test_our_trigger_is_mended_within_one_wait_for_all_partitions(database, migration):
+def test_our_trigger_is_mended_within_one_wait_for_all_partitions(database, migration, monkeypatch):
     divide(database)
-    fill(migration)
+    fill_and_swap(migration)
     execute(database, 'ALTER TABLE middle_odd DISABLE TRIGGER "~segments_embedding_stale"')
-    statements = statements_run_by(lambda: expand(migration, ENCODER.space))
-    locked = next(place for place, statement in enumerate(statements) if statement.startswith("DO "))
-    assert locked < next(place for place, statement in enumerate(statements) if " TRIGGER" in statement)
+    locked = []
+
+    def lock(connection, target, mode):
+        locked.append(mode)
+        lock_table(connection, target, mode)
+
+    monkeypatch.setattr(exchange, "lock_table", lock)
+    expand(migration, ENCODER.space)
+    expand(migration, ENCODER.space)
+    assert locked == ["ACCESS EXCLUSIVE"]
 
 
 def test_replica_identity_is_that_of_the_partitions(database, migration):
