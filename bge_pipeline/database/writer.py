@@ -22,6 +22,7 @@ from bge_pipeline.database.ids import IdKind
 from bge_pipeline.database.locks import silence_statement
 from bge_pipeline.database.pending_reader import PendingBatch
 from bge_pipeline.database.pooler import require_session
+from bge_pipeline.database.session import settings_put_back
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import WRITING
 from bge_pipeline.errors import ChangedMeanwhile
@@ -216,8 +217,9 @@ class VectorWriter:
         Deferred constraints and triggers of the application have their say at once, as at the commit of any other batch.
         """
         connection.execute(self._staging(server_version(connection)))
-        stored = self._store(connection, batch, vectors)
-        connection.execute(text("; ".join(_FOR_THE_REST[: 3 if self._skip_triggers else 2])))
+        with settings_put_back(connection):
+            stored = self._store(connection, batch, vectors)
+            connection.execute(text("; ".join(_FOR_THE_REST[: 3 if self._skip_triggers else 2])))
         return stored
 
     def _write(self, batch: PendingBatch, vectors: NDArray[np.float32]) -> Stored:

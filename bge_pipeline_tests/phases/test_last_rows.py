@@ -34,7 +34,7 @@ def before_writers_are_locked_out(monkeypatch, act):
 def add_deferred_trigger(database, body):
     execute(
         database,
-        "CREATE TABLE heard (id bigint); "
+        "CREATE TABLE heard (id bigint, path text); "
         f"CREATE FUNCTION hear() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; RETURN NULL; END $$; "
         "CREATE CONSTRAINT TRIGGER hear AFTER UPDATE ON segments DEFERRABLE INITIALLY DEFERRED "
         "FOR EACH ROW EXECUTE FUNCTION hear()",
@@ -59,3 +59,23 @@ def test_a_deferred_trigger_that_refuses_them_is_told_in_words(filled, migration
         swap(migration)
     assert "nothing was exchanged" in refused.value.state
     assert columns_of(filled)["embedding"] == "vector(1536)"
+
+
+def test_the_exchange_behind_them_runs_with_our_own_settings(filled, migration, monkeypatch):
+    theirs = {"standard_conforming_strings": "off", "DateStyle": "SQL", "search_path": "nowhere, public"}
+    for name, value in theirs.items():
+        database = "EXECUTE format('ALTER DATABASE %I SET {} = {}', current_database())"
+        execute(filled, f"DO $$ BEGIN {database.format(name, value)}; END $$")
+    filled.close()
+    add_deferred_trigger(filled, "INSERT INTO heard VALUES (NEW.id, current_setting('search_path'))")
+    before_writers_are_locked_out(monkeypatch, lambda: execute(filled, LATE))
+    seen, pending = [], swap_module.check_pending
+
+    def check_pending(connection, *arguments):
+        seen.append([connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in theirs])
+        pending(connection, *arguments)
+
+    monkeypatch.setattr(swap_module, "check_pending", check_pending)
+    assert swap(migration).last_rows == 40
+    assert seen == [["on", "ISO, MDY", "public"]]
+    assert scalar(filled, "SELECT count(*) FROM heard WHERE path = 'nowhere, public'") >= 40
