@@ -137,6 +137,21 @@ def test_privileges_and_a_not_null_of_one_partition_are_seen_to(database, migrat
     assert [row[0] for row in execute(database, granted)] == ["embedding", "embedding_1536"]
 
 
+def test_so_are_those_of_a_partition_that_is_divided_again_there_and_back(database, migration):
+    divide(database)
+    execute(database, "GRANT SELECT (embedding) ON middle TO PUBLIC")
+    granted = (
+        "SELECT attname::text FROM pg_attribute WHERE attrelid = 'middle'::regclass AND attacl IS NOT NULL ORDER BY 1"
+    )
+    for act, names in ((fill_and_swap, ["embedding", "embedding_1536"]), (rollback, ["embedding", "embedding_384"])):
+        execute(database, "ALTER TABLE middle ALTER COLUMN embedding SET NOT NULL")
+        act(migration)
+        assert [row[0] for row in execute(database, granted)] == names
+        execute(database, "DELETE FROM segments WHERE id = 150")
+        execute(database, "INSERT INTO segments (id, text) VALUES (150, 'no vector')")
+        execute(database, "DELETE FROM segments WHERE id = 150")
+
+
 def test_triggers_are_named_once_and_those_of_one_partition_too(database, migration):
     divide(database)
     execute(database, "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'")
