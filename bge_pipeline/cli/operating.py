@@ -81,7 +81,8 @@ def rollback_command(
         already = None if discard else rolled_back(state.new)
         warning = rollback_warning(state, discard=discard)
         if warning is not None:
-            confirm(" ".join(filter(None, (rollback_cost(migration), warning))), yes=yes)
+            cost = None if yes else rollback_cost(migration)
+            confirm(" ".join(filter(None, (cost, warning))), yes=yes)
         elif already is not None:
             stderr.print(f"rolled back at {already} already, nothing was changed; --discard drops the new column")
         with phase_line() as line:

@@ -21,8 +21,8 @@ DENSE = 2
 what it should."""
 PAGES_OF_A_RANGE = 16
 """Pages that are read for each range; where the ids of a page are neighbours, its size then varies by a quarter, sqrt(1/16)."""
-_NUMBER, _MET = "bge_pipeline_number", "bge_pipeline_met"
-"""Names that no column of a key has."""
+_NUMBER, _MET, _POINT = "bge_pipeline_number", "bge_pipeline_met", "bge_pipeline_point"
+"""Names that no column of a table has."""
 _LARGEST_SAMPLE = 0.5
 """Share of a table's pages from which on counting costs no more."""
 
@@ -33,9 +33,9 @@ WHERE schemaname = :schema AND tablename = :table AND attname = :column AND hist
 ORDER BY inherited DESC LIMIT 1
 """
 _ENDS = "SELECT (SELECT min({id}) FROM {table}) AS least, (SELECT max({id}) FROM {table}) AS greatest"
-_THERE = """
-SELECT DISTINCT found.id FROM unnest(CAST(:points AS bigint[])) point,
-LATERAL (SELECT {t_id} AS id FROM {table} t WHERE {t_id} >= point ORDER BY {t_id} LIMIT 1) found ORDER BY found.id
+_THERE = f"""
+SELECT DISTINCT found.id FROM unnest(CAST(:points AS bigint[])) {_POINT},
+LATERAL (SELECT {{t_id}} AS id FROM {{table}} t WHERE {{t_id}} >= {_POINT} ORDER BY {{t_id}} LIMIT 1) found ORDER BY found.id
 """
 
 

@@ -1,8 +1,9 @@
 """Building an index of a table beside live traffic, whether or not it is partitioned.
 
-PostgreSQL builds no index of a partitioned table CONCURRENTLY. So it is built on each partition by itself, and then, in one short
-transaction, an empty one is made on every partitioned table of the tree, to which the partitions' are attached. Partitions that
-come later get it from PostgreSQL, built while they are attached.
+PostgreSQL builds no index of a partitioned table CONCURRENTLY. So it is built on each partition by itself. Then an empty one is
+made on the whole table, which no search notices before it is valid, and the partitions' are attached, each in a short transaction
+of its own: no partition is locked while another is waited for. Partitions that come later get it from PostgreSQL, built while
+they are attached.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, TextClause, text
@@ -17,12 +19,18 @@ from sqlalchemy import Connection, TextClause, text
 from bge_pipeline.database.build_progress import BuildProgress
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.index_build import BuildResult, build_concurrently, rebuild_concurrently
-from bge_pipeline.database.indexes import BESIDE_TRAFFIC, OVER_PARTITIONS, index_bytes, index_is_valid
+from bge_pipeline.database.indexes import (
+    BESIDE_TRAFFIC,
+    OVER_PARTITIONS,
+    depends_on_column,
+    index_bytes,
+    index_is_valid,
+)
 from bge_pipeline.database.locks import in_short_transaction
-from bge_pipeline.database.partitions import is_partitioned, partitions_below, stored_tables
+from bge_pipeline.database.partitions import Partition, is_partitioned, partitions_below, stored_tables
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.errors import IndexBuildFailed
+from bge_pipeline.errors import ChangedMeanwhile, IndexBuildFailed
 
 if TYPE_CHECKING:
     from bge_pipeline.settings import LockSettings
@@ -32,10 +40,14 @@ logger = logging.getLogger(__name__)
 _ROUNDS = 10
 """Attempts to find the partitions as they were when the last index was built; in each, those that came are indexed."""
 _TURN = "SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"
-_WHOLE = """
-SELECT n.nspname::text, c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relname = ANY (CAST(:names AS name[])) AND i.indisvalid
+# A partition of a partition is in the tree too; the index of one that came meanwhile has a name of PostgreSQL's.
+_IS_ATTACHED = """
+SELECT EXISTS (SELECT FROM pg_partition_tree(to_regclass(:index)) t JOIN pg_index i ON i.indexrelid = t.relid
+               WHERE i.indrelid = to_regclass(:partition))
 """
+_IS_THERE = (
+    "SELECT EXISTS (SELECT FROM pg_partition_tree(CAST(:table AS regclass)) WHERE relid = to_regclass(:partition))"
+)
 _INDEX_OF = """
 SELECT n.nspname::text AS schema, t.relname::text AS relation, c.relname::text AS name
 FROM pg_partition_tree(CAST(:index AS regclass)) p JOIN pg_index i ON i.indexrelid = p.relid
@@ -95,7 +107,7 @@ def build_index_on(
     Raises:
         IndexBuildFailed: the server could not; search is as it was.
         ChangedMeanwhile: an index of that name is on another column.
-        LockNotAcquired: the partitions' indexes are built, and the table was never free to attach them.
+        LockNotAcquired: the partitions' indexes are built, and one partition was never free to attach its own.
     """
     with database.autocommit() as connection:
         divided = is_partitioned(connection, target)
@@ -105,19 +117,16 @@ def build_index_on(
     built: dict[TargetTable, BuildResult] = {}
     for _ in range(_ROUNDS):
         with database.autocommit() as connection:
-            partitions = stored_tables(connection, target)
+            partitions = [
+                one for one in stored_tables(connection, target) if not _is_attached(connection, target, recipe, one)
+            ]
         for number, partition in enumerate(partitions, start=1):
             if partition not in built:
                 told = _told(on_progress, f"partition {number} of {len(partitions)}")
                 result = _build_unless_gone(database, target, partition, recipe, told)
                 built |= {} if result is None else {partition: result}
         try:
-            in_short_transaction(
-                database,
-                settings,
-                f"attaching the partitions' indexes to {recipe.name(target)}",
-                lambda connection: _attach(connection, target, recipe),
-            )
+            _make_whole(database, settings, target, recipe)
         except _PartitionCame as one:
             logger.info("%s; indexing that too", one)
             continue
@@ -193,44 +202,74 @@ def _build_unless_gone(
         return None
 
 
-def _attach(connection: Connection, target: TargetTable, recipe: IndexRecipe) -> None:
-    """Make the index over the partitions, and attach theirs.
-
-    The lock of each statement that makes one keeps partitions of that table from coming and going until the transaction ends.
+def _make_whole(database: Database, settings: LockSettings, target: TargetTable, recipe: IndexRecipe) -> None:
+    """Make the index over the partitions, and attach theirs one by one; goes on where an earlier call stopped.
 
     Raises:
-        _PartitionCame: one was there before the lock that has no index yet; nothing was attached.
+        _PartitionCame: one was there before the index over all of them that has none yet.
     """
     name = recipe.name(target)
-    connection.execute(text(_TURN), {"name": f"{target}.{name}"})
-    is_valid = index_is_valid(connection, target.schema, name)
-    if is_valid:
+
+    def step(purpose: str, work: Callable[[Connection], None]) -> None:
+        def in_turn(connection: Connection) -> None:
+            connection.execute(text(_TURN), {"name": f"{target}.{name}"})
+            work(connection)
+
+        in_short_transaction(database, settings, purpose, in_turn)
+
+    step(f"making index {name}", lambda connection: _make_over_all(connection, target, recipe))
+    with database.autocommit() as connection:
+        partitions = partitions_below(connection, target)
+    for partition in partitions:
+        step(f"attaching the index of {partition.table} to {name}", partial(_attach, target, recipe, partition))
+    with database.autocommit() as connection:
+        if not index_is_valid(connection, target.schema, name):
+            raise _PartitionCame(f"a partition of {target} has come meanwhile")
+
+
+def _make_over_all(connection: Connection, target: TargetTable, recipe: IndexRecipe) -> None:
+    """Make the index of the partitioned table, unless it is there: every partition that comes from then on gets it."""
+    name = recipe.name(target)
+    if index_is_valid(connection, target.schema, name) is None:
+        connection.execute(recipe.over_partitions(target))
+    elif recipe.column is not None and not depends_on_column(connection, target, name, recipe.column):
+        raise ChangedMeanwhile(
+            f"index {name} is there and is not on column {recipe.column!r} of {target}",
+            state="the index was left as it is",
+            next_step="bge-pipeline status says where the migration stands; rename the index if it is your own",
+        )
+
+
+def _attach(target: TargetTable, recipe: IndexRecipe, partition: Partition, connection: Connection) -> None:
+    """Attach the index of one partition to that of the table that it is in.
+
+    Its lock on that table keeps partitions from going, and neither readers nor writers wait for it.
+
+    Raises:
+        _PartitionCame: the partition has no whole index yet.
+    """
+    table, parent = partition.table, partition.parent
+    connection.execute(parent.sql("LOCK TABLE ONLY {table} IN SHARE UPDATE EXCLUSIVE MODE"))
+    is_there = connection.execute(text(_IS_THERE), {"table": str(target), "partition": str(table)}).scalar_one()
+    if not is_there or _is_attached(connection, target, recipe, table):
         return
-    if is_valid is False:
-        raise IndexBuildFailed(
-            f"index {name} of the partitioned table {target} is there and invalid: not every partition's is attached to it",
-            state="search is as it was",
-            next_step=f"if nobody is building it, DROP INDEX {quote(target.schema, name)}; then run the same command again",
+    is_valid = index_is_valid(connection, table.schema, recipe.name(table))
+    if partition.is_leaf and not is_valid:
+        raise _PartitionCame(f"{table} has become a partition of {target} meanwhile")
+    if is_valid is None:
+        connection.execute(recipe.over_partitions(table))
+    connection.execute(
+        target.sql(
+            "ALTER INDEX {whole} ATTACH PARTITION {part}",
+            whole=(parent.schema, recipe.name(parent)),
+            part=(table.schema, recipe.name(table)),
         )
-    connection.execute(recipe.over_partitions(target))
-    partitions = partitions_below(connection, target)
-    names = [recipe.name(partition.table) for partition in partitions]
-    whole = {tuple(row) for row in connection.execute(text(_WHOLE), {"names": names})}
-    for partition, of_partition in zip(partitions, names, strict=True):
-        table = partition.table
-        if not partition.is_leaf:
-            connection.execute(recipe.over_partitions(table))
-        elif (table.schema, of_partition) not in whole:
-            raise _PartitionCame(f"{table} has become a partition of {target} meanwhile")
-        connection.execute(
-            target.sql(
-                "ALTER INDEX {whole} ATTACH PARTITION {part}",
-                whole=(partition.parent.schema, recipe.name(partition.parent)),
-                part=(table.schema, of_partition),
-            )
-        )
-    if not index_is_valid(connection, target.schema, name):
-        raise _PartitionCame(f"a partition of a partition of {target} has come meanwhile")
+    )
+
+
+def _is_attached(connection: Connection, target: TargetTable, recipe: IndexRecipe, partition: TargetTable) -> bool:
+    values = {"index": quote(target.schema, recipe.name(target)), "partition": str(partition)}
+    return bool(connection.execute(text(_IS_ATTACHED), values).scalar_one())
 
 
 def _told(on_progress: Callable[[BuildProgress], None] | None, where: str) -> Callable[[BuildProgress], None] | None:

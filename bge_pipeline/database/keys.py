@@ -15,19 +15,22 @@ from bge_pipeline.errors import TargetTableError
 from bge_pipeline.settings.column_list import join_columns
 
 # An index is looked things up in by an operator of its family and by its collation. One of another than the column's serves
-# neither the order of ranges nor the writer, and may hold apart what the column's collation calls equal.
+# neither the order of ranges nor the writer, and may hold apart what the column's collation calls equal. Read from either end,
+# one of (a, b DESC) is in no order that `ORDER BY a, b` or `(a, b) > (1, 2)` means: beyond its first column it serves neither.
 _UNIQUE = """
 SELECT c.relname AS name, i.indisvalid AS is_valid, pg_get_expr(i.indpred, i.indrelid) AS predicate,
-       i.indexprs IS NOT NULL AS has_expressions, k.columns, k.nullable, k.has_own_collations, k.has_usual_order
+       i.indexprs IS NOT NULL AS has_expressions, k.columns, k.nullable, k.has_own_collations, k.has_usual_order,
+       k.has_one_direction
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid CROSS JOIN LATERAL (
   SELECT coalesce(array_agg(a.attname::text ORDER BY k.place) FILTER (WHERE a.attnum > 0), '{}') AS columns,
          coalesce(array_agg(a.attname::text ORDER BY k.place) FILTER (WHERE NOT a.attnotnull), '{}') AS nullable,
          bool_and(k.collated = a.attcollation) AS has_own_collations,
          bool_and(EXISTS (SELECT FROM pg_opclass o JOIN pg_opclass usual
                           ON usual.opcfamily = o.opcfamily AND usual.opcmethod = o.opcmethod
-                          WHERE o.oid = k.class AND usual.opcdefault)) AS has_usual_order
-  FROM unnest(i.indkey[0:i.indnkeyatts - 1], i.indcollation[0:i.indnkeyatts - 1], i.indclass[0:i.indnkeyatts - 1])
-    WITH ORDINALITY k (number, collated, class, place)
+                          WHERE o.oid = k.class AND usual.opcdefault)) AS has_usual_order,
+         count(DISTINCT k.sorted) = 1 AS has_one_direction
+  FROM unnest(i.indkey[0:i.indnkeyatts - 1], i.indcollation[0:i.indnkeyatts - 1], i.indclass[0:i.indnkeyatts - 1],
+              i.indoption[0:i.indnkeyatts - 1]) WITH ORDINALITY k (number, collated, class, sorted, place)
   LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number
 ) k
 WHERE i.indrelid = :oid AND i.indisunique
@@ -47,15 +50,17 @@ class _UniqueIndex:
     nullable: Sequence[str]
     has_own_collations: bool | None
     has_usual_order: bool
+    has_one_direction: bool
 
-    def fault(self) -> str | None:
-        """Why rows cannot be found by it, whatever column is named; None where they can."""
+    def fault(self, *, of_first_column: bool = False) -> str | None:
+        """Why rows cannot be found by its columns, or by the first of them; None where they can."""
         faults = {
             "is not valid": not self.is_valid,
             f"holds only rows with {self.predicate}": self.predicate is not None,
             "is on an expression": self.has_expressions,
             "has another collation than the column": not self.has_own_collations,
             "has an operator class of another order than the column's": not self.has_usual_order,
+            "sorts its columns in different directions": not (self.has_one_direction or of_first_column),
         }
         return next((fault for fault, is_so in faults.items() if is_so), None)
 
@@ -115,7 +120,9 @@ def _is_first_of_a_key(
         return False
     (name,) = target.id_columns
     leads = any(
-        index.fault() is None and index.columns[0] == name and set(index.columns[1:]) <= set(division.columns)
+        index.fault(of_first_column=True) is None
+        and index.columns[0] == name
+        and set(index.columns[1:]) <= set(division.columns)
         for index in indexes
     )
     return leads and is_made_to_differ(connection, target, name)

@@ -28,10 +28,15 @@ JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_class u ON u.oid = p.parentrelid JOIN pg_namespace m ON m.oid = u.relnamespace
 WHERE p.level > 0 ORDER BY p.level, 1, 2
 """
-_WITH_OWN = f"""
-SELECT n.nspname::text AS schema, c.relname::text AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+_WITH_OWN = """
+SELECT n.nspname::text AS schema, c.relname::text AS name FROM pg_partition_tree(CAST(:table AS regclass)) p
+JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = :column
-WHERE c.relispartition AND c.oid IN ({STORED}) AND (a.attnotnull OR a.attacl IS NOT NULL) ORDER BY 1, 2
+WHERE p.level > 0 AND (a.attnotnull OR a.attacl IS NOT NULL) ORDER BY p.level, 1, 2
+"""
+_READ = f"""
+SELECT c.oid, n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid IN ({STORED}) OR c.oid = to_regclass(:quarantine)
 """
 _IS_PARTITIONED = "SELECT relkind = 'p' FROM pg_class WHERE oid = CAST(:table AS regclass)"
 _ROWS = f"SELECT COALESCE(sum(GREATEST(reltuples, 0)), 0)::bigint FROM pg_class WHERE oid IN ({STORED})"
@@ -65,6 +70,12 @@ def stored_tables(connection: Connection, target: TargetTable) -> list[TargetTab
     return [target if row.is_itself else target.at(row.schema, row.name) for row in found]
 
 
+def relations_read(connection: Connection, target: TargetTable) -> frozenset[tuple[int, str, str]]:
+    """Oid, schema and name of each table that is read for the pending rows: those that hold rows, and the quarantine."""
+    values = {"table": str(target), "quarantine": target.quarantine}
+    return frozenset((row[0], row[1], row[2]) for row in connection.execute(text(_READ), values))
+
+
 def partitions_below(connection: Connection, target: TargetTable) -> list[Partition]:
     """Everything below a partitioned table, each one behind the table that it is in; nothing below an ordinary one."""
     return [
@@ -88,7 +99,10 @@ def most_rows(connection: Connection, target: TargetTable) -> int:
 
 
 def partitions_with_own(connection: Connection, target: TargetTable, column: str) -> list[TargetTable]:
-    """The partitions whose `column` has privileges or a NOT NULL: they may have these by themselves."""
+    """The partitions, also those divided again, whose `column` has privileges or a NOT NULL: they may have these by themselves.
+
+    Each stands behind the one that it is in, without whose NOT NULL it may be without its own.
+    """
     rows = connection.execute(text(_WITH_OWN), {"table": str(target), "column": column})
     return [target.at(row.schema, row.name) for row in rows]
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from psycopg2.errors import QueryCanceled
 from sqlalchemy import Connection, TextClause, text
+from sqlalchemy.exc import DBAPIError
 
+from bge_pipeline.database.connection import Database
 from bge_pipeline.database.id_range import IdRange
 from bge_pipeline.database.indexes import BESIDE_TRAFFIC
 from bge_pipeline.database.target import TargetTable
@@ -98,6 +101,23 @@ def count_lacking(connection: Connection, target: TargetTable, column: str) -> i
     """Rows of the table with text and without a vector in `column`, in quarantine or not: what a search in it misses."""
     statement = target.sql(f"SELECT count(*) FROM {{table}} WHERE {LACKS_VECTOR}", column=column)
     return int(connection.execute(statement).scalar_one())
+
+
+def count_lacking_within(
+    database: Database, target: TargetTable, column: str, milliseconds: int, *, most: int | None = None
+) -> int | None:
+    """The same, counted up to `most`; None where that takes longer than it may."""
+    statement = target.sql(
+        f"SELECT count(*) FROM (SELECT FROM {{table}} WHERE {LACKS_VECTOR} LIMIT :most) found", column=column
+    )
+    try:
+        with database.transaction() as connection:
+            connection.execute(text(f"SET LOCAL statement_timeout = {milliseconds}"))
+            return int(connection.execute(statement, {"most": most}).scalar_one())
+    except DBAPIError as error:
+        if not isinstance(error.orig, QueryCanceled):
+            raise
+        return None
 
 
 def has_more_pending_than(connection: Connection, target: TargetTable, column: str, limit: int) -> bool:

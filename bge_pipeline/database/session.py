@@ -11,6 +11,8 @@ import logging
 import os
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
@@ -122,6 +124,24 @@ _REFUSES_OPTIONS = re.compile(r"parameter|option", re.IGNORECASE)
 """`unsupported startup parameter: options` (PgBouncer), `command-line options` (RDS Proxy), and what others make of it."""
 
 
+SEEN_BY_TRIGGERS = ("search_path", *(setting.name for setting in FIXED_SETTINGS if setting.seen_by_triggers))
+"""The settings that `Sessions.roles_own_settings` takes away."""
+_AS_IT_IS = "SELECT pg_catalog.current_setting(name) FROM pg_catalog.unnest(CAST(:names AS pg_catalog.text[])) name"
+_PUT_BACK = """
+SELECT pg_catalog.set_config(name, value, true) FROM ROWS FROM (
+  pg_catalog.unnest(CAST(:names AS pg_catalog.text[])), pg_catalog.unnest(CAST(:values AS pg_catalog.text[]))) given (name, value)
+"""
+
+
+@contextmanager
+def settings_put_back(connection: Connection) -> Iterator[None]:
+    """Let the role's own settings last for no longer than the block, in a transaction that goes on with ours."""
+    names = list(SEEN_BY_TRIGGERS)
+    values = connection.execute(text(_AS_IT_IS), {"names": names}).scalars().all()
+    yield
+    connection.execute(text(_PUT_BACK), {"names": names, "values": values})
+
+
 def unbounded_statements() -> list[TextClause]:
     """The statements by which a session for review may take its time, as ours do outside of short transactions."""
     names = ("statement_timeout", "lock_timeout")
@@ -180,8 +200,7 @@ class Sessions:
 
     def roles_own_settings(self) -> str:
         """Statements by which the rest of a transaction sees what the role itself has set, for the application's triggers."""
-        names = [setting.name for setting in FIXED_SETTINGS if setting.seen_by_triggers and setting is not _STRINGS]
-        own = "".join(f"SET LOCAL {name} TO DEFAULT; " for name in ("search_path", *names))
+        own = "".join(f"SET LOCAL {name} TO DEFAULT; " for name in SEEN_BY_TRIGGERS if name != _STRINGS.name)
         return own + ("SET LOCAL standard_conforming_strings = off; " if self._strings_were_off else "")
 
     def _dial(self, dialect: Dialect, _record: object, arguments: Any, parameters: dict[str, Any]) -> Any:

@@ -22,6 +22,7 @@ from bge_pipeline.database.ids import IdKind
 from bge_pipeline.database.locks import silence_statement
 from bge_pipeline.database.pending_reader import PendingBatch
 from bge_pipeline.database.pooler import require_session
+from bge_pipeline.database.session import settings_put_back
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import WRITING
 from bge_pipeline.errors import ChangedMeanwhile
@@ -44,9 +45,12 @@ SET LOCAL enable_mergejoin = off;
 SET LOCAL lock_timeout = '300ms';
 """
 
-
-# What the caller's transaction does else is to last.
-_FOR_THE_REST = ("SET LOCAL synchronous_commit TO DEFAULT", "SET LOCAL session_replication_role TO DEFAULT")
+# What the caller's transaction does else is to last. No table is altered for which a deferred trigger of the application waits.
+_FOR_THE_REST = (
+    "SET CONSTRAINTS ALL IMMEDIATE",
+    "SET LOCAL synchronous_commit TO DEFAULT",
+    "SET LOCAL session_replication_role TO DEFAULT",
+)
 
 # By number, since names go round: in a backfill that slept through somebody's swap, this one may be another column's now.
 # Read by the snapshot of the UPDATE, which by then has locked the table against the next exchange.
@@ -208,10 +212,14 @@ class VectorWriter:
         self.close()
 
     def write_within(self, connection: Connection, batch: PendingBatch, vectors: NDArray[np.float32]) -> Stored:
-        """The same in a transaction of the caller's, which is to begin, and to commit, on that connection."""
+        """The same in a transaction of the caller's, which is to begin, and to commit, on that connection.
+
+        Deferred constraints and triggers of the application have their say at once, as at the commit of any other batch.
+        """
         connection.execute(self._staging(server_version(connection)))
-        stored = self._store(connection, batch, vectors)
-        connection.execute(text("; ".join(_FOR_THE_REST[: 2 if self._skip_triggers else 1])))
+        with settings_put_back(connection):
+            stored = self._store(connection, batch, vectors)
+            connection.execute(text("; ".join(_FOR_THE_REST[: 3 if self._skip_triggers else 2])))
         return stored
 
     def _write(self, batch: PendingBatch, vectors: NDArray[np.float32]) -> Stored:

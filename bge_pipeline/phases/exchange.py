@@ -55,8 +55,7 @@ def exchange_statements(
         text=old.note.text if old.note else None,
     )
     statements = [
-        *(copy_column_grants_statement(table, target.embedding_column, new.name) for table in (target, *partitions)),
-        *(table.sql("ALTER TABLE {table} ALTER COLUMN {embedding} DROP NOT NULL") for table in (target, *partitions)),
+        *_make_room_statements(target, new.name, partitions),
         *rename_statements(target, new.name, previous_column),
         note_statement(target, target.embedding_column, current),
         note_statement(target, previous_column, previous),
@@ -75,11 +74,18 @@ def exchange_statements(
 
 
 def exchange_back_statements(
-    target: TargetTable, previous: Column, current: Column, kept_column: str, *, rolled_back: str
+    target: TargetTable,
+    previous: Column,
+    current: Column,
+    kept_column: str,
+    *,
+    rolled_back: str,
+    partitions: Sequence[TargetTable] = (),
 ) -> list[TextClause]:
     """The statements that make `previous` the embedding column again and keep `current` as `kept_column`.
 
     It can be swapped anew by whoever agrees to it: its note remembers `rolled_back`, the moment of this exchange.
+    `partitions` are those whose current column may have privileges or a NOT NULL of its own.
     """
     assert previous.note is not None
     assert current.note is not None
@@ -102,12 +108,22 @@ def exchange_back_statements(
         rolled_back=rolled_back,
     )
     return [
+        *_make_room_statements(target, previous.name, partitions),
         *rename_statements(target, previous.name, kept_column),
         restored,
         note_statement(target, kept_column, kept_note),
         trigger_function_statement(
             target, kept_column, also_empty=target.embedding_column if note.maintained else None
         ),
+    ]
+
+
+def _make_room_statements(target: TargetTable, incoming: str, partitions: Sequence[TargetTable]) -> list[TextClause]:
+    """`incoming` gets the privileges of the embedding column, which loses its NOT NULL: code that knows one of them writes on."""
+    tables = (target, *partitions)
+    return [
+        *(copy_column_grants_statement(table, target.embedding_column, incoming) for table in tables),
+        *(table.sql("ALTER TABLE {table} ALTER COLUMN {embedding} DROP NOT NULL") for table in tables),
     ]
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from bge_pipeline.database.catalog import Column, TableDescription, describe_table
 from bge_pipeline.database.connection import Database, disk_full, is_disk_full
 from bge_pipeline.database.id_range import IdRange
+from bge_pipeline.database.partitions import relations_read
 from bge_pipeline.database.pending import count_pending
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.writer import CommitRules, Destination
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 _AS_MANY = 0.9
 """Share of the fewest rows that were pending so far; with more of them, a pass got nowhere. Where an application locks most rows
 at any moment, each pass gets hold of some, and all of them of all."""
+
+_Names = tuple[str, frozenset[tuple[int, str, str]]]
+"""What statements of a pass go by: the column's name, and the tables that it reads."""
 
 
 def fill_column(
@@ -61,7 +65,7 @@ def fill_column(
         pace: what the passes ask between two batches; None: nothing but `stop` holds them.
 
     Raises:
-        PhaseError: the column was dropped.
+        PhaseError: the column was dropped, or a trigger of the application fails.
         DiskFull: the server has no space left for more vectors.
         EncodingError: the encoder fails on every text.
         DatabaseUnavailable: the database went away and did not come back.
@@ -73,10 +77,12 @@ def fill_column(
     has_progressed = True
     while True:
         done = totals.written + totals.quarantined
+        began: _Names | None = None
         try:
             with database.autocommit() as connection:
                 table = describe_table(connection, target)
                 column = column_now(table, number)
+                began = column.name, relations_read(connection, target)
                 pending = count_pending(connection, target, column.name, id_range)
             # What is left is locked, or edited as fast as it is embedded; another pass would find as much.
             stalled_passes = stalled_passes + 1 if pending > _AS_MANY * fewest else 0
@@ -100,8 +106,8 @@ def fill_column(
             pace.begin_pass()
             path.run(id_range, totals, report)
         except (ChangedMeanwhile, ProgrammingError) as error:
-            if isinstance(error, ProgrammingError) and not isinstance(error.orig, (UndefinedColumn, UndefinedTable)):
-                raise
+            if isinstance(error, ProgrammingError):
+                _require_other_names(database, target, number, began, error, totals)
             logger.info("columns or partitions of %s were exchanged or dropped meanwhile; looking again", target)
         except LoginRefused:
             raise
@@ -114,6 +120,37 @@ def fill_column(
                 next_step="run the backfill again when the database answers; it resumes",
             ) from error
         has_progressed = totals.written + totals.quarantined > done
+
+
+def _require_other_names(
+    database: Database,
+    target: TargetTable,
+    number: int,
+    began: _Names | None,
+    error: ProgrammingError,
+    totals: BackfillTotals,
+) -> None:
+    """Take an error for that of a statement which names what has another name by now, or raise it for what it is.
+
+    Raises:
+        PhaseError: what our statements name is as it was when the pass began: something that they run lacks something.
+    """
+    if not isinstance(error.orig, (UndefinedColumn, UndefinedTable)):
+        raise error
+    with database.autocommit() as connection:
+        column = column_now(describe_table(connection, target), number)
+        now = column.name, relations_read(connection, target)
+    if now != began:
+        return
+    context = error.orig.diag.context or ""
+    functions = [line for line in context.splitlines() if line.startswith("PL/pgSQL function")]
+    raise PhaseError(
+        f"{target}: a trigger of the application, or something else that runs as rows are read and written, fails: "
+        f"{'; '.join((first_line(error.orig), *functions))}",
+        state=f"{totals.written} rows are committed, nothing is lost",
+        next_step="name it with its schema there, or give the role that fills the column the search_path that it counts on "
+        "(ALTER ROLE ... SET search_path), then run the backfill again; it resumes",
+    ) from error
 
 
 def column_now(table: TableDescription, number: int) -> Column:

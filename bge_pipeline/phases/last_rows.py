@@ -6,7 +6,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotDone
 
+from psycopg2.errors import UndefinedColumn, UndefinedTable
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.pending import count_pending
 from bge_pipeline.database.pending_reader import PendingBatch, read_pending
@@ -16,6 +18,7 @@ from bge_pipeline.database.writer import VectorWriter
 from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.errors import SwapRefused
 from bge_pipeline.phases.row_encoding import BatchEncoder, EncodedBatch
+from bge_pipeline.phases.row_writing import first_line, is_refusal
 
 _ROWS_AT_ONCE = 32
 """Between two looks at the clock."""
@@ -72,7 +75,8 @@ def embed_last_rows(
         deadline: on the clock of `time.monotonic`, when writers have waited long enough.
 
     Raises:
-        StillPending: it cannot be done by then, or a row cannot be embedded or is locked.
+        StillPending: it cannot be done by then, or a row cannot be embedded, is locked, or is refused by the application's own
+            constraints and triggers.
     """
     pending = count_pending(connection, target, column)
     began = time.monotonic()
@@ -81,7 +85,7 @@ def embed_last_rows(
         encoded = _encoded_by(deadline, encoder, batch)
         if encoded is None:
             raise _too_many(target, pending, (time.monotonic() - began) / max(done, 1), deadline - began)
-        written += writer.write_within(connection, encoded.batch, encoded.vectors).rows
+        written += _written(connection, target, writer, encoded)
         done += len(batch)
         now = time.monotonic()
         if now + (pending - done) * (now - began) / done > deadline:
@@ -93,6 +97,19 @@ def embed_last_rows(
             next_step="run the same command again: bge-pipeline migrate",
         )
     return written
+
+
+def _written(connection: Connection, target: TargetTable, writer: VectorWriter, encoded: EncodedBatch) -> int:
+    try:
+        return writer.write_within(connection, encoded.batch, encoded.vectors).rows
+    except DBAPIError as error:
+        if not is_refusal(error) and not isinstance(error.orig, (UndefinedColumn, UndefinedTable)):
+            raise
+        raise StillPending(  # another round of the backfill puts the rows at fault aside, or says what the trigger lacks
+            f"a constraint or a trigger of {target} refuses the vectors of its last rows: {first_line(error.orig)}",
+            state="nothing was exchanged; search reads the old column",
+            next_step="correct the constraint or the trigger, then run the same command again: bge-pipeline migrate",
+        ) from error
 
 
 def _encoded_by(deadline: float, encoder: Encoder, batch: PendingBatch) -> EncodedBatch | None:

@@ -25,8 +25,9 @@ def told_partitions(connection: Connection, state: MigrationState, column: str, 
     )
     told = [together, attaching(target, column, vector)]
     if not is_kept_apart(connection, target):
+        looked = "no two rows have the same now" if state.new is None else "no two rows had the same before expand"
         told.append(
-            f"no index keeps {str(target.key)!r} apart over all partitions: no two rows have the same now, and the application "
+            f"no index keeps {str(target.key)!r} apart over all partitions: {looked}, and the application "
             "must see to it that none will. A row never gets the vector of another text, but search would find both"
         )
     return tuple(told)
@@ -44,11 +45,14 @@ def attaching(target: TargetTable, column: str, vector: VectorType) -> str:
 
 
 def refusals(connection: Connection, state: MigrationState, settings: SwapSettings) -> list[BgePipelineError]:
-    """Why a migration of this partitioned table would not begin; nothing of an ordinary one."""
+    """Why a migration of this partitioned table would not begin; nothing of an ordinary one.
+
+    Once there is the new column, ids are not compared again: that sorts all of them.
+    """
     target = state.table.target
     if not state.table.is_partitioned:
         return []
-    found: list[BgePipelineError | None] = [shared_id_refusal(connection, target)]
+    found: list[BgePipelineError | None] = [shared_id_refusal(connection, target) if state.new is None else None]
     if settings.old_index == "drop":
         found.append(
             PhaseError(

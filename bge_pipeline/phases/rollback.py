@@ -13,7 +13,8 @@ from bge_pipeline.database.build_progress import BuildProgress
 from bge_pipeline.database.journal import record
 from bge_pipeline.database.notes import ColumnNote
 from bge_pipeline.database.operator import Operator
-from bge_pipeline.database.pending import count_lacking
+from bge_pipeline.database.partitions import partitions_with_own
+from bge_pipeline.database.pending import count_lacking_within
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
@@ -28,8 +29,14 @@ from bge_pipeline.phases.index_names import (
 )
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import read_state, space_of
+from bge_pipeline.phases.swap_checks import check_dependents_on_current
 from bge_pipeline.phases.telling import untold
 from bge_pipeline.telemetry.observed import observed
+
+_MOST_COUNTED = 1_000
+"""Rows without an old vector, before the question: with more, the answer is the same."""
+_COUNT_BEFORE_MS, _COUNT_AFTER_MS = 1_000, 10_000
+"""For how long they are counted."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,8 @@ class RollbackResult:
     """What the way back did.
 
     Attributes:
-        rows_without_old_vector: rows that came or changed since the swap, for which there is no old vector.
+        rows_without_old_vector: rows that came or changed since the swap, for which there is no old vector; None where
+            counting them takes long.
         restored_indexes: ANN indexes on the old column that were built again.
         rolled_back: the moment that the kept column's note remembers, until somebody agrees to go forward again.
         notices: what a person should still do.
@@ -47,7 +55,7 @@ class RollbackResult:
     column: str
     kept_column: str
     lock_milliseconds: float
-    rows_without_old_vector: int
+    rows_without_old_vector: int | None
     restored_indexes: tuple[str, ...]
     rolled_back: str
     notices: tuple[str, ...]
@@ -71,12 +79,13 @@ def rollback(
     takes milliseconds. Interrupted, a second call goes on where the first stopped.
 
     Args:
-        migration: of the table.
+        migration: of the table; among its settings DEPENDENTS.
         on_progress: told how far the build of an index is.
         on_step: told what begins, in a word or two.
 
     Raises:
         PhaseError: the columns are not swapped, or the old one is gone.
+        SwapRefused: something that was made since the swap depends on the new column.
         OperatorBusy: another process changes the table's schema now.
     """
     with migration.operating("rollback") as operator:
@@ -98,14 +107,15 @@ def _rollback(
             state="nothing was changed",
             next_step="the old vectors were dropped: migrate to the old model" if state.phase == "retired" else None,
         )
-    with database.autocommit() as connection:
-        require_privileges(connection, state.table)
     previous, current = state.previous, state.table.embedding
     space = space_of(current)
     assert previous.note is not None
     assert current.note is not None
     assert space is not None
     kept_column = target.column_for(space.dimensions)
+    with database.autocommit() as connection:
+        require_privileges(connection, state.table)
+        check_dependents_on_current(connection, migration.settings, state, kept_column)
     restored = restore_indexes(migration, previous, previous, on_progress=on_progress, on_step=on_step)
     on_step("exchange back")
     locked_at = time.perf_counter()
@@ -115,8 +125,14 @@ def _rollback(
         nonlocal locked_at
         lock_for_exchange(connection, state)
         locked_at = time.perf_counter()
+        check_dependents_on_current(
+            connection, migration.settings, state, kept_column
+        )  # a view may have come meanwhile
         give_back_name(connection, state, previous, current, kept_column)
-        for statement in exchange_back_statements(target, previous, current, kept_column, rolled_back=now):
+        partitions = partitions_with_own(connection, target, current.name)
+        for statement in exchange_back_statements(
+            target, previous, current, kept_column, rolled_back=now, partitions=partitions
+        ):
             connection.execute(statement)
 
     with database.autocommit() as connection:
@@ -129,8 +145,7 @@ def _rollback(
             "rollback: name the partitions' indexes",
             lambda connection: give_back_partition_names(connection, of_partitions, previous.name, kept_column, space),
         )
-    with database.autocommit() as connection:
-        missing = count_lacking(connection, target, target.embedding_column)
+    missing = count_lacking_within(database, target, target.embedding_column, _COUNT_AFTER_MS)
     result = RollbackResult(
         table=str(target),
         column=target.embedding_column,
@@ -146,21 +161,30 @@ def _rollback(
 
 
 def rollback_cost(migration: Migration) -> str | None:
-    """What a rollback now would cost, for the question before it; None where every row has its old vector."""
+    """What a rollback now would cost, for the question before it; None where every row has its old vector.
+
+    A large table is not read to the end for it: search may be broken while the question waits.
+    """
     target = migration.target
     with migration.database.autocommit() as connection:
         previous = read_state(connection, target).previous
-        missing = count_lacking(connection, target, previous.name) if previous is not None else 0
+    if previous is None:
+        return None
+    missing = count_lacking_within(migration.database, target, previous.name, _COUNT_BEFORE_MS, most=_MOST_COUNTED + 1)
+    if missing is None:
+        return "Search would not find rows that came or changed since the swap and have no old vector; counting them takes long."
     if not missing:
         return None
-    return f"{missing} rows came or changed since the swap and have no old vector: search would not find them."
+    rows = f"{missing}" if missing <= _MOST_COUNTED else f"more than {_MOST_COUNTED:,}"
+    return f"{rows} rows came or changed since the swap and have no old vector: search would not find them."
 
 
-def _rollback_notices(target: TargetTable, missing: int, note: ColumnNote) -> tuple[str, ...]:
+def _rollback_notices(target: TargetTable, missing: int | None, note: ColumnNote) -> tuple[str, ...]:
     notices = []
-    if missing:
+    if missing != 0:
+        rows = f"{missing} rows" if missing is not None else "rows, which bge-pipeline status counts,"
         notices.append(
-            f"{missing} rows came or changed since the swap and have no old vector; "
+            f"{rows} came or changed since the swap and have no old vector; "
             + ("bge-pipeline embed gives them one" if note.maintained else "the application's old code must embed them")
         )
     if note.not_null:

@@ -86,7 +86,7 @@ class BatchWriter:
         try:
             return self._retrying()(self._vectors.write, batch, vectors)
         except DBAPIError as error:
-            if not str(getattr(error.orig, "pgcode", None)).startswith(_REFUSALS):
+            if not is_refusal(error):
                 raise
             if len(batch) == 1:
                 refused.append((batch, f"the database refuses the vector: {first_line(error.orig)}"))
@@ -116,6 +116,11 @@ class BatchWriter:
             before_sleep=report,
             reraise=True,
         )
+
+
+def is_refusal(error: DBAPIError) -> bool:
+    """Whether a constraint or a trigger of the application refuses a row."""
+    return str(getattr(error.orig, "pgcode", None)).startswith(_REFUSALS)
 
 
 def is_transient(error: BaseException) -> bool:

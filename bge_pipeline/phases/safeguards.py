@@ -20,6 +20,7 @@ from bge_pipeline.database.trigger import (
     trigger_function_statement,
     trigger_statements,
 )
+from bge_pipeline.phases.exchange import lock_for_exchange
 from bge_pipeline.phases.state import MigrationState, require_same_parts
 from bge_pipeline.settings import LockSettings
 
@@ -109,7 +110,11 @@ def mend(operator: Operator, settings: LockSettings, state: MigrationState) -> N
         require_privileges(connection, state.table)
 
     def work(connection: Connection) -> None:
-        require_same_parts(connection, state)
+        watched = watched_columns(state)
+        if state.table.is_partitioned and watched and trigger_fault(connection, state.table, watched) is not None:
+            lock_for_exchange(connection, state)  # all of them within one wait, where a trigger locks one after another
+        else:
+            require_same_parts(connection, state)
         for statement in safeguard_statements(connection, state):
             connection.execute(statement)
 

@@ -44,6 +44,26 @@ def check_dependents(connection: Connection, settings: SwapSettings, state: Migr
     )
 
 
+def check_dependents_on_current(
+    connection: Connection, settings: SwapSettings, state: MigrationState, kept_column: str
+) -> None:
+    """Refuse a rollback where something made since the swap would follow the new column to `kept_column`, unless wanted."""
+    current = state.table.embedding.name
+    bound = find_bound(connection, state.table, current)
+    if not bound:
+        return
+    names = ", ".join(str(dependent) for dependent in bound)
+    if settings.dependents == "ignore":
+        logger.warning("these stay bound to the new vectors, in %r from now on: %s", kept_column, names)
+        return
+    raise SwapRefused(
+        f"{len(bound)} objects depend on column {current!r} and would keep reading the new vectors, in {kept_column!r}, when "
+        f"search goes back to the old ones: {names}",
+        state="nothing was exchanged; search reads the new vectors",
+        next_step="drop them and create them again after the rollback, or set DEPENDENTS=ignore to leave them on the new vectors",
+    )
+
+
 def warn_of_functions(connection: Connection, state: MigrationState) -> None:
     """Name each function that fails from the exchange on as it stands, with the statement that mends it."""
     assert state.new is not None

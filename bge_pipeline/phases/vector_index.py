@@ -43,22 +43,18 @@ def build_index(
         state = read_state(connection, target)
         column, space = filled_column(state)
         resembled = index_to_resemble(connection, state)
+        # By which rows there are, of a large table read for minutes, no index is told from another.
+        plan = plan_vector_index(migration.settings, space, state.table.estimated_rows, resembled, column.type_name)
+        for index in vector_indexes_on(connection, state.table.oid, column.number):
+            if index.valid and _is_of(IndexShape.of(index.definition), plan):
+                return BuildResult(index.name, False, 0.0, index.bytes, 0), plan
         plans = {
             table: plan_vector_index(
                 migration.settings, space, _rows_of(connection, table), resembled, column.type_name
             )
             for table in stored_tables(connection, target)
         }
-        plan = max(plans.values(), key=lambda one: (one.memory_bytes, one.lists), default=None) or plan_vector_index(
-            migration.settings, space, 0, resembled, column.type_name
-        )
-        there = [
-            index
-            for index in vector_indexes_on(connection, state.table.oid, column.number)
-            if index.valid and _is_of(IndexShape.of(index.definition), plan)
-        ]
-    if there:
-        return BuildResult(there[0].name, False, 0.0, there[0].bytes, 0), plan
+    plan = max(plans.values(), key=lambda one: (one.memory_bytes, one.lists), default=plan)
     recipe = IndexRecipe(
         name=lambda table: table.vector_index(target.column_for(space.dimensions), space.fingerprint, plan.method),
         statement=lambda table, name, head: create_index_statement(

@@ -18,7 +18,8 @@ class SwapSettings(Group):
     )
     old_embedding: Literal["keep", "drop"] = Field("keep", description="what the swap does with the old vectors")
     dependents: Literal["refuse", "ignore"] = Field(
-        "refuse", description="swap when views, policies or the like still depend on the old column"
+        "refuse",
+        description="swap or rollback when views, policies or the like still depend on the column that makes room",
     )
     swap_max_pending_rows: int = Field(
         0, ge=0, description="rows that may still be pending when the columns are exchanged"

@@ -224,6 +224,14 @@ class TestCuttingALargeTable:
         assert index <= 3 * (TWENTY + 5)
         assert max(self.rows_of(database, ranges)) <= cut_points.DENSE * OF_A_RANGE
 
+    @pytest.mark.parametrize("of_type", ["bigint DEFAULT 0", "point DEFAULT '(1,1)'"])
+    def test_a_column_of_the_table_that_is_named_point_is_no_cut(self, database, of_type):
+        self.make(database, *DENSE_IDS)
+        execute(database, f"ALTER TABLE odd ADD COLUMN point {of_type}")
+        sizes = self.rows_of(database, cut(database, INTEGERS, OF_A_RANGE))
+        assert len(sizes) == pytest.approx(TWENTY, abs=1)
+        assert max(sizes) <= cut_points.DENSE * OF_A_RANGE
+
     def test_a_hole_in_the_ids_makes_no_empty_range(self, database):
         self.make(database, *DENSE_IDS)
         execute(database, "DELETE FROM odd WHERE id BETWEEN 20000 AND 60000")

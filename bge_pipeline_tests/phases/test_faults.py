@@ -11,12 +11,12 @@ from sqlalchemy import Engine, event
 from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database import locks
-from bge_pipeline.errors import DatabaseUnavailable, IndexBuildFailed
+from bge_pipeline.errors import DatabaseUnavailable, IndexBuildFailed, PhaseError
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
-from bge_pipeline_tests.support import ENCODER, application, execute, fill, scalar, swap, wrong_vectors
+from bge_pipeline_tests.support import ENCODER, Wrapped, application, execute, fill, scalar, swap, wrong_vectors
 
 pytestmark = pytest.mark.pgvector
 
@@ -147,6 +147,27 @@ def test_texts_of_every_odd_kind_are_embedded_or_left_alone(database, migration)
     assert {1, 2} <= without == {1, 2} | quarantined
     assert 3 not in without
     assert wrong_vectors(database, ENCODER, "embedding_384") == []
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [("INSERT INTO audit_log VALUES (NEW.id)", "audit_log"), ("NEW.text := (SELECT nothing FROM segments)", "nothing")],
+    ids=["table", "column"],
+)
+def test_a_trigger_that_names_what_is_not_there_is_no_exchange_of_columns(database, migration, missing, said):
+    expand(migration, ENCODER.space)
+    execute(
+        database,
+        f"CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {missing}; RETURN NEW; END $$; "
+        "CREATE TRIGGER audit BEFORE UPDATE ON segments FOR EACH ROW EXECUTE FUNCTION audit()",
+    )
+    encoded = []
+    with pytest.raises(PhaseError, match=f'"{said}" does not exist; PL/pgSQL function audit') as refused:
+        backfill(migration, Wrapped(before=encoded.extend))
+    assert refused.value.state == "0 rows are committed, nothing is lost"
+    assert len(encoded) == len(set(encoded))  # no text twice
+    execute(database, "DROP TRIGGER audit ON segments")
+    assert backfill(migration, ENCODER).pending_after == 0
 
 
 def test_an_operator_that_stalls_under_the_locks_of_a_batch_loses_its_session_and_writes_the_batch_again(

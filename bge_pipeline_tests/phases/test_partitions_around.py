@@ -11,6 +11,7 @@ from bge_pipeline.database.user_triggers import find_user_triggers
 from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import PhaseError, SwapRefused, TargetTableError
+from bge_pipeline.phases import exchange
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
@@ -28,6 +29,7 @@ from bge_pipeline_tests.support import (
     fill,
     fill_and_swap,
     scalar,
+    statements_run_by,
     swap,
     wrong_vectors,
 )
@@ -135,6 +137,21 @@ def test_privileges_and_a_not_null_of_one_partition_are_seen_to(database, migrat
     assert [row[0] for row in execute(database, granted)] == ["embedding", "embedding_1536"]
 
 
+def test_so_are_those_of_a_partition_that_is_divided_again_there_and_back(database, migration):
+    divide(database)
+    execute(database, "GRANT SELECT (embedding) ON middle TO PUBLIC")
+    granted = (
+        "SELECT attname::text FROM pg_attribute WHERE attrelid = 'middle'::regclass AND attacl IS NOT NULL ORDER BY 1"
+    )
+    for act, names in ((fill_and_swap, ["embedding", "embedding_1536"]), (rollback, ["embedding", "embedding_384"])):
+        execute(database, "ALTER TABLE middle ALTER COLUMN embedding SET NOT NULL")
+        act(migration)
+        assert [row[0] for row in execute(database, granted)] == names
+        execute(database, "DELETE FROM segments WHERE id = 150")
+        execute(database, "INSERT INTO segments (id, text) VALUES (150, 'no vector')")
+        execute(database, "DELETE FROM segments WHERE id = 150")
+
+
 def test_triggers_are_named_once_and_those_of_one_partition_too(database, migration):
     divide(database)
     execute(database, "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'")
@@ -162,6 +179,32 @@ def test_our_trigger_is_missed_in_any_partition_and_mended(database, migration):
     assert "not active in middle_odd" in warning
     expand(migration, ENCODER.space)
     assert read_status(migration).warnings == ()
+
+
+def test_ids_are_compared_once_and_rows_not_counted_for_an_index_that_is_there(database, migration):
+    divide(database, "time")
+    compared, counted = "HAVING count(*) > 1", 'SELECT count(*) FROM "public"."month_'
+    first = statements_run_by(lambda: fill_and_swap(migration))
+    rollback(migration)
+    again = statements_run_by(lambda: fill_and_swap(migration))
+    assert [any(compared in statement for statement in run) for run in (first, again)] == [True, False]
+    assert [any(statement.startswith(counted) for statement in run) for run in (first, again)] == [True, False]
+
+
+def test_our_trigger_is_mended_within_one_wait_for_all_partitions(database, migration, monkeypatch):
+    divide(database)
+    fill_and_swap(migration)
+    execute(database, 'ALTER TABLE middle_odd DISABLE TRIGGER "~segments_embedding_stale"')
+    locked = []
+
+    def lock(connection, target, mode):
+        locked.append(mode)
+        lock_table(connection, target, mode)
+
+    monkeypatch.setattr(exchange, "lock_table", lock)
+    expand(migration, ENCODER.space)
+    expand(migration, ENCODER.space)
+    assert locked == ["ACCESS EXCLUSIVE"]
 
 
 def test_replica_identity_is_that_of_the_partitions(database, migration):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database import index_on_partitions
-from bge_pipeline.errors import IndexBuildFailed
+from bge_pipeline.errors import IndexBuildFailed, LockNotAcquired
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.embed import embed_pending
 from bge_pipeline.phases.expand import expand
@@ -21,6 +23,7 @@ from bge_pipeline_tests.phases.test_partitioned import hnsw_of
 from bge_pipeline_tests.support import (
     ENCODER,
     Wrapped,
+    application,
     as_it_stands,
     columns_of,
     execute,
@@ -152,11 +155,49 @@ def test_partitions_that_come_faster_than_they_are_indexed_end_the_build_with_a_
         return attach(*arguments)
 
     monkeypatch.setattr(index_on_partitions, "in_short_transaction", another_one)
-    with pytest.raises(IndexBuildFailed, match="came faster than they could be indexed") as failed:
+    monkeypatch.setattr(index_on_partitions, "_ROUNDS", 1)
+    with pytest.raises(IndexBuildFailed, match="came faster than they could be indexed, 1 times") as failed:
         swap(migration)
     assert "search is as it was" in failed.value.state
     monkeypatch.undo()
     assert swap(migration).exchanged
+
+
+def test_a_partition_that_is_busy_holds_up_nobody_else_and_what_is_attached_stays(database, migration, monkeypatch):
+    divide(database)
+    fill(migration)
+    attach, refused = index_on_partitions.in_short_transaction, []
+
+    def write():
+        time.sleep(0.05)
+        with application(database) as writer:
+            writer.exec_driver_sql("SET lock_timeout = '50ms'")
+            try:
+                writer.exec_driver_sql("UPDATE segments SET video_id = 'x' WHERE id IN (1, 250)")
+            except DBAPIError as error:
+                refused.append(error)
+
+    def written_meanwhile(of, settings, purpose, work):
+        def work_and_write(connection):
+            if "middle_odd" not in purpose:
+                return work(connection)
+            reader.exec_driver_sql("SELECT FROM middle_odd")
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(write)
+                return work(connection)
+
+        return attach(of, settings, purpose, work_and_write)
+
+    monkeypatch.setattr(index_on_partitions, "in_short_transaction", written_meanwhile)
+    busy = pytest.raises(LockNotAcquired, match=r'attaching the index of "public"\."middle_odd"')
+    with application(database) as reader, busy:
+        swap(migration)
+    monkeypatch.undo()
+    assert refused == []
+    attached = {table for table, indexes in hnsw_of(database).items() if all(at for _, _, at in indexes)}
+    assert attached == {"low", "middle", "middle_even", "the_rest"}
+    assert swap(migration).exchanged
+    assert all(valid for indexes in hnsw_of(database).values() for _, valid, _ in indexes)
 
 
 def test_partitions_that_go_during_a_backfill_are_left_alone(database, migration):

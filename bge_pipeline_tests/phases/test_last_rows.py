@@ -1,0 +1,81 @@
+"""Rows that are embedded while writers wait meet the application's triggers, and the exchange goes on behind them."""
+
+from __future__ import annotations
+
+import pytest
+
+from bge_pipeline.errors import SwapRefused
+from bge_pipeline.phases import swap as swap_module
+from bge_pipeline_tests.support import ENCODER, columns_of, execute, fill, scalar, swap, wrong_vectors
+
+pytestmark = pytest.mark.pgvector
+
+LATE = "UPDATE segments SET text = text || ' late' WHERE id <= 40"
+
+
+@pytest.fixture
+def filled(database, migration):
+    """The demo table in phase backfilled."""
+    fill(migration)
+    return database
+
+
+def before_writers_are_locked_out(monkeypatch, act):
+    """Run `act` after the catch-up and before each attempt to lock."""
+    original = swap_module.lock_out_writers
+
+    def lock(*arguments):
+        act()
+        original(*arguments)
+
+    monkeypatch.setattr(swap_module, "lock_out_writers", lock)
+
+
+def add_deferred_trigger(database, body):
+    execute(
+        database,
+        "CREATE TABLE heard (id bigint, path text); "
+        f"CREATE FUNCTION hear() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; RETURN NULL; END $$; "
+        "CREATE CONSTRAINT TRIGGER hear AFTER UPDATE ON segments DEFERRABLE INITIALLY DEFERRED "
+        "FOR EACH ROW EXECUTE FUNCTION hear()",
+    )
+
+
+def test_a_deferred_trigger_hears_of_the_last_rows_before_the_exchange(filled, migration, monkeypatch):
+    add_deferred_trigger(filled, "INSERT INTO heard VALUES (NEW.id)")
+    before_writers_are_locked_out(monkeypatch, lambda: execute(filled, LATE))
+    assert swap(migration).last_rows == 40
+    assert scalar(filled, "SELECT count(*) FROM heard") == 80  # the application's update, and ours
+    assert wrong_vectors(filled, ENCODER, "embedding") == []
+
+
+def test_a_deferred_trigger_that_refuses_them_is_told_in_words(filled, migration, monkeypatch):
+    """Of each round: the backfill of the next one would put the rows aside, had the application not come again."""
+    refuses = "IF NEW.embedding_384 IS NOT NULL THEN RAISE EXCEPTION 'no vector for %', NEW.id; END IF"
+    add_deferred_trigger(filled, refuses)
+    monkeypatch.setattr(swap_module, "_CATCH_UP_ROUNDS", 1)
+    before_writers_are_locked_out(monkeypatch, lambda: execute(filled, LATE))
+    with pytest.raises(SwapRefused, match="refuses the vectors of its last rows: no vector for") as refused:
+        swap(migration)
+    assert "nothing was exchanged" in refused.value.state
+    assert columns_of(filled)["embedding"] == "vector(1536)"
+
+
+def test_the_exchange_behind_them_runs_with_our_own_settings(filled, migration, monkeypatch):
+    theirs = {"standard_conforming_strings": "off", "DateStyle": "SQL", "search_path": "nowhere, public"}
+    for name, value in theirs.items():
+        database = "EXECUTE format('ALTER DATABASE %I SET {} = {}', current_database())"
+        execute(filled, f"DO $$ BEGIN {database.format(name, value)}; END $$")
+    filled.close()
+    add_deferred_trigger(filled, "INSERT INTO heard VALUES (NEW.id, current_setting('search_path'))")
+    before_writers_are_locked_out(monkeypatch, lambda: execute(filled, LATE))
+    seen, pending = [], swap_module.check_pending
+
+    def check_pending(connection, *arguments):
+        seen.append([connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in theirs])
+        pending(connection, *arguments)
+
+    monkeypatch.setattr(swap_module, "check_pending", check_pending)
+    assert swap(migration).last_rows == 40
+    assert seen == [["on", "ISO, MDY", "public"]]
+    assert scalar(filled, "SELECT count(*) FROM heard WHERE path = 'nowhere, public'") >= 40
