@@ -18,7 +18,8 @@ from sqlalchemy.pool import NullPool
 
 from bge_pipeline.database.local_server import start_embedded_postgres
 from bge_pipeline.database.login import refuses_login
-from bge_pipeline.database.session import Limits, Sessions
+from bge_pipeline.database.session import Sessions
+from bge_pipeline.database.session_settings import Limits
 from bge_pipeline.errors import ConfigurationError, DatabaseUnavailable, DiskFull, LoginRefused, MissingPrivilege
 from bge_pipeline.postgres_url import parse_url, shown
 

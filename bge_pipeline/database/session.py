@@ -1,4 +1,4 @@
-"""A session of ours: the settings that our SQL counts on, each with its reason, and how they get there and away again.
+"""A session of ours: how the settings that our SQL counts on get there and away again.
 
 Where the server is reached directly they are set as the connection begins. Behind a pooler, which may lend a server
 connection for one transaction only, they are local to each transaction, until `pooler.require_session` has found that
@@ -11,15 +11,14 @@ import logging
 import os
 import re
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 import psycopg2
-from sqlalchemy import Connection, Engine, TextClause, event, text
+from sqlalchemy import Connection, Engine, event
 
+from bge_pipeline.database.session_settings import FIXED_SETTINGS, SEEN_BY_TRIGGERS, STRINGS, Limits
 from bge_pipeline.database.sql import quote
 from bge_pipeline.errors import ConfigurationError
 
@@ -32,78 +31,6 @@ logger = logging.getLogger(__name__)
 MARKER = "bge_pipeline.session"
 """A setting of no meaning, by which a connection recognises its backend."""
 
-
-@dataclass(frozen=True)
-class FixedSetting:
-    """A run-time parameter whose value our SQL counts on, whatever role, database and server say.
-
-    Attributes:
-        name, value: as in `SET`.
-        reason: what goes wrong otherwise.
-        seen_by_triggers: whether a trigger of the application can tell; the statement that runs those keeps the role's own.
-    """
-
-    name: str
-    value: str
-    reason: str
-    seen_by_triggers: bool = False
-
-
-_STRINGS = FixedSetting(
-    "standard_conforming_strings", "on", "the pattern '\\S' would look for an S, and rows pass for without text", True
-)
-FIXED_SETTINGS = (
-    _STRINGS,
-    FixedSetting("backslash_quote", "safe_encoding", "the driver and the server must agree where a string ends", True),
-    FixedSetting("transform_null_equals", "off", "`= NULL` is never true in our conditions", True),
-    FixedSetting("quote_all_identifiers", "off", "definitions of indexes are read, and built again by them", True),
-    FixedSetting("DateStyle", "ISO", "points in time are read as text", True),
-    FixedSetting("IntervalStyle", "postgres", "lengths of time are read as text", True),
-    FixedSetting("bytea_output", "hex", "bytes are read as text", True),
-    FixedSetting("extra_float_digits", "1", "vectors are read as text, and fewer digits make them others", True),
-    FixedSetting(
-        "row_security", "on", "a role from which rows are hidden is refused by name, and search shows its rows"
-    ),
-    FixedSetting(
-        "default_transaction_isolation", "read committed", "a batch meets rows that changed as it was written"
-    ),
-    FixedSetting("jit", "off", "planner costs are pushed to extremes, and each batch would be compiled for them"),
-    # As pg_dump does: a count of every row or an index build takes what it takes.
-    FixedSetting("statement_timeout", "0", "index builds and counts take hours"),
-    FixedSetting(
-        "lock_timeout", "0", "a build beside live traffic waits for older transactions; locks.py bounds the rest"
-    ),
-    FixedSetting("idle_in_transaction_session_timeout", "0", "a batch may wait for its vectors"),
-    FixedSetting("idle_session_timeout", "0", "connections wait in the pool while a model computes"),
-    FixedSetting("transaction_timeout", "0", "it ends the connection in the middle of an index build"),
-)
-"""`client_encoding` is set by the driver. Left as they are, since our SQL means the same under each: TimeZone (what is
-read carries its offset), session_replication_role (our trigger fires ALWAYS), plan_cache_mode (nothing is prepared),
-default_transaction_read_only (whoever set it meant it)."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How many seconds a session waits, at the most, for what others can hold up without end.
-
-    Attributes:
-        connect: for the server to take a connection.
-        lock: for any lock.
-        statement: for the end of a statement.
-    """
-
-    connect: int
-    lock: int
-    statement: int
-
-    def of_session(self) -> dict[str, str]:
-        """The run-time parameters, by name."""
-        return {"lock_timeout": f"{self.lock}s", "statement_timeout": f"{self.statement}s"}
-
-
-LOOK = Limits(connect=10, lock=3, statement=45)
-"""Of a look that is repeated every half minute by a process with few threads. Dagster ends its wait for a sensor after 60 s, and
-the thread behind it would go on."""
 
 # The vector type may live in a schema that is not on the role's path (`extensions` on Supabase), or be hidden by a table
 # named `vector`. Without pg_catalog the path is as good: it then comes first, and nothing can stand before it.
@@ -122,30 +49,6 @@ SELECT pg_catalog.current_setting('{MARKER}', true), pg_catalog.pg_backend_pid()
 """
 _REFUSES_OPTIONS = re.compile(r"parameter|option", re.IGNORECASE)
 """`unsupported startup parameter: options` (PgBouncer), `command-line options` (RDS Proxy), and what others make of it."""
-
-
-SEEN_BY_TRIGGERS = ("search_path", *(setting.name for setting in FIXED_SETTINGS if setting.seen_by_triggers))
-"""The settings that `Sessions.roles_own_settings` takes away."""
-_AS_IT_IS = "SELECT pg_catalog.current_setting(name) FROM pg_catalog.unnest(CAST(:names AS pg_catalog.text[])) name"
-_PUT_BACK = """
-SELECT pg_catalog.set_config(name, value, true) FROM ROWS FROM (
-  pg_catalog.unnest(CAST(:names AS pg_catalog.text[])), pg_catalog.unnest(CAST(:values AS pg_catalog.text[]))) given (name, value)
-"""
-
-
-@contextmanager
-def settings_put_back(connection: Connection) -> Iterator[None]:
-    """Let the role's own settings last for no longer than the block, in a transaction that goes on with ours."""
-    names = list(SEEN_BY_TRIGGERS)
-    values = connection.execute(text(_AS_IT_IS), {"names": names}).scalars().all()
-    yield
-    connection.execute(text(_PUT_BACK), {"names": names, "values": values})
-
-
-def unbounded_statements() -> list[TextClause]:
-    """The statements by which a session for review may take its time, as ours do outside of short transactions."""
-    names = ("statement_timeout", "lock_timeout")
-    return [text(f"SET {setting.name} = '{setting.value}'") for setting in FIXED_SETTINGS if setting.name in names]
 
 
 @dataclass
@@ -200,7 +103,7 @@ class Sessions:
 
     def roles_own_settings(self) -> str:
         """Statements by which the rest of a transaction sees what the role itself has set, for the application's triggers."""
-        own = "".join(f"SET LOCAL {name} TO DEFAULT; " for name in SEEN_BY_TRIGGERS if name != _STRINGS.name)
+        own = "".join(f"SET LOCAL {name} TO DEFAULT; " for name in SEEN_BY_TRIGGERS if name != STRINGS.name)
         return own + ("SET LOCAL standard_conforming_strings = off; " if self._strings_were_off else "")
 
     def _dial(self, dialect: Dialect, _record: object, arguments: Any, parameters: dict[str, Any]) -> Any:

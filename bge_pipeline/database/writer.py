@@ -22,7 +22,7 @@ from bge_pipeline.database.ids import IdKind
 from bge_pipeline.database.locks import silence_statement
 from bge_pipeline.database.pending_reader import PendingBatch
 from bge_pipeline.database.pooler import require_session
-from bge_pipeline.database.session import settings_put_back
+from bge_pipeline.database.session_settings import settings_put_back
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import WRITING
 from bge_pipeline.errors import ChangedMeanwhile

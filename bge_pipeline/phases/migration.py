@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.lock_holders import find_shutting_out, shown_holders
 from bge_pipeline.database.operator import Operator, operating
-from bge_pipeline.database.session import LOOK
+from bge_pipeline.database.session_settings import LOOK
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import BgePipelineError, DatabaseUnavailable, LockNotAcquired
 from bge_pipeline.settings import Settings

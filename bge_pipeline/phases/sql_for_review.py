@@ -18,7 +18,7 @@ from bge_pipeline.database.locks import short_transaction_statements
 from bge_pipeline.database.notes import ColumnNote
 from bge_pipeline.database.operator import operator_lock_statement
 from bge_pipeline.database.pending import IN_QUARANTINE, LACKS_VECTOR, pending_index_statement
-from bge_pipeline.database.session import unbounded_statements
+from bge_pipeline.database.session_settings import unbounded_statements
 from bge_pipeline.database.sql import quote, render, with_values
 from bge_pipeline.database.table_lock import lock_statement
 from bge_pipeline.database.target import TargetTable

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.session import FIXED_SETTINGS, LOOK, Limits
+from bge_pipeline.database.session_settings import FIXED_SETTINGS, LOOK, Limits
 from bge_pipeline.errors import DatabaseUnavailable
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
