@@ -70,6 +70,7 @@ def _save(page: Page, station: str, folder: Path) -> None:
     if station in _GRAPHS:  # fitted into a page as it is opened
         page.reload(wait_until="domcontentloaded")
         expect(page.get_by_text("Latest event", exact=True)).to_have_count(4)
+        expect(page.get_by_text("Loading", exact=False)).to_have_count(0)
     if station == "report":
         page.get_by_role("dialog").get_by_role("heading").first.scroll_into_view_if_needed()
     page.evaluate("document.fonts.ready")
