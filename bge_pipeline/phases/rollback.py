@@ -125,9 +125,8 @@ def _rollback(
         nonlocal locked_at
         lock_for_exchange(connection, state)
         locked_at = time.perf_counter()
-        check_dependents_on_current(
-            connection, migration.settings, state, kept_column
-        )  # a view may have come meanwhile
+        # A view may have come meanwhile.
+        check_dependents_on_current(connection, migration.settings, state, kept_column)
         give_back_name(connection, state, previous, current, kept_column)
         partitions = partitions_with_own(connection, target, current.name)
         for statement in exchange_back_statements(
