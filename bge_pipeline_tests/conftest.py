@@ -29,8 +29,8 @@ from bge_pipeline_tests.postgres_programs import named_programs, start_server
 from bge_pipeline_tests.support import administer
 
 _IN_MEMORY = Path("/dev/shm")
-_ROOM = 6 * 2**30
-"""Bytes; a run has never needed a third of it."""
+_ROOM = 4 * 2**30
+"""Bytes; a run takes not quite half of it."""
 SEGMENTS = 300
 """Rows of the demo table in the template: enough for every behaviour, embedded in a blink."""
 
