@@ -15,6 +15,9 @@ from sqlalchemy.pool import NullPool
 
 _TURN = "SELECT pg_advisory_lock(hashtext('bge_pipeline: tables of Dagster'))"
 
+_MAIN_TABLES = {"runs", "event_logs", "jobs"}
+"""By each of which Dagster knows whether it has made a store's."""
+
 Storage = TypeVar("Storage", bound=DagsterPostgresStorage)
 
 
@@ -69,11 +72,14 @@ def _is_older(url: URL, engine: Engine) -> bool:
 
 
 def _complete(engine: Engine) -> None:
-    """Make what is missing of the tables of stores that have some; a store that has none is left to Dagster."""
+    """Make what is missing of the stores whose main table is there; the others are left to Dagster, which looks for that one.
+
+    It notes the version of the tables of all stores whenever it makes those of one.
+    """
     with engine.begin() as connection:
         there = set(inspect(connection).get_table_names())
         for store in _stores():
-            if there & set(store.tables):
+            if there & set(store.tables) & _MAIN_TABLES:
                 store.create_all(connection)
 
 

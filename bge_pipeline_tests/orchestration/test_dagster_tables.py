@@ -43,7 +43,7 @@ def test_a_process_that_is_killed_while_it_makes_them_leaves_nothing_half_made(e
     whole, marks = tables(engine), "SELECT count(*) FROM secondary_indexes"
     with engine.connect() as connection:
         marked = connection.execute(text(marks)).scalar_one()
-    for milliseconds in (15, 30, 45, 60, 90, 120):
+    for milliseconds in (10, 20, 30, 40, 50, 60, 75, 90, 120):
         execute(engine, f"DROP TABLE {', '.join(sorted(whole - {'segments', 'sources'}))} CASCADE")
         child = os.fork()
         if child == 0:
