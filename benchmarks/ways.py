@@ -48,8 +48,8 @@ def main() -> None:
         "ways_to_run_a_model",
         "Architectures with random weights, all with the bundled model's tokenizer, on texts of mixed lengths (the lengths of "
         "`benchmarks.encode --kinds mixed`): what is chosen with the settings' defaults on this processor, beside "
-        "sentence-transformers in the same precision and in fp32, each at the batch size that suits it best, and with its "
-        f"defaults (fp32, 32 texts a batch, unsorted); medians of {arguments.rounds} interleaved runs.",
+        "sentence-transformers on PyTorch in the same precision and in fp32, each at the batch size that suits it best; medians "
+        f"of {arguments.rounds} interleaved runs.",
         [
             Results(
                 "Times the speed of sentence-transformers",
@@ -61,7 +61,6 @@ def main() -> None:
                     "texts/s",
                     "same precision, best batch",
                     "fp32, best batch",
-                    "defaults",
                 ],
                 rows,
             )
@@ -92,13 +91,11 @@ def measured(name: str, make: Callable[[Path], Path], count: int, rounds: int) -
         for peer in dict.fromkeys((precision, "fp32")):
             in_batches = sentence_transformers(folder, precision=peer)
             contenders[peer] = partial(in_batches, batch=best_batch(in_batches, texts[:32]))
-            if peer == "fp32":
-                contenders["defaults"] = partial(in_batches, batch=32)
         seconds = _in_turn(contenders, texts, rounds)
         encoder.close()
         del contenders, encoder, in_batches
         gc.collect()
-    ratios = [f"{seconds[peer] / seconds['ours']:.2f}" for peer in (precision, "fp32", "defaults")]
+    ratios = [f"{seconds[peer] / seconds['ours']:.2f}" for peer in (precision, "fp32")]
     print(name, road.library, precision, *ratios, flush=True)
     return [name, f"{million:,.0f}", road.library, precision, f"{len(texts) / seconds['ours']:,.1f}", *ratios]
 
