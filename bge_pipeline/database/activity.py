@@ -43,5 +43,8 @@ def read_activity(connection: Connection, target: TargetTable) -> Activity:
 
 def is_being_indexed(connection: Connection, target: TargetTable) -> bool:
     """Whether an index of the table is built now, by whoever it is."""
-    statement = text("SELECT EXISTS (SELECT FROM pg_stat_progress_create_index WHERE relid = CAST(:name AS regclass))")
+    statement = text(
+        "SELECT EXISTS (SELECT FROM pg_stat_progress_create_index "
+        "WHERE relid = CAST(:name AS regclass) AND datname = current_database())"
+    )
     return bool(connection.execute(statement, {"name": str(target)}).scalar_one())

@@ -8,6 +8,7 @@ import time
 import pytest
 from sqlalchemy import text
 
+from bge_pipeline.database.activity import is_being_indexed
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.index_build import build_concurrently, rebuild_concurrently
 from bge_pipeline.database.indexes import index_is_valid
@@ -214,3 +215,26 @@ def test_leftovers_of_an_interrupted_rebuild_are_removed_and_those_of_others_are
     rebuild_concurrently(database, SEGMENTS, name, statement, column="start_sec")
     assert validity(database, f"{name[:56]}_ccnew") is None
     assert validity(database, "somebody_else_ccnew") is False
+
+
+def test_a_build_in_another_database_is_none_of_this_one_although_its_tables_have_the_same_numbers(
+    database, new_database_url
+):
+    def is_indexed(where):
+        with where.autocommit() as connection:
+            return is_being_indexed(connection, SEGMENTS)
+
+    with Database(new_database_url()) as twin:
+        oid = "SELECT 'segments'::regclass::oid"
+        assert scalar(twin, oid) == scalar(database, oid)
+        build = threading.Thread(
+            target=build_concurrently,
+            args=(twin, SEGMENTS, "ours", slow_statement(twin)),
+            kwargs={"column": "start_sec"},
+        )
+        build.start()
+        try:
+            wait_until(lambda: is_indexed(twin))
+            assert not is_indexed(database)
+        finally:
+            build.join()
