@@ -32,7 +32,8 @@ def fail_runs_without_process(
     runs = [run for run in instance.get_runs(filters=dg.RunsFilter(statuses=under_way)) if WORKER_TAG in run.tags]
     stopped = silent() if any(not runs_here(run.tags[WORKER_TAG]) for run in runs) else {}
     orphans = []
-    for worker, listed in [(run.tags[WORKER_TAG], run) for run in runs]:
+    for listed in runs:
+        worker = listed.tags[WORKER_TAG]
         if worker not in stopped and not is_gone(worker):
             continue
         record = instance.get_run_record_by_id(listed.run_id)

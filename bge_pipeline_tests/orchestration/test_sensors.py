@@ -60,6 +60,18 @@ def requests(result: dg.SensorResult | str) -> list[tuple[str | None, str | None
     return [(request.job_name, request.partition_key) for request in result.run_requests or ()]
 
 
+def tell_of(database: Database, worker: str, minutes: int) -> None:
+    """An entry of the journal that this worker kept fresh until so many minutes ago, and did not end."""
+    facts = {"process": worker, "id_range": "all", "model": "m", "rows": 0, "rows_per_second": 0}
+    execute(
+        database,
+        f"INSERT INTO {SEGMENTS.journal} (act, at, facts) VALUES ('worker', now() - :ago * interval '1 minute', "
+        "CAST(:facts AS jsonb))",
+        ago=minutes,
+        facts=json.dumps(facts),
+    )
+
+
 class TestRerunFailedPartitions:
     @pytest.mark.usefixtures("expanded")
     def test_says_that_nothing_has_failed(self, tick: Tick):
@@ -204,14 +216,7 @@ class TestRerunFailedPartitions:
         self, tick: Tick, instance: dg.DagsterInstance, database: Database, minutes: int, is_gone: bool
     ):
         worker = "another-host/4026531836/1/1.00"
-        facts = {"process": worker, "id_range": "all", "model": "m", "rows": 0, "rows_per_second": 0}
-        execute(
-            database,
-            f"INSERT INTO {SEGMENTS.journal} (act, at, facts) VALUES ('worker', now() - :ago * interval '1 minute', "
-            "CAST(:facts AS jsonb))",
-            ago=minutes,
-            facts=json.dumps(facts),
-        )
+        tell_of(database, worker, minutes)
         far = instance.create_run_for_job(
             defs.resolve_job_def("backfill_job"),
             status=dg.DagsterRunStatus.STARTED,
@@ -251,15 +256,8 @@ class TestRerunFailedPartitions:
         self, tick: Tick, instance: dg.DagsterInstance, database: Database, later: str
     ):
         worker = "another-host/4026531836/1/1.00"
-        facts = {"process": worker, "id_range": "all", "model": "m", "rows": 0, "rows_per_second": 0}
-        for ago in (10, 0) if later == "it tells of its next work" else (10,):
-            execute(
-                database,
-                f"INSERT INTO {SEGMENTS.journal} (act, at, facts) VALUES ('worker', now() - :ago * interval '1 minute', "
-                "CAST(:facts AS jsonb))",
-                ago=ago,
-                facts=json.dumps(facts),
-            )
+        for minutes in (10, 0) if later == "it tells of its next work" else (10,):
+            tell_of(database, worker, minutes)
         has_begun = later == "another run began"
         run = instance.create_run_for_job(
             defs.resolve_job_def("swap_job"),
