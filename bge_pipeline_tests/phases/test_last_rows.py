@@ -6,18 +6,11 @@ import pytest
 
 from bge_pipeline.errors import SwapRefused
 from bge_pipeline.phases import swap as swap_module
-from bge_pipeline_tests.support import ENCODER, columns_of, execute, fill, scalar, swap, wrong_vectors
+from bge_pipeline_tests.support import ENCODER, columns_of, execute, scalar, swap, wrong_vectors
 
 pytestmark = pytest.mark.pgvector
 
 LATE = "UPDATE segments SET text = text || ' late' WHERE id <= 40"
-
-
-@pytest.fixture
-def filled(database, migration):
-    """The demo table in phase backfilled."""
-    fill(migration)
-    return database
 
 
 def before_writers_are_locked_out(monkeypatch, act):

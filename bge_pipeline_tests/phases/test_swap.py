@@ -41,13 +41,6 @@ from bge_pipeline_tests.support import (
 pytestmark = pytest.mark.pgvector
 
 
-@pytest.fixture
-def filled(database, migration):
-    """The demo table in phase backfilled."""
-    fill(migration)
-    return database
-
-
 def before_the_lock(monkeypatch, act):
     """Run `act` after every check that is made without the lock and before the lock is taken."""
     original = swap_module.compact_pending_index
