@@ -6,22 +6,12 @@ import pytest
 
 from bge_pipeline.errors import SwapRefused
 from bge_pipeline.phases import swap as swap_module
+from bge_pipeline_tests.phases.locking_out import before_writers_are_locked_out
 from bge_pipeline_tests.support import ENCODER, columns_of, execute, scalar, swap, wrong_vectors
 
 pytestmark = pytest.mark.pgvector
 
 LATE = "UPDATE segments SET text = text || ' late' WHERE id <= 40"
-
-
-def before_writers_are_locked_out(monkeypatch, act):
-    """Run `act` after the catch-up and before each attempt to lock."""
-    original = swap_module.lock_out_writers
-
-    def lock(*arguments):
-        act()
-        original(*arguments)
-
-    monkeypatch.setattr(swap_module, "lock_out_writers", lock)
 
 
 def add_deferred_trigger(database, body):

@@ -21,6 +21,7 @@ from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import require_table, space_of
 from bge_pipeline.phases.status import read_status
+from bge_pipeline_tests.phases.locking_out import before_writers_are_locked_out
 from bge_pipeline_tests.support import (
     ENCODER,
     SEGMENTS,
@@ -64,17 +65,6 @@ def before_the_last_lock(monkeypatch, act):
 
 
 LATE = "UPDATE segments SET text = text || ' late' WHERE id <= 40"
-
-
-def before_writers_are_locked_out(monkeypatch, act):
-    """Run `act` after the catch-up and before each attempt to lock."""
-    original = swap_module.lock_out_writers
-
-    def lock(*arguments):
-        act()
-        original(*arguments)
-
-    monkeypatch.setattr(swap_module, "lock_out_writers", lock)
 
 
 def refuses(database, settings, error=SwapRefused, match=None, encoder=ENCODER):
