@@ -32,7 +32,7 @@ from benchmarks.live_tools import PhaseWatch, Tool, ours, vecshift
 from bge_pipeline.database.connection import normalise_url
 from bge_pipeline.database.local_server import start_embedded_postgres
 
-BEFORE_SECONDS = 10.0
+BEFORE_SECONDS = 20.0
 AFTER_SECONDS = 10.0
 
 

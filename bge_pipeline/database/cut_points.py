@@ -11,6 +11,7 @@ from itertools import pairwise
 from sqlalchemy import Connection, text
 
 from bge_pipeline.database.ids import INTEGERS, Id, IdKind
+from bge_pipeline.database.sampling import sampled
 from bge_pipeline.database.size import rows_now, table_pages
 from bge_pipeline.database.target import TargetTable
 
@@ -96,10 +97,11 @@ def _by_sample(connection: Connection, target: TargetTable, kind: IdKind, in_all
     wanted = ranges * PAGES_OF_A_RANGE
     if wanted > pages * _LARGEST_SAMPLE:
         return None
+    percent = 100.0 * wanted / pages
     statement = target.sql(
         f"SELECT {kind.as_it_travels} FROM (SELECT {{ids}}, row_number() OVER (ORDER BY {{ids}}) AS {_NUMBER}, "
-        f"count(*) OVER () AS {_MET} FROM {{table}} TABLESAMPLE SYSTEM (CAST(:percent AS float4)) REPEATABLE (0)) numbered "
+        f"count(*) OVER () AS {_MET} FROM {{table}} {sampled(connection, target, percent)}) numbered "
         f"WHERE {_NUMBER} * :ranges / {_MET} > ({_NUMBER} - 1) * :ranges / {_MET} AND {_NUMBER} < {_MET} ORDER BY {_NUMBER}"
     )
-    values = {"percent": 100.0 * wanted / pages, "ranges": ranges}
+    values = {"percent": percent, "ranges": ranges, "seed": 0}
     return [kind.plain(value) for value in connection.execute(statement, values).scalars()]

@@ -38,6 +38,7 @@ _READ = f"""
 SELECT c.oid, n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid IN ({STORED}) OR c.oid = to_regclass(:quarantine)
 """
+_STORED_COUNT = f"SELECT count(*) FROM pg_class c WHERE c.oid IN ({STORED})"
 _IS_PARTITIONED = "SELECT relkind = 'p' FROM pg_class WHERE oid = CAST(:table AS regclass)"
 _ROWS = f"SELECT COALESCE(sum(GREATEST(reltuples, 0)), 0)::bigint FROM pg_class WHERE oid IN ({STORED})"
 _MOST_ROWS = f"SELECT COALESCE(max(GREATEST(reltuples, 0)), 0)::bigint FROM pg_class WHERE oid IN ({STORED})"
@@ -68,6 +69,11 @@ def stored_tables(connection: Connection, target: TargetTable) -> list[TargetTab
     """The tables that hold the rows: the partitions, whatever their depth, or the table itself where it has none of them."""
     found = connection.execute(text(_STORED_TABLES), {"table": str(target)}).all()
     return [target if row.is_itself else target.at(row.schema, row.name) for row in found]
+
+
+def count_stored(connection: Connection, target: TargetTable) -> int:
+    """How many tables hold the rows; 1 for an ordinary one."""
+    return int(connection.execute(text(_STORED_COUNT), {"table": str(target)}).scalar_one())
 
 
 def relations_read(connection: Connection, target: TargetTable) -> frozenset[tuple[int, str, str]]:

@@ -1,4 +1,4 @@
-"""Samples of the table's rows: their texts and their vectors, from random pages, the same ones for the same seed."""
+"""Samples of the table's rows: their texts and their vectors, from random pages."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from sqlalchemy import Connection, text
 
 from bge_pipeline.database.id_range import IdRange
 from bge_pipeline.database.ids import as_constant, from_driver
-from bge_pipeline.database.partitions import estimated_rows
+from bge_pipeline.database.partitions import count_stored, estimated_rows
 from bge_pipeline.database.pending import HAS_TEXT
+from bge_pipeline.database.size import table_pages
 from bge_pipeline.database.target import TargetTable
 
 _DIMENSIONS_SAMPLE_ROWS = 2_000
+_FEWEST_PAGES_OF_A_PARTITION = 20
 _UNTYPED = """
 SELECT attname::text FROM pg_attribute
 WHERE attrelid = CAST(:table AS regclass) AND attname = ANY(:columns) AND atttypmod < 0
@@ -44,12 +46,12 @@ class SampledRows:
 
 
 def sample_texts(connection: Connection, target: TargetTable, rows: int, *, seed: int = 0) -> list[str]:
-    """About `rows` texts drawn from random pages of the table, the same ones for the same seed and table."""
+    """About `rows` texts drawn from random pages of the table, for the same seed the same ones, but as `sampled` says."""
+    percent = sample_percent(connection, target, rows)
     statement = target.sql(
-        "SELECT {text} FROM {table} TABLESAMPLE SYSTEM (:percent) REPEATABLE (:seed) "
+        f"SELECT {{text}} FROM {{table}} {sampled(connection, target, percent)} "
         f"WHERE {{only_part}}{HAS_TEXT} {SHUFFLED} LIMIT :rows"
     )
-    percent = sample_percent(connection, target, rows)
     return list(connection.execute(statement, {"percent": percent, "seed": seed, "rows": rows}).scalars())
 
 
@@ -62,6 +64,19 @@ def sample_percent(connection: Connection, target: TargetTable, rows: int) -> fl
         estimate = estimated_rows(connection, target)
     # Twice what is wanted, since pages differ; a table never analysed is read whole, up to the limit.
     return 100.0 if estimate < 4 * rows else min(100.0, 200.0 * rows / estimate)
+
+
+def sampled(connection: Connection, target: TargetTable, percent: float) -> str:
+    """The TABLESAMPLE of `:percent` of the pages, the same ones for the same `:seed`, but for many small partitions.
+
+    PostgreSQL chooses pages by number and seed, and so the same numbers in every partition: of small ones all would give a page,
+    or none. There the seed is left to it, which takes another one for each partition.
+    https://www.postgresql.org/docs/current/tablesample-method.html
+    """
+    tables = count_stored(connection, target)
+    of_each = table_pages(connection, target) / max(1, tables) * percent / 100
+    depends_on_seed = tables <= 1 or percent >= 100 or of_each >= _FEWEST_PAGES_OF_A_PARTITION
+    return f"TABLESAMPLE SYSTEM (CAST(:percent AS float4)){' REPEATABLE (:seed)' if depends_on_seed else ''}"
 
 
 def sample_vectors(
@@ -151,5 +166,6 @@ def _source(
     """FROM and the beginning of WHERE: the rows of the id range, or those on random pages that hold `rows` rows or more."""
     if id_range is not None:
         return f"FROM {{table}} WHERE {id_range.condition}", {"rows": rows, **id_range.values}
-    values = {"percent": sample_percent(connection, target, rows), "seed": seed, "rows": rows}
-    return "FROM {table} TABLESAMPLE SYSTEM (:percent) REPEATABLE (:seed) WHERE {in_part}", values
+    percent = sample_percent(connection, target, rows)
+    values = {"percent": percent, "seed": seed, "rows": rows}
+    return f"FROM {{table}} {sampled(connection, target, percent)} WHERE {{in_part}}", values

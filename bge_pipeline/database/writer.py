@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from psycopg2 import Error as DriverError
 from psycopg2.errors import LockNotAvailable
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.binary_copy import run_copy, staged_vectors
@@ -25,13 +25,11 @@ from bge_pipeline.database.pooler import require_session
 from bge_pipeline.database.session_settings import settings_put_back
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import WRITING
+from bge_pipeline.database.update_statement import COPY_INTO_STAGING, IS_THE_COLUMN, staging_table, update_template
 from bge_pipeline.errors import ChangedMeanwhile
 from bge_pipeline.telemetry.metrics import COMMIT_SECONDS
 
 logger = logging.getLogger(__name__)
-
-_STAGING = "bge_pipeline_staging"
-_COPY = f"COPY pg_temp.{_STAGING} FROM STDIN (FORMAT binary)"
 
 # synchronous_commit: a crash of the server may lose the last commits, and NULL then says that they are missing.
 # enable_*: the staging table is small and has no statistics; the plan must stay one index lookup a row.
@@ -52,50 +50,9 @@ _FOR_THE_REST = (
     "SET LOCAL session_replication_role TO DEFAULT",
 )
 
-# By number, since names go round: in a backfill that slept through somebody's swap, this one may be another column's now.
-# Read by the snapshot of the UPDATE, which by then has locked the table against the next exchange.
-_IS_THE_COLUMN = (
-    "(SELECT attnum FROM pg_catalog.pg_attribute "
-    "WHERE attrelid = CAST(:table AS pg_catalog.regclass) AND attname = :column) = :number"
-)
 # Every transaction that writes tells our own trigger so, and leaves the application's out where that is asked for.
 _WRITING = f"SET LOCAL {WRITING} = 'on'; "
 _SKIP_TRIGGERS = "SET LOCAL session_replication_role = 'replica'; "
-_POSTGRES_16 = 160_000
-"""STORAGE became part of CREATE TABLE with PostgreSQL 16."""
-
-
-# A partition that was taken out meanwhile is somebody else's table, whose columns nobody exchanges.
-_IS_IN_PLACE = (
-    "EXISTS (SELECT FROM pg_catalog.pg_partition_ancestors(CAST(:partition AS pg_catalog.regclass)) "
-    "WHERE relid = CAST(:table AS pg_catalog.regclass))"
-)
-_SAME_TEXT = "pg_catalog.md5(pg_catalog.convert_to({l_text}::text, 'UTF8'))::uuid = s.digest"
-
-
-# The subquery locks the rows that nobody else has locked and whose text is as it was read; they cannot change after that.
-# A row whose version has changed may still have its text: one that the application touches all the time must not wait for ever.
-def update_template(kind: IdKind, *, of_partition: bool = False) -> str:
-    """The UPDATE for `TargetTable.sql`, with the values of a column's table, name and number.
-
-    Of a partition the text says that a row is the one that was read, and its place that it is the one that was locked: the id
-    may not be kept apart by an index (`database.partition_keys`), and no row may get the vector of another.
-    """
-    is_the_column = _IS_THE_COLUMN
-    is_as_read, is_the_row = f"(l.xmin = s.version OR {_SAME_TEXT})", ""
-    if of_partition:
-        is_the_column += f" AND {_IS_IN_PLACE}"
-        is_as_read, is_the_row = _SAME_TEXT, " AND t.ctid = s.place"
-    return f"""
-UPDATE {{table}} t SET {{column}} = s.vector FROM (
-  SELECT {{l_ids_as_id}}, s.vector, l.ctid AS place FROM pg_temp.{_STAGING} s
-  JOIN {{table}} l ON {{l_id}} = {kind.staged}
-  WHERE l.{{column}} IS NULL AND {is_the_column} AND {is_as_read}
-  FOR NO KEY UPDATE OF l SKIP LOCKED
-) s WHERE {{t_id}} = {{staged_id}}{is_the_row}
-RETURNING t.{{column}} IS NOT NULL AS kept, (t.ctid::text::point)[0] = (s.place::text::point)[0] AS in_page
-"""
-
 
 # PostgreSQL looks again for row versions that can be cleared away when the oldest transaction of the server, be it in another
 # database, is another one; a VACUUM, of nothing here, makes it look at once.
@@ -216,7 +173,7 @@ class VectorWriter:
 
         Deferred constraints and triggers of the application have their say at once, as at the commit of any other batch.
         """
-        connection.execute(self._staging(server_version(connection)))
+        connection.execute(staging_table(self._id_kind, self._dimensions, server_version(connection)))
         with settings_put_back(connection):
             stored = self._store(connection, batch, vectors)
             connection.execute(text("; ".join(_FOR_THE_REST[: 3 if self._skip_triggers else 2])))
@@ -237,20 +194,24 @@ class VectorWriter:
         return stored
 
     def _store(self, connection: Connection, batch: PendingBatch, vectors: NDArray[np.float32]) -> Stored:
-        run_copy(connection, _COPY, staged_vectors(self._id_kind, batch.ids, batch.versions, batch.digests, vectors))
+        run_copy(
+            connection,
+            COPY_INTO_STAGING,
+            staged_vectors(self._id_kind, batch.ids, batch.versions, batch.digests, vectors),
+        )
         # It runs the application's triggers, and so with the role's own settings; one message, one round trip.
         settings = self._settings + self._database.sessions.roles_own_settings()
         table, values = self._target, self._column
         if batch.partition is not None:
             table, values = batch.partition, values | {"partition": str(batch.partition)}
         update = table.sql(settings + self._updates[batch.partition is not None], column=self._name)
-        updated = connection.execute(update, values).all()
-        if not updated:
+        in_page = connection.execute(update, values).scalars().all()
+        if not in_page:
             self._require_column(connection)
-        return Stored(sum(row.kept for row in updated), sum(row.in_page for row in updated))
+        return Stored(len(in_page) - in_page.count(None), in_page.count(True))
 
     def _require_column(self, connection: Connection) -> None:
-        if not connection.execute(text(f"SELECT {_IS_THE_COLUMN}"), self._column).scalar_one():
+        if not connection.execute(text(f"SELECT {IS_THE_COLUMN}"), self._column).scalar_one():
             raise ChangedMeanwhile(
                 f"column {self._name!r} of {self._target} was exchanged or dropped by another process",
                 state="every committed batch is kept, this one was not written",
@@ -263,23 +224,13 @@ class VectorWriter:
             connection = self._database.engine.connect()
             try:
                 with connection.begin():
-                    connection.execute(self._staging(server_version(connection)))
+                    connection.execute(staging_table(self._id_kind, self._dimensions, server_version(connection)))
             except DBAPIError:
                 connection.invalidate()
                 connection.close()
                 raise
             self._connection = connection
         return self._connection
-
-    def _staging(self, server: int) -> TextClause:
-        # Without out-of-line storage there is no second table and index to empty at every commit.
-        fits_a_page = self._dimensions <= 1_900
-        storage = " STORAGE PLAIN" if fits_a_page and server >= _POSTGRES_16 else ""
-        key = ", ".join(f"{name} {sql_type}" for name, sql_type in self._id_kind.staging_columns)
-        return text(
-            f"CREATE TEMPORARY TABLE IF NOT EXISTS {_STAGING} ({key}, version xid, digest uuid, "
-            f"vector vector({self._dimensions}){storage}) ON COMMIT DELETE ROWS"
-        )
 
 
 def _look_anew(connection: Connection) -> None:

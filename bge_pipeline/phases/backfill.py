@@ -23,6 +23,7 @@ from bge_pipeline.database.publications import require_updates
 from bge_pipeline.database.quarantine import forget_changed
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.text_columns import explaining_text
+from bge_pipeline.database.update_rules import require_no_instead
 from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.embedding.loading import road_of
 from bge_pipeline.errors import PhaseError
@@ -165,6 +166,7 @@ def backfill(
         skips = migration.settings.skips_triggers
         require_privileges(connection, state.table, column.name, alters=False, skips_triggers=skips)
         require_updates(connection, state.table)
+        require_no_instead(connection, state.table, skipping=skips)
         if id_range is not None:
             id_range.require_columns(state.table.id_kind)
         _require_quarantine(connection, target)

@@ -30,6 +30,7 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.tested_versions import untested_versions
 from bge_pipeline.database.text_columns import find_text_columns
 from bge_pipeline.database.trigger import WatchedColumns
+from bge_pipeline.database.update_rules import require_no_instead
 from bge_pipeline.database.user_triggers import find_user_triggers
 from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.errors import ConfigurationError, PhaseError
@@ -118,6 +119,7 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
         dependents = find_dependents(connection, state.table, target.embedding_column)
         require_privileges(connection, state.table, skips_triggers=settings.skips_triggers)
         require_updates(connection, state.table)
+        require_no_instead(connection, state.table, skipping=settings.skips_triggers)
         told = [untested_versions(connection), told_part(connection, target, column)]
         for refusal in refusals(connection, state, settings):
             raise refusal

@@ -83,7 +83,7 @@ class Plan:
         mentions: functions whose text names the old column, or its type with its dimensions, with what the migration means to
             each and the statement that mends it; to be checked by a person.
         publications: what logical replication will carry, and what its subscribers have to do.
-        triggers: the application's triggers, and what each will see of the backfill.
+        triggers: the application's triggers and rules, and what each will see of the backfill.
         warnings: what would make vectors unreliable, or the application's statements fail.
         missing_privileges: what the role lacks, with the statement that grants it.
         keeps_search_current: whether rows that are written while the migration runs are found by search before its swap;

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from bge_pipeline.database.privileges import missing_privileges
 from bge_pipeline.database.publications import find_replication, updates_fault
 from bge_pipeline.database.read_only import read_only_fault
+from bge_pipeline.database.update_rules import find_update_rules, rules_fault
 from bge_pipeline.database.user_triggers import find_user_triggers
 from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.duration import about
@@ -23,7 +24,7 @@ from bge_pipeline.phases.plan_rates import (
 )
 from bge_pipeline.phases.safeguards import taken_names
 from bge_pipeline.phases.state import MigrationState
-from bge_pipeline.phases.surroundings import hidden_changes, told_replication, told_triggers, warnings_of
+from bge_pipeline.phases.surroundings import hidden_changes, told_replication, told_rules, told_triggers, warnings_of
 from bge_pipeline.phases.unloaded_model import UnloadedModel
 from bge_pipeline.phases.writing_rates import WritingRates
 from bge_pipeline.settings import Settings, SwapSettings
@@ -52,7 +53,11 @@ def look_around(
     skips = settings.skips_triggers
     triggers = find_user_triggers(connection, state.table)
     replication = find_replication(connection, state.table)
-    faults = [read_only_fault(connection), updates_fault(connection, state.table, replication)]
+    faults = [
+        read_only_fault(connection),
+        updates_fault(connection, state.table, replication),
+        rules_fault(connection, state.table, skipping=skips),
+    ]
     obstacles = [f"{reason}; {remedy}" for reason, remedy in filter(None, faults)]
     if begins:
         taken = taken_names(connection, state, column)
@@ -60,7 +65,10 @@ def look_around(
     warnings = warnings_of(connection, state)
     return Around(
         publications=told_replication(replication, state, column, vector) if begins else (),
-        triggers=told_triggers(triggers, column, pending, settings.backfill_batch_rows, skipping=skips),
+        triggers=(
+            *told_triggers(triggers, column, pending, settings.backfill_batch_rows, skipping=skips),
+            *told_rules(find_update_rules(connection, state.table), skipping=skips),
+        ),
         warnings=warnings if state.phase != "legacy" else hidden_changes(triggers),
         lacking=tuple(str(p) for p in missing_privileges(connection, state.table, skips_triggers=skips)),
         obstacles=tuple(obstacles),

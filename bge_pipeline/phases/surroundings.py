@@ -1,4 +1,4 @@
-"""Who else stands around the table, publications and the application's triggers, and what a migration means to each. In words."""
+"""Who stands around the table, publications and the application's triggers and rules, and what a migration means to each."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 from bge_pipeline.database.publications import Publication, Replication
 from bge_pipeline.database.sql import quote, render
 from bge_pipeline.database.trigger import trigger_fault
+from bge_pipeline.database.update_rules import UpdateRule
 from bge_pipeline.database.user_triggers import UserTrigger, find_user_triggers
 from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.phases.exchange import rename_statements
@@ -50,6 +51,15 @@ def told_triggers(
         elif trigger.fires_on(column, skipping=not skipping):
             told.append(f"{trigger}: not fired by the backfill with BACKFILL_TRIGGERS={'skip' if skipping else 'fire'}")
     return tuple(told)
+
+
+def told_rules(rules: tuple[UpdateRule, ...], *, skipping: bool) -> tuple[str, ...]:
+    """What each rule that lets rows be written makes of it; the others are obstacles."""
+    return tuple(
+        f"{rule}: what it does beside an UPDATE it does once with every commit of the backfill, for the rows of it"
+        for rule in rules
+        if not rule.is_instead and rule.holds(skipping=skipping)
+    )
 
 
 def hidden_changes(triggers: tuple[UserTrigger, ...]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column
 from bge_pipeline.database.pending import HAS_TEXT
-from bge_pipeline.database.sampling import sample_percent
+from bge_pipeline.database.sampling import sample_percent, sampled
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.quality.bounds import UNIT_LENGTH_TOLERANCE
 
@@ -75,12 +75,12 @@ class ColumnContent:
 
 def read_content(connection: Connection, target: TargetTable, column: Column, most_rows: int | None) -> ColumnContent:
     """Count in one read of the table, or of random pages that hold some `most_rows` rows."""
-    values: dict[str, Any] = {"tolerance": UNIT_LENGTH_TOLERANCE}
+    values: dict[str, Any] = {"tolerance": UNIT_LENGTH_TOLERANCE, "seed": 0}
     sample = ""
     if most_rows is not None:
         values["percent"] = sample_percent(connection, target, most_rows)
         if values["percent"] < 100:
-            sample = "TABLESAMPLE SYSTEM (:percent) REPEATABLE (0)"
+            sample = sampled(connection, target, values["percent"])
     statement = _QUERY.format(
         has_text=HAS_TEXT,
         dimensions=_DIMENSIONS.get(column.type_name, "NULL::integer"),

@@ -22,7 +22,7 @@ from bge_pipeline.database.ranges import cut_ranges
 from bge_pipeline.database.recent import sample_written_since
 from bge_pipeline.database.sampling import sample_vectors, vectors_of
 from bge_pipeline.database.sql import quote
-from bge_pipeline.database.writer import update_template
+from bge_pipeline.database.update_statement import update_template
 from bge_pipeline.errors import BgePipelineError, ConfigurationError, TargetTableError
 from bge_pipeline_tests.db.keyed_rows import described, read, write_all, wrong_rows
 from bge_pipeline_tests.support import NASTY_IDS, SEGMENTS, as_it_stands, execute

@@ -17,7 +17,7 @@ from bge_pipeline.database.pending import pending_index_statement
 from bge_pipeline.database.pending_reader import read_pending
 from bge_pipeline.database.quarantine import list_quarantined, quarantine_row, quarantine_statements
 from bge_pipeline.database.ranges import cut_ranges
-from bge_pipeline.database.writer import update_template
+from bge_pipeline.database.update_statement import update_template
 from bge_pipeline.errors import TargetTableError
 from bge_pipeline_tests.db.keyed_rows import described, read, write_all, wrong_rows
 from bge_pipeline_tests.roads import ROOT

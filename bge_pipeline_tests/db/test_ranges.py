@@ -18,7 +18,7 @@ from bge_pipeline.database.pending import count_pending
 from bge_pipeline.database.pending_reader import read_pending
 from bge_pipeline.database.ranges import cut_ranges
 from bge_pipeline.errors import BgePipelineError
-from bge_pipeline_tests.support import SEGMENTS, as_it_stands, execute, scalar
+from bge_pipeline_tests.support import SEGMENTS, as_it_stands, execute, scalar, wait_until
 
 ODD = replace(SEGMENTS, table="odd")
 
@@ -179,16 +179,22 @@ class TestCuttingALargeTable:
     def pages_read(self, database, act):
         """Pages of the table, and of its index, that `act` asked the server for, cached or not."""
 
+        others = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+
         def counted():
             with database.autocommit() as connection:
                 connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
+            wait_until(lambda: not scalar(database, others))  # a session tells of what it read when it ends
             asked = "SELECT {0}_blks_hit + {0}_blks_read FROM pg_statio_user_tables WHERE relname = 'odd'"
             return [scalar(database, asked.format(kind)) for kind in ("heap", "idx")]
 
         database.engine.dispose()
         before = counted()
         result = act()
-        database.engine.dispose()  # a session tells of what it read when it ends
+        database.engine.dispose()
         return result, [now - then for now, then in zip(counted(), before, strict=True)]
 
     @pytest.mark.parametrize(

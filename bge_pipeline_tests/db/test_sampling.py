@@ -1,0 +1,40 @@
+"""Samples of rows: of a table of many small partitions too, whose pages have the same few numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from bge_pipeline.database.sampling import sample_texts, sample_vectors
+from bge_pipeline.database.target import TargetTable
+from bge_pipeline_tests.support import as_it_stands
+
+PARTITIONS, ROWS_OF_EACH = 150, 20
+NOTES = TargetTable("public", "notes", ("id",), "text", "embedding")
+
+
+@pytest.fixture
+def small_partitions(database):
+    as_it_stands(
+        database,
+        "CREATE TABLE notes (id bigint PRIMARY KEY, text text, embedding vector(2)) PARTITION BY RANGE (id)",
+    )
+    for number in range(PARTITIONS):
+        first = number * ROWS_OF_EACH
+        bounds = f"FROM ({first}) TO ({first + ROWS_OF_EACH})"
+        as_it_stands(database, f"CREATE TABLE notes_{number} PARTITION OF notes FOR VALUES {bounds}")
+    rows = PARTITIONS * ROWS_OF_EACH - 1
+    as_it_stands(database, f"INSERT INTO notes SELECT n, 'note ' || n, '[1,2]' FROM generate_series(0, {rows}) n")
+    as_it_stands(database, "ANALYZE notes")
+    return database
+
+
+@pytest.mark.pgvector
+@pytest.mark.parametrize("seed", range(6))
+def test_a_sample_of_small_partitions_is_of_some_of_them(small_partitions, seed):
+    with small_partitions.autocommit() as connection:
+        texts = sample_texts(connection, NOTES, 300, seed=seed)
+        vectors = sample_vectors(connection, NOTES, ["embedding"], 300, seed=seed)
+    assert len(texts) > 150
+    assert len(vectors) > 150
+    partitions = {int(text.split()[1]) // ROWS_OF_EACH for text in texts}
+    assert 10 < len(partitions) < 80, "about a fifth of the pages"
