@@ -76,3 +76,17 @@ def divide(database: Database, layout: str = "range", *, index: str | None = HNS
     execute(database, "DROP TABLE whole_segments")
     with database.autocommit() as connection:
         connection.exec_driver_sql("ANALYZE segments")
+
+
+def make_small_partitions(database: Database, number: int, rows_of_each: int) -> None:
+    """A table `notes` of many partitions of a few rows, the ids from 0 on."""
+    as_it_stands(
+        database,
+        "CREATE TABLE notes (id bigint PRIMARY KEY, text text, embedding vector(2)) PARTITION BY RANGE (id)",
+    )
+    for first in range(0, number * rows_of_each, rows_of_each):
+        bounds = f"FROM ({first}) TO ({first + rows_of_each})"
+        as_it_stands(database, f"CREATE TABLE notes_{first} PARTITION OF notes FOR VALUES {bounds}")
+    last = number * rows_of_each - 1
+    as_it_stands(database, f"INSERT INTO notes SELECT n, 'note ' || n, '[1,2]' FROM generate_series(0, {last}) n")
+    as_it_stands(database, "ANALYZE notes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from bge_pipeline.database.partition_keys import is_kept_apart, shared_id_refusal
+from bge_pipeline.database.partition_locks import PartitionLocks, partition_locks
 from bge_pipeline.database.partitions import stored_tables
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
@@ -24,6 +25,13 @@ def told_partitions(connection: Connection, state: MigrationState, column: str, 
         "DETACH PARTITION waits while the index of that one is built"
     )
     told = [together, attaching(target, column, vector)]
+    locks = partition_locks(connection, target)
+    if state.new is None and 2 * locks.during > locks.room:
+        told.append(
+            f"a search of all partitions locks {locks.now:,} tables and indexes now, and {locks.during:,} until retire; this "
+            f"server has room for {locks.room:,} locks of all sessions together, so that two at once may fail with "
+            f"`out of shared memory`: {_more_room(locks)}"
+        )
     if not is_kept_apart(connection, target):
         looked = "no two rows have the same now" if state.new is None else "no two rows had the same before expand"
         told.append(
@@ -53,6 +61,17 @@ def refusals(connection: Connection, state: MigrationState, settings: SwapSettin
     if not state.table.is_partitioned:
         return []
     found: list[BgePipelineError | None] = [shared_id_refusal(connection, target) if state.new is None else None]
+    locks = partition_locks(connection, target)
+    if state.new is None and locks.during > locks.room:
+        found.append(
+            PhaseError(
+                f"a migration of {target} needs {locks.during:,} locks at once, for every partition and its indexes with two new "
+                f"ones, and this server has room for {locks.room:,}: statements over the whole table, the application's searches "
+                "too, would fail with `out of shared memory`",
+                state="nothing was changed",
+                next_step=_more_room(locks),
+            )
+        )
     if settings.old_index == "drop":
         found.append(
             PhaseError(
@@ -63,3 +82,7 @@ def refusals(connection: Connection, state: MigrationState, settings: SwapSettin
             )
         )
     return [refusal for refusal in found if refusal is not None]
+
+
+def _more_room(locks: PartitionLocks) -> str:
+    return f"ALTER SYSTEM SET max_locks_per_transaction = {locks.setting}; and restart the server"

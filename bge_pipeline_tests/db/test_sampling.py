@@ -6,7 +6,7 @@ import pytest
 
 from bge_pipeline.database.sampling import sample_texts, sample_vectors
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline_tests.support import as_it_stands
+from bge_pipeline_tests.partitions import make_small_partitions
 
 PARTITIONS, ROWS_OF_EACH = 150, 20
 NOTES = TargetTable("public", "notes", ("id",), "text", "embedding")
@@ -14,17 +14,7 @@ NOTES = TargetTable("public", "notes", ("id",), "text", "embedding")
 
 @pytest.fixture
 def small_partitions(database):
-    as_it_stands(
-        database,
-        "CREATE TABLE notes (id bigint PRIMARY KEY, text text, embedding vector(2)) PARTITION BY RANGE (id)",
-    )
-    for number in range(PARTITIONS):
-        first = number * ROWS_OF_EACH
-        bounds = f"FROM ({first}) TO ({first + ROWS_OF_EACH})"
-        as_it_stands(database, f"CREATE TABLE notes_{number} PARTITION OF notes FOR VALUES {bounds}")
-    rows = PARTITIONS * ROWS_OF_EACH - 1
-    as_it_stands(database, f"INSERT INTO notes SELECT n, 'note ' || n, '[1,2]' FROM generate_series(0, {rows}) n")
-    as_it_stands(database, "ANALYZE notes")
+    make_small_partitions(database, PARTITIONS, ROWS_OF_EACH)
     return database
 
 
