@@ -25,8 +25,8 @@ def told_partitions(connection: Connection, state: MigrationState, column: str, 
         "DETACH PARTITION waits while the index of that one is built"
     )
     told = [together, attaching(target, column, vector)]
-    locks = partition_locks(connection, target)
-    if state.new is None and 2 * locks.during > locks.room:
+    locks = partition_locks(connection, target) if state.new is None else None
+    if locks is not None and 2 * locks.during > locks.room:
         told.append(
             f"a search of all partitions locks {locks.now:,} tables and indexes now, and {locks.during:,} until retire; this "
             f"server has room for {locks.room:,} locks of all sessions together, so that two at once may fail with "
@@ -60,18 +60,10 @@ def refusals(connection: Connection, state: MigrationState, settings: SwapSettin
     target = state.table.target
     if not state.table.is_partitioned:
         return []
-    found: list[BgePipelineError | None] = [shared_id_refusal(connection, target) if state.new is None else None]
-    locks = partition_locks(connection, target)
-    if state.new is None and locks.during > locks.room:
-        found.append(
-            PhaseError(
-                f"a migration of {target} needs {locks.during:,} locks at once, for every partition and its indexes with two new "
-                f"ones, and this server has room for {locks.room:,}: statements over the whole table, the application's searches "
-                "too, would fail with `out of shared memory`",
-                state="nothing was changed",
-                next_step=_more_room(locks),
-            )
-        )
+    found: list[BgePipelineError | None] = []
+    if state.new is None:  # what compares ids needs the locks
+        no_room = _lock_refusal(target, partition_locks(connection, target))
+        found.append(no_room or shared_id_refusal(connection, target))
     if settings.old_index == "drop":
         found.append(
             PhaseError(
@@ -82,6 +74,18 @@ def refusals(connection: Connection, state: MigrationState, settings: SwapSettin
             )
         )
     return [refusal for refusal in found if refusal is not None]
+
+
+def _lock_refusal(target: TargetTable, locks: PartitionLocks) -> PhaseError | None:
+    if locks.during <= locks.room:
+        return None
+    return PhaseError(
+        f"a migration of {target} needs {locks.during:,} locks at once, for every partition and its indexes with two new ones, "
+        f"and this server has room for {locks.room:,}: statements over the whole table, the application's searches too, would "
+        "fail with `out of shared memory`",
+        state="nothing was changed",
+        next_step=_more_room(locks),
+    )
 
 
 def _more_room(locks: PartitionLocks) -> str:
