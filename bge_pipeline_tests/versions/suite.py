@@ -18,7 +18,7 @@ def _paths(under: str, *names: str) -> tuple[str, ...]:
     return tuple(f"bge_pipeline_tests/{under}{name}" for name in names)
 
 
-_LEFT_OUT = "not slow and not thorough and not browser and not frameworks and not real_endpoint"
+_LEFT_OUT = "not slow and not thorough and not browser and not frameworks and not real_endpoint and not celery"
 OF_A_SERVER = (
     "-m",
     f"pgvector and {_LEFT_OUT}",
@@ -28,6 +28,8 @@ OF_A_SERVER = (
 )
 """What a server of another version could answer otherwise: the phases by command and by Alembic, there and back, kinds of
 indexes and of vectors, settings of sessions, rights, publications and replicas."""
+WHOLE_OF_A_SERVER = ("-m", f"pgvector and {_LEFT_OUT}")
+"""All that needs a server with pgvector."""
 SHORT_OF_A_SERVER = (
     *_paths("migrations/test_alembic_road.py::test_", "each_revision_takes_the_table_one_phase_further"),
     *_paths("migrations/test_alembic_road.py::test_", "the_printed_script_of_the_swap_runs"),
