@@ -6,7 +6,7 @@ from sqlalchemy import Connection
 
 from bge_pipeline.database.partition_keys import is_kept_apart, shared_id_refusal
 from bge_pipeline.database.partition_locks import PartitionLocks, partition_locks
-from bge_pipeline.database.partitions import stored_tables
+from bge_pipeline.database.partitions import count_stored
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.vector_type import VectorType
@@ -21,7 +21,7 @@ def told_partitions(connection: Connection, state: MigrationState, column: str, 
     if not state.table.is_partitioned:
         return ()
     together = (
-        f"{len(stored_tables(connection, target))} partitions are migrated together, filled and indexed one after another; "
+        f"{count_stored(connection, target):,} partitions are migrated together, filled and indexed one after another; "
         "DETACH PARTITION waits while the index of that one is built"
     )
     told = [together, attaching(target, column, vector)]
