@@ -170,7 +170,8 @@ class TestOnAPoolOfSessions:
 
 def behind_one(connection) -> bool:
     """Whether the connection itself shows what `behind` looks for."""
-    return connection.execute(text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")).scalar_one() == 1
+    held = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()")
+    return connection.execute(held).scalar_one() == 1
 
 
 class busy:  # noqa: N801 - reads as what the pooler is
