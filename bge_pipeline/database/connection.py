@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_SIGNS_OF_LIFE = {"keepalives_idle": 60, "keepalives_interval": 15, "keepalives_count": 4, "tcp_user_timeout": 120_000}
+"""Seconds, and milliseconds of the last. Balancers and address translators forget a connection on which nothing was said for some
+minutes, as while an index is built or a model computes; and whoever hears nothing of a server that is gone waits two hours by
+the system's defaults."""
+
 
 def normalise_url(url: str | URL) -> URL:
     """The URL for psycopg2: `postgres://` and `postgresql://` name no driver, and SQLAlchemy 2.1 would take psycopg 3.
@@ -67,8 +72,8 @@ class Database:
     def __init__(self, url: str | URL, *, application_name: str = "bge-pipeline", limits: Limits | None = None) -> None:
         self.url = normalise_url(url)
         connect_args: dict[str, str | int] = {"application_name": application_name, "client_encoding": "UTF8"}
-        if limits is not None and "connect_timeout" not in self.url.query:
-            connect_args["connect_timeout"] = limits.connect
+        defaults = _SIGNS_OF_LIFE | ({"connect_timeout": limits.connect} if limits is not None else {})
+        connect_args |= {name: value for name, value in defaults.items() if name not in self.url.query}
         self.engine = create_engine(self.url, pool_pre_ping=True, pool_size=4, connect_args=connect_args)
         self.sessions = Sessions(self.engine, limits)
         self._unpooled = create_engine(self.url, poolclass=NullPool, connect_args=connect_args)

@@ -7,7 +7,7 @@ import time
 import pytest
 from sqlalchemy import text
 
-from bge_pipeline.database.connection import Database
+from bge_pipeline.database.connection import Database, normalise_url
 from bge_pipeline.database.session_settings import FIXED_SETTINGS, LOOK, Limits
 from bge_pipeline.errors import DatabaseUnavailable
 from bge_pipeline.phases.migration import Migration
@@ -59,6 +59,19 @@ def test_sessions_of_a_look_wait_for_nothing_long_and_those_of_a_phase_as_long_a
         given.close()
     finally:
         limited.close()
+
+
+def test_connections_show_signs_of_life_as_often_as_the_url_says_or_once_a_minute(database, database_url):
+    """Where nothing is said for minutes, as while an index is built, what lies between may forget the connection."""
+    for query, idle in (({}, "60"), ({"keepalives_idle": "30"}, "30")):
+        with (
+            Database(normalise_url(database_url).update_query_dict(query)) as reached,
+            reached.engine.connect() as connection,
+        ):
+            given = connection.connection.driver_connection.get_dsn_parameters()
+            assert given["keepalives_idle"] == idle
+            assert (given["keepalives_interval"], given["keepalives_count"]) == ("15", "4")
+            assert given["tcp_user_timeout"] == "120000"
 
 
 def test_a_statement_that_a_look_gives_up_is_no_traceback(settings, database, monkeypatch):
