@@ -44,6 +44,13 @@ def gte_qwen2(folder: Path) -> Path:
     return _saved(folder, Qwen2Model, config, "lasttoken")
 
 
+def copy_tokenizer(folder: Path) -> None:
+    """Put the bundled model's tokenizer into the folder of another model."""
+    source = find_sentence_model("bundled").files.folder
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        shutil.copy(source / name, folder)
+
+
 def _saved(folder: Path, architecture: Any, config: Any, pooling: str) -> Path:
     """The folder, made unless it is there already."""
     if (folder / "sentence_bert_config.json").exists():
@@ -52,9 +59,8 @@ def _saved(folder: Path, architecture: Any, config: Any, pooling: str) -> Path:
 
     torch.manual_seed(0)
     architecture(config).save_pretrained(folder)
-    source = find_sentence_model("bundled").files.folder
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "modules.json"):
-        shutil.copy(source / name, folder)
+    copy_tokenizer(folder)
+    shutil.copy(find_sentence_model("bundled").files.folder / "modules.json", folder)
     (folder / "1_Pooling").mkdir(exist_ok=True)
     (folder / "2_Normalize").mkdir(exist_ok=True)
     pooled = {

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import gc
 import re
-import shutil
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 
 from benchmarks.encode import Encode, best_batch, make_texts, quiet, seconds_of, sentence_transformers
 from benchmarks.harness import Measurement, Results
+from benchmarks.shapes import copy_tokenizer
 from bge_pipeline.embedding.loading import load_encoder, road_of
 from bge_pipeline.embedding.models import find_sentence_model
 from bge_pipeline.embedding.service import EmbeddingsService
@@ -184,9 +184,7 @@ def _transformer(folder: Path, network: Any, pooling: str, after: Sequence[Calla
 
     plain = folder.with_name("plain")
     network.save_pretrained(plain)
-    source = find_sentence_model("bundled").files.folder
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
-        shutil.copy(source / name, plain)
+    copy_tokenizer(plain)
     transformer = modules.Transformer(str(plain), max_seq_length=_LONGEST)
     width = transformer.get_embedding_dimension()
     others = [*(make(width) for make in after), modules.Normalize()]

@@ -49,6 +49,15 @@ class EndpointServer:
     under_way: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def environment(self) -> dict[str, str]:
+        """The variables by which the server is the encoder."""
+        return {
+            "EMBEDDING_PROVIDER": "openai",
+            "EMBEDDING_MODEL": "some-model",
+            "EMBEDDING_API_URL": self.url,
+            "EMBEDDING_API_KEY": KEY,
+        }
+
     @property
     def batches(self) -> list[int]:
         """Texts of each request."""

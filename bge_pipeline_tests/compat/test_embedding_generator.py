@@ -163,12 +163,7 @@ def test_a_model_that_only_the_library_runs_is_served_too(
 
 def test_an_endpoint_is_asked_by_the_same_encoder_as_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(8) as server:
-        for name, value in {
-            "EMBEDDING_PROVIDER": "openai",
-            "EMBEDDING_MODEL": "some-model",
-            "EMBEDDING_DIMENSIONS": "8",
-            "EMBEDDING_API_URL": server.url,
-        }.items():
+        for name, value in (server.environment() | {"EMBEDDING_DIMENSIONS": "8"}).items():
             monkeypatch.setenv(name, value)
         settings_from_env.cache_clear()
         generator = EmbeddingGenerator()

@@ -75,12 +75,7 @@ def test_a_budget_ends_the_backfill_and_its_revision_is_applied_only_when_all_is
     configured: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving() as server:
-        for name, value in {
-            "EMBEDDING_PROVIDER": "openai",
-            "EMBEDDING_MODEL": "some-model",
-            "EMBEDDING_API_URL": server.url,
-            "EMBEDDING_MAX_TOKENS": "2000",
-        }.items():
+        for name, value in (server.environment() | {"EMBEDDING_MAX_TOKENS": "2000"}).items():
             monkeypatch.setenv(name, value)
         with pytest.raises(CommandError, match="EMBEDDING_MAX_TOKENS=2000 is spent"):
             command.upgrade(alembic_config(), "006")

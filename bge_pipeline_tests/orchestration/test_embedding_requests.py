@@ -9,7 +9,7 @@ from bge_pipeline.orchestration.embedding_requests import why_later
 from bge_pipeline.orchestration.rerun_policy import Attempt, RerunPolicy
 from bge_pipeline.orchestration.sensors import embed_new_rows
 from bge_pipeline.orchestration.served import THE_TABLE
-from bge_pipeline_tests.endpoint_server import KEY, serving
+from bge_pipeline_tests.endpoint_server import serving
 from bge_pipeline_tests.orchestration.conftest import Runner, insert_segment
 
 POLICY = RerunPolicy(max_attempts=3, backoff_seconds=60)
@@ -70,12 +70,7 @@ def test_the_sensor_waits_after_a_spent_budget(
     run: Runner, instance: dg.DagsterInstance, database: Database, monkeypatch: pytest.MonkeyPatch
 ):
     with serving() as server:
-        for name, value in {
-            "EMBEDDING_PROVIDER": "openai",
-            "EMBEDDING_MODEL": "some-model",
-            "EMBEDDING_API_URL": server.url,
-            "EMBEDDING_API_KEY": KEY,
-        }.items():
+        for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
         assert run("expand_job").success
         assert run.backfill().success

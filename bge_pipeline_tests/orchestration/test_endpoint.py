@@ -18,13 +18,7 @@ pytestmark = pytest.mark.pgvector
 @pytest.fixture
 def server(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> Iterator[EndpointServer]:
     with serving() as served:
-        for name, value in {
-            "EMBEDDING_PROVIDER": "openai",
-            "EMBEDDING_MODEL": "some-model",
-            "EMBEDDING_API_URL": served.url,
-            "EMBEDDING_API_KEY": KEY,
-            "EMBEDDING_PRICE_PER_MILLION": "100",
-        }.items():
+        for name, value in (served.environment() | {"EMBEDDING_PRICE_PER_MILLION": "100"}).items():
             monkeypatch.setenv(name, value)
         yield served
 
