@@ -155,6 +155,7 @@ def cut(migration: Migration, instance: dg.DagsterInstance) -> dg.DagsterInstanc
     return instance
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
 def test_the_first_backfill_that_a_person_launches_loads_one_model_at_a_time_and_measures_the_quality_once(
     cut: dg.DagsterInstance,

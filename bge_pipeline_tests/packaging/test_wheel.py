@@ -123,6 +123,7 @@ def test_the_command_explains_itself_and_tells_its_version(run: Run) -> None:
     assert run("bge-pipeline", "--version").stdout.strip() == f"bge-pipeline {version('bge-pipeline')}"
 
 
+@pytest.mark.thorough
 def test_the_demo_needs_nothing_but_the_wheel(run: Run, run_folder: Path) -> None:
     # Outside pytest's own folder, whose rights would keep the embedded server out.
     home = {"BGE_PIPELINE_HOME": str(run_folder / "wheel"), "BENCHMARK_TEXTS": "32"}

@@ -82,6 +82,7 @@ def test_the_swap_refuses_it(database: Database, migration: Migration, settings:
     assert (status.phase, status.dimensions) == ("backfilled", 1536)
 
 
+@pytest.mark.thorough
 def test_a_real_model_with_another_pooling_is_refused(
     database: Database, make_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
@@ -106,6 +107,7 @@ def test_a_real_model_with_another_pooling_is_refused(
     assert read_status(Migration(database, settings)).phase == "backfilled"
 
 
+@pytest.mark.thorough
 def test_a_right_model_on_a_few_short_texts_beside_hashed_old_vectors_is_let_through(
     database: Database, make_settings: Callable[..., Settings]
 ) -> None:
@@ -122,6 +124,7 @@ def test_a_right_model_on_a_few_short_texts_beside_hashed_old_vectors_is_let_thr
     assert swap(Migration(database, settings), service).exchanged
 
 
+@pytest.mark.thorough
 def test_a_model_that_is_cut_short_all_along_is_refused(
     database: Database, make_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:

@@ -51,7 +51,7 @@ def far_off(database, column="embedding"):
 
 
 @pytest.mark.pgvector("0.7")
-@pytest.mark.parametrize("method", ["ivfflat", "hnsw"])
+@pytest.mark.parametrize("method", [pytest.param("ivfflat", marks=pytest.mark.thorough), "hnsw"])
 def test_float16_goes_through_all_phases_with_the_gate_enforced(database, make_settings, method):
     settings = make_settings(
         target_vector_type="halfvec", quality_gate="enforce", benchmark_texts=20, index_method=method

@@ -63,6 +63,7 @@ def test_it_takes_the_texts_of_the_table(database: Database, settings: Settings)
     assert 'the target table "public"."nowhere" does not exist' in missing.stderr
 
 
+@pytest.mark.thorough
 def test_it_counts_pairs_of_the_reranker_and_the_memory_of_the_process(
     tiny_sentence_model: Path, tiny_cross_encoder: Path
 ) -> None:

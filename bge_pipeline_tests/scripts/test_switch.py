@@ -60,6 +60,7 @@ def switch(settings: Settings, tmp_path: Path) -> Switch:
     return run
 
 
+@pytest.mark.thorough
 @pytest.mark.pgvector
 @pytest.mark.slow
 def test_it_switches_the_table_has_nothing_to_do_a_second_time_and_switches_again_after_a_rollback(
