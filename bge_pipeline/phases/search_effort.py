@@ -29,7 +29,13 @@ def note_search_effort(operator: Operator, settings: Settings, state: MigrationS
     wanted = (1 + settings.quality_min_ann_recall) / 2
     column = state.filled.name
     found = recommend_for_recall(
-        operator.database, settings, wanted, column=column, k=NEIGHBOURS, samples=RECALL_QUERIES
+        operator.database,
+        settings,
+        wanted,
+        column=column,
+        k=NEIGHBOURS,
+        samples=RECALL_QUERIES,
+        gives_up_early=True,
     )
     if found is None:
         return

@@ -32,6 +32,7 @@ _TIMED_EXACT_SEARCHES = 5
 """Enough for a median of what is only shown; the rankings themselves come from one pass for all queries."""
 _SAME_DISTANCE = 1e-5
 """Two sums of the same products in float32 differ by less, in another order of adding."""
+_ROUNDING = 1e-9
 _SAME_VECTOR = 1e-5
 """A row at this distance is the query itself, sampled from the table: finding it is no merit."""
 
@@ -117,10 +118,15 @@ def recommend_for_recall(
     column: str | None = None,
     k: int = 20,
     samples: int = 100,
+    gives_up_early: bool = False,
 ) -> RecallRecommendation | None:
     """The least probes (IVFFlat) or ef_search (HNSW) with at least the `wanted` recall; None without such an index.
 
-    Other arguments and errors are those of `recall_at_k`.
+    Args:
+        wanted: mean recall@k.
+        gives_up_early: ask no more queries at a value that cannot reach it whatever they find. The answer is the same; the
+            recall of the values that do not suffice is that of the queries that were asked.
+        database, settings, queries, column, k, samples: as for `recall_at_k`, and so are the errors.
     """
     with database.autocommit() as connection:
         searched = read_column(connection, settings, column)
@@ -130,10 +136,11 @@ def recommend_for_recall(
         queries = _queries(connection, searched, queries, samples)
         exact = _exact_but_itself(connection, searched, queries, k)
         points = []
-        for value in _ladder(1 if is_ivfflat else k, max(1, searched.index.lists) if is_ivfflat else MAX_EF_SEARCH):
+        highest = max(1, searched.index.lists) if is_ivfflat else MAX_EF_SEARCH
+        for value in _ladder(1 if is_ivfflat else k, highest):
             session = INDEX_SCAN | scan_settings(searched.index, searched.pgvector, k, probes=value, ef_search=value)
-            found, milliseconds = _rankings(connection, searched, session, queries, k)
-            points.append(RecallPoint(value, _recall(exact, found), milliseconds))
+            least = wanted if gives_up_early and value < highest else 0.0
+            points.append(RecallPoint(value, *_tried(connection, searched, session, queries, k, exact, least)))
             if points[-1].recall >= wanted:
                 break
     defaults = scan_settings(searched.index, searched.pgvector, settings.rerank_top_k)
@@ -170,6 +177,29 @@ def _rankings(
         milliseconds.append((time.perf_counter() - started) * 1e3)
         rankings.append(_but_itself(found, searched, k))
     return rankings, statistics.median(milliseconds)
+
+
+def _tried(
+    connection: Connection,
+    searched: SearchedColumn,
+    session: Session,
+    queries: NDArray[np.float32],
+    k: int,
+    exact: list[_Ranking],
+    least: float,
+) -> tuple[float, float]:
+    """Mean recall and median milliseconds, of as many queries as it takes to know that the recall is below `least`."""
+    counted = sum(bool(true) for true in exact)
+    missed: list[float] = []
+    milliseconds = []
+    for query, true in zip(queries, exact, strict=True):
+        rankings, took = _rankings(connection, searched, session, query[None], k)
+        milliseconds.append(took)
+        if true:
+            missed.append(1.0 - _recall([true], rankings))
+        if sum(missed) > (1.0 - least) * counted + _ROUNDING:
+            break
+    return 1.0 - (statistics.fmean(missed) if missed else 0.0), statistics.median(milliseconds)
 
 
 def _exact(

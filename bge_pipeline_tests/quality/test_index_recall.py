@@ -10,7 +10,9 @@ import pytest
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.sampling import sample_vectors
 from bge_pipeline.errors import TargetTableError
+from bge_pipeline.quality import index_recall
 from bge_pipeline.quality.index_recall import exact_ranking, index_recalls, recall_at_k, recommend_for_recall
+from bge_pipeline.search.wire import fetch
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.support import SEGMENTS, execute
 
@@ -64,6 +66,25 @@ def test_the_recommendation_is_the_least_that_reaches_the_wanted_recall(
     measured = recall_at_k(database, make_settings(search_probes=found.value), queries, k=10)
     assert measured.recall == pytest.approx(found.points[-1].recall)
     assert measured.session["ivfflat.probes"] == found.value
+
+
+@pytest.mark.usefixtures("sparse_probes")
+@pytest.mark.parametrize("wanted", [0.6, 0.9, 0.97, 1.0])
+def test_giving_up_early_finds_the_same_with_fewer_searches(
+    database: Database, settings: Settings, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch, wanted: float
+) -> None:
+    searches: list[int] = []
+    monkeypatch.setattr(index_recall, "fetch", lambda *given: (searches.append(1), fetch(*given))[1])
+    found = recommend_for_recall(database, settings, wanted, queries, k=10)
+    patiently = len(searches)
+    early = recommend_for_recall(database, settings, wanted, queries, k=10, gives_up_early=True)
+
+    assert (early.value, early.reached) == (found.value, found.reached)
+    assert early.points[-1].recall == pytest.approx(found.points[-1].recall)
+    tried = len(found.points)
+    assert len(searches) - patiently < patiently or tried == 1
+    if wanted == 1.0:
+        assert (len(searches) - patiently) < 0.7 * patiently
 
 
 def test_hnsw_is_measured_by_ef_search(database: Database, settings: Settings) -> None:
