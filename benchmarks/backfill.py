@@ -25,7 +25,9 @@ from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import migrate, open_service
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
-from bge_pipeline.settings import load_settings
+from bge_pipeline.phases.rollback import rollback
+from bge_pipeline.phases.swap import swap
+from bge_pipeline.settings import Settings, load_settings
 
 
 def main() -> None:
@@ -40,43 +42,51 @@ def main() -> None:
         return
     flags = ["--no-swap"] if arguments.no_swap else []
     results = [in_a_process_of_its_own(rows, flags) for rows in arguments.rows]
-    rows = [
+    filled = [
         [
             f"{found['rows']:,}",
             f"{found['rows'] / found['seconds']:,.0f}",
             f"{found['rows'] / found['write_seconds']:,.0f}",
             *(f"{100 * found[stage] / found['seconds']:.0f}%" for stage in STAGES),
             f"{found['peak_memory_bytes'] / 2**20:,.0f}",
-            *(f"{found[figure]:,.{digits}f}" for figure, _, digits in SWAP_FIGURES if figure in found),
         ]
         for found in results
     ]
-    columns = [
-        "rows",
-        "rows/s",
-        "rows/s of the writer",
-        *("share of time in " + stage.removesuffix("_seconds") for stage in STAGES),
-        "peak MiB",
-        *(title for figure, title, _ in SWAP_FIGURES if figure in results[0]),
-    ]
+    shares = ["share of time in " + stage.removesuffix("_seconds") for stage in STAGES]
+    tables = [Results("Expand and backfill", ["rows", "rows/s", "rows/s of the writer", *shares, "peak MiB"], filled)]
     notes = ["The stages run at the same time, so that their shares add up to more than 100%."]
     if not arguments.no_swap:
-        notes.append("The swap in all: index build, search effort, quality gate with exact searches, exchange.")
-    phases = "expand and backfill" if arguments.no_swap else "expand, backfill, swap and retire"
+        tables.append(
+            Results(
+                "Swap, rollback, swap again and retire",
+                ["rows", *(title for _, title, _ in FIGURES)],
+                [
+                    [f"{found['rows']:,}", *(f"{found[figure]:,.{digits}f}" for figure, _, digits in FIGURES)]
+                    for found in results
+                ],
+            )
+        )
+        notes.append("The gate: search effort, quality with exact searches, and the new index read into memory.")
+    phases = "expand and backfill" if arguments.no_swap else "all phases"
     Measurement(
         arguments.name,
         f"A demo table with {load_settings().legacy_dimensions}-d old vectors and no index on them goes through {phases}; "
         "the encoder is the cheap one.",
-        [Results(phases.capitalize(), columns, rows)],
+        tables,
         notes,
     ).publish()
 
 
 STAGES = ("read_seconds", "tokenize_seconds", "encode_seconds", "write_seconds")
-SWAP_FIGURES = (
+FIGURES = (
     ("index_seconds", "index s", 1),
+    ("gate_seconds", "gate s", 1),
+    ("exchange_seconds", "exchange s", 1),
     ("lock_milliseconds", "lock ms", 0),
-    ("swap_seconds", "swap s in all", 0),
+    ("rollback_seconds", "rollback s", 1),
+    ("rollback_lock_milliseconds", "its lock ms", 0),
+    ("forward_seconds", "swap again s", 1),
+    ("retire_seconds", "retire s", 1),
 )
 
 
@@ -91,22 +101,48 @@ def in_a_process_of_its_own(rows: int, flags: list[str]) -> dict[str, Any]:
 def run(rows: int, *, swaps: bool) -> dict[str, Any]:
     """Figures of one size, on an embedded server made for it and removed after it."""
     with tempfile.TemporaryDirectory(prefix="bge-benchmark-", ignore_cleanup_errors=True) as home:
-        settings = load_settings(bge_pipeline_home=home, embedding_model="hashing")
+        settings = settings_of(home)
         # The table is made in a process of its own too, whose memory is not the backfill's.
         subprocess.run([sys.executable, "-c", _LOAD, home, str(rows)], check=True, cwd=Path(__file__).parent.parent)
+        steps = Steps()
         with Database.from_settings(settings) as database, open_service(Migration(database, settings)) as service:
             if not swaps:
                 expand(Migration(database, settings), service.space)
                 return backfill(Migration(database, settings), service.encoder).as_metadata()
-            started = time.perf_counter()
-            result = migrate(Migration(database, settings), service)
-            seconds = time.perf_counter() - started
+            result = migrate(Migration(database, settings), service, on_step=steps.begin)
+            assert result.swap is not None
+            steps.begin("rollback")
+            back = rollback(Migration(database, settings))
+            steps.begin("forward")
+            swap(Migration(database, settings_of(home, forward_after_rollback=back.rolled_back)), service)
+            steps.begin("retire")
             retire(Migration(database, settings))
+            steps.begin("end")
         return (
             result.backfill.as_metadata()
-            | {name: getattr(result.swap, name) for name in ("index_seconds", "lock_milliseconds", "index_bytes")}
-            | {"swap_seconds": seconds - result.backfill.seconds}
+            | {name: getattr(result.swap, name) for name in ("index_seconds", "lock_milliseconds")}
+            | {"gate_seconds": steps.seconds["quality gate"], "rollback_lock_milliseconds": back.lock_milliseconds}
+            | {f"{name}_seconds": steps.seconds[name] for name in ("exchange", "rollback", "forward", "retire")}
         )
+
+
+def settings_of(home: str, **more: Any) -> Settings:
+    """Of every phase; the search effort that the new index needs is set on the server, as `migrate --set-search-effort` does."""
+    return load_settings(bge_pipeline_home=home, embedding_model="hashing", server_search_effort="set", **more)
+
+
+class Steps:
+    """How long each step took, by its name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._name, self._since = "", time.perf_counter()
+
+    def begin(self, name: str) -> None:
+        """A step begins, and the one before is over."""
+        now = time.perf_counter()
+        self.seconds[self._name] = self.seconds.get(self._name, 0.0) + now - self._since
+        self._name, self._since = name, now
 
 
 _LOAD = """
@@ -118,7 +154,7 @@ load(sys.argv[1], int(sys.argv[2]))
 
 def load(home: str, rows: int) -> None:
     """Make the demo table; the server stays for the process that waits for this one."""
-    settings = load_settings(bge_pipeline_home=home, embedding_model="hashing")
+    settings = settings_of(home)
     with Database.from_settings(settings) as database:
         create_demo_table(database, settings, rows, with_index=False)
 

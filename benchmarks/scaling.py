@@ -6,7 +6,9 @@ Run: python -m benchmarks.scaling
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +21,70 @@ SIZES = (1_000_000, 100_000_000, 1_000_000_000)
 DIMENSIONS = 384
 ASSUMED_GPU = 1_500
 """Texts of a transcript a second, assumed of BGE-small on a consumer GPU; not measured here."""
+ASSUMED_GPU_HOUR = 0.50
+"""Dollars for such a GPU; what yours costs is on its provider's page."""
+ASSUMED_ENDPOINT_TOKENS = 5_000_000
+"""Tokens a minute that an account at a hosted endpoint may send."""
+ASSUMED_MILLION_TOKENS = 0.02
+"""Dollars that the endpoint asks for a million tokens."""
 PAGE = """# From a million rows to a billion
 
-Written by `python -m benchmarks.scaling` from the files in `benchmarks/results/`: what was measured there is multiplied, and no
-table of these sizes was migrated but the one of a million rows. Encoding on a GPU is an assumed {gpu:,} texts a
-second, not a measurement of ours (`python -m benchmarks.gpu_rate` measures yours). BGE-small, 384 dimensions, `vector`, one
-table.
+Written by `python -m benchmarks.scaling` from the files in `benchmarks/results/`: what was measured there is multiplied. Of the
+sizes below only a million rows was migrated, and [ten million](#what-ten-million-rows-showed) were backfilled. BGE-small,
+384 dimensions, `vector`, one table.
 
-## What one migration takes
+Assumed, not measured: a GPU that embeds {gpu:,} texts a second (`python -m benchmarks.gpu_rate` measures yours) and costs
+{gpu_hour:.2f} dollars an hour; an endpoint that takes {endpoint_tokens} million tokens a minute at {million_tokens:.2f} dollars a
+million; {tokens:.0f} tokens a text, as in the mixed texts of `benchmarks.encode`. The constants stand at the head of
+`benchmarks/scaling.py`: put in yours and run it.
 
-{table}
-- *Writing* is one worker's rate into one table with nothing to embed ({writer:,} rows/s at a million rows, `backfill.json`);
-  several workers into one table were not measured, so that the column stays as it is for a fleet.
+## Time
+
+{time}
+- *Writing* is one worker's rate into one table with nothing to embed ({writer:,} rows/s at a million rows, `backfill.json`); it
+  goes on while texts are embedded. {writers}
+- *Index* is IVFFlat's build at a million rows ({index} s) by the rows, its k-means left out. *Gate* is its time at a million rows
+  ({gate} s) by the rows: exact searches read the column once. The exchange and its lock do not grow with the rows ({lock} ms).
+- *The whole* is the longer one of embedding and writing, then index and gate.
+
+## Money, disk, log and memory
+
+{money}
+- *One GPU* and *eight* cost the same as long as embedding is the longer part; with eight the writer is soon the longer one, and
+  GPUs wait for it.
 - *Log* is {log:,} bytes a row ({kept} kept, `log_volume.json`); replicas have to take it, archives to keep it.
-- *Index* is IVFFlat's build at a million rows ({index} s) by the rows, its k-means left out. Memory is what pgvector asks of
-  `maintenance_work_mem`; with less HNSW gets slow, and IVFFlat takes fewer lists.
 - *Disk* is the new vectors, their index and the log of an hour, or of the whole where that is less, with eight GPUs.
+- *Memory of the build* is what pgvector asks of `maintenance_work_mem`, IVFFlat / HNSW; with less HNSW gets slow, and IVFFlat
+  takes fewer lists.
+
+## What ten million rows showed
+
+{ten}
+The old vectors have {old} dimensions there, so that the table fits on a small disk (`backfill_10M.json`, {ten_hardware}; the
+million rows above are of {hardware}, and the two do not compare). Index, gate and swap were not measured at that size.
 
 ## Which part is the narrowest, and what to change then
 
 - **The encoder**, with fewer than {gpus} such GPUs, at every size: add workers. Each partition is a Dagster run of its own; give
   the pool `encoder` a limit of as many runs as there are GPUs ([deploy](../deploy/README.md)).
-- **The writer**, beyond that: more GPUs bring nothing to one table. Several tables are separate migrations and add up; the
+- **The writer**, beyond that: more GPUs bring little to one table. Several tables are separate migrations and add up; the
   partitions of one table are one. `INDEX_ELEMENT=halfvec` halves what is built.
+- **An endpoint's limit of tokens**: several accounts or replicas behind one address; a server of your own (TEI, vLLM) has none
+  ([endpoints](endpoints.md)).
 - **The index** of a billion rows does not fit into the memory of one build: partition the table by what searches filter by
-  (each partition [has its own](tables.md#partitioned-tables)), or build with fewer lists and rerank.
+  (each partition [has its own](tables.md#partitioned-tables)), or build with fewer lists and rerank. An index of single
+  bits, a thirty-second of it, is yours to build after the swap (pgvector's `binary_quantize`); searches through it have to rerank
+  by the whole vectors, and neither the gate nor [search](search.md) here knows of it.
 - **Search** while all that goes on: a replica, on which `bge-pipeline doctor` and `search` work as they are.
 - **Dagster** takes {dagster} s a partition more than the plain function (`dagster_overhead.json`); PARTITION_ROWS=50,000 makes
-  20,000 partitions of a billion rows: take a million rows each there, or twenty partitions a run (`PARTITIONS_PER_RUN`). Cutting
-  the table reads its statistics, or 16 pages for each partition where ids have gaps, and not its rows.
+  20,000 partitions of a billion rows: take a million rows each there, or twenty partitions a run (`PARTITIONS_PER_RUN`). What
+  ten thousand partitions do to sensors and UI is in [benchmarks.md](benchmarks.md). Cutting the table reads its statistics, or
+  16 pages for each partition where ids have gaps, and not its rows.
 
 ## Not measured
 
-Several writers into one table; any GPU by a command of this repository; tables above ten million rows; HNSW builds above a
-million; the price of anything.
+Any GPU or hosted endpoint; several writers on a machine with more cores than two; swaps above a million rows; HNSW builds above
+a million.
 """
 
 
@@ -61,56 +93,165 @@ def main() -> None:
     print(f"written to {DOCUMENT}")
 
 
+@dataclass(frozen=True)
+class Rates:
+    """What was measured, for one row."""
+
+    write_seconds: float
+    index_seconds: float
+    gate_seconds: float
+    log_bytes: float
+    index_bytes: float
+    tokens: float
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to have texts embedded: texts a second, and dollars a text or an hour."""
+
+    name: str
+    texts_per_second: float
+    dollars_a_text: float = 0.0
+    dollars_an_hour: float = 0.0
+
+    def embedding(self, rows: int) -> float:
+        """Seconds."""
+        return rows / self.texts_per_second
+
+    def filling(self, rows: int, rates: Rates) -> float:
+        """Seconds until all rows have their vectors."""
+        return max(self.embedding(rows), rows * rates.write_seconds)
+
+    def dollars(self, rows: int, rates: Rates) -> float:
+        """Of the embedding; GPUs are paid for until all is written."""
+        return rows * self.dollars_a_text + self.dollars_an_hour * self.filling(rows, rates) / 3_600
+
+
+def ways(tokens: float) -> tuple[Way, Way, Way]:
+    """The ways of the page."""
+    per_second = ASSUMED_ENDPOINT_TOKENS / 60 / tokens
+    return (
+        Way("1 GPU", ASSUMED_GPU, dollars_an_hour=ASSUMED_GPU_HOUR),
+        Way("8 GPUs", 8 * ASSUMED_GPU, dollars_an_hour=8 * ASSUMED_GPU_HOUR),
+        Way("endpoint", per_second, dollars_a_text=tokens * ASSUMED_MILLION_TOKENS / 1e6),
+    )
+
+
+def measured() -> Rates:
+    """The rates that the results say, at a million rows."""
+    backfill, swapped = _row("backfill", "1,000,000"), _row("backfill", "1,000,000", table=1)
+    volume = _row("log_volume", "HNSW")
+    (encode,) = RESULTS.glob("encode-*.json")
+    return Rates(
+        write_seconds=1 / _number(backfill["rows/s"]),
+        index_seconds=_number(swapped["index s"]) / 1e6,
+        gate_seconds=_number(swapped["gate s"]) / 1e6,
+        log_bytes=_number(volume["log of the backfill"]) + _number(volume["log of the new index"]),
+        index_bytes=_number(volume["new index"]),
+        tokens=json.loads(encode.read_text(encoding="utf-8"))["kinds"]["mixed"]["tokens_mean"],
+    )
+
+
 def document() -> str:
     """The page as it has to be."""
-    backfill = _row("backfill", "1,000,000")
-    volume = _row("log_volume", "HNSW")
-    writer, index_seconds = _number(backfill["rows/s"]), _number(backfill["index s"])
-    log = _number(volume["log of the backfill"]) + _number(volume["log of the new index"])
-    index_bytes = _number(volume["new index"])
-    columns = [
-        "rows",
-        f"embedding, 1 GPU at {ASSUMED_GPU:,}/s",
-        "8 GPUs",
-        "writing",
-        "IVFFlat, building",
-        "log, GB",
-        "disk, GB",
-        "memory of the build, IVFFlat / HNSW, GB",
-    ]
-    rows = []
-    for size in SIZES:
-        one, eight, writing = size / ASSUMED_GPU, size / (8 * ASSUMED_GPU), size / writer
-        narrowest = max(eight, writing)
-        disk = size * (4 * DIMENSIONS + 8 + index_bytes + log * min(1.0, 3_600 / narrowest))
-        lists = recommended_lists(size)
-        memory = ivfflat_memory_bytes(lists, DIMENSIONS, "vector"), hnsw_memory_bytes(size, DIMENSIONS, 16, "vector")
-        rows.append(
-            [
-                f"{size:,}",
-                *(duration(seconds) for seconds in (one, eight, writing, size / 1_000_000 * index_seconds)),
-                f"{log * size / 1e9:,.0f}",
-                f"{disk / 1e9:,.0f}",
-                " / ".join(f"{size / 1e9:,.1f}" for size in memory),
-            ]
-        )
+    rates = measured()
+    embedders = ways(rates.tokens)
+    million = _row("backfill", "1,000,000", table=1)
     return PAGE.format(
         gpu=ASSUMED_GPU,
-        table=_table(columns, rows),
-        writer=round(writer),
-        log=round(log),
+        gpu_hour=ASSUMED_GPU_HOUR,
+        endpoint_tokens=ASSUMED_ENDPOINT_TOKENS // 1_000_000,
+        million_tokens=ASSUMED_MILLION_TOKENS,
+        tokens=rates.tokens,
+        time=_times(rates, embedders),
+        money=_costs(rates, embedders),
+        ten=_markdown("backfill_10M"),
+        ten_hardware=_result("backfill_10M")["hardware"],
+        hardware=_result("backfill")["hardware"],
+        old=re.findall(r"(\d+)-d old vectors", _result("backfill_10M")["about"])[0],
+        writer=round(1 / rates.write_seconds),
+        writers=_writers(),
+        index=million["index s"],
+        gate=million["gate s"],
+        lock=million["lock ms"],
+        log=round(rates.log_bytes),
         kept="an old HNSW index",
-        index=f"{index_seconds:.0f}",
-        gpus=f"{writer / ASSUMED_GPU:.0f}",
+        gpus=f"{1 / rates.write_seconds / ASSUMED_GPU:.0f}",
         dagster=f"{_number(_row('dagster_overhead', '2,000')['difference, s']):.0f}",
     )
 
 
-def _row(name: str, first: str) -> dict[str, str]:
-    """The row of a result's first table that begins so."""
-    table: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["tables"][0]
-    (row,) = (row for row in table["rows"] if row[0] == first)
-    return dict(zip(table["columns"], row, strict=True))
+def _times(rates: Rates, embedders: Sequence[Way]) -> str:
+    columns = [
+        "rows",
+        *(f"embedding, {way.name}" for way in embedders),
+        "writing",
+        "index",
+        "gate",
+        *(f"the whole, {way.name}" for way in embedders),
+    ]
+    rows = []
+    for size in SIZES:
+        index, gate = size * rates.index_seconds, size * rates.gate_seconds
+        seconds = [
+            *(way.embedding(size) for way in embedders),
+            size * rates.write_seconds,
+            index,
+            gate,
+            *(way.filling(size, rates) + index + gate for way in embedders),
+        ]
+        rows.append([f"{size:,}", *map(duration, seconds)])
+    return _table(columns, rows)
+
+
+def _costs(rates: Rates, embedders: Sequence[Way]) -> str:
+    columns = ["rows", *(f"{way.name}, $" for way in embedders), "log, GB", "disk, GB", "memory of the build, GB"]
+    rows = []
+    for size in SIZES:
+        logged = rates.log_bytes * min(1.0, 3_600 / embedders[1].filling(size, rates))
+        disk = size * (4 * DIMENSIONS + 8 + rates.index_bytes + logged)
+        memory = (
+            ivfflat_memory_bytes(recommended_lists(size), DIMENSIONS, "vector"),
+            hnsw_memory_bytes(size, DIMENSIONS, 16, "vector"),
+        )
+        rows.append(
+            [
+                f"{size:,}",
+                *(f"{way.dollars(size, rates):,.2f}" for way in embedders),
+                f"{rates.log_bytes * size / 1e9:,.0f}",
+                f"{disk / 1e9:,.0f}",
+                " / ".join(f"{size / 1e9:,.1f}" for size in memory),
+            ]
+        )
+    return _table(columns, rows)
+
+
+def _writers() -> str:
+    result = _result("writers")
+    table = result["tables"][0]
+    _, *others = (dict(zip(table["columns"], row, strict=True)) for row in table["rows"])
+    several = ", ".join(f"{row['writers']} to {row['times one']} times" for row in others)
+    return (
+        f"Several workers that write at once into ranges of their own, on {result['hardware']}, where they share the cores with "
+        f"the server, come together to more: {several} the rate of one (`writers.json`)."
+    )
+
+
+def _result(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _markdown(name: str) -> str:
+    """The tables of a result."""
+    return "\n".join(_table(table["columns"], table["rows"]) for table in _result(name)["tables"])
+
+
+def _row(name: str, first: str, table: int = 0) -> dict[str, str]:
+    """The row of a table of a result that begins so."""
+    found = _result(name)["tables"][table]
+    (row,) = (row for row in found["rows"] if row[0] == first)
+    return dict(zip(found["columns"], row, strict=True))
 
 
 def _number(cell: str) -> float:

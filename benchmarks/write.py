@@ -24,6 +24,7 @@ from benchmarks.harness import Measurement, Results
 from bge_pipeline.database.binary_copy import staged_vectors
 from bge_pipeline.database.catalog import describe_table
 from bge_pipeline.database.connection import Database
+from bge_pipeline.database.id_range import IdRange
 from bge_pipeline.database.ids import INTEGERS
 from bge_pipeline.database.pending_reader import PendingBatch, read_pending
 from bge_pipeline.database.target import TargetTable
@@ -102,10 +103,10 @@ def measure(database: Database, settings: Settings, ways: dict[str, Way], rows: 
     return {name: rows / statistics.median(found) for name, found in seconds.items()}
 
 
-def first_rows(connection: Connection, target: TargetTable, rows: int) -> PendingBatch:
-    """As many pending rows, in the order in which a backfill takes them."""
+def first_rows(connection: Connection, target: TargetTable, rows: int, id_range: IdRange | None = None) -> PendingBatch:
+    """As many pending rows of the range (None: of the table), in the order in which a backfill takes them."""
     batch = PendingBatch([], [], [])
-    for more in read_pending(connection, target, COLUMN, rows):
+    for more in read_pending(connection, target, COLUMN, rows, id_range):
         batch = batch.joined(more)
         if len(batch) >= rows:
             break
