@@ -52,7 +52,7 @@ def materialized(instance: dg.DagsterInstance) -> int:
 def runs_of(instance: dg.DagsterInstance, *statuses: dg.DagsterRunStatus) -> list[dg.DagsterRun]:
     """Runs that fill partitions."""
     runs = instance.get_runs(dg.RunsFilter(statuses=list(statuses) or None))
-    return [run for run in runs if targeted_keys(run.tags, instance)]
+    return [run for run in runs if targeted_keys(instance, THE_TABLE, run.tags)]
 
 
 def wait_for_success(instance: dg.DagsterInstance, run_id: str, seconds: float = PATIENCE_SECONDS) -> None:
@@ -80,7 +80,7 @@ def kill_in_the_middle(deployment: Deployment, instance: dg.DagsterInstance, dat
     def caught() -> str | None:
         partly = partly_written(database)
         for run in runs_of(instance, dg.DagsterRunStatus.STARTED):
-            if int(targeted_keys(run.tags, instance)[0].split("_")[0]) - 1 in partly:
+            if int(targeted_keys(instance, THE_TABLE, run.tags)[0].split("_")[0]) - 1 in partly:
                 name = worker_of(deployment, run, ["gpu1", "gpu2"])
                 if name is not None:
                     deployment.kill(name)
@@ -168,7 +168,7 @@ def within(instance: dg.DagsterInstance, run_id: str) -> str:
     """An SQL condition for the ids of a run's partition."""
     run = instance.get_run_by_id(run_id)
     assert run is not None
-    lower, upper = re.findall(r"\d+", targeted_keys(run.tags, instance)[0].partition("_")[2])
+    lower, upper = re.findall(r"\d+", targeted_keys(instance, THE_TABLE, run.tags)[0].partition("_")[2])
     return f"id BETWEEN {lower} AND {upper}"
 
 
