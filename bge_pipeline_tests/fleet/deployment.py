@@ -49,7 +49,8 @@ class Deployment:
         home.mkdir(parents=True, exist_ok=True)
         shutil.copy(self._instance, home / "dagster.yaml")
         shutil.copy(DEPLOY / "workspace.yaml", home)
-        return os.environ | self._variables | {"DAGSTER_HOME": str(home)} | overrides
+        root = str(DEPLOY.parent)  # the tests' own module, which counts, is no part of what is installed
+        return os.environ | self._variables | {"DAGSTER_HOME": str(home), "PYTHONPATH": root} | overrides
 
     def start(self, service: str, name: str = "", *, options: tuple[str, ...] = (), **overrides: str) -> None:
         """Start a service's command; `name` tells two of one service apart."""
