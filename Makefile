@@ -97,6 +97,7 @@ benchmark: $(INSTALLED)  ## Measure this machine and write docs/benchmarks.md, b
 	$(BIN)/python -m benchmarks.precision_quality
 	$(BIN)/python -m benchmarks.write
 	$(BIN)/python -m benchmarks.write --table-rows 1000000
+	$(BIN)/python -m benchmarks.writers
 	$(BIN)/python -m benchmarks.log_volume
 	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.backfill --rows 100000 1000000

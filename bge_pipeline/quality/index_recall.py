@@ -33,6 +33,7 @@ _TIMED_EXACT_SEARCHES = 5
 _SAME_DISTANCE = 1e-5
 """Two sums of the same products in float32 differ by less, in another order of adding."""
 _ROUNDING = 1e-9
+"""Of a sum of shares: a recall that is just the wanted one is not given up."""
 _SAME_VECTOR = 1e-5
 """A row at this distance is the query itself, sampled from the table: finding it is no merit."""
 
