@@ -6,21 +6,18 @@ Run: python -m benchmarks.index --rows 50000
 from __future__ import annotations
 
 import argparse
-import tempfile
 from typing import Any
 
+from benchmarks.expanded_table import expanded_table
 from benchmarks.harness import Measurement, Results
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.indexes import drop_index
-from bge_pipeline.demo.table import create_demo_table
-from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.phases.backfill import backfill
-from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import open_service
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.vector_index import build_index
 from bge_pipeline.quality.index_recall import recommend_for_recall
-from bge_pipeline.settings import Settings, load_settings
+from bge_pipeline.settings import Settings
 
 INDEXES: dict[str, dict[str, Any]] = {
     "IVFFlat": {"index_method": "ivfflat"},
@@ -35,14 +32,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=50_000, help="rows of the table")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bge-benchmark-", ignore_cleanup_errors=True) as home:
-        settings = load_settings(bge_pipeline_home=home, embedding_model="hashing")
-        with Database.from_settings(settings) as database:
-            create_demo_table(database, settings, arguments.rows, with_index=False)
-            expand(Migration(database, settings), configured_space(settings))
-            with open_service(Migration(database, settings)) as service:
-                backfill(Migration(database, settings), service.encoder)
-            rows = [measure(database, settings, name) for name in INDEXES]
+    with expanded_table(arguments.rows) as migration:
+        with open_service(migration) as service:
+            backfill(migration, service.encoder)
+        rows = [measure(migration.database, migration.settings, name) for name in INDEXES]
     Measurement(
         "index",
         f"{arguments.rows:,} rows of 384-d hashed-word vectors; stored vectors as queries, recall@20 against exact search.",

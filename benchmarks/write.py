@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from psycopg2.extras import execute_batch, execute_values
 from sqlalchemy import Connection, text
 
+from benchmarks.expanded_table import expanded_table
 from benchmarks.harness import Measurement, Results
 from bge_pipeline.database.binary_copy import staged_vectors
 from bge_pipeline.database.catalog import describe_table
@@ -29,11 +29,7 @@ from bge_pipeline.database.ids import INTEGERS
 from bge_pipeline.database.pending_reader import PendingBatch, read_pending
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.writer import CommitRules, Destination, VectorWriter
-from bge_pipeline.demo.table import create_demo_table
-from bge_pipeline.embedding.loading import configured_space
-from bge_pipeline.phases.expand import expand
-from bge_pipeline.phases.migration import Migration
-from bge_pipeline.settings import Settings, load_settings
+from bge_pipeline.settings import Settings
 
 Vectors = NDArray[np.float32]
 Way = Callable[[Database, PendingBatch, Vectors], None]
@@ -53,18 +49,15 @@ def main() -> None:
         help="indexes on the old column to try",
     )
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bge-benchmark-", ignore_cleanup_errors=True) as home:
-        settings = load_settings(bge_pipeline_home=home, embedding_model="hashing", old_index="keep")
-        with Database.from_settings(settings) as database:
-            create_demo_table(database, settings, arguments.table_rows, with_index=False)
-            expand(Migration(database, settings), configured_space(settings))
-            rates = measure(database, settings, WAYS, arguments.rows, arguments.rounds)
-            for name, definition, share in OLD_INDEXES:
-                if name in arguments.old_indexes:
-                    rows = max(1_000, int(arguments.rows * share))
-                    with old_index(database, definition):
-                        found = measure(database, settings, {OURS: WAYS[OURS]}, rows, arguments.rounds)
-                    rates[f"ours, old {name} index of 1536 dimensions still there"] = found[OURS]
+    with expanded_table(arguments.table_rows) as migration:
+        database, settings = migration.database, migration.settings
+        rates = measure(database, settings, WAYS, arguments.rows, arguments.rounds)
+        for name, definition, share in OLD_INDEXES:
+            if name in arguments.old_indexes:
+                rows = max(1_000, int(arguments.rows * share))
+                with old_index(database, definition):
+                    found = measure(database, settings, {OURS: WAYS[OURS]}, rows, arguments.rounds)
+                rates[f"ours, old {name} index of 1536 dimensions still there"] = found[OURS]
     publish(rates, arguments.rows, arguments.table_rows)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import tempfile
 import time
 from itertools import pairwise
 from multiprocessing.synchronize import Barrier
@@ -18,16 +17,13 @@ from multiprocessing.synchronize import Barrier
 import numpy as np
 from sqlalchemy import text
 
+from benchmarks.expanded_table import expanded_table
 from benchmarks.harness import Measurement, Results
 from benchmarks.write import COLUMN, first_rows, ours
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.id_range import IdRange
 from bge_pipeline.database.ids import INTEGERS
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.demo.table import create_demo_table
-from bge_pipeline.embedding.loading import configured_space
-from bge_pipeline.phases.expand import expand
-from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import Settings, load_settings
 
 BATCH_ROWS = 1_000
@@ -41,15 +37,11 @@ def main() -> None:
     parser.add_argument("--writers", type=int, nargs="+", default=[1, 2, 4], help="numbers of processes to try")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved turns, of which the median counts")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bge-benchmark-", ignore_cleanup_errors=True) as home:
-        settings = load_settings(bge_pipeline_home=home, embedding_model="hashing")
-        with Database.from_settings(settings) as database:
-            create_demo_table(database, settings, arguments.rows, with_index=False)
-            expand(Migration(database, settings), configured_space(settings))
-            seconds: dict[int, list[float]] = {writers: [] for writers in arguments.writers}
-            for _ in range(arguments.rounds):
-                for writers, found in seconds.items():
-                    found.append(together(database, settings, arguments.rows, writers))
+    with expanded_table(arguments.rows) as migration:
+        seconds: dict[int, list[float]] = {writers: [] for writers in arguments.writers}
+        for _ in range(arguments.rounds):
+            for writers, found in seconds.items():
+                found.append(together(migration.database, migration.settings, arguments.rows, writers))
     rates = {writers: arguments.rows / float(np.median(found)) for writers, found in seconds.items()}
     alone = rates[min(rates)]
     Measurement(
