@@ -13,32 +13,33 @@ from bge_pipeline.database.notes import note_statement
 from bge_pipeline.database.operator import Operator
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import MigrationState, require_same_parts
-from bge_pipeline.quality.index_recall import recommend_for_recall
+from bge_pipeline.quality.index_recall import has_search_effort, least_effort
 from bge_pipeline.quality.measure import NEIGHBOURS, RECALL_QUERIES
+from bge_pipeline.quality.recall_queries import RecallQueries, sampled_queries
 from bge_pipeline.quality.server_search import missing_effort
+from bge_pipeline.search.column import read_column
 from bge_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
-def note_search_effort(operator: Operator, settings: Settings, state: MigrationState) -> None:
-    """Find the probes or ef_search that reach more than QUALITY_MIN_ANN_RECALL and note them with the column."""
+def note_search_effort(operator: Operator, settings: Settings, state: MigrationState) -> RecallQueries | None:
+    """Find the probes or ef_search that reach more than QUALITY_MIN_ANN_RECALL and note them with the column.
+
+    Returns what the gate may ask the index instead, answered by the same read of the column; None where nothing was measured.
+    """
     if settings.search_probes is not None or settings.search_ef_search is not None:
-        return
+        return None
     # Half-way to perfect: the gate measures on other queries, and must not fail by the luck of the sample.
     wanted = (1 + settings.quality_min_ann_recall) / 2
     column = state.filled.name
-    found = recommend_for_recall(
-        operator.database,
-        settings,
-        wanted,
-        column=column,
-        k=NEIGHBOURS,
-        samples=RECALL_QUERIES,
-        gives_up_early=True,
-    )
-    if found is None:
-        return
+    with operator.database.autocommit() as connection:
+        searched = read_column(connection, settings, column)
+        if not has_search_effort(searched):
+            return None
+        queries = RecallQueries(sampled_queries(connection, searched, 2 * RECALL_QUERIES), NEIGHBOURS)
+        asked, for_gate = queries.dealt(connection, searched)
+        found = least_effort(connection, settings, searched, asked, wanted, gives_up_early=True)
     effort = max(found.value, found.default)
     logger.info("%s=%d gives recall@%d of %.3f", found.setting, effort, NEIGHBOURS, found.points[-1].recall)
 
@@ -49,6 +50,7 @@ def note_search_effort(operator: Operator, settings: Settings, state: MigrationS
         connection.execute(note_statement(operator.target, column, replace(noted, search_effort=effort)))
 
     operator.change(settings, f"swap: note {found.setting} with the column", note)
+    return for_gate
 
 
 def set_effort_on_server(migration: Migration, column: str) -> str | None:

@@ -159,9 +159,9 @@ def _swap(
         index, plan = build_index(migration, on_progress=on_progress)
         if state.new is not None:
             on_step("quality gate")
-            note_search_effort(operator, settings, state)
+            queries = note_search_effort(operator, settings, state)
             set_effort_on_server(migration, state.new.name)
-            gate = require_quality(migration, service)
+            gate = require_quality(migration, service, queries)
             with database.autocommit() as connection:
                 require_same_parts(connection, state)
                 state = read_state(connection, target)  # the notes are newer

@@ -18,6 +18,7 @@ from bge_pipeline.phases.state import MigrationState, read_state, space_of
 from bge_pipeline.quality.columns import ComparedColumns
 from bge_pipeline.quality.gate import GateResult, QualityMeasurements, decide
 from bge_pipeline.quality.measure import bounds_of, measure_index, measure_quality
+from bge_pipeline.quality.recall_queries import RecallQueries
 from bge_pipeline.settings import Settings
 from bge_pipeline.telemetry.observed import observed
 
@@ -50,23 +51,33 @@ def compared_columns(state: MigrationState) -> ComparedColumns:
 
 
 @observed("gate")
-def judge_quality(migration: Migration, service: EmbeddingsService) -> Verdict | None:
-    """Measure and decide; None with QUALITY_GATE=off and on a table without a vector."""
+def judge_quality(
+    migration: Migration, service: EmbeddingsService, queries: RecallQueries | None = None
+) -> Verdict | None:
+    """Measure and decide; None with QUALITY_GATE=off and on a table without a vector.
+
+    Args:
+        migration: of the table.
+        service: the new model.
+        queries: to ask the new column's index; None: stored vectors.
+    """
     settings = migration.settings
     if settings.quality_gate == "off":
         return None
     with migration.database.autocommit() as connection:
         columns = compared_columns(read_state(connection, migration.target))
-    measured = measure_quality(migration.database, settings, service, columns)
+    measured = measure_quality(migration.database, settings, service, columns, queries)
     if measured is None:
         return None
     return Verdict(measured, decide(measured, bounds_of(settings), settings.quality_gate))
 
 
-def judge_for_swap(migration: Migration, service: EmbeddingsService) -> Verdict | None:
+def judge_for_swap(
+    migration: Migration, service: EmbeddingsService, queries: RecallQueries | None = None
+) -> Verdict | None:
     """The same, recorded in the journal, so that a swap that follows within minutes takes it and need not measure again."""
     started = time.perf_counter()
-    verdict = judge_quality(migration, service)
+    verdict = judge_quality(migration, service, queries)
     if verdict is None:
         return None
     target = migration.target
@@ -84,17 +95,19 @@ def judge_for_swap(migration: Migration, service: EmbeddingsService) -> Verdict 
     return verdict
 
 
-def require_quality(migration: Migration, service: EmbeddingsService) -> GateResult | None:
+def require_quality(
+    migration: Migration, service: EmbeddingsService, queries: RecallQueries | None = None
+) -> GateResult | None:
     """Take a fresh verdict or measure, and refuse the swap where the gate is enforced and does not pass.
 
     Of a fresh verdict the recall of the index is measured all the same, since the index may be newer.
 
-    Returns None where `judge_quality` does.
+    Arguments are those of `judge_quality`, and it returns None where that does.
 
     Raises:
         SwapRefused: names each bound that was missed.
     """
-    verdict = _fresh_verdict(migration, service) or judge_for_swap(migration, service)
+    verdict = _fresh_verdict(migration, service, queries) or judge_for_swap(migration, service, queries)
     if verdict is None:
         return None
     logger.info("%s", verdict.gate.summary())
@@ -108,7 +121,7 @@ def require_quality(migration: Migration, service: EmbeddingsService) -> GateRes
     return verdict.gate
 
 
-def _fresh_verdict(migration: Migration, service: EmbeddingsService) -> Verdict | None:
+def _fresh_verdict(migration: Migration, service: EmbeddingsService, queries: RecallQueries | None) -> Verdict | None:
     """The last verdict in the journal, where it passed, is minutes old, and is about these columns as they are."""
     settings = migration.settings
     if settings.quality_gate == "off":
@@ -127,7 +140,8 @@ def _fresh_verdict(migration: Migration, service: EmbeddingsService) -> Verdict 
     if not (facts["passed"] and is_same and 0 <= age <= FRESH_SECONDS and _is_as_it_was(since, columns)):
         return None
     logger.info("quality gate: the verdict of %.0f s ago is taken; the index is measured", age)
-    measured = measure_index(migration.database, settings, columns, QualityMeasurements.from_dict(facts["measured"]))
+    found = QualityMeasurements.from_dict(facts["measured"])
+    measured = measure_index(migration.database, settings, columns, found, queries)
     return Verdict(measured, decide(measured, bounds_of(settings), settings.quality_gate))
 
 

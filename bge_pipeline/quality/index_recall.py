@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,19 +12,19 @@ from sqlalchemy import Connection
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.ids import id_as_text
-from bge_pipeline.database.sampling import sample_vectors
-from bge_pipeline.database.sql import quote
-from bge_pipeline.errors import TargetTableError
-from bge_pipeline.quality.exact import METRICS, Neighbours, nearest_rows
 from bge_pipeline.quality.recall_figures import AnnRecall, RecallPoint, RecallRecommendation
+from bge_pipeline.quality.recall_queries import (
+    Ranking,
+    RecallQueries,
+    but_itself,
+    sampled_queries,
+    searched_by,
+    without_index,
+)
 from bge_pipeline.search.column import SearchedColumn, configured_scan, read_column
 from bge_pipeline.search.scan import EXACT_SCAN, INDEX_SCAN, MAX_EF_SEARCH, Session, scan_settings
-from bge_pipeline.search.statements import dense_statement
-from bge_pipeline.search.wire import fetch
 from bge_pipeline.settings import SearchSettings, Settings
 
-_Ranking = list[tuple[Any, float]]
-"""Ids and distances, nearest first."""
 _STEP = 1.5
 _TIMED_EXACT_SEARCHES = 5
 """Enough for a median of what is only shown; the rankings themselves come from one pass for all queries."""
@@ -34,53 +32,34 @@ _SAME_DISTANCE = 1e-5
 """Two sums of the same products in float32 differ by less, in another order of adding."""
 _ROUNDING = 1e-9
 """Of a sum of shares: a recall that is just the wanted one is not given up."""
-_SAME_VECTOR = 1e-5
-"""A row at this distance is the query itself, sampled from the table: finding it is no merit."""
-
-
-def exact_ranking(
-    connection: Connection,
-    settings: Settings,
-    column: str,
-    queries: NDArray[np.float32],
-    k: int = 20,
-    *,
-    on_rows: Callable[[int], None] | None = None,
-) -> list[list[Any]]:
-    """Ids of the k rows of `column` that are nearest to each query, nearest first, every row compared in one pass.
-
-    Args:
-        connection: an autocommit connection.
-        settings: they name the target table.
-        column: a vector column of it.
-        queries: float32 (n, dimensions).
-        k: neighbours.
-        on_rows: told how many rows have been compared so far.
-    """
-    found = _exact(connection, read_column(connection, settings, column), queries, k, on_rows=on_rows)
-    return [list(ids) for ids in found.ids]
 
 
 def index_recalls(
     connection: Connection,
     settings: Settings,
     column: str,
-    queries: NDArray[np.float32],
-    k: int = 20,
+    queries: RecallQueries,
     *,
     sessions: Sequence[Session] = (),
 ) -> list[float]:
-    """Mean recall@k of the column's ANN index against exact search, as Retriever searches it and in other sessions.
+    """Mean recall of the column's ANN index against exact search, as Retriever searches it and in other sessions.
 
-    All are 1 without an index. Other arguments are those of `exact_ranking`. Stored vectors may serve as queries: they do
-    not count as found.
+    All are 1 without an index.
+
+    Args:
+        connection: an autocommit connection.
+        settings: they name the target table.
+        column: a vector column of it.
+        queries: what the index is asked for.
+        sessions: other settings to search with.
     """
     searched = read_column(connection, settings, column)
+    vectors, k = queries.vectors, queries.k
     ways = [configured_scan(searched, settings, k), *sessions]
     if searched.index is None:
         return [1.0 for _ in ways]
-    exact = _exact_but_itself(connection, searched, queries, k)
-    return [_recall(exact, _rankings(connection, searched, INDEX_SCAN | way, queries, k)[0]) for way in ways]
+    exact = queries.exact(connection, searched)
+    return [_recall(exact, _rankings(connection, searched, INDEX_SCAN | way, vectors, k)[0]) for way in ways]
 
 
 def recall_at_k(
@@ -107,7 +86,9 @@ def recall_at_k(
     """
     with database.autocommit() as connection:
         searched = read_column(connection, settings, column)
-        return _measure(connection, settings, searched, _queries(connection, searched, queries, samples), k)
+        if queries is None:
+            queries = sampled_queries(connection, searched, samples)
+        return _measure(connection, settings, searched, RecallQueries(queries, k))
 
 
 def recommend_for_recall(
@@ -119,31 +100,59 @@ def recommend_for_recall(
     column: str | None = None,
     k: int = 20,
     samples: int = 100,
-    gives_up_early: bool = False,
 ) -> RecallRecommendation | None:
     """The least probes (IVFFlat) or ef_search (HNSW) with at least the `wanted` recall; None without such an index.
 
     Args:
         wanted: mean recall@k.
-        gives_up_early: ask no more queries at a value that cannot reach it whatever they find. The answer is the same; the
-            recall of the values that do not suffice is that of the queries that were asked.
         database, settings, queries, column, k, samples: as for `recall_at_k`, and so are the errors.
     """
     with database.autocommit() as connection:
         searched = read_column(connection, settings, column)
-        if searched.index is None or searched.index.method not in ("ivfflat", "hnsw"):
+        if not has_search_effort(searched):
             return None
-        is_ivfflat = searched.index.method == "ivfflat"
-        queries = _queries(connection, searched, queries, samples)
-        exact = _exact_but_itself(connection, searched, queries, k)
-        points = []
-        highest = max(1, searched.index.lists) if is_ivfflat else MAX_EF_SEARCH
-        for value in _ladder(1 if is_ivfflat else k, highest):
-            session = INDEX_SCAN | scan_settings(searched.index, searched.pgvector, k, probes=value, ef_search=value)
-            least = wanted if gives_up_early and value < highest else 0.0
-            points.append(RecallPoint(value, *_tried(connection, searched, session, queries, k, exact, least)))
-            if points[-1].recall >= wanted:
-                break
+        if queries is None:
+            queries = sampled_queries(connection, searched, samples)
+        return least_effort(connection, settings, searched, RecallQueries(queries, k), wanted)
+
+
+def has_search_effort(searched: SearchedColumn) -> bool:
+    """Whether the column has an index that takes probes or ef_search."""
+    return searched.index is not None and searched.index.method in ("ivfflat", "hnsw")
+
+
+def least_effort(
+    connection: Connection,
+    settings: Settings,
+    searched: SearchedColumn,
+    queries: RecallQueries,
+    wanted: float,
+    *,
+    gives_up_early: bool = False,
+) -> RecallRecommendation:
+    """The least probes or ef_search with at least the `wanted` recall, of an index that has one.
+
+    Args:
+        connection: an autocommit connection.
+        settings: RERANK_TOP_K decides what is searched with where nobody says it.
+        searched: the column.
+        queries: what the index is asked for.
+        wanted: mean recall.
+        gives_up_early: ask no more queries at a value that cannot reach it whatever they find. The answer is the same; the
+            recall of the values that do not suffice is that of the queries that were asked.
+    """
+    assert searched.index is not None, "has_search_effort"
+    is_ivfflat = searched.index.method == "ivfflat"
+    points = []
+    highest = max(1, searched.index.lists) if is_ivfflat else MAX_EF_SEARCH
+    for value in _ladder(1 if is_ivfflat else queries.k, highest):
+        session = INDEX_SCAN | scan_settings(
+            searched.index, searched.pgvector, queries.k, probes=value, ef_search=value
+        )
+        least = wanted if gives_up_early and value < highest else 0.0
+        points.append(RecallPoint(value, *_tried(connection, searched, session, queries, least)))
+        if points[-1].recall >= wanted:
+            break
     defaults = scan_settings(searched.index, searched.pgvector, settings.rerank_top_k)
     return RecallRecommendation(
         setting="SEARCH_PROBES" if is_ivfflat else "SEARCH_EF_SEARCH",
@@ -156,27 +165,28 @@ def recommend_for_recall(
 
 
 def _measure(
-    connection: Connection, settings: SearchSettings, searched: SearchedColumn, queries: NDArray[np.float32], k: int
+    connection: Connection, settings: SearchSettings, searched: SearchedColumn, queries: RecallQueries
 ) -> AnnRecall:
+    vectors, k = queries.vectors, queries.k
     session = configured_scan(searched, settings, k)
-    _, exact_ms = _rankings(connection, _unindexed(searched), EXACT_SCAN, queries[:_TIMED_EXACT_SEARCHES], k)
+    _, exact_ms = _rankings(connection, without_index(searched), EXACT_SCAN, vectors[:_TIMED_EXACT_SEARCHES], k)
     if searched.index is None:
-        return AnnRecall(1.0, k, len(queries), None, session, exact_ms, exact_ms)
-    exact = _exact_but_itself(connection, searched, queries, k)
-    found, index_ms = _rankings(connection, searched, INDEX_SCAN | session, queries, k)
-    return AnnRecall(_recall(exact, found), k, len(queries), str(searched.index), session, exact_ms, index_ms)
+        return AnnRecall(1.0, k, len(vectors), None, session, exact_ms, exact_ms)
+    exact = queries.exact(connection, searched)
+    found, index_ms = _rankings(connection, searched, INDEX_SCAN | session, vectors, k)
+    return AnnRecall(_recall(exact, found), k, len(vectors), str(searched.index), session, exact_ms, index_ms)
 
 
 def _rankings(
     connection: Connection, searched: SearchedColumn, session: Session, queries: NDArray[np.float32], k: int
-) -> tuple[list[_Ranking], float]:
+) -> tuple[list[Ranking], float]:
     """Each query's neighbours other than itself, and median milliseconds."""
     rankings, milliseconds = [], []
     for query in queries:
         started = time.perf_counter()
-        found = _search(connection, searched, session, query, k + 1)
+        found = searched_by(connection, searched, session, query, k + 1)
         milliseconds.append((time.perf_counter() - started) * 1e3)
-        rankings.append(_but_itself(found, searched, k))
+        rankings.append(but_itself(found, searched, k))
     return rankings, statistics.median(milliseconds)
 
 
@@ -184,17 +194,16 @@ def _tried(
     connection: Connection,
     searched: SearchedColumn,
     session: Session,
-    queries: NDArray[np.float32],
-    k: int,
-    exact: list[_Ranking],
+    queries: RecallQueries,
     least: float,
 ) -> tuple[float, float]:
     """Mean recall and median milliseconds, of as many queries as it takes to know that the recall is below `least`."""
+    exact = queries.exact(connection, searched)
     counted = sum(bool(true) for true in exact)
     missed: list[float] = []
     milliseconds = []
-    for query, true in zip(queries, exact, strict=True):
-        rankings, took = _rankings(connection, searched, session, query[None], k)
+    for query, true in zip(queries.vectors, exact, strict=True):
+        rankings, took = _rankings(connection, searched, session, query[None], queries.k)
         milliseconds.append(took)
         if true:
             missed.append(1.0 - _recall([true], rankings))
@@ -203,37 +212,7 @@ def _tried(
     return 1.0 - (statistics.fmean(missed) if missed else 0.0), statistics.median(milliseconds)
 
 
-def _exact(
-    connection: Connection,
-    searched: SearchedColumn,
-    queries: NDArray[np.float32],
-    k: int,
-    *,
-    on_rows: Callable[[int], None] | None = None,
-) -> Neighbours:
-    """The exact neighbours: in one pass where a matrix product gives the metric, else query by query."""
-    searched = _unindexed(searched)
-    if searched.metric in METRICS:
-        return nearest_rows(connection, searched, queries, k, on_rows=on_rows)
-    found = [_search(connection, searched, EXACT_SCAN, query, k) for query in queries]
-    return Neighbours(
-        [[i for i, _ in rows] for rows in found], [np.array([d for _, d in r], np.float32) for r in found]
-    )
-
-
-def _exact_but_itself(
-    connection: Connection, searched: SearchedColumn, queries: NDArray[np.float32], k: int
-) -> list[_Ranking]:
-    found = _exact(connection, searched, queries, k + 1)
-    rows = [list(zip(ids, near.tolist(), strict=True)) for ids, near in zip(found.ids, found.distances, strict=True)]
-    return [_but_itself(ranking, searched, k) for ranking in rows]
-
-
-def _but_itself(ranking: _Ranking, searched: SearchedColumn, k: int) -> _Ranking:
-    return [(i, distance) for i, distance in ranking if distance > _SAME_VECTOR or searched.metric == "ip"][:k]
-
-
-def _recall(exact: list[_Ranking], found: list[_Ranking]) -> float:
+def _recall(exact: list[Ranking], found: list[Ranking]) -> float:
     """Mean share of the k nearest that were found; a row as near as the k-th counts, whichever of several equal ones it is.
 
     As https://github.com/erikbern/ann-benchmarks measures it: rows with one text have one vector, and each is as good.
@@ -245,35 +224,6 @@ def _recall(exact: list[_Ranking], found: list[_Ranking]) -> float:
             hits = sum(id_as_text(i) in ids or distance <= farthest for i, distance in ranking)
             shares.append(min(1.0, hits / len(true)))
     return statistics.fmean(shares) if shares else 1.0
-
-
-def _search(
-    connection: Connection, searched: SearchedColumn, session: Session, query: NDArray[np.float32], k: int
-) -> _Ranking:
-    rows = fetch(connection, session, dense_statement(searched, query, k))
-    ids = map(searched.identity.value, rows)
-    return [(identity, row.distance) for identity, row in zip(ids, rows, strict=True) if identity is not None]
-
-
-def _unindexed(searched: SearchedColumn) -> SearchedColumn:
-    """The column itself, compared as the index would compare it: what an index of float16 loses counts as a miss."""
-    if searched.index is None:
-        return searched
-    column = searched.column
-    index = replace(searched.index, expression=quote(column.name), element=column.type_name)
-    return replace(searched, index=index)
-
-
-def _queries(
-    connection: Connection, searched: SearchedColumn, queries: NDArray[np.float32] | None, samples: int
-) -> NDArray[np.float32]:
-    if queries is not None:
-        return queries
-    name = searched.column.name
-    sample = sample_vectors(connection, searched.target, [name], samples)
-    if not len(sample):
-        raise TargetTableError(f"{searched} holds no vectors to measure recall with")
-    return sample.vectors[name]
 
 
 def _ladder(lowest: int, highest: int) -> Iterator[int]:

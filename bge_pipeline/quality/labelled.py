@@ -19,10 +19,10 @@ from bge_pipeline.embedding.loading import load_encoder_named, load_encoder_of
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConfigurationError, ModelUnavailable
 from bge_pipeline.quality.columns import ComparedColumns
-from bge_pipeline.quality.index_recall import exact_ranking
 from bge_pipeline.quality.judgements import load_judged_queries
 from bge_pipeline.quality.label_free import stored_vectors_match
 from bge_pipeline.quality.metrics import ranking_quality
+from bge_pipeline.quality.recall_queries import exact_ranking
 from bge_pipeline.search.column import SEARCHABLE_TYPES
 from bge_pipeline.settings import Settings
 

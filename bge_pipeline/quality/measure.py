@@ -25,6 +25,7 @@ from bge_pipeline.quality.label_free import (
 )
 from bge_pipeline.quality.labelled import OnRows, measure_labelled
 from bge_pipeline.quality.poolings import POOLING_WORDS, PoolingComparison, compare_poolings
+from bge_pipeline.quality.recall_queries import RecallQueries
 from bge_pipeline.quality.server_search import ServerSearch, measure_recalls
 from bge_pipeline.search.column import SEARCHABLE_TYPES
 from bge_pipeline.settings import Settings
@@ -40,9 +41,20 @@ _PROGRESS_SECONDS = 5.0
 
 
 def measure_quality(
-    database: Database, settings: Settings, service: EmbeddingsService, columns: ComparedColumns
+    database: Database,
+    settings: Settings,
+    service: EmbeddingsService,
+    columns: ComparedColumns,
+    queries: RecallQueries | None = None,
 ) -> QualityMeasurements | None:
     """Compare old and new vectors of sampled rows, stored and recomputed ones, and the index with exact search.
+
+    Args:
+        database: where the table is.
+        settings: the gate's, and those of search.
+        service: the new model.
+        columns: the two that are compared.
+        queries: to ask the new column's index; None: stored vectors out of the sample.
 
     Returns None on a table without a vector.
     """
@@ -51,10 +63,10 @@ def measure_quality(
         sample = sample_vectors(connection, columns.table.target, columns.names, settings.quality_sample_rows)
         if not len(sample):
             return None
-        recall, on_server = _recalls(connection, settings, columns, sample)
+        recall, on_server = _recalls(connection, settings, columns, sample, queries)
         labelled = measure_labelled(connection, settings, service, columns, on_rows=_log_rows())
     texts = sample.texts[:_REEMBEDDED_ROWS]
-    recomputed, queries, poolings = _embedded(service, texts)
+    recomputed, scattered, poolings = _embedded(service, texts)
     among = sample.vectors[new][:_KNOWN_ITEM_ROWS]
     return QualityMeasurements(
         ndcg_old=labelled.ndcg_old if labelled is not None else None,
@@ -63,7 +75,7 @@ def measure_quality(
         ann_recall=recall,
         server_search=on_server,
         neighbours=_neighbours(sample, columns),
-        known_items=known_item_search(queries, among, range(len(texts)), k=NEIGHBOURS),
+        known_items=known_item_search(scattered, among, range(len(texts)), k=NEIGHBOURS),
         stored_vectors=stored_vectors_match(sample.vectors[new][: len(texts)], recomputed),
         read_whole=1.0 - float(service.encoder.tokenize(sample.texts).truncated.mean()),
         poolings=poolings,
@@ -71,14 +83,18 @@ def measure_quality(
 
 
 def measure_index(
-    database: Database, settings: Settings, columns: ComparedColumns, measured: QualityMeasurements
+    database: Database,
+    settings: Settings,
+    columns: ComparedColumns,
+    measured: QualityMeasurements,
+    queries: RecallQueries | None = None,
 ) -> QualityMeasurements:
     """The measurements with the recalls of the new column's index taken anew, by stored vectors as `measure_quality` does."""
     with database.autocommit() as connection:
         sample = sample_vectors(connection, columns.table.target, columns.names, RECALL_QUERIES)
         if not len(sample):
             return replace(measured, ann_recall=None, server_search=None)
-        recall, on_server = _recalls(connection, settings, columns, sample)
+        recall, on_server = _recalls(connection, settings, columns, sample, queries)
     return replace(measured, ann_recall=recall, server_search=on_server)
 
 
@@ -107,13 +123,19 @@ def _embedded(service: EmbeddingsService, texts: Sequence[str]) -> tuple[Vectors
 
 
 def _recalls(
-    connection: Connection, settings: Settings, columns: ComparedColumns, sample: SampledRows
+    connection: Connection,
+    settings: Settings,
+    columns: ComparedColumns,
+    sample: SampledRows,
+    queries: RecallQueries | None,
 ) -> tuple[float, ServerSearch | None]:
     new, old = columns.new.name, columns.old
     old_name = old.name if old is not None and old.type_name in SEARCHABLE_TYPES else None
-    old_queries = sample.vectors[old_name][:RECALL_QUERIES] if old_name is not None else None
-    queries = sample.vectors[new][:RECALL_QUERIES]
-    return measure_recalls(connection, settings, new, queries, old_name, old_queries, k=NEIGHBOURS)
+    queries = queries or RecallQueries(sample.vectors[new][:RECALL_QUERIES], NEIGHBOURS)
+    if old_name is None:
+        return measure_recalls(connection, settings, new, queries)
+    old_queries = RecallQueries(sample.vectors[old_name][:RECALL_QUERIES], NEIGHBOURS)
+    return measure_recalls(connection, settings, new, queries, old_name, old_queries)
 
 
 def _neighbours(sample: SampledRows, columns: ComparedColumns) -> NeighbourAgreement | None:

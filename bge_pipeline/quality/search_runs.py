@@ -15,6 +15,7 @@ from bge_pipeline.quality.index_recall import index_recalls
 from bge_pipeline.quality.judgements import JudgedQueries, load_judged_queries
 from bge_pipeline.quality.known_items import excerpts
 from bge_pipeline.quality.measure import NEIGHBOURS
+from bge_pipeline.quality.recall_queries import RecallQueries
 from bge_pipeline.quality.search_quality import ask_each, measure_search, p50_and_p95
 from bge_pipeline.quality.stored_vectors import StoredVectors
 from bge_pipeline.search import RerankMode, Retriever, SearchMode
@@ -108,9 +109,9 @@ def search_runs(
         if not len(rows):
             notes.append("search was not measured: the table has no vectors")
             return ()
-        old_recall = (
-            index_recalls(connection, settings, old, rows.vectors[old], NEIGHBOURS)[0] if old is not None else None
-        )
+        old_recall = None
+        if old is not None:
+            old_recall = index_recalls(connection, settings, old, RecallQueries(rows.vectors[old], NEIGHBOURS))[0]
     judged = load_judged_queries(settings.eval_queries) if settings.eval_queries is not None else None
     runs = []
     if old is not None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from bge_pipeline.database.role_settings import RoleSetting, read_role_setting, role_setting_statement
 from bge_pipeline.quality.index_recall import index_recalls
+from bge_pipeline.quality.recall_queries import RecallQueries
 from bge_pipeline.search.column import SearchedColumn, configured_scan, read_column
 from bge_pipeline.search.scan import Session
 from bge_pipeline.settings import Settings
@@ -72,42 +71,38 @@ def measure_recalls(
     connection: Connection,
     settings: Settings,
     new: str,
-    queries: NDArray[np.float32],
-    old: str | None,
-    old_queries: NDArray[np.float32] | None,
-    k: int,
+    queries: RecallQueries,
+    old: str | None = None,
+    old_queries: RecallQueries | None = None,
 ) -> tuple[float, ServerSearch | None]:
-    """Recall@k of the new column's index as `Retriever` searches it, and as the server is set for the application.
+    """Recall of the new column's index as `Retriever` searches it, and as the server is set for the application.
 
     Args:
         connection: an autocommit connection.
         settings: name the table, and with APPLICATION_ROLE the application.
         new: the new column.
-        queries: float32 (n, dimensions), stored vectors of it.
+        queries: what its index is asked for.
         old, old_queries: the same of the old column, if its vectors can be searched; asked only where the new column's
             recall at the server's settings is too low.
-        k: neighbours.
     """
     searched = read_column(connection, settings, new)
     setting = _setting(connection, settings, searched)
     if setting is None or settings.server_search_effort == "ignore":
-        return index_recalls(connection, settings, new, queries, k)[0], None
-    found = index_recalls(connection, settings, new, queries, k, sessions=({setting.name: setting.value},))
+        return index_recalls(connection, settings, new, queries)[0], None
+    found = index_recalls(connection, settings, new, queries, sessions=({setting.name: setting.value},))
     recall, on_server = found
     missing = missing_effort(connection, settings, new)
     before = None
     if on_server < settings.quality_min_ann_recall and old is not None and old_queries is not None:
-        before = _recall_of_old(connection, settings, old, old_queries, k)
+        before = _recall_of_old(connection, settings, old, old_queries)
     statement = missing.statement if missing is not None else ""
     return recall, ServerSearch(on_server, setting.name, setting.value, setting.role, statement, before)
 
 
-def _recall_of_old(
-    connection: Connection, settings: Settings, column: str, queries: NDArray[np.float32], k: int
-) -> float:
+def _recall_of_old(connection: Connection, settings: Settings, column: str, queries: RecallQueries) -> float:
     setting = _setting(connection, settings, read_column(connection, settings, column))
     sessions: list[Session] = [{setting.name: setting.value}] if setting is not None else []
-    return index_recalls(connection, settings, column, queries, k, sessions=sessions)[-1]
+    return index_recalls(connection, settings, column, queries, sessions=sessions)[-1]
 
 
 def _setting(connection: Connection, settings: Settings, searched: SearchedColumn) -> RoleSetting | None:

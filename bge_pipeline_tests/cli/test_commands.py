@@ -239,6 +239,7 @@ def test_reranking_without_a_reranker_is_refused(run: Run) -> None:
     assert "ENABLE_RERANKER" in result.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.pgvector
 def test_the_plan_for_the_next_model_counts_every_row(run: Run) -> None:
     assert json.loads(run("plan", "--json").stdout)["pending"] == 300
@@ -324,6 +325,7 @@ def test_alembic_ends_with_the_exit_code_of_the_phase_and_writes_no_revision(run
     assert "Traceback" not in failed.stderr + refused.stderr + unknown.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.pgvector
 def test_compare_search_sets_both_columns_side_by_side_whatever_the_width(run: Run) -> None:
     assert run("migrate", "--yes", QUALITY_GATE="off").returncode == 0

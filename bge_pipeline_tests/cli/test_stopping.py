@@ -52,7 +52,7 @@ def ended(process):
 
 
 class TestSigterm:
-    @pytest.mark.parametrize("command", ["migrate", "embed"])
+    @pytest.mark.parametrize("command", ["migrate", pytest.param("embed", marks=pytest.mark.thorough)])
     def test_the_batch_in_hand_is_committed_and_the_next_run_goes_on(self, slow, start, run, command):  # noqa: F811
         process = start(command)
         wait_until(lambda: embedded(slow) > 0, 60)

@@ -22,6 +22,15 @@ from bge_pipeline_tests.postgres_programs import programs_folder
 from bge_pipeline_tests.roads import ROOT, environment
 
 SCENARIOS = read_scenarios()
+EVERY_TIME = ("command", "application", "dagster in CI", "alembic", "rollback by command")
+RUN = [
+    pytest.param(
+        scenario,
+        id=scenario.name.replace(" ", "-"),
+        marks=[] if scenario.name in EVERY_TIME else [pytest.mark.thorough],
+    )
+    for scenario in SCENARIOS
+]
 
 
 @pytest.fixture
@@ -79,7 +88,7 @@ def run(settings: Settings, checkout: Path, tmp_path: Path, dagster_database: st
 
 @pytest.mark.pgvector
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name.replace(" ", "-"))
+@pytest.mark.parametrize("scenario", RUN)
 def test_the_guide_does_what_it_says(
     scenario: Scenario, run: Callable[[Scenario], str], database: Database, migration: Migration
 ) -> None:

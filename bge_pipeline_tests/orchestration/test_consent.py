@@ -117,7 +117,7 @@ def test_the_next_migration_begins_only_for_a_run_that_names_its_model(
     assert read_status(migration).new_dimensions == 256
 
 
-@pytest.mark.parametrize("job", ["expand_job", "swap_job"])
+@pytest.mark.parametrize("job", [pytest.param("expand_job", marks=pytest.mark.thorough), "swap_job"])
 def test_after_a_rollback_no_job_goes_forward_by_itself(
     database: Database, migration: Migration, run: Runner, job: str
 ):

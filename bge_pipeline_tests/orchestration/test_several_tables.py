@@ -271,6 +271,7 @@ def test_a_table_is_called_after_its_file_and_may_have_a_pool(tmp_path: Path, mo
     assert served_tables() == (THE_TABLE,)
 
 
+@pytest.mark.thorough
 def test_dagster_loads_them(serve: Serve, tmp_path: Path):
     serve(papers={"TARGET_TABLE": "segments"}, notes={"TARGET_TABLE": "talks"})
     command = [sys.executable, "-m", "dagster", "job", "list", "-m", "bge_pipeline.definitions"]

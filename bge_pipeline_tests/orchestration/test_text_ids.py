@@ -24,6 +24,7 @@ def text_ids(database: Database) -> Database:
     return database
 
 
+@pytest.mark.thorough
 def test_a_whole_migration_by_partitions(text_ids: Database, settings: Settings):
     migration = migrate_through_dagster(settings)
 

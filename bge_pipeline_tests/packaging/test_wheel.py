@@ -153,6 +153,7 @@ def test_it_plans_on_a_real_server(run: Run, settings: Settings, installed: Whee
     assert (plan["rows"], plan["new_dimensions"], plan["obstacles"]) == (300, 384, [])
 
 
+@pytest.mark.thorough
 @pytest.mark.pgvector
 def test_the_revisions_take_the_table_through_all_phases_and_back(
     run: Run, settings: Settings, database: Database, migration: Migration

@@ -24,6 +24,7 @@ def bundled(make_settings, tmp_path):
     return make_settings(embedding_device="cpu")
 
 
+@pytest.mark.thorough
 def test_a_model_that_was_trained_comes_before_hashed_words(database, bundled):
     before = schema_of(database)
     judged = JudgedQueries(

@@ -34,7 +34,6 @@ from bge_pipeline.search import Retriever
 from bge_pipeline_tests.phases.test_kill import BACKFILL
 from bge_pipeline_tests.roads import environment
 from bge_pipeline_tests.support import (
-    COMPOSITE_KEYS,
     ENCODER,
     agreed,
     execute,
@@ -47,7 +46,7 @@ from bge_pipeline_tests.support import (
 pytestmark = pytest.mark.pgvector
 
 
-@pytest.fixture(params=COMPOSITE_KEYS)
+@pytest.fixture(params=["tenant_id,doc_id", pytest.param("document_id,chunk_no", marks=pytest.mark.thorough)])
 def key(request, database):
     give_composite_key(database, request.param)
     return request.param

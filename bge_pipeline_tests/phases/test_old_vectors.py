@@ -42,7 +42,12 @@ TYPES = {
     "sparse, longer than a vector can be": "sparsevec(30522)",
     "bits": "bit(1536)",
 }
-SINCE_07 = [pytest.param(name, marks=pytest.mark.pgvector("0.7")) for name in TYPES if name != "two dimensions"]
+EVERY_TIME = ("halfvec", "sparse")
+SINCE_07 = [
+    pytest.param(name, marks=[pytest.mark.pgvector("0.7"), *([] if name in EVERY_TIME else [pytest.mark.thorough])])
+    for name in TYPES
+    if name != "two dimensions"
+]
 OF_VECTOR = {
     "sparse, longer than a vector can be": "('{' || id % 30000 + 1 || ':1}/30522')::sparsevec",
     "bits": "binary_quantize(embedding)",

@@ -65,7 +65,9 @@ def hnsw_of(database):
     return found
 
 
-@pytest.mark.parametrize("layout", ["range", "hash", "list", "time"])
+@pytest.mark.parametrize(
+    "layout", ["range", *(pytest.param(layout, marks=pytest.mark.thorough) for layout in ("hash", "list", "time"))]
+)
 def test_the_whole_way_there_and_back(database, make_settings, layout):
     divide(database, layout)
     settings = make_settings(quality_gate="enforce", benchmark_texts=50)

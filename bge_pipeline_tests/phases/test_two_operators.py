@@ -185,15 +185,15 @@ class TestAnOperatorThatSlept:
     def test_in_the_recall_probe_does_not_label_the_old_vectors_as_new(self, same_dimensions, settings, monkeypatch):
         fill(Migration(same_dimensions, settings))
         measured = settings.model_copy(update={"quality_gate": "off", "search_probes": None})
-        original = search_effort.recommend_for_recall
+        original = search_effort.least_effort
 
         def sleep_meanwhile(*args, **keywords):
             execute(same_dimensions, END_OPERATORS)
-            monkeypatch.setattr(search_effort, "recommend_for_recall", original)
+            monkeypatch.setattr(search_effort, "least_effort", original)
             in_another_thread(lambda: swap(Migration(same_dimensions, settings)))
             return original(*args, **keywords)
 
-        monkeypatch.setattr(search_effort, "recommend_for_recall", sleep_meanwhile)
+        monkeypatch.setattr(search_effort, "least_effort", sleep_meanwhile)
         with pytest.raises(ChangedMeanwhile) as refused:
             swap_with_service(Migration(same_dimensions, measured), EmbeddingsService(ENCODER, measured))
         assert refused.value.exit_code == 3

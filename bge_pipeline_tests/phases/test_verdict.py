@@ -10,7 +10,9 @@ from bge_pipeline.errors import SwapRefused
 from bge_pipeline.phases import verdict
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.swap import swap
+from bge_pipeline.quality import recall_queries
 from bge_pipeline.quality.bounds import GateBounds
+from bge_pipeline.quality.measure import RECALL_QUERIES
 from bge_pipeline_tests.support import ENCODER, SEGMENTS, execute, fill
 
 pytestmark = pytest.mark.pgvector
@@ -86,3 +88,26 @@ def test_a_refusal_is_never_taken_but_measured_again(database, migration, servic
     execute(database, "UPDATE segments SET embedding_384 = l2_normalize(embedding_384)")
     assert swap(migration, service).exchanged
     assert len(measured) == 2
+
+
+@pytest.mark.parametrize("verdict_is_there", [False, True])
+def test_the_swap_reads_the_new_column_once_for_search_effort_and_gate(
+    migration, service, monkeypatch, verdict_is_there
+):
+    fill(migration)
+    if verdict_is_there:
+        verdict.judge_for_swap(migration, service)
+    reads = []
+    nearest_rows = recall_queries.nearest_rows
+
+    def counting(connection, searched, queries, *arguments, **named):
+        reads.append((searched.column.name, len(queries)))
+        return nearest_rows(connection, searched, queries, *arguments, **named)
+
+    monkeypatch.setattr(recall_queries, "nearest_rows", counting)
+    result = swap(migration, service)
+
+    assert reads == [("embedding_384", 2 * RECALL_QUERIES)]
+    (recall,) = [check for check in result.gate.checks if check.name == "ann_recall"]
+    assert recall.passed
+    assert 0.9 < recall.value <= 1.0

@@ -10,8 +10,10 @@ import pytest
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.sampling import sample_vectors
 from bge_pipeline.errors import TargetTableError
-from bge_pipeline.quality import index_recall
-from bge_pipeline.quality.index_recall import exact_ranking, index_recalls, recall_at_k, recommend_for_recall
+from bge_pipeline.quality import recall_queries
+from bge_pipeline.quality.index_recall import index_recalls, least_effort, recall_at_k, recommend_for_recall
+from bge_pipeline.quality.recall_queries import RecallQueries, exact_ranking
+from bge_pipeline.search.column import read_column
 from bge_pipeline.search.wire import fetch
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.support import SEGMENTS, execute
@@ -52,7 +54,9 @@ def test_recall_rises_with_the_probes(
     recalls = []
     for probes in (1, 4, 12):
         with database.autocommit() as connection:
-            recalls += index_recalls(connection, make_settings(search_probes=probes), "embedding", queries, k=10)
+            recalls += index_recalls(
+                connection, make_settings(search_probes=probes), "embedding", RecallQueries(queries, k=10)
+            )
     assert recalls[0] < recalls[1] < recalls[2] == 1
 
 
@@ -74,10 +78,13 @@ def test_giving_up_early_finds_the_same_with_fewer_searches(
     database: Database, settings: Settings, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch, wanted: float
 ) -> None:
     searches: list[int] = []
-    monkeypatch.setattr(index_recall, "fetch", lambda *given: (searches.append(1), fetch(*given))[1])
+    monkeypatch.setattr(recall_queries, "fetch", lambda *given: (searches.append(1), fetch(*given))[1])
     found = recommend_for_recall(database, settings, wanted, queries, k=10)
     patiently = len(searches)
-    early = recommend_for_recall(database, settings, wanted, queries, k=10, gives_up_early=True)
+    with database.autocommit() as connection:
+        searched = read_column(connection, settings, "embedding")
+        asked = RecallQueries(queries, k=10)
+        early = least_effort(connection, settings, searched, asked, wanted, gives_up_early=True)
 
     assert (early.value, early.reached) == (found.value, found.reached)
     assert early.points[-1].recall == pytest.approx(found.points[-1].recall)
@@ -112,7 +119,7 @@ def test_float16_in_the_index_counts_against_it(database: Database, settings: Se
         "CREATE INDEX ON segments USING ivfflat ((CAST(embedding AS halfvec(1536))) halfvec_cosine_ops) WITH (lists = 1)",
     )
     with database.autocommit() as connection:
-        assert index_recalls(connection, settings, "embedding", queries, k=10)[0] > 0.9
+        assert index_recalls(connection, settings, "embedding", RecallQueries(queries, k=10))[0] > 0.9
 
 
 def test_a_column_without_vectors_cannot_be_measured(database: Database, settings: Settings) -> None:

@@ -77,7 +77,7 @@ def test_one_text_proves_nothing() -> None:
     assert compare_poolings("mean", rows, rows) is None
 
 
-@pytest.mark.parametrize("backend", ["torch", "openvino"])
+@pytest.mark.parametrize("backend", ["torch", pytest.param("openvino", marks=pytest.mark.thorough)])
 def test_one_pass_gives_the_vectors_of_the_space_and_those_of_every_other_pooling(backend: str) -> None:
     model = encoder(backend)
     tokens = model.tokenize(["one text", "another text of more words", "one text", ""])

@@ -79,6 +79,7 @@ def test_it_counts_pairs_of_the_reranker_and_the_memory_of_the_process(
     assert found["milliseconds_per_query"] == pytest.approx(1_000 * found["seconds"] / 5)
 
 
+@pytest.mark.thorough
 def test_a_reranker_that_cannot_be_had_is_said_and_the_rest_is_measured() -> None:
     done = measure("--demo", "--texts", "8", "--batch-sizes", "8", "--reranker", "/no/such/folder", HF_HUB_OFFLINE="1")
 

@@ -97,6 +97,7 @@ def another_password(guarded: OwnServer) -> Iterator[None]:
         administer(guarded.url, f"ALTER ROLE keeper PASSWORD '{PASSWORD}'")
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 def test_dev_listens_on_this_machine_alone_and_runs_that_succeed_and_fail_show_no_secret(
     searched: Path, guarded: OwnServer, server: EndpointServer, sightings: Sightings
