@@ -44,8 +44,8 @@ million; {tokens:.0f} tokens a text, as in the mixed texts of `benchmarks.encode
 - *Writing* is one worker's rate into one table with nothing to embed ({writer:,} rows/s at a million rows, `backfill.json`); it
   goes on while texts are embedded. {writers}
 - *Index* is IVFFlat's build at a million rows ({index} s) by the rows, its k-means left out. *Gate* is its time at a million rows
-  ({gate} s) by the rows: search effort and gate each read the column once. The exchange and its lock do not grow with the rows
-  ({lock} ms).
+  ({gate} s) by the rows: search effort and gate read the column once, together. The exchange and its lock do not grow with
+  the rows ({lock} ms).
 - *The whole* is the longer one of embedding and writing, then index and gate.
 
 ## Money, disk, log and memory

@@ -39,15 +39,14 @@ def note_search_effort(operator: Operator, settings: Settings, state: MigrationS
             return None
         queries = RecallQueries(sampled_queries(connection, searched, 2 * RECALL_QUERIES), NEIGHBOURS)
         asked, for_gate = queries.dealt(connection, searched)
-        found = least_effort(connection, settings, searched, asked, wanted, gives_up_early=True)
-    effort = max(found.value, found.default)
-    logger.info("%s=%d gives recall@%d of %.3f", found.setting, effort, NEIGHBOURS, found.points[-1].recall)
+        found = least_effort(connection, settings, searched, asked, wanted, quickly=True)
+    logger.info("%s=%d gives recall@%d of %.3f", found.setting, found.value, NEIGHBOURS, found.points[-1].recall)
 
     def note(connection: Connection) -> None:
         require_same_parts(connection, state)
         noted = describe_table(connection, operator.target).columns[column].note
         assert noted is not None, "require_same_parts has seen the note's space"
-        connection.execute(note_statement(operator.target, column, replace(noted, search_effort=effort)))
+        connection.execute(note_statement(operator.target, column, replace(noted, search_effort=found.value)))
 
     operator.change(settings, f"swap: note {found.setting} with the column", note)
     return for_gate

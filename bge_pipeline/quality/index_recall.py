@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,32 +34,25 @@ _ROUNDING = 1e-9
 """Of a sum of shares: a recall that is just the wanted one is not given up."""
 
 
-def index_recalls(
-    connection: Connection,
-    settings: Settings,
-    column: str,
-    queries: RecallQueries,
-    *,
-    sessions: Sequence[Session] = (),
-) -> list[float]:
-    """Mean recall of the column's ANN index against exact search, as Retriever searches it and in other sessions.
-
-    All are 1 without an index.
+def index_recall(
+    connection: Connection, settings: Settings, column: str, queries: RecallQueries, session: Session | None = None
+) -> float:
+    """Mean recall of the column's ANN index against exact search; 1 without an index.
 
     Args:
         connection: an autocommit connection.
         settings: they name the target table.
         column: a vector column of it.
         queries: what the index is asked for.
-        sessions: other settings to search with.
+        session: what to search with; None: as Retriever searches.
     """
     searched = read_column(connection, settings, column)
-    vectors, k = queries.vectors, queries.k
-    ways = [configured_scan(searched, settings, k), *sessions]
     if searched.index is None:
-        return [1.0 for _ in ways]
+        return 1.0
+    if session is None:
+        session = configured_scan(searched, settings, queries.k)
     exact = queries.exact(connection, searched)
-    return [_recall(exact, _rankings(connection, searched, INDEX_SCAN | way, vectors, k)[0]) for way in ways]
+    return _recall(exact, _rankings(connection, searched, INDEX_SCAN | session, queries.vectors, queries.k)[0])
 
 
 def recall_at_k(
@@ -128,7 +121,7 @@ def least_effort(
     queries: RecallQueries,
     wanted: float,
     *,
-    gives_up_early: bool = False,
+    quickly: bool = False,
 ) -> RecallRecommendation:
     """The least probes or ef_search with at least the `wanted` recall, of an index that has one.
 
@@ -138,26 +131,29 @@ def least_effort(
         searched: the column.
         queries: what the index is asked for.
         wanted: mean recall.
-        gives_up_early: ask no more queries at a value that cannot reach it whatever they find. The answer is the same; the
-            recall of the values that do not suffice is that of the queries that were asked.
+        quickly: try nothing below what is searched with where nobody says it, and ask no more queries at a value that cannot
+            suffice whatever they find: its recall is that of those that were asked.
     """
     assert searched.index is not None, "has_search_effort"
     is_ivfflat = searched.index.method == "ivfflat"
-    points = []
+    defaults = scan_settings(searched.index, searched.pgvector, settings.rerank_top_k)
+    default = int(defaults["ivfflat.probes" if is_ivfflat else "hnsw.ef_search"])
+    lowest = default if quickly else 1 if is_ivfflat else queries.k
     highest = max(1, searched.index.lists) if is_ivfflat else MAX_EF_SEARCH
-    for value in _ladder(1 if is_ivfflat else queries.k, highest):
+    points: list[RecallPoint] = []
+    missed: dict[int, float] = {}
+    for value in _ladder(lowest, highest):
         session = INDEX_SCAN | scan_settings(
             searched.index, searched.pgvector, queries.k, probes=value, ef_search=value
         )
-        least = wanted if gives_up_early and value < highest else 0.0
-        points.append(RecallPoint(value, *_tried(connection, searched, session, queries, least)))
+        least = wanted if quickly and value < highest else 0.0
+        points.append(RecallPoint(value, *_tried(connection, searched, session, queries, least, missed)))
         if points[-1].recall >= wanted:
             break
-    defaults = scan_settings(searched.index, searched.pgvector, settings.rerank_top_k)
     return RecallRecommendation(
         setting="SEARCH_PROBES" if is_ivfflat else "SEARCH_EF_SEARCH",
         value=points[-1].value,
-        default=int(defaults["ivfflat.probes" if is_ivfflat else "hnsw.ef_search"]),
+        default=default,
         reached=points[-1].recall >= wanted,
         wanted=wanted,
         points=tuple(points),
@@ -196,20 +192,28 @@ def _tried(
     session: Session,
     queries: RecallQueries,
     least: float,
+    missed: dict[int, float],
 ) -> tuple[float, float]:
-    """Mean recall and median milliseconds, of as many queries as it takes to know that the recall is below `least`."""
-    exact = queries.exact(connection, searched)
-    counted = sum(bool(true) for true in exact)
-    missed: list[float] = []
+    """Mean recall and median milliseconds, of as many queries as it takes to know that the recall is below `least`.
+
+    `missed` has the share of its neighbours that each query missed the last time it was asked. Those that missed most are asked
+    first, since they decide soonest.
+    """
+    exact = [(number, true) for number, true in enumerate(queries.exact(connection, searched)) if true]
+    usual = statistics.fmean(missed.values()) if missed else 0.0
+    exact.sort(key=lambda numbered: -missed.get(numbered[0], usual))
+    now: dict[int, float] = {}
     milliseconds = []
-    for query, true in zip(queries.vectors, exact, strict=True):
-        rankings, took = _rankings(connection, searched, session, query[None], queries.k)
+    for number, true in exact:
+        rankings, took = _rankings(connection, searched, session, queries.vectors[number : number + 1], queries.k)
         milliseconds.append(took)
-        if true:
-            missed.append(1.0 - _recall([true], rankings))
-        if sum(missed) > (1.0 - least) * counted + _ROUNDING:
+        now[number] = 1.0 - _recall([true], rankings)
+        if sum(now.values()) > (1.0 - least) * len(exact) + _ROUNDING:
             break
-    return 1.0 - (statistics.fmean(missed) if missed else 0.0), statistics.median(milliseconds)
+    missed.update(now)
+    if not now:
+        return 1.0, 0.0
+    return 1.0 - statistics.fmean(now.values()), statistics.median(milliseconds)
 
 
 def _recall(exact: list[Ranking], found: list[Ranking]) -> float:

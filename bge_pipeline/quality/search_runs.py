@@ -11,7 +11,7 @@ from bge_pipeline.database.sampling import SampledRows, sample_vectors
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.loading import load_encoder_of
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.quality.index_recall import index_recalls
+from bge_pipeline.quality.index_recall import index_recall
 from bge_pipeline.quality.judgements import JudgedQueries, load_judged_queries
 from bge_pipeline.quality.known_items import excerpts
 from bge_pipeline.quality.measure import NEIGHBOURS
@@ -111,7 +111,7 @@ def search_runs(
             return ()
         old_recall = None
         if old is not None:
-            old_recall = index_recalls(connection, settings, old, RecallQueries(rows.vectors[old], NEIGHBOURS))[0]
+            old_recall = index_recall(connection, settings, old, RecallQueries(rows.vectors[old], NEIGHBOURS))
     judged = load_judged_queries(settings.eval_queries) if settings.eval_queries is not None else None
     runs = []
     if old is not None:

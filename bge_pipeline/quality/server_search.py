@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from bge_pipeline.database.role_settings import RoleSetting, read_role_setting, role_setting_statement
-from bge_pipeline.quality.index_recall import index_recalls
+from bge_pipeline.quality.index_recall import index_recall
 from bge_pipeline.quality.recall_queries import RecallQueries
 from bge_pipeline.search.column import SearchedColumn, configured_scan, read_column
 from bge_pipeline.search.scan import Session
@@ -88,9 +88,12 @@ def measure_recalls(
     searched = read_column(connection, settings, new)
     setting = _setting(connection, settings, searched)
     if setting is None or settings.server_search_effort == "ignore":
-        return index_recalls(connection, settings, new, queries)[0], None
-    found = index_recalls(connection, settings, new, queries, sessions=({setting.name: setting.value},))
-    recall, on_server = found
+        return index_recall(connection, settings, new, queries), None
+    on_server = recall = index_recall(connection, settings, new, queries, {setting.name: setting.value})
+    wanted = configured_scan(searched, settings, queries.k)[setting.name]
+    # What Retriever sets besides makes a search go on where it found too few rows, so that it finds no less.
+    if wanted != setting.value or on_server < settings.quality_min_ann_recall:
+        recall = index_recall(connection, settings, new, queries)
     missing = missing_effort(connection, settings, new)
     before = None
     if on_server < settings.quality_min_ann_recall and old is not None and old_queries is not None:
@@ -101,8 +104,8 @@ def measure_recalls(
 
 def _recall_of_old(connection: Connection, settings: Settings, column: str, queries: RecallQueries) -> float:
     setting = _setting(connection, settings, read_column(connection, settings, column))
-    sessions: list[Session] = [{setting.name: setting.value}] if setting is not None else []
-    return index_recalls(connection, settings, column, queries, sessions=sessions)[-1]
+    session: Session | None = {setting.name: setting.value} if setting is not None else None
+    return index_recall(connection, settings, column, queries, session)
 
 
 def _setting(connection: Connection, settings: Settings, searched: SearchedColumn) -> RoleSetting | None:

@@ -11,8 +11,9 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.sampling import sample_vectors
 from bge_pipeline.errors import TargetTableError
 from bge_pipeline.quality import recall_queries
-from bge_pipeline.quality.index_recall import index_recalls, least_effort, recall_at_k, recommend_for_recall
+from bge_pipeline.quality.index_recall import index_recall, least_effort, recall_at_k, recommend_for_recall
 from bge_pipeline.quality.recall_queries import RecallQueries, exact_ranking
+from bge_pipeline.search import scan
 from bge_pipeline.search.column import read_column
 from bge_pipeline.search.wire import fetch
 from bge_pipeline.settings import Settings
@@ -54,9 +55,8 @@ def test_recall_rises_with_the_probes(
     recalls = []
     for probes in (1, 4, 12):
         with database.autocommit() as connection:
-            recalls += index_recalls(
-                connection, make_settings(search_probes=probes), "embedding", RecallQueries(queries, k=10)
-            )
+            asked = RecallQueries(queries, k=10)
+            recalls.append(index_recall(connection, make_settings(search_probes=probes), "embedding", asked))
     assert recalls[0] < recalls[1] < recalls[2] == 1
 
 
@@ -73,8 +73,8 @@ def test_the_recommendation_is_the_least_that_reaches_the_wanted_recall(
 
 
 @pytest.mark.usefixtures("sparse_probes")
-@pytest.mark.parametrize("wanted", [0.6, 0.9, 0.97, 1.0])
-def test_giving_up_early_finds_the_same_with_fewer_searches(
+@pytest.mark.parametrize("wanted", [0.6, 0.9, 0.99, 1.0])
+def test_quickly_the_same_is_found_with_fewer_searches(
     database: Database, settings: Settings, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch, wanted: float
 ) -> None:
     searches: list[int] = []
@@ -84,14 +84,29 @@ def test_giving_up_early_finds_the_same_with_fewer_searches(
     with database.autocommit() as connection:
         searched = read_column(connection, settings, "embedding")
         asked = RecallQueries(queries, k=10)
-        early = least_effort(connection, settings, searched, asked, wanted, gives_up_early=True)
+        quickly = least_effort(connection, settings, searched, asked, wanted, quickly=True)
 
-    assert (early.value, early.reached) == (found.value, found.reached)
-    assert early.points[-1].recall == pytest.approx(found.points[-1].recall)
-    tried = len(found.points)
-    assert len(searches) - patiently < patiently or tried == 1
-    if wanted == 1.0:
-        assert (len(searches) - patiently) < 0.7 * patiently
+    assert quickly.points[0].value == found.default
+    assert quickly.reached == found.reached
+    assert [point.recall >= wanted for point in quickly.points] == [False] * (len(quickly.points) - 1) + [True]
+    assert quickly.value <= 1.5 * max(found.value, found.default)
+    assert len(searches) - patiently < patiently
+
+
+@pytest.mark.usefixtures("sparse_probes")
+def test_quickly_a_value_is_given_up_once_it_cannot_suffice(
+    database: Database, make_settings: Callable[..., Settings], queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searches: list[int] = []
+    monkeypatch.setattr(recall_queries, "fetch", lambda *given: (searches.append(1), fetch(*given))[1])
+    monkeypatch.setattr(scan, "default_probes", lambda _lists: 1)
+    with database.autocommit() as connection:
+        searched = read_column(connection, make_settings(), "embedding")
+        asked = RecallQueries(queries, k=10)
+        quickly = least_effort(connection, make_settings(), searched, asked, 1.0, quickly=True)
+
+    assert quickly.points[-1].recall == 1.0
+    assert len(searches) < 0.5 * len(quickly.points) * len(queries)
 
 
 def test_hnsw_is_measured_by_ef_search(database: Database, settings: Settings) -> None:
@@ -119,7 +134,7 @@ def test_float16_in_the_index_counts_against_it(database: Database, settings: Se
         "CREATE INDEX ON segments USING ivfflat ((CAST(embedding AS halfvec(1536))) halfvec_cosine_ops) WITH (lists = 1)",
     )
     with database.autocommit() as connection:
-        assert index_recalls(connection, settings, "embedding", RecallQueries(queries, k=10))[0] > 0.9
+        assert index_recall(connection, settings, "embedding", RecallQueries(queries, k=10)) > 0.9
 
 
 def test_a_column_without_vectors_cannot_be_measured(database: Database, settings: Settings) -> None:
