@@ -49,7 +49,7 @@ def note_search_effort(operator: Operator, settings: Settings, state: MigrationS
         connection.execute(note_statement(operator.target, column, replace(noted, search_effort=found.value)))
 
     operator.change(settings, f"swap: note {found.setting} with the column", note)
-    return for_gate
+    return for_gate if len(for_gate.vectors) else None
 
 
 def set_effort_on_server(migration: Migration, column: str) -> str | None:
