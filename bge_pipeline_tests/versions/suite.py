@@ -18,10 +18,11 @@ def _paths(under: str, *names: str) -> tuple[str, ...]:
     return tuple(f"bge_pipeline_tests/{under}{name}" for name in names)
 
 
-_LEFT_OUT = "not slow and not thorough and not browser and not frameworks and not real_endpoint and not celery"
+_IN_QUESTION = "not slow and not browser and not frameworks and not real_endpoint and not celery"
+_LEFT_OUT = f"not thorough and {_IN_QUESTION}"
 OF_A_SERVER = (
     "-m",
-    f"pgvector and {_LEFT_OUT}",
+    f"pgvector and {_IN_QUESTION}",
     *_paths("db/test_", "session.py", "privileges.py", "roles.py", "versions.py"),
     *_paths("phases/test_", "index_resembles.py", "old_vectors.py", "vector_type.py", "rollback.py", "replication.py"),
     *_paths("", "migrations", "cli/test_commands.py"),
