@@ -20,11 +20,18 @@ FOLDER = Path(sys.prefix) / "pythons"
 
 
 def interpreters() -> Iterator[Path]:
-    """Those that there are."""
+    """Those that there are; on the path can be one that pyenv would start if it were chosen, which is none.
+
+    Raises:
+        FileNotFoundError: one that was named cannot be started.
+    """
     named = os.environ.get(VARIABLE)
     for name in named.split() if named else [f"python{version}" for version in VERSIONS]:
-        if found := shutil.which(name):
+        found = shutil.which(name)
+        if found and subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0:
             yield Path(found)
+        elif named:
+            raise FileNotFoundError(f"{VARIABLE} names {name}, which is no Python that can be started")
 
 
 def version_of(python: Path) -> str:
