@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 FRAMEWORKS := $(VENV)/frameworks
 DOCS := $(VENV)/docs
+BENCH := $(VENV)/bench
 # The theme's advertisement of its successor is no finding.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs
 
@@ -26,6 +27,8 @@ demo: $(INSTALLED)  ## Migrate a table of Python documentation from 1536 to 384 
 	$(BIN)/bge-pipeline demo --reset
 
 test: $(INSTALLED)  ## Run the tests but for those marked thorough; those that need what is missing here are skipped and say so.
+	# The hundreds of processes that they start compile nothing anew, even where PYTHONDONTWRITEBYTECODE is set.
+	$(BIN)/python -m compileall -q bge_pipeline bge_pipeline_tests migrations
 	$(BIN)/python -m pytest -n 2 -m "not thorough and not frameworks and not real_endpoint and not celery" $(ARGS)
 
 test-all: $(INSTALLED)  ## Run every test, those marked thorough too.
@@ -84,30 +87,37 @@ format: $(INSTALLED)  ## Put the code into shape.
 dev: $(INSTALLED)  ## Start the Dagster UI on http://127.0.0.1:3000.
 	$(BIN)/bge-pipeline dev
 
-benchmark: $(INSTALLED)  ## Measure this machine and write docs/benchmarks.md, but for ten million rows and the peer; takes hours.
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[embedded,openvino,traces,slack,dev,bench]'
-	# optimum-intel asks for torchvision, nothing uses it, and a build for another accelerator than torch's breaks transformers.
-	$(BIN)/pip uninstall --quiet --yes torchvision
+benchmark: $(BENCH)/.installed  ## Measure this machine and write docs/benchmarks.md, but for ten million rows and the peer; takes hours.
 	rm -f benchmarks/results/encode-*.json
-	$(BIN)/python -m benchmarks.encode
-	$(BIN)/python -m benchmarks.ways
-	$(BIN)/python -m benchmarks.lengths
-	$(BIN)/python -m benchmarks.model_change
-	$(BIN)/python -m benchmarks.overlap
-	$(BIN)/python -m benchmarks.precision_quality
-	$(BIN)/python -m benchmarks.write
-	$(BIN)/python -m benchmarks.write --table-rows 1000000
-	$(BIN)/python -m benchmarks.writers
-	$(BIN)/python -m benchmarks.log_volume
-	$(BIN)/python -m benchmarks.index
-	$(BIN)/python -m benchmarks.backfill --rows 100000 1000000
-	$(BIN)/python -m benchmarks.dagster_overhead
-	$(BIN)/python -m benchmarks.dagster_partitions
-	$(BIN)/python -m benchmarks.search_quality
-	$(BIN)/python -m benchmarks.search_effort
-	$(BIN)/python -m benchmarks.live --rows 20000
-	$(BIN)/python -m benchmarks.document
-	$(BIN)/python -m benchmarks.scaling
+	$(BENCH)/bin/python -m benchmarks.encode
+	$(BENCH)/bin/python -m benchmarks.ways
+	$(BENCH)/bin/python -m benchmarks.lengths
+	$(BENCH)/bin/python -m benchmarks.model_change
+	$(BENCH)/bin/python -m benchmarks.overlap
+	$(BENCH)/bin/python -m benchmarks.precision_quality
+	$(BENCH)/bin/python -m benchmarks.write
+	$(BENCH)/bin/python -m benchmarks.write --table-rows 1000000
+	$(BENCH)/bin/python -m benchmarks.writers
+	$(BENCH)/bin/python -m benchmarks.log_volume
+	$(BENCH)/bin/python -m benchmarks.index
+	$(BENCH)/bin/python -m benchmarks.backfill --rows 100000 1000000
+	$(BENCH)/bin/python -m benchmarks.dagster_overhead
+	$(BENCH)/bin/python -m benchmarks.dagster_partitions
+	$(BENCH)/bin/python -m benchmarks.search_quality
+	$(BENCH)/bin/python -m benchmarks.search_effort
+	$(BENCH)/bin/python -m benchmarks.live --rows 20000
+	$(BENCH)/bin/python -m benchmarks.document
+	$(BENCH)/bin/python -m benchmarks.scaling
+
+$(BENCH)/.installed: pyproject.toml constraints.txt setup.py | $(INSTALLED)
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/pip install --quiet --upgrade pip
+	# optimum-intel takes no newer huggingface-hub than 1.21.
+	grep -v '^huggingface-hub==' constraints.txt > $(BENCH)/constraints.txt
+	$(BENCH)/bin/pip install --quiet --constraint $(BENCH)/constraints.txt --editable '.[embedded,openvino,traces,slack,dev,bench]'
+	# It asks for torchvision too, nothing uses it, and a build for another accelerator than torch's breaks transformers.
+	$(BENCH)/bin/pip uninstall --quiet --yes torchvision
+	touch $@
 
 clean:  ## Remove .venv, the embedded database and caches.
 	rm -rf $(VENV) .bge-pipeline .pytest_cache .ruff_cache .mypy_cache build dist site *.egg-info

@@ -15,7 +15,7 @@ PATIENCE_SECONDS = 9
     ("act", "statement"),
     [
         pytest.param("migrate", "RENAME", id="in the exchange"),
-        pytest.param("retire", "DROP COLUMN", id="in retire"),
+        pytest.param("retire", "DROP COLUMN", id="in retire", marks=pytest.mark.thorough),
         pytest.param("migrate", "ADD COLUMN", id="in expand", marks=pytest.mark.thorough),
         pytest.param("migrate", "UPDATE", id="in the backfill", marks=pytest.mark.thorough),
         pytest.param("migrate", "CREATE INDEX", id="as an index is built", marks=pytest.mark.thorough),

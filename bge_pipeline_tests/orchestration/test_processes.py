@@ -57,6 +57,7 @@ def execute_job(job: str, **tags: str) -> None:
     assert executed.returncode == 0, executed.stderr
 
 
+@pytest.mark.thorough
 def test_ci_runs_every_phase_by_command(migration: Migration, instance: dg.DagsterInstance):
     execute_job("expand_job")
     assert known_keys(instance, THE_TABLE) == KEYS

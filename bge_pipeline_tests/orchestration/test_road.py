@@ -58,6 +58,7 @@ def test_the_whole_migration_is_in_the_history_that_the_ui_shows_and_repeating_i
     assert vectors_digest(database) == before
 
 
+@pytest.mark.thorough
 def test_a_partitioned_table_is_one_set_of_id_ranges_over_all_its_partitions(database: Database, settings: Settings):
     divide(database, "hash")
 

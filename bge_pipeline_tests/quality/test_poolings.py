@@ -45,6 +45,7 @@ def failures(found: PoolingComparison | None) -> list[str]:
     return [check.name for check in decide(QualityMeasurements(poolings=found), GateBounds()).failures]
 
 
+@pytest.mark.thorough
 def test_the_pooling_that_the_model_was_trained_for_passes() -> None:
     found = compared("mean")
 

@@ -12,7 +12,7 @@ pytest.importorskip("openvino")
 LEAST_COSINE = {"fp32": 0.999999, "auto": 0.999, "int8": 0.97}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "auto", "int8"])
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.thorough), "auto", "int8"])
 def test_vectors_agree_with_sentence_transformers(load, reference, precision):
     if precision == "int8":
         pytest.importorskip("nncf")
