@@ -136,9 +136,7 @@ def test_an_upgrade_in_the_middle_forgets_no_partition_and_cuts_none(
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(
-    "looks", [True, False], ids=["the sensor", "the run itself"]
-)
+@pytest.mark.parametrize("looks", [True, False], ids=["the sensor", "the run itself"])
 def test_an_upgrade_after_a_migration_knows_the_next_one(
     instance: dg.DagsterInstance, run: Runner, finished: None, monkeypatch: pytest.MonkeyPatch, looks: bool
 ):
