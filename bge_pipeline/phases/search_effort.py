@@ -13,7 +13,7 @@ from bge_pipeline.database.notes import note_statement
 from bge_pipeline.database.operator import Operator
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import MigrationState, require_same_parts
-from bge_pipeline.quality.index_recall import has_search_effort, least_effort
+from bge_pipeline.quality.index_recall import least_effort
 from bge_pipeline.quality.measure import NEIGHBOURS, RECALL_QUERIES
 from bge_pipeline.quality.recall_queries import RecallQueries, sampled_queries
 from bge_pipeline.quality.server_search import missing_effort
@@ -35,7 +35,7 @@ def note_search_effort(operator: Operator, settings: Settings, state: MigrationS
     column = state.filled.name
     with operator.database.autocommit() as connection:
         searched = read_column(connection, settings, column)
-        if not has_search_effort(searched):
+        if searched.effort is None:
             return None
         queries = RecallQueries(sampled_queries(connection, searched, 2 * RECALL_QUERIES), NEIGHBOURS)
         asked, for_gate = queries.dealt(connection, searched)

@@ -102,16 +102,11 @@ def recommend_for_recall(
     """
     with database.autocommit() as connection:
         searched = read_column(connection, settings, column)
-        if not has_search_effort(searched):
+        if searched.effort is None:
             return None
         if queries is None:
             queries = sampled_queries(connection, searched, samples)
         return least_effort(connection, settings, searched, RecallQueries(queries, k), wanted)
-
-
-def has_search_effort(searched: SearchedColumn) -> bool:
-    """Whether the column has an index that takes probes or ef_search."""
-    return searched.index is not None and searched.index.method in ("ivfflat", "hnsw")
 
 
 def least_effort(
@@ -134,10 +129,11 @@ def least_effort(
         quickly: try nothing below what is searched with where nobody says it, and ask no more queries at a value that cannot
             suffice whatever they find: its recall is that of those that were asked.
     """
-    assert searched.index is not None, "has_search_effort"
+    assert searched.index is not None
+    assert searched.effort is not None
     is_ivfflat = searched.index.method == "ivfflat"
     defaults = scan_settings(searched.index, searched.pgvector, settings.rerank_top_k)
-    default = int(defaults["ivfflat.probes" if is_ivfflat else "hnsw.ef_search"])
+    default = int(defaults[searched.effort])
     lowest = default if quickly else 1 if is_ivfflat else queries.k
     highest = max(1, searched.index.lists) if is_ivfflat else MAX_EF_SEARCH
     points: list[RecallPoint] = []

@@ -13,8 +13,6 @@ from bge_pipeline.search.column import SearchedColumn, configured_scan, read_col
 from bge_pipeline.search.scan import Session
 from bge_pipeline.settings import Settings
 
-_PARAMETERS = {"ivfflat": "ivfflat.probes", "hnsw": "hnsw.ef_search"}
-
 
 @dataclass(frozen=True)
 class ServerSearch:
@@ -109,6 +107,6 @@ def _recall_of_old(connection: Connection, settings: Settings, column: str, quer
 
 
 def _setting(connection: Connection, settings: Settings, searched: SearchedColumn) -> RoleSetting | None:
-    if searched.index is None or searched.index.method not in _PARAMETERS:
+    if searched.effort is None:
         return None
-    return read_role_setting(connection, searched.target, _PARAMETERS[searched.index.method], settings.application_role)
+    return read_role_setting(connection, searched.target, searched.effort, settings.application_role)

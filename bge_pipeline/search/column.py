@@ -99,6 +99,11 @@ class SearchedColumn:
         """What is compared with the query's vector, as SQL: what the index holds, or the column."""
         return self.index.expression if self.index is not None else quote(self.column.name)
 
+    @property
+    def effort(self) -> str | None:
+        """That of the index; None without one."""
+        return self.index.effort if self.index is not None else None
+
     def expression_for(self, dimensions: int) -> str:
         """The same for a query of so many dimensions: an index of a column without fixed dimensions may hold others."""
         held = re.search(r"::(?:vector|halfvec)\((\d+)\)\)?$", self.expression)

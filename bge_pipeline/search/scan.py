@@ -17,6 +17,7 @@ INDEX_SCAN: Session = {"enable_seqscan": "off", "enable_sort": "off"}
 MAX_EF_SEARCH = 1_000
 """Largest hnsw.ef_search that pgvector takes."""
 
+_EFFORT = {"ivfflat": "ivfflat.probes", "hnsw": "hnsw.ef_search"}
 _MIN_EF_SEARCH = 100
 _ITERATIVE_SINCE = (0, 8)
 
@@ -41,6 +42,11 @@ class VectorIndex:
     element: str
     lists: int
 
+    @property
+    def effort(self) -> str | None:
+        """The parameter that says how thoroughly it is searched, `ivfflat.probes` or `hnsw.ef_search`; None for others."""
+        return _EFFORT.get(self.method)
+
     def __str__(self) -> str:
         return (
             f"{self.name} ({self.method}, {self.element}, {self.metric}{f', lists={self.lists}' if self.lists else ''})"
@@ -64,7 +70,7 @@ def scan_settings(
         probes: IVFFlat lists to look into; None for `default_probes`.
         ef_search: HNSW's candidate list; None for `default_ef_search`.
     """
-    if index is None or index.method not in ("ivfflat", "hnsw"):
+    if index is None or index.effort is None:
         return {}
     session: Session = {}
     if index.method == "ivfflat":

@@ -94,19 +94,25 @@ def test_quickly_the_same_is_found_with_fewer_searches(
 
 
 @pytest.mark.usefixtures("sparse_probes")
+@pytest.mark.parametrize("wanted", [0.6, 0.9, 0.97, 1.0])
 def test_quickly_a_value_is_given_up_once_it_cannot_suffice(
-    database: Database, make_settings: Callable[..., Settings], queries: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    database: Database, settings: Settings, queries: np.ndarray, monkeypatch: pytest.MonkeyPatch, wanted: float
 ) -> None:
     searches: list[int] = []
     monkeypatch.setattr(recall_queries, "fetch", lambda *given: (searches.append(1), fetch(*given))[1])
     monkeypatch.setattr(scan, "default_probes", lambda _lists: 1)
+    found = recommend_for_recall(database, settings, wanted, queries, k=10)
+    patiently = len(searches)
     with database.autocommit() as connection:
-        searched = read_column(connection, make_settings(), "embedding")
+        searched = read_column(connection, settings, "embedding")
         asked = RecallQueries(queries, k=10)
-        quickly = least_effort(connection, make_settings(), searched, asked, 1.0, quickly=True)
+        quickly = least_effort(connection, settings, searched, asked, wanted, quickly=True)
 
-    assert quickly.points[-1].recall == 1.0
-    assert len(searches) < 0.5 * len(quickly.points) * len(queries)
+    assert (quickly.value, quickly.reached) == (found.value, found.reached)
+    assert quickly.points[-1].recall == pytest.approx(found.points[-1].recall)
+    assert len(searches) - patiently < patiently or len(found.points) == 1
+    if wanted == 1.0:
+        assert len(searches) - patiently < 0.5 * patiently
 
 
 def test_hnsw_is_measured_by_ef_search(database: Database, settings: Settings) -> None:
