@@ -18,19 +18,15 @@ from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.docs.guide import GUIDE, LANGUAGES, Scenario, read_blocks, read_scenarios
+from bge_pipeline_tests.kinds import kinds
 from bge_pipeline_tests.postgres_programs import programs_folder
 from bge_pipeline_tests.roads import ROOT, environment
 
 SCENARIOS = read_scenarios()
-EVERY_TIME = ("command", "application", "dagster in CI", "alembic", "rollback by command")
-RUN = [
-    pytest.param(
-        scenario,
-        id=scenario.name.replace(" ", "-"),
-        marks=[] if scenario.name in EVERY_TIME else [pytest.mark.thorough],
-    )
-    for scenario in SCENARIOS
-]
+RUN = kinds(
+    {scenario.name: scenario for scenario in SCENARIOS},
+    *("command", "application", "dagster in CI", "alembic", "rollback by command"),
+)
 
 
 @pytest.fixture

@@ -31,9 +31,11 @@ from bge_pipeline.phases.status import read_status
 from bge_pipeline.phases.swap import swap
 from bge_pipeline.quality.judgements import load_judged_queries
 from bge_pipeline.search import Retriever
+from bge_pipeline_tests.kinds import kinds
 from bge_pipeline_tests.phases.test_kill import BACKFILL
 from bge_pipeline_tests.roads import environment
 from bge_pipeline_tests.support import (
+    COMPOSITE_KEYS,
     ENCODER,
     agreed,
     execute,
@@ -46,7 +48,7 @@ from bge_pipeline_tests.support import (
 pytestmark = pytest.mark.pgvector
 
 
-@pytest.fixture(params=["tenant_id,doc_id", pytest.param("document_id,chunk_no", marks=pytest.mark.thorough)])
+@pytest.fixture(params=kinds({names: names for names in COMPOSITE_KEYS}, "tenant_id,doc_id"))
 def key(request, database):
     give_composite_key(database, request.param)
     return request.param

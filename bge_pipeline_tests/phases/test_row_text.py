@@ -25,6 +25,7 @@ from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.phases.swap import swap
 from bge_pipeline.search import Retriever, create_text_index
+from bge_pipeline_tests.kinds import kinds
 from bge_pipeline_tests.support import (
     ENCODER,
     Wrapped,
@@ -60,15 +61,7 @@ TEXTS = {
 }
 
 
-EVERY_TIME = ("concatenated", "inside JSON", "of a template")
-
-
-@pytest.fixture(
-    params=[
-        pytest.param(texts, id=name, marks=[] if name in EVERY_TIME else [pytest.mark.thorough])
-        for name, texts in TEXTS.items()
-    ]
-)
+@pytest.fixture(params=kinds(TEXTS, "concatenated", "inside JSON", "of a template"))
 def notes_settings(request, database, make_settings):
     make_notes(database)
     return make_settings(target_table="notes", target_embedding_column="vector", benchmark_texts=50, **request.param)

@@ -19,6 +19,7 @@ from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.phases.swap import swap
 from bge_pipeline.search import Retriever
+from bge_pipeline_tests.kinds import kinds
 from bge_pipeline_tests.support import (
     ENCODER,
     NASTY_IDS,
@@ -46,15 +47,7 @@ KINDS = {
 }
 
 
-EVERY_TIME = ("by bytes", "blind for accents and case")
-
-
-@pytest.fixture(
-    params=[
-        pytest.param(kind, id=name, marks=[] if name in EVERY_TIME else [pytest.mark.thorough])
-        for name, kind in KINDS.items()
-    ]
-)
+@pytest.fixture(params=kinds(KINDS, "by bytes", "blind for accents and case"))
 def text_ids(request, database):
     id_type, collation = request.param
     if collation is not None:
