@@ -35,18 +35,21 @@ _ROUNDING = 1e-9
 
 
 def index_recall(
-    connection: Connection, settings: Settings, column: str, queries: RecallQueries, session: Session | None = None
+    connection: Connection,
+    settings: Settings,
+    searched: SearchedColumn,
+    queries: RecallQueries,
+    session: Session | None = None,
 ) -> float:
     """Mean recall of the column's ANN index against exact search; 1 without an index.
 
     Args:
         connection: an autocommit connection.
-        settings: they name the target table.
-        column: a vector column of it.
+        settings: SEARCH_PROBES and SEARCH_EF_SEARCH apply.
+        searched: the column.
         queries: what the index is asked for.
         session: what to search with; None: as Retriever searches.
     """
-    searched = read_column(connection, settings, column)
     if searched.index is None:
         return 1.0
     if session is None:

@@ -19,6 +19,7 @@ from bge_pipeline.quality.recall_queries import RecallQueries
 from bge_pipeline.quality.search_quality import ask_each, measure_search, p50_and_p95
 from bge_pipeline.quality.stored_vectors import StoredVectors
 from bge_pipeline.search import RerankMode, Retriever, SearchMode
+from bge_pipeline.search.column import read_column
 from bge_pipeline.settings import Settings
 from bge_pipeline.space import EmbeddingSpace
 
@@ -111,7 +112,8 @@ def search_runs(
             return ()
         old_recall = None
         if old is not None:
-            old_recall = index_recall(connection, settings, old, RecallQueries(rows.vectors[old], NEIGHBOURS))
+            searched = read_column(connection, settings, old)
+            old_recall = index_recall(connection, settings, searched, RecallQueries(rows.vectors[old], NEIGHBOURS))
     judged = load_judged_queries(settings.eval_queries) if settings.eval_queries is not None else None
     runs = []
     if old is not None:

@@ -86,12 +86,12 @@ def measure_recalls(
     searched = read_column(connection, settings, new)
     setting = _setting(connection, settings, searched)
     if setting is None or settings.server_search_effort == "ignore":
-        return index_recall(connection, settings, new, queries), None
-    on_server = recall = index_recall(connection, settings, new, queries, {setting.name: setting.value})
+        return index_recall(connection, settings, searched, queries), None
+    on_server = recall = index_recall(connection, settings, searched, queries, {setting.name: setting.value})
     wanted = configured_scan(searched, settings, queries.k)[setting.name]
     # What Retriever sets besides makes a search go on where it found too few rows, so that it finds no less.
     if wanted != setting.value or on_server < settings.quality_min_ann_recall:
-        recall = index_recall(connection, settings, new, queries)
+        recall = index_recall(connection, settings, searched, queries)
     missing = missing_effort(connection, settings, new)
     before = None
     if on_server < settings.quality_min_ann_recall and old is not None and old_queries is not None:
@@ -101,9 +101,10 @@ def measure_recalls(
 
 
 def _recall_of_old(connection: Connection, settings: Settings, column: str, queries: RecallQueries) -> float:
-    setting = _setting(connection, settings, read_column(connection, settings, column))
+    searched = read_column(connection, settings, column)
+    setting = _setting(connection, settings, searched)
     session: Session | None = {setting.name: setting.value} if setting is not None else None
-    return index_recall(connection, settings, column, queries, session)
+    return index_recall(connection, settings, searched, queries, session)
 
 
 def _setting(connection: Connection, settings: Settings, searched: SearchedColumn) -> RoleSetting | None:

@@ -55,8 +55,9 @@ def test_recall_rises_with_the_probes(
     recalls = []
     for probes in (1, 4, 12):
         with database.autocommit() as connection:
+            searched = read_column(connection, make_settings(), "embedding")
             asked = RecallQueries(queries, k=10)
-            recalls.append(index_recall(connection, make_settings(search_probes=probes), "embedding", asked))
+            recalls.append(index_recall(connection, make_settings(search_probes=probes), searched, asked))
     assert recalls[0] < recalls[1] < recalls[2] == 1
 
 
@@ -140,7 +141,8 @@ def test_float16_in_the_index_counts_against_it(database: Database, settings: Se
         "CREATE INDEX ON segments USING ivfflat ((CAST(embedding AS halfvec(1536))) halfvec_cosine_ops) WITH (lists = 1)",
     )
     with database.autocommit() as connection:
-        assert index_recall(connection, settings, "embedding", RecallQueries(queries, k=10)) > 0.9
+        searched = read_column(connection, settings, "embedding")
+        assert index_recall(connection, settings, searched, RecallQueries(queries, k=10)) > 0.9
 
 
 def test_a_column_without_vectors_cannot_be_measured(database: Database, settings: Settings) -> None:
