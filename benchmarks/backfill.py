@@ -3,7 +3,8 @@
 The encoder is hashed words, so that the database's share is seen; each size runs in a process of its own.
 
 Run: python -m benchmarks.backfill --rows 100000 1000000     (1M rows of 1536 dimensions need some 15 GB of disk)
-     LEGACY_DIMENSIONS=64 python -m benchmarks.backfill --rows 10000000 --no-swap --name backfill_10M      (some 35 GB)
+     LEGACY_DIMENSIONS=64 INDEX_LISTS=1000 python -m benchmarks.backfill --rows 1000000 10000000 --name backfill_10M
+                                                                          (some 60 GB of disk, and two hours on two cores)
 """
 
 from __future__ import annotations
@@ -139,9 +140,15 @@ class Steps:
         self._name, self._since = "", time.perf_counter()
 
     def begin(self, name: str) -> None:
-        """A step begins, and the one before is over."""
+        """A step begins, and the one before is over; said on stderr, since a large table takes hours."""
         now = time.perf_counter()
-        self.seconds[self._name] = self.seconds.get(self._name, 0.0) + now - self._since
+        took = now - self._since
+        self.seconds[self._name] = self.seconds.get(self._name, 0.0) + took
+        print(
+            f"{time.strftime('%H:%M:%S')}  {self._name or 'start'}: {took:,.1f} s; now {name}",
+            file=sys.stderr,
+            flush=True,
+        )
         self._name, self._since = name, now
 
 

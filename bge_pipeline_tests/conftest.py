@@ -26,7 +26,7 @@ from bge_pipeline.old_spellings import OLD_NAMES
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import Settings, load_settings
 from bge_pipeline_tests.postgres_programs import named_programs, start_server
-from bge_pipeline_tests.support import administer
+from bge_pipeline_tests.support import administer, copy_database
 
 _IN_MEMORY = Path("/dev/shm")
 _ROOM = 4 * 2**30
@@ -125,7 +125,7 @@ def new_database_url(server_url: URL, template: str) -> Iterator[Callable[[], st
 
     def make() -> str:
         names.append(f"bge_test_{uuid.uuid4().hex[:12]}")
-        administer(server_url, f"CREATE DATABASE {names[-1]} TEMPLATE {template}")
+        copy_database(server_url, template, names[-1])
         return server_url.set(database=names[-1], drivername="postgresql").render_as_string(hide_password=False)
 
     yield make

@@ -57,6 +57,17 @@ def administer(server_url: URL, statement: str) -> None:
     engine.dispose()
 
 
+def copy_database(server_url: URL, template: str, name: str) -> None:
+    """A database like the template; by its files, in half the time, where the server does not wait for the disk."""
+    engine = create_engine(server_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        syncs = connection.execute(text("SHOW fsync")).scalar_one() == "on"
+        by_files = not syncs and (connection.dialect.server_version_info or ()) >= (15,)
+        strategy = " STRATEGY FILE_COPY" if by_files else ""
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}{strategy}"))
+    engine.dispose()
+
+
 def execute(database: Database, statement: str, **values: Any) -> list[Any]:
     """Run one statement in a transaction of its own; its rows, if it has any."""
     with database.transaction() as connection:

@@ -7,6 +7,7 @@ import platform
 import sys
 
 from bge_pipeline.embedding.families import Family
+from bge_pipeline.embedding.processor import is_quicker_in_bf16
 from bge_pipeline.errors import ConfigurationError
 
 
@@ -46,20 +47,19 @@ def check_device(device: str) -> None:
 
 
 def best_precision(device: str, family: Family) -> str:
-    """What PyTorch computes in: on CPUs bf16 where there are instructions for it, else fp32; on accelerators half precision.
+    """What PyTorch computes in: on CPUs bf16 where they are quicker in it, else fp32; on accelerators half precision.
 
     Args:
         device: where.
         family: says which half precision it wants on CUDA; bf16 only where the GPU has it.
     """
+    if device.startswith("cpu"):
+        return "bf16" if is_quicker_in_bf16() else "fp32"
     import torch
 
     if device.startswith("cuda") and family.half_on_cuda == "bf16" and torch.cuda.is_bf16_supported():
         return "bf16"
-    if not device.startswith("cpu"):
-        return "fp16"
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
+    return "fp16"
 
 
 def _may_have_accelerator() -> bool:

@@ -52,7 +52,7 @@ class ModelSettings(EndpointSettings, HomeSettings):
     embedding_precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = Field(
         "auto",
         description="arithmetic of the model; auto: fp16 on CUDA, bf16 there for models outside BERT's family and on CPUs "
-        "that have it, else fp32",
+        "that are quicker in it (AMX, or AMD's with AVX512_BF16), else fp32",
     )
     embedding_batch_size: int | None = Field(
         None,

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bge_pipeline.embedding import device
 from bge_pipeline.embedding.device import best_precision, check_device, resolve_device
 from bge_pipeline.embedding.families import OTHER
 from bge_pipeline.errors import ConfigurationError
@@ -23,12 +24,10 @@ def test_on_cuda_a_family_gets_the_half_precision_that_it_wants_where_the_gpu_ha
     assert best_precision("cuda:0", replace(OTHER, half_on_cuda=wanted)) == expected
 
 
-def test_metal_has_fp16_and_a_cpu_what_its_instructions_are_good_for(monkeypatch):
+def test_metal_has_fp16_and_a_cpu_what_it_is_quick_at(monkeypatch):
     assert best_precision("mps", OTHER) == "fp16"
-    for capabilities, expected in (({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({}, "fp32")):
-        monkeypatch.setattr(
-            torch.cpu, "get_capabilities", lambda capabilities=capabilities: capabilities, raising=False
-        )
+    for is_quicker, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(device, "is_quicker_in_bf16", lambda is_quicker=is_quicker: is_quicker)
         assert best_precision("cpu", OTHER) == expected
 
 

@@ -16,7 +16,7 @@ from bge_pipeline.orchestration.dagster_home import environment
 from bge_pipeline.orchestration.in_process import keep_connections
 from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.settings import Settings
-from bge_pipeline_tests.support import administer, execute
+from bge_pipeline_tests.support import administer, copy_database, execute
 
 PARTITION_ROWS = 100
 """Rows of a partition here: three partitions of the demo table."""
@@ -44,7 +44,7 @@ def settings(
 ) -> Iterator[Settings]:
     """Settings with a Dagster home of their own, in the environment of this process as a deployment has them."""
     name = f"dagster_test_{uuid.uuid4().hex[:12]}"
-    administer(server_url, f"CREATE DATABASE {name} TEMPLATE {dagster_template}")
+    copy_database(server_url, dagster_template, name)
     administer(server_url, f"ALTER DATABASE {name} SET synchronous_commit = off")
     url = server_url.set(database=name).set(drivername="postgresql").render_as_string(hide_password=False)
     settings = make_settings(

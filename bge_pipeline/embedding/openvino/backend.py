@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bge_pipeline.embedding.agreement import Agreement
 from bge_pipeline.embedding.layouts import Batch, Layout
+from bge_pipeline.embedding.processor import is_quicker_in_bf16
 from bge_pipeline.embedding.tasks import Task
 from bge_pipeline.embedding.tokens import RaggedTokens
 from bge_pipeline.errors import ConfigurationError, EncodingError, OutOfMemory
@@ -31,8 +32,8 @@ _warm_up_lock = threading.Lock()
 
 
 def best_precision() -> str:
-    """bf16 where the processor has instructions for it, else fp32."""
-    return "bf16" if "BF16" in _capabilities() else "fp32"
+    """bf16 where the processor is quicker in it, else fp32. OpenVINO itself takes bf16 wherever it can imitate it."""
+    return "bf16" if is_quicker_in_bf16() and "BF16" in _capabilities() else "fp32"
 
 
 def check_precision(precision: str) -> None:
