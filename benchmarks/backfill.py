@@ -4,7 +4,7 @@ The encoder is hashed words, so that the database's share is seen; each size run
 
 Run: python -m benchmarks.backfill --rows 100000 1000000     (1M rows of 1536 dimensions need some 15 GB of disk)
      LEGACY_DIMENSIONS=64 INDEX_LISTS=1000 python -m benchmarks.backfill --rows 1000000 10000000 --name backfill_10M
-                                                                          (some 60 GB of disk, and two hours on two cores)
+                                                                          (55 GB of disk, and an hour on two cores)
 """
 
 from __future__ import annotations

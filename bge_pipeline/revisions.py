@@ -24,6 +24,7 @@ from bge_pipeline.space import EmbeddingSpace
 
 COMMANDS = ("upgrade", "downgrade", "stamp", "current", "history", "heads", "show")
 """Alembic's commands that run or read revisions; the others write new ones."""
+_OF_A_DATABASE = ("upgrade", "downgrade", "stamp", "current")
 
 
 def revisions_folder() -> Path:
@@ -31,6 +32,11 @@ def revisions_folder() -> Path:
     package = Path(bge_pipeline.__file__).parent
     folder = package / "migrations"
     return folder if folder.is_dir() else package.parent / "migrations"
+
+
+def reads_a_database(arguments: Sequence[str]) -> bool:
+    """Whether an Alembic command asks or changes a database, and does not only print."""
+    return bool(arguments) and arguments[0] in _OF_A_DATABASE and "--sql" not in arguments
 
 
 def run_alembic(arguments: Sequence[str], variables: Mapping[str, str] | None = None) -> None:

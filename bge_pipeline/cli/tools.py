@@ -23,7 +23,7 @@ from bge_pipeline.cli.invocation import (
     settings_of_command,
     warn_of_password,
 )
-from bge_pipeline.cli.wording import mean_table
+from bge_pipeline.cli.wording import demo_is_meant, mean_table
 from bge_pipeline.console import stderr
 from bge_pipeline.demo.home import SCHEMA, demo_settings
 from bge_pipeline.errors import ConfigurationError
@@ -88,9 +88,15 @@ def alembic_command(
         list[str], typer.Argument(help="As after `alembic`: upgrade 005, upgrade head --sql, current.")
     ],
 ) -> None:
-    """Run Alembic on the revisions 004 to 007, wherever they are installed."""
-    from bge_pipeline.revisions import run_alembic
+    """Run Alembic on the revisions 004 to 007, wherever they are installed; on the configured table, never the demo's."""
+    from bge_pipeline.revisions import reads_a_database, run_alembic
 
+    if demo_is_meant() or (reads_a_database(arguments) and settings_of_command().target_schema == SCHEMA):
+        raise ConfigurationError(
+            "bge-pipeline alembic: expected a table that DATABASE_URL and TARGET_* name, got the demo's",
+            state="nothing was made or changed",
+            next_step="bge-pipeline --demo expand, backfill and swap are the same phases on the demo's table",
+        )
     run_alembic(arguments, {name.upper(): value for name, value in invocation().overrides.items()})
 
 

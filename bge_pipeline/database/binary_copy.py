@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.ids import Id, IdKind
 from bge_pipeline.database.row_key import numbered
+from bge_pipeline.database.session import sent_along
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as RawConnection  # noqa: N812
@@ -38,7 +39,7 @@ def run_copy(connection: Connection, statement: str, stream: Any) -> None:
     raw = cast("RawConnection", connection.connection.dbapi_connection)
     try:
         with raw.cursor() as cursor:
-            cursor.copy_expert(statement, stream)
+            cursor.copy_expert(sent_along(connection) + statement, stream)
     except psycopg2.Error as error:
         if raw.closed:
             connection.invalidate()

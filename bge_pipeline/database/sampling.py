@@ -18,6 +18,8 @@ from bge_pipeline.database.size import table_pages
 from bge_pipeline.database.target import TargetTable
 
 _DIMENSIONS_SAMPLE_ROWS = 2_000
+_FEWEST_PAGES = 50
+"""Of a sample, however few rows are wanted: each page is chosen by itself, and of one or two there may be none."""
 _FEWEST_PAGES_OF_A_PARTITION = 20
 _UNTYPED = """
 SELECT attname::text FROM pg_attribute
@@ -62,8 +64,10 @@ def sample_percent(connection: Connection, target: TargetTable, rows: int) -> fl
         estimate = planned.scalar_one()[0]["Plan"]["Plan Rows"]
     else:
         estimate = estimated_rows(connection, target)
-    # Twice what is wanted, since pages differ; a table never analysed is read whole, up to the limit.
-    return 100.0 if estimate < 4 * rows else min(100.0, 200.0 * rows / estimate)
+    if estimate < 4 * rows:
+        return 100.0  # a table never analysed is read whole, up to the limit
+    # Twice what is wanted, since pages differ.
+    return min(100.0, max(200.0 * rows / estimate, 100.0 * _FEWEST_PAGES / max(1, table_pages(connection, target))))
 
 
 def sampled(connection: Connection, target: TargetTable, percent: float) -> str:
@@ -98,6 +102,13 @@ def sample_vectors(
     )
 
 
+def among(ids: Sequence[Any]) -> tuple[str, dict[str, Any]]:
+    """A condition of `target.sql` that the primary key serves, `{id} IN (...)`, and its values; of one id or more."""
+    # Literals without a type, which PostgreSQL reads as the column's, whatever that is.
+    values = {f"id_{number}": as_constant(value) for number, value in enumerate(ids)}
+    return f"{{id}} IN ({', '.join(f':{name}' for name in values)})", values
+
+
 def vectors_of(connection: Connection, target: TargetTable, columns: Sequence[str], ids: Sequence[Any]) -> SampledRows:
     """Those of the rows with these ids that have a vector in every one of `columns`, in no order.
 
@@ -105,12 +116,8 @@ def vectors_of(connection: Connection, target: TargetTable, columns: Sequence[st
     """
     if not ids:
         return SampledRows([], [], {column: np.empty((0, 0), np.float32) for column in columns})
-    # Literals without a type, which PostgreSQL reads as the column's, whatever that is.
-    values = {f"id_{number}": as_constant(value) for number, value in enumerate(ids)}
-    among = ", ".join(f":{name}" for name in values)
-    return _with_vectors(
-        connection, target, columns, f"FROM {{table}} WHERE {{id}} IN ({among}) AND {{present}}", values
-    )
+    is_among, values = among(ids)
+    return _with_vectors(connection, target, columns, f"FROM {{table}} WHERE {is_among} AND {{present}}", values)
 
 
 def _with_vectors(

@@ -25,11 +25,14 @@ from bge_pipeline.errors import ConfigurationError
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as RawConnection  # noqa: N812
     from sqlalchemy.engine.interfaces import Dialect
+    from sqlalchemy.pool import ConnectionPoolEntry
 
 logger = logging.getLogger(__name__)
 
 MARKER = "bge_pipeline.session"
 """A setting of no meaning, by which a connection recognises its backend."""
+_KNOWN = "bge_pipeline.session"
+"""What is known of a connection, among SQLAlchemy's own facts about it."""
 
 
 # The vector type may live in a schema that is not on the role's path (`extensions` on Supabase), or be hidden by a table
@@ -66,6 +69,13 @@ class Session:
     settled: bool = False
 
 
+def sent_along(connection: Connection) -> str:
+    """What to put before a statement that does not go through SQLAlchemy, so that our settings hold for it; else empty."""
+    session = cast("Session | None", connection.info.get(_KNOWN))
+    raw = cast("RawConnection", connection.connection.dbapi_connection)
+    return _prelude(session) if session is not None and not session.settled and raw.autocommit else ""
+
+
 class Sessions:
     """Prepares every connection of an engine, and leaves nothing of ours on one that goes back to a pooler.
 
@@ -99,7 +109,7 @@ class Sessions:
     def begin(self, connection: Connection) -> None:
         """Give our settings to the transaction that has just begun, where they cannot be the session's."""
         if not self._of(connection).settled:
-            connection.exec_driver_sql(_prelude(self._of(connection)))
+            connection.exec_driver_sql(_prelude(self._of(connection)).replace("%", "%%"))
 
     def roles_own_settings(self) -> str:
         """Statements by which the rest of a transaction sees what the role itself has set, for the application's triggers."""
@@ -134,7 +144,7 @@ class Sessions:
             connection = dial()
         return connection
 
-    def _look(self, connection: RawConnection, _record: object) -> None:
+    def _look(self, connection: RawConnection, record: ConnectionPoolEntry) -> None:
         """See what kind of connection this is; settle it if it is the server's own."""
         with connection.cursor() as cursor:
             cursor.execute(_LOOK, ([setting.name for setting in FIXED_SETTINGS],))
@@ -152,7 +162,7 @@ class Sessions:
             direct=marker == self._marker and pid == connection.get_backend_pid(),
             statements=(*settings, f"search_path = {schemas}"),
         )
-        self._known[connection] = session
+        self._known[connection] = record.info[_KNOWN] = session
         # What it goes back to after autocommit; SQLAlchemy has just asked the role for it.
         self._dialect.default_isolation_level = "READ COMMITTED"
         if session.direct:
@@ -175,7 +185,7 @@ class Sessions:
         session = self._known.get(cursor.connection)
         if session is None or session.settled or not cursor.connection.autocommit:
             return False
-        cursor.execute(_prelude(session) + sql, parameters)
+        cursor.execute(_prelude(session).replace("%", "%%") + sql, parameters)
         return True
 
     def _of(self, connection: Connection) -> Session:
@@ -208,4 +218,4 @@ def _make_settled(connection: RawConnection, session: Session) -> None:
 
 def _prelude(session: Session) -> str:
     local = "".join(f"SET LOCAL {statement}; " for statement in session.statements)
-    return "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; " + local.replace("%", "%%")
+    return "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; " + local

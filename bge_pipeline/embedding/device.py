@@ -57,7 +57,11 @@ def best_precision(device: str, family: Family) -> str:
         return "bf16" if is_quicker_in_bf16() else "fp32"
     import torch
 
-    if device.startswith("cuda") and family.half_on_cuda == "bf16" and torch.cuda.is_bf16_supported():
+    if (
+        device.startswith("cuda")
+        and family.half_on_cuda == "bf16"
+        and torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
         return "bf16"
     return "fp16"
 

@@ -155,7 +155,9 @@ def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Pl
         rows_of_index = most_rows(connection, target) if state.table.is_partitioned else counts.rows
         index = plan_vector_index(settings, service.space, rows_of_index, resembled, filled_type)
         old_indexes = serving_indexes(connection, state.table, state.table.embedding.number)
-        dependents = find_dependents(connection, state.table, target.embedding_column)
+        # Of a part nothing is exchanged, and what reads the old column goes on.
+        exchanges = target.condition is None
+        dependents = find_dependents(connection, state.table, target.embedding_column) if exchanges else ()
         functions = find_functions(connection, state.table, state.table.embedding)
         around = look_around(connection, settings, state, service.space, pending)
         version = pgvector_version(connection)
@@ -215,7 +217,7 @@ def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Pl
         old_index_costs=old_index_costs([old.name for old in old_indexes], pending, speed, writing),
         dependents=bound,
         mentions=told_functions(functions, target, state.table.embedding, vector)
-        if state.new is not None or is_made_anew
+        if exchanges and (state.new is not None or is_made_anew)
         else tuple(f"function {function.name}" for function in functions if function.reads),
         publications=around.publications,
         triggers=around.triggers,

@@ -37,7 +37,10 @@ def note_search_effort(operator: Operator, settings: Settings, state: MigrationS
         searched = read_column(connection, settings, column)
         if searched.effort is None:
             return None
-        queries = RecallQueries(sampled_queries(connection, searched, 2 * RECALL_QUERIES), NEIGHBOURS)
+        vectors = sampled_queries(connection, searched, 2 * RECALL_QUERIES)
+        if not len(vectors):
+            return None  # an empty table
+        queries = RecallQueries(vectors, NEIGHBOURS)
         asked, for_gate = queries.dealt(connection, searched)
         found = least_effort(connection, settings, searched, asked, wanted, quickly=True)
     logger.info("%s=%d gives recall@%d of %.3f", found.setting, found.value, NEIGHBOURS, found.points[-1].recall)

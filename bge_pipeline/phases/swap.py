@@ -149,8 +149,9 @@ def _swap(
         require_privileges(connection, state.table, skips_triggers=settings.skips_triggers)
         if state.new is not None:
             require_forward(state.new, settings, target)
-            check_dependents(connection, settings, state)
-            warn_of_functions(connection, state)
+            if target.condition is None:  # of a part nothing is exchanged, and what reads the old column goes on
+                check_dependents(connection, settings, state)
+                warn_of_functions(connection, state)
             check_bulk_is_done(connection, settings, state)
         old = OldVectors.of(connection, target, state.table.embedding)
     gate = None

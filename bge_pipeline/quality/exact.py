@@ -91,7 +91,9 @@ class _Best:
         """Take a block of rows in: the greater the score, the nearer."""
         if self._metric == "cosine":
             scores = self._queries @ to_unit_length(rows).T
-            scores[:, ~rows.any(axis=1)] = -np.inf  # without direction: pgvector's distance is NaN, which sorts last
+            # Without direction: pgvector's distance is NaN, which sorts last.
+            scores[:, ~rows.any(axis=1)] = -np.inf
+            scores[~self._queries.any(axis=1)] = -np.inf
         elif self._metric == "l2":
             wide = rows.astype(np.float64)  # in float32 the difference of nearly equal squares would be all rounding
             scores = 2 * self._queries @ wide.T - np.einsum("ij,ij->i", wide, wide)

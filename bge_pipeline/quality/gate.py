@@ -134,6 +134,9 @@ def decide(measured: QualityMeasurements, bounds: GateBounds, mode: GateMode = "
     return GateResult(passed=all(check.passed for check in checks), mode=mode, checks=checks)
 
 
+_MORE_RECALL = "raise SEARCH_PROBES or SEARCH_EF_SEARCH, or build the index with more lists or a larger ef_construction"
+
+
 def _checks(measured: QualityMeasurements, bounds: GateBounds) -> Iterator[GateCheck]:
     retained = _retained(measured.ndcg_old, measured.ndcg_new)
     yield _check(
@@ -148,7 +151,7 @@ def _checks(measured: QualityMeasurements, bounds: GateBounds) -> Iterator[GateC
         measured.ann_recall,
         bounds.ann_recall,
         "share of the exact nearest neighbours that the index finds",
-        "raise IVFFLAT probes or HNSW ef_search, or build the index with more lists or a larger ef_construction",
+        _MORE_RECALL,
     )
     plain = measured.server_search
     before = plain.recall_before if plain is not None else None
@@ -157,8 +160,10 @@ def _checks(measured: QualityMeasurements, bounds: GateBounds) -> Iterator[GateC
         plain.recall if plain else None,
         bounds.server_recall if before is None else min(bounds.server_recall, before - SERVER_RECALL_TOLERANCE),
         plain.summary() if plain else None,
-        f"for sessions to come: {plain.statement if plain else ''}; which bge-pipeline migrate --set-search-effort runs. An "
-        "application that sets it for itself, or searches through Retriever, wants SERVER_SEARCH_EFFORT=ignore",
+        f"for sessions to come: {plain.statement}; which bge-pipeline migrate --set-search-effort runs. An "
+        "application that sets it for itself, or searches through Retriever, wants SERVER_SEARCH_EFFORT=ignore"
+        if plain is not None and plain.statement
+        else _MORE_RECALL,
     )
     neighbours, known_items, stored = measured.neighbours, measured.known_items, measured.stored_vectors
     yield _check(

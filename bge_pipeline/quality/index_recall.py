@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.ids import id_as_text
+from bge_pipeline.errors import TargetTableError
 from bge_pipeline.quality.recall_figures import AnnRecall, RecallPoint, RecallRecommendation
 from bge_pipeline.quality.recall_queries import (
     Ranking,
@@ -83,7 +84,7 @@ def recall_at_k(
     with database.autocommit() as connection:
         searched = read_column(connection, settings, column)
         if queries is None:
-            queries = sampled_queries(connection, searched, samples)
+            queries = _stored_vectors(connection, searched, samples)
         return _measure(connection, settings, searched, RecallQueries(queries, k))
 
 
@@ -108,8 +109,15 @@ def recommend_for_recall(
         if searched.effort is None:
             return None
         if queries is None:
-            queries = sampled_queries(connection, searched, samples)
+            queries = _stored_vectors(connection, searched, samples)
         return least_effort(connection, settings, searched, RecallQueries(queries, k), wanted)
+
+
+def _stored_vectors(connection: Connection, searched: SearchedColumn, samples: int) -> NDArray[np.float32]:
+    queries = sampled_queries(connection, searched, samples)
+    if not len(queries):
+        raise TargetTableError(f"{searched} holds no vectors to measure recall with")
+    return queries
 
 
 def least_effort(

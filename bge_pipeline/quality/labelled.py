@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column
 from bge_pipeline.database.ids import Id, id_as_text
-from bge_pipeline.database.sampling import sample_vectors
+from bge_pipeline.database.sampling import among, sample_vectors
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import QueryEncoder
 from bge_pipeline.embedding.loading import load_encoder_named, load_encoder_of
@@ -149,8 +149,12 @@ def _declared_encoder(
 def _reranked(
     connection: Connection, target: TargetTable, service: EmbeddingsService, query: str, ids: list[Id]
 ) -> list[Id]:
-    statement = target.sql("SELECT {id_text} AS id, {text} AS text FROM {table} WHERE {id_text} = ANY (:ids)")
-    rows = connection.execute(statement, {"ids": [id_as_text(i) for i in ids]})
+    if not ids:
+        return []
+    is_among, values = among(ids)
+    rows = connection.execute(
+        target.sql(f"SELECT {{id_text}} AS id, {{text}} AS text FROM {{table}} WHERE {is_among}"), values
+    )
     texts = {row.id: row.text or "" for row in rows}
     there = [i for i in ids if id_as_text(i) in texts]
     order = service.rerank(query, [texts[id_as_text(i)] for i in there], top_k=_RANKS)

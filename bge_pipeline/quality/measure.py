@@ -60,10 +60,10 @@ def measure_quality(
     """
     new = columns.new.name
     with database.autocommit() as connection:
-        sample = sample_vectors(connection, columns.table.target, columns.names, settings.quality_sample_rows)
+        compared, sample = _samples(connection, columns, settings.quality_sample_rows)
         if not len(sample):
             return None
-        recall, on_server = _recalls(connection, settings, columns, sample, queries)
+        recall, on_server = _recalls(connection, settings, columns, compared, sample, queries)
         labelled = measure_labelled(connection, settings, service, columns, on_rows=_log_rows())
     texts = sample.texts[:_REEMBEDDED_ROWS]
     recomputed, scattered, poolings = _embedded(service, texts)
@@ -74,7 +74,7 @@ def measure_quality(
         ndcg_basis=labelled.basis() if labelled is not None else None,
         ann_recall=recall,
         server_search=on_server,
-        neighbours=_neighbours(sample, columns),
+        neighbours=_neighbours(compared, columns),
         known_items=known_item_search(scattered, among, range(len(texts)), k=NEIGHBOURS),
         stored_vectors=stored_vectors_match(sample.vectors[new][: len(texts)], recomputed),
         read_whole=1.0 - float(service.encoder.tokenize(sample.texts).truncated.mean()),
@@ -91,10 +91,10 @@ def measure_index(
 ) -> QualityMeasurements:
     """The measurements with the recalls of the new column's index taken anew, by stored vectors as `measure_quality` does."""
     with database.autocommit() as connection:
-        sample = sample_vectors(connection, columns.table.target, columns.names, RECALL_QUERIES)
+        compared, sample = _samples(connection, columns, RECALL_QUERIES)
         if not len(sample):
             return replace(measured, ann_recall=None, server_search=None)
-        recall, on_server = _recalls(connection, settings, columns, sample, queries)
+        recall, on_server = _recalls(connection, settings, columns, compared, sample, queries)
     return replace(measured, ann_recall=recall, server_search=on_server)
 
 
@@ -108,6 +108,14 @@ def bounds_of(settings: Settings) -> GateBounds:
         read_whole=settings.quality_min_read_whole,
         ndcg_retained=settings.quality_min_ndcg_retained or bounds.ndcg_retained,
     )
+
+
+def _samples(connection: Connection, columns: ComparedColumns, rows: int) -> tuple[SampledRows, SampledRows]:
+    """Rows with a vector in each of the columns, and rows with one in the new column: the same where most have both."""
+    compared = sample_vectors(connection, columns.table.target, columns.names, rows)
+    if len(compared) >= rows // 2:
+        return compared, compared
+    return compared, sample_vectors(connection, columns.table.target, [columns.new.name], rows)
 
 
 def _embedded(service: EmbeddingsService, texts: Sequence[str]) -> tuple[Vectors, Vectors, PoolingComparison | None]:
@@ -126,15 +134,16 @@ def _recalls(
     connection: Connection,
     settings: Settings,
     columns: ComparedColumns,
+    compared: SampledRows,
     sample: SampledRows,
     queries: RecallQueries | None,
 ) -> tuple[float, ServerSearch | None]:
     new, old = columns.new.name, columns.old
     old_name = old.name if old is not None and old.type_name in SEARCHABLE_TYPES else None
     queries = queries or RecallQueries(sample.vectors[new][:RECALL_QUERIES], NEIGHBOURS)
-    if old_name is None:
+    if old_name is None or not len(compared):
         return measure_recalls(connection, settings, new, queries)
-    old_queries = RecallQueries(sample.vectors[old_name][:RECALL_QUERIES], NEIGHBOURS)
+    old_queries = RecallQueries(compared.vectors[old_name][:RECALL_QUERIES], NEIGHBOURS)
     return measure_recalls(connection, settings, new, queries, old_name, old_queries)
 
 

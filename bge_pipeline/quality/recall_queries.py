@@ -12,7 +12,6 @@ from sqlalchemy import Connection
 
 from bge_pipeline.database.sampling import sample_vectors
 from bge_pipeline.database.sql import quote
-from bge_pipeline.errors import TargetTableError
 from bge_pipeline.quality.exact import METRICS, Neighbours, nearest_rows
 from bge_pipeline.search.column import SearchedColumn, read_column
 from bge_pipeline.search.scan import EXACT_SCAN, Session
@@ -80,16 +79,9 @@ def exact_ranking(
 
 
 def sampled_queries(connection: Connection, searched: SearchedColumn, samples: int) -> NDArray[np.float32]:
-    """Stored vectors of the column, float32 (`samples` or fewer, dimensions).
-
-    Raises:
-        TargetTableError: it holds none.
-    """
+    """Stored vectors of the column, float32 (`samples` or fewer, dimensions); none of an empty one."""
     name = searched.column.name
-    sample = sample_vectors(connection, searched.target, [name], samples)
-    if not len(sample):
-        raise TargetTableError(f"{searched} holds no vectors to measure recall with")
-    return sample.vectors[name]
+    return sample_vectors(connection, searched.target, [name], samples).vectors[name]
 
 
 def searched_by(

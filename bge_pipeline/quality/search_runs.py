@@ -145,7 +145,8 @@ def _search_old(
     notes.append(
         "the old model is not at hand: the old column was searched with vectors stored in it, without encoding"
     )
-    retriever = Retriever(database, settings, query_encoder=StoredVectors(rows, column, space), column=column)
+    as_stored = settings.model_copy(update={"query_expansion": "off"})  # of an invented passage there is no vector
+    retriever = Retriever(database, as_stored, query_encoder=StoredVectors(rows, column, space), column=column)
     return replace(_timed(retriever, "old", rows.texts, notes), encodes=False)
 
 

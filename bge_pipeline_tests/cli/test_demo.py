@@ -17,7 +17,7 @@ from bge_pipeline.database.local_server import start_embedded_postgres
 from bge_pipeline.demo.home import SCHEMA, demo_settings
 from bge_pipeline.demo.mark import claim_schema
 from bge_pipeline.demo.table import create_demo_table
-from bge_pipeline_tests.support import contents_of, make_users_tables
+from bge_pipeline_tests.support import columns_of, contents_of, make_users_tables
 
 pytestmark = pytest.mark.pgvector
 
@@ -158,6 +158,17 @@ def test_beside_a_table_of_the_users_the_demos_is_reached_by_name(
 ) -> None:
     assert json.loads(run("status", "--json", DATABASE_URL=database_url).stdout)["rows"] == 50
     assert json.loads(run("--demo", "status", "--json", DATABASE_URL=database_url).stdout)["rows"] == 40
+
+
+@pytest.mark.usefixtures("demo")
+def test_alembic_works_on_no_demo_and_never_on_the_users_table_in_its_place(
+    run: Run, users_database: Database, database_url: str
+) -> None:
+    refused = run("--demo", "alembic", "upgrade", "005", DATABASE_URL=database_url)
+    assert (refused.returncode, "got the demo's" in refused.stderr) == (2, True)
+    assert "embedding_384" not in columns_of(users_database)
+    assert run("alembic", "upgrade", "005").returncode == 2
+    assert run("alembic", "history").returncode == 0
 
 
 @pytest.mark.usefixtures("demo")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from contextlib import ExitStack
 
@@ -9,6 +10,7 @@ import psycopg2
 import pytest
 from sqlalchemy import text
 
+from bge_pipeline.database.binary_copy import run_copy
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.pooler import require_session, session_obstacle
 from bge_pipeline.database.session import MARKER
@@ -108,6 +110,16 @@ def test_reading_goes_on_with_our_settings_and_none_of_them_stays(pooled, databa
             assert connection.execute(text("SHOW jit")).scalar_one() == "off"
             assert connection.execute(text("SHOW transaction_isolation")).scalar_one() == "read committed"
         assert behind(through.url, through.url.database) == []
+
+
+@pytest.mark.parametrize(("mode", "options"), TRANSACTION_MODES)
+def test_a_copy_has_our_settings_too(pooled, database, mode, options):
+    execute(database, f"ALTER DATABASE {database.url.database} SET extra_float_digits = -10")
+    through = pooled(mode, **options)
+    read = io.BytesIO()
+    with through.autocommit() as connection:
+        run_copy(connection, "COPY (SELECT '50%', 0.1234567890123456::float8) TO STDOUT", read)
+    assert read.getvalue() == b"50%\t0.1234567890123456\n"
 
 
 def test_schemas_with_awkward_names_are_on_the_path_behind_a_pooler_too(pooled, database):

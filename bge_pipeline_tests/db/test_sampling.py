@@ -7,6 +7,7 @@ import pytest
 from bge_pipeline.database.sampling import sample_texts, sample_vectors
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline_tests.partitions import make_small_partitions
+from bge_pipeline_tests.support import execute
 
 PARTITIONS, ROWS_OF_EACH = 150, 20
 NOTES = TargetTable("public", "notes", ("id",), "text", "embedding")
@@ -28,3 +29,14 @@ def test_a_sample_of_small_partitions_is_of_some_of_them(small_partitions, seed)
     assert len(vectors) > 150
     partitions = {int(text.split()[1]) // ROWS_OF_EACH for text in texts}
     assert 10 < len(partitions) < 80, "about a fifth of the pages"
+
+
+@pytest.mark.pgvector
+def test_few_rows_out_of_a_table_of_many_pages_are_some(database):
+    execute(database, "CREATE TABLE notes (id bigint PRIMARY KEY, text text NOT NULL, embedding vector(3))")
+    execute(
+        database, "INSERT INTO notes SELECT n, 'note ' || n, '[1,2,3]' FROM generate_series(1, 20000) n; ANALYZE notes"
+    )
+    with database.autocommit() as connection:
+        found = [len(sample_vectors(connection, NOTES, ["embedding"], 32, seed=seed)) for seed in range(40)]
+    assert found == [32] * 40

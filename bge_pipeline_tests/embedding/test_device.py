@@ -20,7 +20,7 @@ def test_a_cuda_device_that_is_not_there_is_refused():
 def test_on_cuda_a_family_gets_the_half_precision_that_it_wants_where_the_gpu_has_it(
     monkeypatch, wanted, has_bf16, expected
 ):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bf16)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation: has_bf16 or including_emulation)
     assert best_precision("cuda:0", replace(OTHER, half_on_cuda=wanted)) == expected
 
 

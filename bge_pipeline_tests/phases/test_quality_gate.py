@@ -82,6 +82,16 @@ def test_the_swap_refuses_it(database: Database, migration: Migration, settings:
     assert (status.phase, status.dimensions) == ("backfilled", 1536)
 
 
+@pytest.mark.parametrize("left", [0, 3])
+def test_without_old_vectors_to_compare_with_the_new_ones_are_judged_by_themselves(database, migration, settings, left):
+    execute(database, f"UPDATE segments SET embedding = NULL WHERE id > {left}")
+    fill(migration)
+    spoil(database, shuffled)
+
+    with pytest.raises(SwapRefused, match="stored_vectors_matching"):
+        swap(migration, EmbeddingsService(ENCODER, settings))
+
+
 @pytest.mark.thorough
 def test_a_real_model_with_another_pooling_is_refused(
     database: Database, make_settings: Callable[..., Settings], tmp_path: Path

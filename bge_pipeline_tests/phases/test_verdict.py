@@ -113,7 +113,7 @@ def test_the_swap_reads_the_new_column_once_for_search_effort_and_gate(
     assert 0.9 < recall.value <= 1.0
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("rows", [0, 1, 2, 3])
 def test_a_table_of_hardly_a_row_is_swapped(database, migration, service, rows):
     execute(database, f"DELETE FROM segments WHERE id > {rows}")
     fill(migration)

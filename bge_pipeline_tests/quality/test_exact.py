@@ -66,6 +66,12 @@ def test_rows_without_direction_come_last_or_not_at_all(database, settings, quer
     assert all(sorted(ids) == [296, 297, 298, 299, 300] for ids in result.ids)
 
 
+def test_a_query_without_direction_has_no_neighbours(database, settings, queries):
+    queries[1] = 0
+    result = found(database, settings, queries, 10)
+    assert [len(ids) for ids in result.ids[:3]] == [10, 0, 10]
+
+
 def test_uuids_come_back_as_they_are_written(database, make_settings, queries):
     execute(database, "CREATE TABLE notes (id uuid PRIMARY KEY, text text, embedding vector(1536))")
     execute(database, "INSERT INTO notes SELECT gen_random_uuid(), text, embedding FROM segments")

@@ -12,6 +12,7 @@ from bge_pipeline.quality.gate import GateMode, QualityMeasurements, decide
 from bge_pipeline.quality.known_items import KnownItemSearch
 from bge_pipeline.quality.label_free import NeighbourAgreement, StoredVectorAgreement
 from bge_pipeline.quality.poolings import PoolingComparison
+from bge_pipeline.quality.server_search import ServerSearch
 
 GOOD = QualityMeasurements(
     ndcg_old=0.5,
@@ -61,6 +62,22 @@ def test_each_bad_measurement_fails_its_own_check_and_stops_the_swap(
     assert result.blocks
     assert failing in result.summary()
     assert "expected at least" in result.failures[0].explanation
+
+
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ("ALTER ROLE app SET hnsw.ef_search = 100", "ALTER ROLE app SET"),
+        ("", "raise SEARCH_PROBES or SEARCH_EF_SEARCH"),
+    ],
+)
+def test_plain_sql_that_finds_too_little_is_told_a_statement_where_there_is_one(statement: str, told: str) -> None:
+    plain = ServerSearch(recall=0.5, setting="hnsw.ef_search", value=40, role="app", statement=statement)
+    (failure,) = decide(replace(GOOD, server_search=plain), BOUNDS).failures
+
+    assert failure.name == "server_recall"
+    assert told in failure.explanation
+    assert ("--set-search-effort" in failure.explanation) is bool(statement)
 
 
 def test_a_measurement_on_the_bound_passes() -> None:
