@@ -29,10 +29,10 @@ demo: $(INSTALLED)  ## Migrate a table of Python documentation from 1536 to 384 
 test: $(INSTALLED)  ## Run the tests but for those marked thorough; those that need what is missing here are skipped and say so.
 	# The hundreds of processes that they start compile nothing anew, even where PYTHONDONTWRITEBYTECODE is set.
 	$(BIN)/python -m compileall -q bge_pipeline bge_pipeline_tests migrations
-	$(BIN)/python -m pytest -n 2 -m "not thorough and not frameworks and not real_endpoint and not celery" $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not thorough and not frameworks and not real_endpoint and not celery" $(ARGS)
 
 test-all: $(INSTALLED)  ## Run every test, those marked thorough too.
-	$(BIN)/python -m pytest -n 2 -m "not frameworks and not real_endpoint and not celery" $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not frameworks and not real_endpoint and not celery" $(ARGS)
 
 test-frameworks: $(INSTALLED) $(FRAMEWORKS)/.installed  ## Migrate tables that LangChain, LlamaIndex and others made.
 	FRAMEWORKS_PYTHON=$(CURDIR)/$(FRAMEWORKS)/bin/python $(BIN)/python -m pytest -m frameworks $(ARGS)

@@ -61,7 +61,7 @@ def sample_percent(connection: Connection, target: TargetTable, rows: int) -> fl
     """Percentage of the table's pages for TABLESAMPLE that holds `rows` rows or more of those that are embedded."""
     if target.condition is not None:
         planned = connection.execute(target.sql("EXPLAIN (FORMAT JSON) SELECT FROM {table} WHERE {in_part}"))
-        estimate = planned.scalar_one()[0]["Plan"]["Plan Rows"]
+        estimate = int(planned.scalar_one()[0]["Plan"]["Plan Rows"])
     else:
         estimate = estimated_rows(connection, target)
     if estimate < 4 * rows:
