@@ -47,8 +47,9 @@ million; {tokens:.0f} tokens a text, as in the mixed texts of `benchmarks.encode
   the lists are the square root of the rows: {fixed} microseconds a row and {by_list} more for each of a hundred lists, from
   {small} s for 100,000 rows in 100 lists and {index} s for a million in 1,000. It is shared by as many processes as
   `INDEX_BUILD_WORKERS` says. With `INDEX_LISTS=1000` a billion rows take {few_lists}; their lists are then long to read.
-- *Gate* is its time at a million rows ({gate} s) by the rows: search effort and gate read the column once, together. The exchange
-  and its lock do not grow with the rows ({lock} ms).
+- *Gate* is its time at a million rows ({gate} s) by the rows: search effort and gate read the column once, together. That is
+  too much: ten million took {gate_growth} times as long as a million. The exchange and its lock do not grow with the rows
+  ({lock} ms).
 - *The whole* is the longer one of embedding and writing, then index and gate.
 
 ## Money, disk, log and memory
@@ -75,7 +76,9 @@ vectors of {old} dimensions, so that ten million rows fit on a small disk: they 
   partitions of one table are one. `INDEX_ELEMENT=halfvec` halves what is built.
 - **An endpoint's limit of tokens**: several accounts or replicas behind one address; a server of your own (TEI, vLLM) has none
   ([endpoints](endpoints.md)).
-- **The index** of a billion rows does not fit into the memory of one build: partition the table by what searches filter by
+- **The index**, above some ten million rows on two cores: a server with more of them builds it in as many processes
+  (`INDEX_BUILD_WORKERS`, at most half of the processors by default), and `INDEX_LISTS` takes fewer lists than the square root.
+  That of a billion rows does not fit into the memory of one build: partition the table by what searches filter by
   (each partition [has its own](tables.md#partitioned-tables)), or build with fewer lists and rerank. An index of single
   bits, a thirty-second of it, is yours to build after the swap (pgvector's `binary_quantize`); searches through it have to rerank
   by the whole vectors, and neither the gate nor [search](search.md) here knows of it.
@@ -191,6 +194,7 @@ def document() -> str:
         by_list=f"{1e8 * rates.index_seconds_by_list:.0f}",
         few_lists=duration(rates.index(SIZES[-1], 1_000)),
         gate=million["gate s"],
+        gate_growth=_growth("backfill_10M", "gate s"),
         lock=million["lock ms"],
         log=round(rates.log_bytes),
         kept="an old HNSW index",
@@ -270,6 +274,12 @@ def _row(name: str, first: str, table: int = 0) -> dict[str, str]:
     found = _result(name)["tables"][table]
     (row,) = (row for row in found["rows"] if row[0] == first)
     return dict(zip(found["columns"], row, strict=True))
+
+
+def _growth(name: str, column: str) -> str:
+    """How many times as much ten million rows took as a million."""
+    small, large = (_number(_row(name, rows, table=1)[column]) for rows in ("1,000,000", "10,000,000"))
+    return f"{large / small:.1f}"
 
 
 def _number(cell: str) -> float:
