@@ -164,6 +164,7 @@ def attention_without_a_mask(files, pooling):
     return np.stack(vectors)
 
 
+@pytest.mark.thorough
 def test_distilbert(tiny_models, every_way):
     files = tiny_models["distilbert"]
     assert family_of(files.config) is DISTILBERT

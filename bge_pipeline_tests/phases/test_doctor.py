@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bge_pipeline.database import sampling
 from bge_pipeline.phases.doctor import examine
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
@@ -92,7 +93,8 @@ def test_other_types_of_vectors_are_counted_too(database, found, column_type):
     assert grades(found())["lengths"] == "ok"
 
 
-def test_a_large_table_is_sampled_unless_all_of_it_is_asked_for(database, migration):
+def test_a_large_table_is_sampled_unless_all_of_it_is_asked_for(database, migration, monkeypatch):
+    monkeypatch.setattr(sampling, "_FEWEST_PAGES", 1)  # of this table, which is not large
     execute(database, "ANALYZE segments")
     sampled, whole = (examine(migration, most_rows=rows) for rows in (20, None))
     assert sampled.content.is_sample

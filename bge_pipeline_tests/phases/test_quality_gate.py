@@ -151,6 +151,7 @@ def test_a_model_that_is_cut_short_all_along_is_refused(
         swap(Migration(database, settings), service)
 
 
+@pytest.mark.thorough
 def test_a_model_that_pools_wrongly_all_along_is_refused(
     database: Database, make_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
