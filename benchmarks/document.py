@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import RESULTS
+from benchmarks.harness import RESULTS, number, result_row
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
@@ -80,8 +80,7 @@ def figures() -> dict[str, str]:
         "int8_peak_expected": lengths["mixed, at the rates of the lengths"],
     }
     precision = _rows_of("precision")
-    filled = json.loads((RESULTS / "backfill_10M.json").read_text())["tables"][0]["rows"]
-    million, ten_millions = (float(row[1].replace(",", "")) for row in filled)
+    million, ten_millions = (number(result_row("backfill_10M", rows)["rows/s"]) for rows in ("1,000,000", "10,000,000"))
     return found | {
         "ten_rate": f"{ten_millions / million:.0%}",
         "int8_ndcg": precision["int8"]["of fp32's"],

@@ -68,6 +68,18 @@ class Measurement:
         return path
 
 
+def result_row(name: str, first: str, table: int = 0) -> dict[str, str]:
+    """The row of a table of a result that begins so, by its columns."""
+    found = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["tables"][table]
+    (row,) = (row for row in found["rows"] if row[0] == first)
+    return dict(zip(found["columns"], row, strict=True))
+
+
+def number(cell: str) -> float:
+    """What a cell of a result says."""
+    return float(cell.replace(",", ""))
+
+
 def _without_folders(word: str) -> str:
     """An argument as it may stand in the results, which say nothing of the folders of a machine."""
     return "PATH" if Path(word).expanduser().is_absolute() else word

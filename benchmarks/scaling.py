@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import RESULTS
+from benchmarks.harness import RESULTS, number, result_row
 from bge_pipeline.database.indexes import hnsw_memory_bytes, ivfflat_memory_bytes, recommended_lists
 from bge_pipeline.duration import duration
 
@@ -151,21 +151,21 @@ def ways(tokens: float) -> tuple[Way, Way, Way]:
 
 def measured() -> Rates:
     """The rates that the results say, at a million rows; of the index, from two sizes with different lists."""
-    backfill, swapped = _row("backfill", "1,000,000"), _row("backfill", "1,000,000", table=1)
+    backfill, swapped = result_row("backfill", "1,000,000"), result_row("backfill", "1,000,000", table=1)
     small, large = (
-        (recommended_lists(rows), _number(_row("backfill", f"{rows:,}", table=1)["index s"]) / rows)
+        (recommended_lists(rows), number(result_row("backfill", f"{rows:,}", table=1)["index s"]) / rows)
         for rows in (100_000, 1_000_000)
     )
     by_list = (large[1] - small[1]) / (large[0] - small[0])
-    volume = _row("log_volume", "HNSW")
+    volume = result_row("log_volume", "HNSW")
     (encode,) = RESULTS.glob("encode-*.json")
     return Rates(
-        write_seconds=1 / _number(backfill["rows/s"]),
+        write_seconds=1 / number(backfill["rows/s"]),
         index_seconds=small[1] - by_list * small[0],
         index_seconds_by_list=by_list,
-        gate_seconds=_number(swapped["gate s"]) / 1e6,
-        log_bytes=_number(volume["log of the backfill"]) + _number(volume["log of the new index"]),
-        index_bytes=_number(volume["new index"]),
+        gate_seconds=number(swapped["gate s"]) / 1e6,
+        log_bytes=number(volume["log of the backfill"]) + number(volume["log of the new index"]),
+        index_bytes=number(volume["new index"]),
         tokens=json.loads(encode.read_text(encoding="utf-8"))["kinds"]["mixed"]["tokens_mean"],
     )
 
@@ -174,7 +174,7 @@ def document() -> str:
     """The page as it has to be."""
     rates = measured()
     embedders = ways(rates.tokens)
-    million = _row("backfill", "1,000,000", table=1)
+    million = result_row("backfill", "1,000,000", table=1)
     return PAGE.format(
         gpu=ASSUMED_GPU,
         gpu_hour=ASSUMED_GPU_HOUR,
@@ -188,7 +188,7 @@ def document() -> str:
         old=re.findall(r"(\d+)-d old vectors", _result("backfill_10M")["about"])[0],
         writer=round(1 / rates.write_seconds),
         writers=_writers(),
-        small=_row("backfill", "100,000", table=1)["index s"],
+        small=result_row("backfill", "100,000", table=1)["index s"],
         index=million["index s"],
         fixed=f"{1e6 * rates.index_seconds:.0f}",
         by_list=f"{1e8 * rates.index_seconds_by_list:.0f}",
@@ -199,7 +199,7 @@ def document() -> str:
         log=round(rates.log_bytes),
         kept="an old HNSW index",
         gpus=f"{1 / rates.write_seconds / ASSUMED_GPU:.0f}",
-        dagster=f"{_number(_row('dagster_overhead', '2,000')['difference, s']):.0f}",
+        dagster=f"{number(result_row('dagster_overhead', '2,000')['difference, s']):.0f}",
     )
 
 
@@ -269,21 +269,10 @@ def _markdown(name: str) -> str:
     return "\n".join(_table(table["columns"], table["rows"]) for table in _result(name)["tables"])
 
 
-def _row(name: str, first: str, table: int = 0) -> dict[str, str]:
-    """The row of a table of a result that begins so."""
-    found = _result(name)["tables"][table]
-    (row,) = (row for row in found["rows"] if row[0] == first)
-    return dict(zip(found["columns"], row, strict=True))
-
-
 def _growth(name: str, column: str) -> str:
     """How many times as much ten million rows took as a million."""
-    small, large = (_number(_row(name, rows, table=1)[column]) for rows in ("1,000,000", "10,000,000"))
+    small, large = (number(result_row(name, rows, table=1)[column]) for rows in ("1,000,000", "10,000,000"))
     return f"{large / small:.1f}"
-
-
-def _number(cell: str) -> float:
-    return float(cell.replace(",", ""))
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -25,14 +25,11 @@ from bge_pipeline.errors import ConfigurationError
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as RawConnection  # noqa: N812
     from sqlalchemy.engine.interfaces import Dialect
-    from sqlalchemy.pool import ConnectionPoolEntry
 
 logger = logging.getLogger(__name__)
 
 MARKER = "bge_pipeline.session"
 """A setting of no meaning, by which a connection recognises its backend."""
-_KNOWN = "bge_pipeline.session"
-"""What is known of a connection, among SQLAlchemy's own facts about it."""
 
 
 # The vector type may live in a schema that is not on the role's path (`extensions` on Supabase), or be hidden by a table
@@ -69,10 +66,14 @@ class Session:
     settled: bool = False
 
 
+_KNOWN: WeakKeyDictionary[RawConnection, Session] = WeakKeyDictionary()
+"""Of every connection that is open, whichever engine's."""
+
+
 def sent_along(connection: Connection) -> str:
     """What to put before a statement that does not go through SQLAlchemy, so that our settings hold for it; else empty."""
-    session = cast("Session | None", connection.info.get(_KNOWN))
     raw = cast("RawConnection", connection.connection.dbapi_connection)
+    session = _KNOWN.get(raw)
     return _prelude(session) if session is not None and not session.settled and raw.autocommit else ""
 
 
@@ -94,7 +95,6 @@ class Sessions:
         self._marker = uuid.uuid4().hex
         self._takes_options = True
         self._strings_were_off = False
-        self._known: WeakKeyDictionary[RawConnection, Session] = WeakKeyDictionary()
         event.listen(engine, "do_connect", self._dial)
         event.listen(engine, "connect", _without_transaction, insert=True)
         event.listen(engine, "connect", self._look)
@@ -109,7 +109,7 @@ class Sessions:
     def begin(self, connection: Connection) -> None:
         """Give our settings to the transaction that has just begun, where they cannot be the session's."""
         if not self._of(connection).settled:
-            connection.exec_driver_sql(_prelude(self._of(connection)).replace("%", "%%"))
+            connection.exec_driver_sql(_escaped(_prelude(self._of(connection))))
 
     def roles_own_settings(self) -> str:
         """Statements by which the rest of a transaction sees what the role itself has set, for the application's triggers."""
@@ -144,7 +144,7 @@ class Sessions:
             connection = dial()
         return connection
 
-    def _look(self, connection: RawConnection, record: ConnectionPoolEntry) -> None:
+    def _look(self, connection: RawConnection, _record: object) -> None:
         """See what kind of connection this is; settle it if it is the server's own."""
         with connection.cursor() as cursor:
             cursor.execute(_LOOK, ([setting.name for setting in FIXED_SETTINGS],))
@@ -162,7 +162,7 @@ class Sessions:
             direct=marker == self._marker and pid == connection.get_backend_pid(),
             statements=(*settings, f"search_path = {schemas}"),
         )
-        self._known[connection] = record.info[_KNOWN] = session
+        _KNOWN[connection] = session
         # What it goes back to after autocommit; SQLAlchemy has just asked the role for it.
         self._dialect.default_isolation_level = "READ COMMITTED"
         if session.direct:
@@ -170,7 +170,7 @@ class Sessions:
         connection.autocommit = False
 
     def _settle(self, connection: RawConnection, _record: object, _proxy: object) -> None:
-        session = self._known[connection]
+        session = _KNOWN[connection]
         if self.kept and not session.settled:
             connection.autocommit = True
             _make_settled(connection, session)
@@ -182,18 +182,18 @@ class Sessions:
         PostgreSQL runs the statements of one message as one transaction: what is local to it reaches nobody else. Says
         whether it ran the statement; SQLAlchemy asks last of all, so that nothing stands before the settings.
         """
-        session = self._known.get(cursor.connection)
+        session = _KNOWN.get(cursor.connection)
         if session is None or session.settled or not cursor.connection.autocommit:
             return False
-        cursor.execute(_prelude(session).replace("%", "%%") + sql, parameters)
+        cursor.execute(_escaped(_prelude(session)) + sql, parameters)
         return True
 
     def _of(self, connection: Connection) -> Session:
-        return self._known[cast("RawConnection", connection.connection.dbapi_connection)]
+        return _KNOWN[cast("RawConnection", connection.connection.dbapi_connection)]
 
     def _leave(self, connection: RawConnection, _record: object) -> None:
         """Give a pooler's connection back as a new one, settings, locks and temporary tables gone."""
-        session = self._known.get(connection)
+        session = _KNOWN.get(connection)
         if session is None or session.direct or not session.settled or connection.closed:
             return
         try:
@@ -219,3 +219,8 @@ def _make_settled(connection: RawConnection, session: Session) -> None:
 def _prelude(session: Session) -> str:
     local = "".join(f"SET LOCAL {statement}; " for statement in session.statements)
     return "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; " + local
+
+
+def _escaped(prelude: str) -> str:
+    """As the driver wants it where it looks for placeholders."""
+    return prelude.replace("%", "%%")

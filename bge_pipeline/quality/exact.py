@@ -82,6 +82,7 @@ class _Best:
         self._metric = metric
         self._k = k
         self._queries: NDArray[Any] = to_unit_length(queries) if metric == "cosine" else queries
+        self._without_direction = ~queries.any(axis=1)
         if metric == "l2":
             self._queries = queries.astype(np.float64)
         self._scores: NDArray[Any] = np.empty((len(queries), 0), np.float32)
@@ -93,7 +94,7 @@ class _Best:
             scores = self._queries @ to_unit_length(rows).T
             # Without direction: pgvector's distance is NaN, which sorts last.
             scores[:, ~rows.any(axis=1)] = -np.inf
-            scores[~self._queries.any(axis=1)] = -np.inf
+            scores[self._without_direction] = -np.inf
         elif self._metric == "l2":
             wide = rows.astype(np.float64)  # in float32 the difference of nearly equal squares would be all rounding
             scores = 2 * self._queries @ wide.T - np.einsum("ij,ij->i", wide, wide)

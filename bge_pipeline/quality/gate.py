@@ -13,6 +13,7 @@ from bge_pipeline.quality.poolings import PoolingComparison
 from bge_pipeline.quality.server_search import ServerSearch
 
 GateMode = Literal["enforce", "warn", "off"]
+_MORE_RECALL = "raise SEARCH_PROBES or SEARCH_EF_SEARCH, or build the index with more lists or a larger ef_construction"
 
 
 @dataclass(frozen=True)
@@ -132,9 +133,6 @@ def decide(measured: QualityMeasurements, bounds: GateBounds, mode: GateMode = "
     """Hold the measurements against the bounds."""
     checks = () if mode == "off" else tuple(_checks(measured, bounds))
     return GateResult(passed=all(check.passed for check in checks), mode=mode, checks=checks)
-
-
-_MORE_RECALL = "raise SEARCH_PROBES or SEARCH_EF_SEARCH, or build the index with more lists or a larger ef_construction"
 
 
 def _checks(measured: QualityMeasurements, bounds: GateBounds) -> Iterator[GateCheck]:

@@ -113,7 +113,7 @@ def bounds_of(settings: Settings) -> GateBounds:
 def _samples(connection: Connection, columns: ComparedColumns, rows: int) -> tuple[SampledRows, SampledRows]:
     """Rows with a vector in each of the columns, and rows with one in the new column: the same where most have both."""
     compared = sample_vectors(connection, columns.table.target, columns.names, rows)
-    if len(compared) >= rows // 2:
+    if columns.old is None or len(compared) >= rows // 2:
         return compared, compared
     return compared, sample_vectors(connection, columns.table.target, [columns.new.name], rows)
 
