@@ -11,8 +11,9 @@ import typer
 
 from bge_pipeline.cli import printing
 from bge_pipeline.cli.consent import confirm
-from bge_pipeline.cli.invocation import Json, Yes, app, opened
+from bge_pipeline.cli.invocation import Json, Yes, app, opened, writable_folder
 from bge_pipeline.console import stderr
+from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.phases.compare_models import ENDPOINT, TEXTS, compare_models
 from bge_pipeline.phases.doctor import SAMPLE_ROWS, examine
 from bge_pipeline.quality.judgements import load_judged_queries
@@ -34,11 +35,13 @@ def doctor_command(
     json: Json = False,
 ) -> None:
     """Say what is wrong with the vectors that search reads, and what mends it. Changes nothing; works on a replica."""
+    if html is not None:
+        writable_folder(html.parent)
     with opened() as migration:
         found = examine(migration, most_rows=None if everything else SAMPLE_ROWS)
+    printing.print_json(found) if json else printing.print_diagnosis(found)
     if html is not None:
         _write(html, diagnosis.as_html(found))
-    printing.print_json(found) if json else printing.print_diagnosis(found)
     if fail_on is not None and found.reaches(fail_on):
         raise typer.Exit(_FOUND_WHAT_FAILS)
 
@@ -64,6 +67,8 @@ def compare_command(
     json: Json = False,
 ) -> None:
     """Measure models on a sample of the table's own texts: quality, speed here, size. Asks before a text leaves the machine."""
+    if html is not None:
+        writable_folder(html.parent)
     with opened() as migration:
         if any(name.startswith(ENDPOINT) for name in model):
             host = urlsplit(migration.settings.embedding_api_url).hostname
@@ -72,11 +77,17 @@ def compare_command(
         judged = load_judged_queries(judged_in) if judged_in is not None else None
         steps = stderr.print if stderr.is_terminal else logging.getLogger("bge_pipeline").info
         found = compare_models(migration, model, judged=judged, texts=texts, on_step=steps)
+    printing.print_json(found) if json else printing.print_comparison(found)
     if html is not None:
         _write(html, comparison.as_html(found))
-    printing.print_json(found) if json else printing.print_comparison(found)
 
 
 def _write(path: Path, page: str) -> None:
-    path.write_text(page, encoding="utf-8")
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path}: expected a file that can be written: {error.strerror or error}",
+            state="what was found is on standard output",
+        ) from error
     stderr.print(f"written to {path}", markup=False, highlight=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -266,6 +268,25 @@ def model_of(migration: Migration) -> Iterator[EmbeddingsService]:
         with working("loading the model"):
             service = stack.enter_context(open_service(migration))
         yield service
+
+
+def writable_folder(folder: Path) -> Path:
+    """The folder, made where it is missing: what is measured for minutes must have a place to go to.
+
+    Raises:
+        ConfigurationError: nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ConfigurationError(
+            f"{folder}: expected a folder that can be written to: {error.strerror or error}",
+            state="nothing was measured",
+            next_step="name another",
+        ) from error
+    return folder
 
 
 def main() -> None:

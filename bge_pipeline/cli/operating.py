@@ -92,7 +92,9 @@ def rollback_command(
                 for notice in result.notices:
                     stderr.print(notice)
             if discard or (state.new is not None and already is None):
-                facts["dropped_column"] = collapse(migration, on_progress=line.index, on_step=line.step)
+                # Of a rollback the column that was asked about is the new one again.
+                seen = require_table(migration) if facts else state
+                facts["dropped_column"] = collapse(migration, on_progress=line.index, on_step=line.step, seen=seen)
         status = read_status(migration)
     printing.print_json(facts) if json else printing.print_status(status)
 
@@ -112,7 +114,7 @@ def retire_command(
         state = require_table(migration)
         if state.previous is not None:
             confirm(f"This drops {state.previous.name!r} with the old vectors; there is no way back.", yes=yes)
-        result = retire(migration, reclaim=reclaim)
+        result = retire(migration, reclaim=reclaim, seen=state)
     printing.print_json(result) if json else printing.print_retirement(result)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,8 +43,17 @@ class HasMetadata(Protocol):
 
 def print_json(result: HasMetadata | Mapping[str, Any]) -> None:
     """One JSON object on standard output."""
-    values = result if isinstance(result, Mapping) else result.as_metadata()
-    stdout.file.write(json.dumps(values, indent=2, default=str, ensure_ascii=False) + "\n")
+    values = _finite(result if isinstance(result, Mapping) else result.as_metadata())
+    stdout.file.write(json.dumps(values, indent=2, default=str, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """The same without NaN and infinity, which JSON has no words for: null."""
+    if isinstance(value, Mapping):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_facts(title: str, facts: Mapping[str, str | None], *, console: Console = stdout) -> None:
@@ -187,9 +197,8 @@ def print_pause(result: PauseResult) -> None:
 
 def print_quarantined(found: Quarantined) -> None:
     """Rows that could not be embedded, by reason and the latest singly."""
-    facts: dict[str, str | None] = {"rows": f"{found.rows:,}"}
-    facts |= {f"{rows:,}": error for error, rows in found.reasons.items()}
-    print_facts(f"{found.table}: quarantine", facts)
+    reasons = "\n".join(f"{rows:,}: {error}" for error, rows in found.reasons.items())
+    print_facts(f"{found.table}: quarantine", {"rows": f"{found.rows:,}", "reasons": reasons or None})
     for row in found.latest:
         stdout.print(f"{row.row_id}  {row.quarantined_at}  {row.error}", markup=False, highlight=False)
     if found.rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,6 +23,7 @@ from bge_pipeline.cli.invocation import (
     opened,
     settings_of_command,
     warn_of_password,
+    writable_folder,
 )
 from bge_pipeline.cli.wording import demo_is_meant, mean_table
 from bge_pipeline.console import stderr
@@ -63,9 +65,12 @@ def search_command(
     json: Json = False,
 ) -> None:
     """Search the target table and print ranked text with scores."""
-    with opened() as migration, model_of(migration) as service:
+    with ExitStack() as stack:
+        migration = stack.enter_context(opened())
         if rerank == "always" and not migration.settings.enable_reranker:
             raise ConfigurationError("--rerank always needs a reranker", next_step="set ENABLE_RERANKER=true")
+        needs_model = mode != "lexical" or migration.settings.enable_reranker
+        service = stack.enter_context(model_of(migration)) if needs_model else None
         retriever = Retriever(migration.database, migration.settings, service)
         response = retriever.search(query, mode=mode, rerank=rerank, top_k=top_k, explain=explain == "sql")
     for warning in response.warnings:
@@ -119,10 +124,11 @@ def benchmark_command(
         invocation().overrides["benchmark_texts"] = str(texts)
     with opened() as migration:
         require_table(migration)
+        folder = writable_folder(output or migration.settings.home / "reports")
         with model_of(migration) as service:
             steps = stderr.print if stderr.is_terminal else logging.getLogger("bge_pipeline").info
             report = benchmark(migration, service, batch_sizes=batch_size or BATCH_SIZES, on_step=steps)
-        written = write_report(report, output or migration.settings.home / "reports")
+        written = write_report(report, folder)
     printing.print_json(report.as_json()) if json else printing.print_report(report, written)
 
 

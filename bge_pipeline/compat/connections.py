@@ -33,6 +33,7 @@ class ThreadConnections:
         self._dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
         self._own = _OfThread()
         self._open: WeakSet[Connection] = WeakSet()
+        self._process = os.getpid()
         self._lock = threading.Lock()
 
     def get(self) -> Connection:
@@ -49,16 +50,23 @@ class ThreadConnections:
         )
         own.connection, own.process = connection, os.getpid()
         with self._lock:
+            self._forget_parents()
             self._open.add(connection)
         return connection
 
     def close(self) -> None:
-        """Close the connections of all threads."""
+        """Close the connections of all threads of this process."""
         with self._lock:
+            self._forget_parents()
             connections = list(self._open)
             self._open.clear()
         for connection in connections:
             connection.close()
+
+    def _forget_parents(self) -> None:
+        """To close one in a forked process would end the session that the parent works in."""
+        if self._process != os.getpid():
+            self._open, self._process = WeakSet(), os.getpid()
 
 
 class _OfThread(threading.local):

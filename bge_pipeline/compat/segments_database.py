@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -54,6 +55,7 @@ class SegmentsDatabase:
         }
         self._connections = ThreadConnections(self._url)
         self._engine: Engine | None = None
+        self._engine_process = 0
         self._engine_lock = threading.Lock()
 
     def get_connection(self) -> Connection:
@@ -162,7 +164,7 @@ class SegmentsDatabase:
         with self._engine_lock:
             engine, self._engine = self._engine, None
         if engine is not None:
-            engine.dispose()
+            engine.dispose(close=self._engine_process == os.getpid())
 
     def __enter__(self) -> SegmentsDatabase:
         return self
@@ -197,8 +199,8 @@ class SegmentsDatabase:
 
     def _pool(self) -> Engine:
         with self._engine_lock:
-            if self._engine is None:
-                self._engine = create_engine(self._url, pool_pre_ping=True)
+            if self._engine is None or self._engine_process != os.getpid():  # a parent's sockets are the parent's
+                self._engine, self._engine_process = create_engine(self._url, pool_pre_ping=True), os.getpid()
             return self._engine
 
 

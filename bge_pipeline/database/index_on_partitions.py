@@ -29,6 +29,7 @@ from bge_pipeline.database.indexes import (
 from bge_pipeline.database.locks import in_short_transaction
 from bge_pipeline.database.partitions import Partition, is_partitioned, partitions_below, stored_tables
 from bge_pipeline.database.sql import quote
+from bge_pipeline.database.table_lock import lock_out_maintenance
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import ChangedMeanwhile, IndexBuildFailed
 
@@ -243,13 +244,13 @@ def _make_over_all(connection: Connection, target: TargetTable, recipe: IndexRec
 def _attach(target: TargetTable, recipe: IndexRecipe, partition: Partition, connection: Connection) -> None:
     """Attach the index of one partition to that of the table that it is in.
 
-    Its lock on that table keeps partitions from going, and neither readers nor writers wait for it.
+    Its locks on both keep partitions from going and a vacuum from the index, and neither readers nor writers wait for them.
 
     Raises:
         _PartitionCame: the partition has no whole index yet.
     """
     table, parent = partition.table, partition.parent
-    connection.execute(parent.sql("LOCK TABLE ONLY {table} IN SHARE UPDATE EXCLUSIVE MODE"))
+    lock_out_maintenance(connection, parent, table)
     is_there = connection.execute(text(_IS_THERE), {"table": str(target), "partition": str(table)}).scalar_one()
     if not is_there or _is_attached(connection, target, recipe, table):
         return

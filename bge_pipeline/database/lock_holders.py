@@ -208,15 +208,16 @@ class LockWatch:
 class WaitLog:
     """Says in the log who is waited for: when a wait is first seen, and again when others are in the way."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, level: int = logging.INFO) -> None:
         self._what = what
+        self._level = level
         self._told: frozenset[int] = frozenset()
 
     def __call__(self, holders: tuple[LockHolder, ...]) -> None:
         """Take note of who is in the way now."""
         pids = frozenset(holder.pid for holder in holders)
         if pids and not pids <= self._told:
-            logger.info("%s: waiting for %s", self._what, shown_holders(holders))
+            logger.log(self._level, "%s: waiting for %s", self._what, shown_holders(holders))
         self._told = pids
 
 

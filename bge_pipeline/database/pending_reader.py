@@ -14,7 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from psycopg2.errors import CharacterNotInRepertoire
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.catalog import id_kind
 from bge_pipeline.database.id_range import IdRange
@@ -22,6 +24,7 @@ from bge_pipeline.database.ids import IdKind
 from bge_pipeline.database.partitions import stored_tables
 from bge_pipeline.database.pending import has_pending_index, waits
 from bge_pipeline.database.target import TargetTable
+from bge_pipeline.errors import TargetTableError
 
 _WINDOW_ROWS = 16_384
 """Rows whose places are known at once: several times the pages of a commit, and little memory."""
@@ -119,7 +122,24 @@ class PendingReader:
         self._readers: list[_TableReader] | None = None
 
     def read(self, connection: Connection) -> PendingBatch | None:
-        """The next batch of at most `rows` rows; None at the end."""
+        """The next batch of at most `rows` rows; None at the end.
+
+        Raises:
+            TargetTableError: a text is no UTF-8, which a database of the encoding SQL_ASCII lets pass.
+        """
+        try:
+            return self._read(connection)
+        except DBAPIError as error:
+            if not isinstance(error.orig, CharacterNotInRepertoire):
+                raise
+            raise TargetTableError(
+                f"a text of {self._target} is no UTF-8, which every model reads: {error.orig.diag.message_primary}",
+                state="what was committed is kept, the row waits for its vector",
+                next_step="the database's encoding is SQL_ASCII, which checks nothing: correct the text, or leave its row out by "
+                "TARGET_WHERE; then run the backfill again",
+            ) from error
+
+    def _read(self, connection: Connection) -> PendingBatch | None:
         if self._readers is None:
             self._readers = [
                 _TableReader(table, self._column, self._rows, self._id_range)

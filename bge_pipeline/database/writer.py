@@ -19,6 +19,7 @@ from bge_pipeline.database.binary_copy import run_copy, staged_vectors
 from bge_pipeline.database.commit_size import CommitSize
 from bge_pipeline.database.connection import Database, server_version
 from bge_pipeline.database.ids import IdKind
+from bge_pipeline.database.lock_holders import LockHolder, LockWatch, shown_holders
 from bge_pipeline.database.locks import silence_statement
 from bge_pipeline.database.pending_reader import PendingBatch
 from bge_pipeline.database.pooler import require_session
@@ -40,8 +41,10 @@ SET LOCAL synchronous_commit = off;
 SET LOCAL enable_seqscan = off;
 SET LOCAL enable_hashjoin = off;
 SET LOCAL enable_mergejoin = off;
-SET LOCAL lock_timeout = '300ms';
 """
+_SHORT_WAIT = "SET LOCAL lock_timeout = '300ms'; "
+_FIRST_LOOK_SECONDS = 0.1
+"""Within that wait, at who is waited for."""
 
 # What the caller's transaction does else is to last. No table is altered for which a deferred trigger of the application waits.
 _FOR_THE_REST = (
@@ -109,6 +112,20 @@ class CommitRules:
     skip_triggers: bool = False
 
 
+class TableLocked(Exception):
+    """Somebody keeps writers off the whole table, for as long as a plain CREATE INDEX may take; nothing was written.
+
+    Attributes:
+        table: the one that is locked.
+        holders: who does, where the server said so.
+    """
+
+    def __init__(self, table: TargetTable, holders: tuple[LockHolder, ...]) -> None:
+        super().__init__(f"{table} is locked by {shown_holders(holders) or 'somebody else'}")
+        self.table = table
+        self.holders = holders
+
+
 class VectorWriter:
     """Writes batches of vectors into one column; owns one connection, used by one thread."""
 
@@ -127,7 +144,7 @@ class VectorWriter:
         self._commit_size = CommitSize(rules.max_lock_ms, rules.max_rows)
         self._skip_triggers = rules.skip_triggers
         self._updates = {is_one: update_template(destination.id_kind, of_partition=is_one) for is_one in (False, True)}
-        self._settings = _FOR_THE_BATCH + _WRITING + (_SKIP_TRIGGERS if rules.skip_triggers else "")
+        self._settings = _FOR_THE_BATCH + _SHORT_WAIT + _WRITING + (_SKIP_TRIGGERS if rules.skip_triggers else "")
 
     def pieces(self, batch: PendingBatch) -> Iterator[slice]:
         """The batch in pieces for a commit each, so that their locks are held no longer than they may be."""
@@ -145,6 +162,7 @@ class VectorWriter:
 
         Raises:
             ChangedMeanwhile: the column of that name is not the one of that number; nothing was written.
+            TableLocked: the table takes no vectors at all now.
         """
         try:
             return self._write(batch, vectors)
@@ -152,6 +170,7 @@ class VectorWriter:
             self.close()
             if not isinstance(error.orig, LockNotAvailable):
                 raise
+            self._require_unlocked(batch.partition or self._target)
             logger.debug("a trigger waited for a lock of the application; the batch stays pending")
             return Stored(0, 0)
 
@@ -217,6 +236,21 @@ class VectorWriter:
                 state="every committed batch is kept, this one was not written",
                 next_step="bge-pipeline status says where the migration stands",
             )
+
+    def _require_unlocked(self, table: TargetTable) -> None:
+        """See that it was a trigger that waited for a lock, on something else, and not the update, on the table."""
+        # An update's lock without an update: no trigger fires, and a role that may write but one column has it.
+        ask = table.sql("EXPLAIN UPDATE {table} SET {column} = NULL WHERE false", column=self._name)
+        watch = LockWatch(self._database, first_look_seconds=_FIRST_LOOK_SECONDS)
+        try:
+            with watch.running() as follow, self._database.transaction() as connection:
+                follow(connection)
+                connection.execute(text(_SHORT_WAIT))
+                connection.execute(ask)
+        except DBAPIError as error:
+            if not isinstance(error.orig, LockNotAvailable):
+                raise
+            raise TableLocked(table, watch.holders) from error
 
     def _open(self) -> Connection:
         if self._connection is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from psycopg2.errors import DependentObjectsStillExist
 from sqlalchemy import Connection, TextClause, text
@@ -24,6 +24,7 @@ SOURCES = "sources"
 _SCHEMA_MARK = "SELECT obj_description(oid, 'pg_namespace') = :mark FROM pg_namespace WHERE nspname = :schema"
 _TABLE_MARK = "SELECT COALESCE(obj_description(to_regclass(:table), 'pg_class') = :mark, false)"
 _TAKE_TURN = "SELECT pg_try_advisory_lock(hashtextextended('bge_pipeline_demo', 0))"
+_END_TURN = "SELECT pg_advisory_unlock(hashtextextended('bge_pipeline_demo', 0))"
 _TRIGGER_FUNCTIONS = """
 SELECT DISTINCT p.proname FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
 JOIN pg_namespace n ON n.oid = p.pronamespace
@@ -48,7 +49,11 @@ def alone(database: Database) -> Iterator[None]:
         try:
             yield
         finally:
-            connection.invalidate()  # the lock goes with the session
+            with suppress(
+                DBAPIError
+            ):  # it goes with the session at the latest, which the server may end a moment later
+                connection.execute(text(_END_TURN))
+            connection.invalidate()
 
 
 def claim_schema(connection: Connection, schema: str) -> None:

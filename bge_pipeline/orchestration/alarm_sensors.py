@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import asdict, dataclass, replace
 
 import dagster as dg
 
@@ -39,23 +40,63 @@ _LONGEST_REASON = 1_000
     )
 )
 def watch_movement(context: dg.SensorEvaluationContext, table: ServedTable) -> dg.SensorResult | dg.SkipReason:
-    """Answer the check at first, and when a standstill begins or ends."""
+    """Answer the check at first, and when a standstill begins or ends.
+
+    A row that comes to a table where nothing was written for long is no standstill before it has waited for as long itself.
+    """
+    kept = _Watched.of(context.cursor)
     try:
         settings = table.settings()
         with Migration.looked_at(settings) as migration:
             found = read_movement(migration)
     except BgePipelineError as error:
         return dg.SkipReason(table.worded(str(error)))
-    now = "still" if found.stands_still else "moving"
-    if found.still_seconds is None or now == context.cursor:
+    if found.still_seconds is None:
         return dg.SkipReason(str(found))
-    if found.stands_still or context.cursor is not None:
+    now = time.time()
+    waiting_since = (kept.waiting_since or now) if found.stands_still else None
+    if waiting_since is not None and found.came_lately and now - waiting_since < found.limit_seconds:
+        context.update_cursor(replace(kept, waiting_since=waiting_since).as_cursor())
+        return dg.SkipReason(f"rows were first seen to wait {now - waiting_since:.0f} s ago: {found}")
+    said = "still" if found.stands_still else "moving"
+    is_news = said != kept.said
+    prevented = None
+    if (is_news and (found.stands_still or kept.said is not None)) or kept.is_untold:
         told = str(found) if found.stands_still else f"it moves again: {found}"
         prevented = tell_slack(settings, told, f"/assets/{'/'.join(table.key(BACKFILLED).path)}?view=checks")
         if prevented is not None:
             context.log.info("not told to Slack: %s", prevented)
         (context.log.error if found.stands_still else context.log.info)(told)
-    return dg.SensorResult(asset_events=[evaluate_movement(table, found)], cursor=now)
+    watched = _Watched(said, waiting_since, is_untold=prevented is not None and why_silent(settings) is None)
+    if not is_news:
+        context.update_cursor(watched.as_cursor())
+        return dg.SkipReason(str(found))
+    return dg.SensorResult(asset_events=[evaluate_movement(table, found)], cursor=watched.as_cursor())
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """What `watch_movement` knows from one tick to the next.
+
+    Attributes:
+        said: the check's last answer, `still` or `moving`; None before the first.
+        waiting_since: when rows were first seen to wait where nothing moves, in seconds since the epoch.
+        is_untold: whether Slack did not take the last message.
+    """
+
+    said: str | None = None
+    waiting_since: float | None = None
+    is_untold: bool = False
+
+    @classmethod
+    def of(cls, cursor: str | None) -> "_Watched":
+        """From a cursor; that of an earlier version is the answer alone."""
+        if cursor is None:
+            return cls()
+        return cls(**json.loads(cursor)) if cursor.startswith("{") else cls(cursor)
+
+    def as_cursor(self) -> str:
+        return json.dumps(asdict(self))
 
 
 @dg.run_failure_sensor(

@@ -95,28 +95,34 @@ def backfilled_embeddings(
 ) -> dg.MaterializeResult[None]:
     """Backfill of one partition, or of each partition of a range."""
     keys = list(context.partition_keys)
-    for number, key in enumerate(keys):
-        with explained(table):
-            require_own_history(context.instance, table, migration)
-            state = require_table(migration)
-            # Another road has expanded, and whoever launches the backfill takes these partitions for that column's.
-            is_another = run_history.is_of_another_column(context.instance, table, state)
-            run_history.take_up(context.instance, table, state, anew=is_another)
-            overall = run_history.how_far(context.instance, table, keys, number, migration.settings.partition_rows)
-            result = backfill(
-                migration,
-                embeddings.encoder,
-                partitions.range_of(context.instance, key),
-                on_progress=log_backfill(context, BACKFILLED, overall),
-            )
-            require_whole(result, None, "materialize the partition again: it goes on with what is left")
-            partitions.require_kept(context.instance, table, keys)
-        rate, after = result.texts_per_second, {"partitions_left": overall.partitions - overall.done - 1}
-        if rate:
-            after["seconds_left_in_all"] = round(overall.rows_to_come / rate)
-        context.add_asset_metadata(
-            as_dagster_metadata(result.as_metadata() | after | settings_metadata(migration.settings)), partition_key=key
-        )
+    done: dict[str, dict[str, dg.MetadataValue]] = {}
+    try:
+        for number, key in enumerate(keys):
+            with explained(table):
+                require_own_history(context.instance, table, migration)
+                state = require_table(migration)
+                # Another road has expanded, and whoever launches the backfill takes these partitions for that column's.
+                is_another = run_history.is_of_another_column(context.instance, table, state)
+                run_history.take_up(context.instance, table, state, anew=is_another)
+                overall = run_history.how_far(context.instance, table, keys, number, migration.settings.partition_rows)
+                result = backfill(
+                    migration,
+                    embeddings.encoder,
+                    partitions.range_of(context.instance, key),
+                    on_progress=log_backfill(context, BACKFILLED, overall),
+                )
+                require_whole(result, None, "materialize the partition again: it goes on with what is left")
+                partitions.require_kept(context.instance, table, keys)
+            rate, after = result.texts_per_second, {"partitions_left": overall.partitions - overall.done - 1}
+            if rate:
+                after["seconds_left_in_all"] = round(overall.rows_to_come / rate)
+            done[key] = as_dagster_metadata(result.as_metadata() | after | settings_metadata(migration.settings))
+            context.add_asset_metadata(done[key], partition_key=key)
+    except BaseException:
+        # Of a step that fails Dagster materializes nothing: those that are done need not run again.
+        for key, metadata in done.items():
+            context.log_event(dg.AssetMaterialization(table.key(BACKFILLED), partition=key, metadata=metadata))
+        raise
     return dg.MaterializeResult()
 
 

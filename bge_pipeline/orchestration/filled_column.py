@@ -36,10 +36,17 @@ class FilledColumn:
 
 @dataclass(frozen=True)
 class KeptColumn:
-    """What is kept: the column, and the storage id behind which materializations of partitions are of it."""
+    """What is kept.
+
+    Attributes:
+        column: that the partitions are of.
+        since: storage id behind which materializations of partitions are of it.
+        at: when they became so, in seconds since the epoch; 0 in an instance of an earlier version.
+    """
 
     column: FilledColumn
     since: int
+    at: float = 0.0
 
 
 def filled_column(state: MigrationState) -> FilledColumn:
@@ -57,7 +64,7 @@ def kept_column(instance: dg.DagsterInstance, table: ServedTable) -> KeptColumn 
     if kept is None:
         return None
     values = json.loads(kept)
-    return KeptColumn(FilledColumn(**values["column"]), values["since"])
+    return KeptColumn(FilledColumn(**values["column"]), values["since"], values.get("at", 0.0))
 
 
 def keep_column(instance: dg.DagsterInstance, table: ServedTable, kept: KeptColumn) -> None:

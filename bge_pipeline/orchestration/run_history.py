@@ -1,9 +1,9 @@
 """What Dagster's books say: runs of each partition, runs and backfills under way. The one place that reads its event log."""
 
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import dagster as dg
@@ -31,7 +31,7 @@ _RETRIED_BY_TAG = "dagster/auto_retry_run_id"
 _BACKFILL_TAG = "dagster/backfill"
 _RUNS_PER_QUERY = 500
 _RUNS_PER_LOOK = 50
-_OLD_MODEL_PAUSE = timedelta(hours=1)
+_OLD_MODEL_PAUSE_SECONDS = 3_600.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ def unmaterialized(instance: dg.DagsterInstance, table: ServedTable) -> Unmateri
 def attempts_at(instance: dg.DagsterInstance, table: ServedTable, keys: Sequence[str]) -> dict[str, list[Attempt]]:
     """For each of these partitions, its runs since it was last materialized, oldest first.
 
-    A run of a range counts for each of its partitions, and so does a run that Dagster's own retries started.
+    A run of a range counts for each of its partitions, and so does a run that Dagster's own retries started. One that was over
+    before the partitions were of the column that they are of does not count.
     """
     if not keys:
         return {}
@@ -79,10 +80,16 @@ def attempts_at(instance: dg.DagsterInstance, table: ServedTable, keys: Sequence
         if record.partition_key is not None and record.storage_id > materialized.get(record.partition_key, 0):
             run_ids[record.partition_key][record.run_id] = None
     runs = _run_records(instance, {run_id for ids in run_ids.values() for run_id in ids})
+    kept = kept_column(instance, table)
+    begun_at = kept.at if kept is not None else 0.0
     attempts = {
         key: [_attempt(runs[run_id]) for run_id in ids if run_id in runs] for key, ids in sorted(run_ids.items())
     }
-    return {key: found for key, found in attempts.items() if found}
+    own = {
+        key: [attempt for attempt in found if attempt.failed_at is None or attempt.failed_at >= begun_at]
+        for key, found in attempts.items()
+    }
+    return {key: found for key, found in own.items() if found}
 
 
 def never_materialized(instance: dg.DagsterInstance, table: ServedTable) -> list[str]:
@@ -111,16 +118,16 @@ def take_up(instance: dg.DagsterInstance, table: ServedTable, state: MigrationSt
     """
     kept, column = kept_column(instance, table), filled_column(state)
     if anew:
-        since = max(_latest_materializations(instance, table).values(), default=0)
+        since, at = max(_latest_materializations(instance, table).values(), default=0), time.time()
     elif kept is None:
         if not known_keys(instance, table):
             return
-        since = _last_expansion(instance, table)
+        since, at = _last_expansion(instance, table), 0.0
     elif state.phase == "legacy" or kept.column == column or is_of_another_column(instance, table, state):
         return
     else:
-        since = kept.since
-    keep_column(instance, table, KeptColumn(column, since))
+        since, at = kept.since, kept.at
+    keep_column(instance, table, KeptColumn(column, since, at))
 
 
 def how_far(
@@ -199,14 +206,18 @@ def claimed_by_backfills(
 ) -> set[str]:
     """Of these partitions, those that a Dagster backfill under way has yet to run.
 
-    A backfill does not repeat a partition that failed in it, so one whose last run was that backfill's is not claimed.
+    A backfill does not repeat a partition that failed in it, so one that it has run, be it before another run, is not claimed.
     """
     claimed: set[str] = set()
     for backfill in backfills_under_way(instance, table) if attempts else ():
         of_backfill = dg.RunsFilter(tags={_BACKFILL_TAG: backfill.backfill_id})
         own_runs = set(instance.get_run_ids(of_backfill))
         targets = _targets(backfill, table)
-        claimed |= {key for key, runs in attempts.items() if key in targets and runs[-1].run_id not in own_runs}
+        claimed |= {
+            key
+            for key, runs in attempts.items()
+            if key in targets and own_runs.isdisjoint(attempt.run_id for attempt in runs)
+        }
     return claimed
 
 
@@ -223,9 +234,10 @@ def consecutive_failures(instance: dg.DagsterInstance, job_name: str) -> list[At
 
 def lately_without_old_model(instance: dg.DagsterInstance, table: ServedTable) -> bool:
     """Whether a run of the last hour found no old model for the rows that wait for one; the next may be on another host."""
-    since = datetime.now(timezone.utc) - _OLD_MODEL_PAUSE
-    lately = dg.RunsFilter(tags={WITHOUT_OLD_MODEL_TAG: table.name or "true"}, updated_after=since)
-    return bool(instance.get_run_records(filters=lately, limit=1))
+    # Compared here: a point in time that is given to the storage is taken for one of its own time zone.
+    found = instance.get_run_records(dg.RunsFilter(tags={WITHOUT_OLD_MODEL_TAG: table.name or "true"}), limit=1)
+    ended_at = (record.end_time for record in found)
+    return any(ended is None or time.time() - ended < _OLD_MODEL_PAUSE_SECONDS for ended in ended_at)
 
 
 def failed_check(instance: dg.DagsterInstance, asset: dg.AssetKey, check: str) -> str | None:
@@ -281,7 +293,7 @@ def _last_expansion(instance: dg.DagsterInstance, table: ServedTable) -> int:
 def _has_embedded(instance: dg.DagsterInstance, table: ServedTable, run: dg.DagsterRun) -> bool:
     """Whether a run that is not over has materialized every partition that it is about, and only checks them now."""
     found = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
-    return len(found.records) >= len(targeted_keys(instance, table, run.tags))
+    return {record.partition_key for record in found.records} >= set(targeted_keys(instance, table, run.tags))
 
 
 def _targets(backfill: Any, table: ServedTable) -> set[str]:

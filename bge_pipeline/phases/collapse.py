@@ -23,11 +23,12 @@ from bge_pipeline.database.storage import restored_targets
 from bge_pipeline.database.trigger import WatchedColumns, drop_trigger_statements
 from bge_pipeline.database.vector_type import VectorType
 from bge_pipeline.errors import PhaseError
+from bge_pipeline.phases.consent import require_asked
 from bge_pipeline.phases.exchange import lock_for_exchange
 from bge_pipeline.phases.index_names import restored_name
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.safeguards import maintains_old, trigger_script
-from bge_pipeline.phases.state import MigrationState, read_state
+from bge_pipeline.phases.state import MigrationState, read_state, require_table
 from bge_pipeline.phases.telling import untold
 from bge_pipeline.telemetry.observed import observed
 
@@ -38,6 +39,7 @@ def collapse(
     *,
     on_progress: Callable[[BuildProgress], None] | None = None,
     on_step: Callable[[str], None] = untold,
+    seen: MigrationState | None = None,
 ) -> str | None:
     """Undo expand: build the dropped indexes again, then drop the new column with everything that came with it.
 
@@ -45,20 +47,25 @@ def collapse(
         migration: of the table.
         on_progress: told how far the build of an index is.
         on_step: told what begins, in a word or two.
+        seen: what a person was asked about, or else it is read before another operator is waited for: a column that has come
+            meanwhile is not dropped.
 
     Returns the name of the dropped column, None where there was nothing to undo.
 
     Raises:
+        ChangedMeanwhile: there is such a column.
         PhaseError: the columns are swapped; exchange them back first.
         OperatorBusy: another process changes the table's schema now.
     """
+    seen = seen if seen is not None else require_table(migration)
     with migration.operating("collapse") as operator:
-        return _collapse(migration, operator, on_progress, on_step)
+        return _collapse(migration, operator, seen, on_progress, on_step)
 
 
 def _collapse(
     migration: Migration,
     operator: Operator,
+    seen: MigrationState,
     on_progress: Callable[[BuildProgress], None] | None,
     on_step: Callable[[str], None],
 ) -> str | None:
@@ -75,6 +82,7 @@ def _collapse(
         )
     if state.new is None:
         return None
+    require_asked(target, seen.new, state.new)
     new = state.new
     with database.autocommit() as connection:
         require_privileges(connection, state.table)

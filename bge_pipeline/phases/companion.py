@@ -19,6 +19,7 @@ from bge_pipeline.database.pending import count_pending, has_more_pending_than
 from bge_pipeline.embedding.encoder import QueryEncoder
 from bge_pipeline.embedding.loading import is_at_hand, load_encoder_of
 from bge_pipeline.errors import BgePipelineError, ModelUnavailable
+from bge_pipeline.phases.brakes import make_pace
 from bge_pipeline.phases.filling import fill_column
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.row_totals import BackfillTotals
@@ -72,9 +73,14 @@ class CompanionKeeper:
     Args:
         migration: among its settings KEEP_OLD_CURRENT, and what a backfill reads.
         stop: when it is set at the end of the block, there is no last look.
+        is_throttled: whether MAX_* hold it too, and not a pause alone: the block is no backfill that they hold already.
     """
 
-    def __init__(self, migration: Migration, *, stop: threading.Event | None = None) -> None:
+    def __init__(
+        self, migration: Migration, *, stop: threading.Event | None = None, is_throttled: bool = False
+    ) -> None:
+        self._migration = migration
+        self._is_throttled = is_throttled
         self._database = migration.database
         self._settings = migration.settings
         self._target = migration.target
@@ -142,15 +148,17 @@ class CompanionKeeper:
             self.close()
         encoder = None if is_idle else self._encoder_of(space)
         if encoder is not None:
-            fill_column(
-                self._database,
-                self._settings,
-                self._target.companion,
-                column.number,
-                encoder,
-                totals=self._totals,
-                stop=stop,
-            )
+            pace = make_pace(self._migration, stop, is_throttled=self._is_throttled)
+            with pace.running(lambda: None):
+                fill_column(
+                    self._database,
+                    self._settings,
+                    self._target.companion,
+                    column.number,
+                    encoder,
+                    totals=self._totals,
+                    pace=pace,
+                )
         elif not is_idle:
             self._missing.add(space.fingerprint)
             logger.warning("%s", missing_model(space, is_before_swap=state.new is not None))
@@ -212,7 +220,7 @@ def keep_companion(migration: Migration) -> CompanionResult:
     Raises:
         BgePipelineError: the model cannot be loaded, fails on every text, or the database does not answer.
     """
-    keeper, stop = CompanionKeeper(migration), threading.Event()
+    keeper, stop = CompanionKeeper(migration, is_throttled=True), threading.Event()
     enough = threading.Timer(_LONGEST_RUN_SECONDS, stop.set)
     enough.start()
     try:

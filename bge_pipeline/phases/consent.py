@@ -7,7 +7,7 @@ from typing import Literal
 
 from bge_pipeline.database.catalog import Column
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.errors import ConsentRequired
+from bge_pipeline.errors import ChangedMeanwhile, ConsentRequired
 from bge_pipeline.phases.state import MigrationState
 from bge_pipeline.settings import Settings, SwapSettings
 from bge_pipeline.space import EmbeddingSpace
@@ -36,6 +36,25 @@ def rolled_back(new: Column | None) -> str | None:
     """When somebody exchanged the columns back, if nobody has gone forward since; `new` is the column being filled."""
     note = new.note if new is not None else None
     return note.rolled_back if note is not None else None
+
+
+def require_asked(target: TargetTable, asked: Column | None, found: Column | None) -> None:
+    """Refuse to drop a column that nobody was asked about: another process made it while this one waited for its turn.
+
+    Args:
+        target: the table.
+        asked: the column that was to go before the wait.
+        found: the one that would go now.
+
+    Raises:
+        ChangedMeanwhile: it is another.
+    """
+    if found is not None and (asked is None or asked.number != found.number):
+        raise ChangedMeanwhile(
+            f"column {found.name!r} of {target} is there since another process was waited for",
+            state="nothing was dropped",
+            next_step="run the same command again if that column is to go",
+        )
 
 
 def has_consent(step: Step | None, state: MigrationState, settings: Settings, space: EmbeddingSpace) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 from collections.abc import Callable
 
 from psycopg2.errors import UndefinedColumn, UndefinedTable
@@ -23,6 +22,7 @@ from bge_pipeline.phases.pace import Pace
 from bge_pipeline.phases.row_path import RowPath
 from bge_pipeline.phases.row_totals import BackfillTotals
 from bge_pipeline.phases.row_writing import first_line
+from bge_pipeline.phases.state import with_quarantine_of
 from bge_pipeline.settings import BackfillSettings
 
 logger = logging.getLogger(__name__)
@@ -45,8 +45,7 @@ def fill_column(
     id_range: IdRange | None = None,
     totals: BackfillTotals | None = None,
     report: Callable[[], None] = lambda: None,
-    stop: threading.Event | None = None,
-    pace: Pace | None = None,
+    pace: Pace,
 ) -> int:
     """Give every pending row of the range its vector in the column of that number; returns how many still wait.
 
@@ -55,14 +54,13 @@ def fill_column(
     Args:
         database: where the target table is.
         settings: BACKFILL_BATCH_ROWS, BACKFILL_MAX_LOCK_MS and BACKFILL_MAX_ATTEMPTS.
-        target: names the table, and the quarantine of this column.
+        target: names the table.
         number: the column's, in the catalog.
         encoder: of the column's embedding space, which the caller has seen to.
         id_range: `[lower, upper)`; None: the table.
         totals: where rows and times are added up.
         report: called after each commit.
-        stop: set it to end after the batch in hand.
-        pace: what the passes ask between two batches; None: nothing but `stop` holds them.
+        pace: what the passes ask between two batches.
 
     Raises:
         PhaseError: the column was dropped, or a trigger of the application fails.
@@ -71,7 +69,6 @@ def fill_column(
         DatabaseUnavailable: the database went away and did not come back.
     """
     totals = totals if totals is not None else BackfillTotals()
-    pace = pace if pace is not None else Pace(stop if stop is not None else threading.Event())
     stalled_passes = 0
     fewest = math.inf
     has_progressed = True
@@ -82,6 +79,7 @@ def fill_column(
             with database.autocommit() as connection:
                 table = describe_table(connection, target)
                 column = column_now(table, number)
+                target = with_quarantine_of(connection, target, number)
                 began = column.name, relations_read(connection, target)
                 pending = count_pending(connection, target, column.name, id_range)
             # What is left is locked, or edited as fast as it is embedded; another pass would find as much.

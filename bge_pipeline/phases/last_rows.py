@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotDone
+from contextlib import contextmanager
 
-from psycopg2.errors import UndefinedColumn, UndefinedTable
+from psycopg2.errors import QueryCanceled, UndefinedColumn, UndefinedTable
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
@@ -59,6 +61,29 @@ def longest_wait_ms(connection: Connection, locked_out_at: float, deadline: floa
     before_a_victim = int(_SHARE_OF_DEADLOCK_TIMEOUT * deadlock_ms - (now - locked_out_at) * 1_000)
     left = min(lock_timeout_ms, int((deadline - now) * 1_000), max(before_a_victim, _SHORTEST_WAIT_MS))
     return max(1, left)
+
+
+@contextmanager
+def no_statement_longer_than(connection: Connection, target: TargetTable, pause_ms: int) -> Iterator[None]:
+    """Give up, while writers wait, the statement that takes longer than they may wait.
+
+    Raises:
+        StillPending: one did.
+    """
+    before = connection.execute(text("SHOW statement_timeout")).scalar_one()
+    connection.execute(text(f"SET LOCAL statement_timeout = {pause_ms}"))
+    try:
+        yield
+    except DBAPIError as error:
+        if not isinstance(error.orig, QueryCanceled):
+            raise
+        raise StillPending(
+            f"whether rows of {target} are pending, or their last vectors, took longer than writers may wait: {pause_ms} ms "
+            "(SWAP_MAX_WRITER_PAUSE_MS)",
+            state="nothing was exchanged; search reads the old column",
+            next_step="run the same command again when less is written, or with a longer SWAP_MAX_WRITER_PAUSE_MS",
+        ) from error
+    connection.execute(text(f"SET LOCAL statement_timeout = '{before}'"))
 
 
 def embed_last_rows(

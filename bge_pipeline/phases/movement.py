@@ -10,7 +10,7 @@ from bge_pipeline.database.activity import is_being_indexed
 from bge_pipeline.database.heartbeat import Worker, read_workers
 from bge_pipeline.database.movement import seconds_since_movement
 from bge_pipeline.database.pause import PauseEntry, read_pause
-from bge_pipeline.database.pending import count_pending_at_most
+from bge_pipeline.database.pending import count_pending_at_most, has_pending_index
 from bge_pipeline.database.text_columns import explaining_text
 from bge_pipeline.duration import duration
 from bge_pipeline.phases.migration import Migration
@@ -30,6 +30,7 @@ class Movement:
         still_seconds: since a vector was last written or a phase ended; None where no migration has begun.
         limit_seconds: STANDSTILL_MINUTES.
         pending: rows that wait, counted up to 10,000; None where something moves, is indexed or is paused.
+        came_lately: whether hardly a row waited once: those that do now may have come a moment ago.
         workers: processes at work, and those that fell silent.
         paused: who paused the table.
     """
@@ -39,6 +40,7 @@ class Movement:
     still_seconds: float | None
     limit_seconds: float
     pending: int | None = None
+    came_lately: bool = False
     workers: Sequence[Worker] = ()
     paused: PauseEntry | None = None
 
@@ -91,8 +93,9 @@ def read_movement(migration: Migration) -> Movement:
         state = read_state(connection, target)
         seconds = None if state.phase == "legacy" else seconds_since_movement(connection, target)
         workers, paused = read_workers(connection, target), read_pause(connection, target)
-        pending = None
+        pending, came_lately = None, False
         is_at_rest = seconds is not None and seconds > limit and paused is None
         if is_at_rest and not is_being_indexed(connection, target):
             pending = count_pending_at_most(connection, target, state.filled.name, _COUNTED_ROWS)
-    return Movement(str(target), state.phase, seconds, limit, pending, tuple(workers), paused)
+            came_lately = has_pending_index(connection, target, state.filled.name)
+    return Movement(str(target), state.phase, seconds, limit, pending, came_lately, tuple(workers), paused)

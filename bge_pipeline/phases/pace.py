@@ -97,6 +97,7 @@ class Pace:
         self._written = self._claimed = 0
         self._held: dict[str, float] = {}
         self._told: dict[str, str] = {}
+        self._beside: str | None = None
         self._report: Callable[[], None] = lambda: None
 
     @property
@@ -117,7 +118,7 @@ class Pace:
     @property
     def words(self) -> str | None:
         """What holds the backfill back now."""
-        return "; ".join(brake.words for brake in self._brakes if brake.words) or None
+        return "; ".join(words for words in (self._beside, *(brake.words for brake in self._brakes)) if words) or None
 
     @property
     def held_seconds(self) -> dict[str, float]:
@@ -143,6 +144,21 @@ class Pace:
     def sleep(self, seconds: float) -> None:
         """Wait, unless somebody asks for the end."""
         self._stop.wait(seconds)
+
+    def hold(self, reason: str, words: str) -> bool:
+        """Wait a moment for what no brake watches, and show it; returns whether to go on: nobody asks for the end.
+
+        Args:
+            reason: in a word, under which the seconds are summed.
+            words: what is waited for, in a short sentence.
+        """
+        self._beside = words
+        try:
+            self._report()
+            self._hold(reason, _LONGEST_WAIT_SECONDS)
+        finally:
+            self._beside = None
+        return not self.stopped
 
     def batch_rows(self, rows: int) -> int:
         """Rows of a batch, where `rows` would be best."""
@@ -187,11 +203,14 @@ class Pace:
             if brake is None:
                 return
             self._report()
-            started = time.monotonic()
-            self._stop.wait(min(seconds, _LONGEST_WAIT_SECONDS))
-            waited = time.monotonic() - started
-            self._held[brake.reason] = self._held.get(brake.reason, 0.0) + waited
-            metrics.HELD_SECONDS.labels(brake.reason).inc(waited)
+            self._hold(brake.reason, min(seconds, _LONGEST_WAIT_SECONDS))
+
+    def _hold(self, reason: str, seconds: float) -> None:
+        started = time.monotonic()
+        self._stop.wait(seconds)
+        waited = time.monotonic() - started
+        self._held[reason] = self._held.get(reason, 0.0) + waited
+        metrics.HELD_SECONDS.labels(reason).inc(waited)
 
     def _strongest(self, rows: int, waited: float) -> tuple[Brake | None, float]:
         left = [(brake, brake.seconds_left(rows, waited)) for brake in self._brakes]

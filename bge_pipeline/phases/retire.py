@@ -15,19 +15,21 @@ from bge_pipeline.database.dependents import find_bound
 from bge_pipeline.database.index_build import give_memory
 from bge_pipeline.database.indexes import MEBIBYTE, build_memory_bytes, indexes_on
 from bge_pipeline.database.journal import record
-from bge_pipeline.database.locks import with_short_lock_wait
+from bge_pipeline.database.locks import in_short_transaction, with_short_lock_wait
 from bge_pipeline.database.operator import Operator
 from bge_pipeline.database.partitions import most_rows, stored_tables
 from bge_pipeline.database.privileges import require_privileges
 from bge_pipeline.database.quarantine import drop_quarantine_statement
 from bge_pipeline.database.size import table_bytes
+from bge_pipeline.database.table_lock import lock_out_maintenance
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import trigger_function_statement
 from bge_pipeline.errors import IndexBuildFailed, PhaseError
+from bge_pipeline.phases.consent import require_asked
 from bge_pipeline.phases.exchange import lock_for_exchange
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.old_vectors import no_longer_not_null
-from bge_pipeline.phases.state import MigrationState, read_state
+from bge_pipeline.phases.state import MigrationState, read_state, require_table
 from bge_pipeline.settings import IndexSettings, LockSettings, Settings
 from bge_pipeline.telemetry.observed import observed
 
@@ -51,27 +53,36 @@ class RetireResult:
 
 
 @observed("retire")
-def retire(migration: Migration, *, reclaim: bool = False) -> RetireResult:
+def retire(migration: Migration, *, reclaim: bool = False, seen: MigrationState | None = None) -> RetireResult:
     """Drop the old column and its indexes, in one short transaction.
 
     PostgreSQL gives the space back as rows are rewritten. `reclaim` rewrites the table at once with VACUUM FULL,
     which locks out readers and writers for as long as it takes.
 
+    Args:
+        migration: of the table.
+        reclaim: rewrite the table.
+        seen: what a person was asked about, or else it is read before another operator is waited for: a column that has become
+            the old one meanwhile is not dropped.
+
     Raises:
+        ChangedMeanwhile: there is such a column.
         PhaseError: the columns are not swapped yet, or something still reads the old one.
         IndexBuildFailed: `reclaim` would need more memory than INDEX_MAX_MEMORY_MB, and nothing was dropped; or the
             server could not rewrite the table, whose old column is gone then.
         LockNotAcquired: the table was never free for LOCK_TIMEOUT_MS.
         OperatorBusy: another process changes the table's schema now.
     """
+    seen = seen if seen is not None else require_table(migration)
     with migration.operating("retire") as operator:
-        return _retire(operator, migration.settings, reclaim=reclaim)
+        return _retire(operator, migration.settings, seen, reclaim=reclaim)
 
 
-def _retire(operator: Operator, settings: Settings, *, reclaim: bool) -> RetireResult:
+def _retire(operator: Operator, settings: Settings, seen: MigrationState, *, reclaim: bool) -> RetireResult:
     database, target = operator.database, operator.target
     with database.autocommit() as connection:
         state = read_state(connection, target)
+        require_asked(target, seen.previous, state.previous)
         memory = _rewrite_memory_bytes(connection, settings, state) if reclaim else 0
         before = table_bytes(connection, target)
         bound = find_bound(connection, state.table, state.previous.name) if state.previous is not None else []
@@ -146,15 +157,18 @@ def _rewrite_memory_bytes(connection: Connection, settings: IndexSettings, state
 
 def _rewrite(database: Database, settings: LockSettings, target: TargetTable, memory_bytes: int) -> None:
     """VACUUM FULL, in a session with the memory that its index builds need."""
+    purpose = "retire: rewrite the table"
 
     def rewrite(*, in_parallel: bool) -> None:
         def prepare(connection: Connection) -> None:
             give_memory(connection, memory_bytes)
             if not in_parallel:
                 connection.execute(text("SET max_parallel_maintenance_workers = 0"))
+            # Autovacuum is sent away first, which takes longer than the strong lock is waited for.
+            in_short_transaction(database, settings, purpose, lambda other: lock_out_maintenance(other, target))
 
         statement = target.sql("VACUUM (FULL, ANALYZE) {table}")
-        with_short_lock_wait(database, settings, "retire: rewrite the table", statement, prepare=prepare)
+        with_short_lock_wait(database, settings, purpose, statement, prepare=prepare)
 
     try:
         try:

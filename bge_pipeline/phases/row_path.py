@@ -175,10 +175,11 @@ class RowPath:
         with meter, VectorWriter(self._database, self._destination, self._rules) as vectors:
             rows = BatchWriter(
                 self._database,
-                self._destination.target,
+                self._destination,
                 vectors,
                 max_attempts=self._max_attempts,
                 pause=self.pause,
+                hold=self._pace.hold,
             )
             for item in encoded:
                 started, before = time.perf_counter(), totals.written

@@ -14,12 +14,13 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 
 from bge_pipeline.database.connection import Database, is_disk_full
 from bge_pipeline.database.ids import id_as_text
+from bge_pipeline.database.lock_holders import WaitLog
 from bge_pipeline.database.pending_reader import PendingBatch
 from bge_pipeline.database.quarantine import quarantine_row
-from bge_pipeline.database.target import TargetTable
-from bge_pipeline.database.writer import Stored, VectorWriter
+from bge_pipeline.database.writer import Destination, Stored, TableLocked, VectorWriter
 from bge_pipeline.errors import DatabaseUnavailable, LoginRefused, PhaseError
 from bge_pipeline.phases.row_encoding import EncodedBatch
+from bge_pipeline.phases.state import with_quarantine_of
 from bge_pipeline.telemetry import metrics
 
 logger = logging.getLogger(__name__)
@@ -43,17 +44,20 @@ class BatchWriter:
     def __init__(
         self,
         database: Database,
-        target: TargetTable,
+        destination: Destination,
         vectors: VectorWriter,
         *,
         max_attempts: int,
         pause: Callable[[float], None],
+        hold: Callable[[str, str], bool],
     ) -> None:
         self._database = database
-        self._target = target
+        self._target = destination.target
+        self._number = destination.number
         self._vectors = vectors
         self._max_attempts = max_attempts
         self._pause = pause
+        self._hold = hold
 
     def write(self, encoded: EncodedBatch, tell: Callable[[Stored], None]) -> Written:
         """Commit what the encoder made of a batch, and `tell` after each commit what it stored.
@@ -84,7 +88,7 @@ class BatchWriter:
     ) -> Stored:
         """Write a batch; if a constraint or a trigger refuses it, halve it until the rows at fault stand alone."""
         try:
-            return self._retrying()(self._vectors.write, batch, vectors)
+            return self._retrying()(self._write_unlocked, batch, vectors)
         except DBAPIError as error:
             if not is_refusal(error):
                 raise
@@ -95,10 +99,24 @@ class BatchWriter:
         first, second = batch.halves()
         return self._write_rows(first, vectors[:middle], refused) + self._write_rows(second, vectors[middle:], refused)
 
+    def _write_unlocked(self, batch: PendingBatch, vectors: NDArray[np.float32]) -> Stored:
+        """Write a batch; while somebody keeps writers off the table, wait with it in hand: its vectors may have been paid for."""
+        wait: WaitLog | None = None
+        while True:
+            try:
+                return self._vectors.write(batch, vectors)
+            except TableLocked as locked:
+                wait = wait or WaitLog(f"{locked.table} is locked, its vectors are kept", level=logging.WARNING)
+                wait(locked.holders)
+                if not self._hold("locked", str(locked)):
+                    logger.warning("%s; %d rows that were embedded stay pending", locked, len(batch))
+                    return Stored(0, 0)
+
     def _quarantine(self, row: PendingBatch, error: str) -> bool:
         logger.warning("row %s cannot be embedded and is put in quarantine: %s", id_as_text(row.ids[0]), error)
         with self._database.transaction() as connection:
-            return quarantine_row(connection, self._target, row, 0, error)
+            target = with_quarantine_of(connection, self._target, self._number)
+            return quarantine_row(connection, target, row, 0, error)
 
     def _retrying(self) -> Retrying:
         def report(state: RetryCallState) -> None:

@@ -20,7 +20,7 @@ from bge_pipeline.database.operator import operator_lock_statement
 from bge_pipeline.database.pending import IN_QUARANTINE, LACKS_VECTOR, pending_index_statement
 from bge_pipeline.database.session_settings import unbounded_statements
 from bge_pipeline.database.sql import quote, render, with_values
-from bge_pipeline.database.table_lock import lock_statement
+from bge_pipeline.database.table_lock import lock_statement, maintenance_statements
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import WatchedColumns
 from bge_pipeline.database.vector_type import VectorType
@@ -74,6 +74,7 @@ def expand_script(target: TargetTable, settings: Settings, space: EmbeddingSpace
         (
             *short_transaction_statements(settings),
             operator_lock_statement(target),
+            *maintenance_statements(target, settings),
             lock_statement(target, ALONE),
             *expand_statements(target, vector, _note(target, space), safeguards, lowered=[target]),
         ),
@@ -105,6 +106,7 @@ def swap_script(target: TargetTable, settings: Settings, space: EmbeddingSpace) 
         (
             *short_transaction_statements(settings),
             operator_lock_statement(target),
+            *maintenance_statements(target, settings),
             lock_statement(target, WITHOUT_WRITERS),
             _demands(target, column, index, settings.swap_max_pending_rows),
             lock_statement(target, ALONE),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Concatenate, Literal, ParamSpec, TypeVar
 
@@ -103,6 +103,16 @@ def _companion(
     is_ours = note is not None and (note.role == "current" or note.maintained)
     # Without its quarantine it was swapped by a version that left it alone.
     return column if is_ours and has_quarantine(connection, table.target.companion) else None
+
+
+def with_quarantine_of(connection: Connection, target: TargetTable, number: int) -> TargetTable:
+    """The table with the quarantine of the column of that number: whose that is another process may have changed meanwhile.
+
+    In a transaction that holds until its end: an exchange waits for whoever has read the table.
+    """
+    connection.execute(target.sql("SELECT FROM {table} WHERE false"))
+    companion = read_state(connection, target).companion
+    return replace(target, is_companion=companion is not None and companion.number == number)
 
 
 def looking_again(

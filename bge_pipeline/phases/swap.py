@@ -33,7 +33,13 @@ from bge_pipeline.phases.index_names import (
     take_over_name,
     take_over_partition_names,
 )
-from bge_pipeline.phases.last_rows import StillPending, embed_last_rows, lock_out_writers, longest_wait_ms
+from bge_pipeline.phases.last_rows import (
+    StillPending,
+    embed_last_rows,
+    lock_out_writers,
+    longest_wait_ms,
+    no_statement_longer_than,
+)
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.old_vectors import OldVectors, swap_notices
 from bge_pipeline.phases.part import reading
@@ -44,7 +50,6 @@ from bge_pipeline.phases.state import MigrationState, read_state, require_same_p
 from bge_pipeline.phases.swap_checks import (
     check_bulk_is_done,
     check_dependents,
-    check_pending,
     use_pending_index,
     verify_new_column,
     warn_of_functions,
@@ -211,13 +216,13 @@ def _exchange_when_caught_up(
         require_same_parts(connection, state)
         verify_new_column(connection, settings, state, service.space, index)
         use_pending_index(connection)
-        if has_more_pending_than(connection, target, new.name, settings.swap_max_pending_rows):
-            done.last_rows = embed_last_rows(connection, target, new.name, writer, encoder, deadline)
+        with no_statement_longer_than(connection, target, settings.swap_max_writer_pause_ms):
+            if has_more_pending_than(connection, target, new.name, settings.swap_max_pending_rows):
+                done.last_rows = embed_last_rows(connection, target, new.name, writer, encoder, deadline)
         left = longest_wait_ms(connection, done.writers_locked_at, deadline, settings.lock_timeout_ms)
         connection.execute(text(f"SET LOCAL lock_timeout = '{left}ms'"))
         lock_for_exchange(connection, state)
         done.locked_at = time.monotonic()
-        check_pending(connection, settings, target, new.name)
         check_dependents(connection, settings, state)  # a view can be created beside the writers' lock
         name = name_to_take_over(connection, state)
         partitions = partitions_with_own(connection, target, old.name)

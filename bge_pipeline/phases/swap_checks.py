@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import NoReturn
 
 from sqlalchemy import Connection, text
 
@@ -12,7 +11,6 @@ from bge_pipeline.database.dependents import find_bound
 from bge_pipeline.database.functions import find_functions
 from bge_pipeline.database.indexes import indexes_on
 from bge_pipeline.database.pending import count_pending, has_more_pending_than
-from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import SwapRefused
 from bge_pipeline.phases.consent import require_forward
 from bge_pipeline.phases.function_words import told_unfit
@@ -75,24 +73,15 @@ def warn_of_functions(connection: Connection, state: MigrationState) -> None:
 
 def check_bulk_is_done(connection: Connection, settings: SwapSettings, state: MigrationState) -> None:
     """Refuse where more rows wait than a live table gets while one looks; those few are embedded before the exchange."""
+    target, column = state.table.target, state.filled.name
     few = max(rows_that_are_few(state.table.estimated_rows), settings.swap_max_pending_rows)
-    if has_more_pending_than(connection, state.table.target, state.filled.name, few):
-        _raise_pending(connection, few, state.table.target, state.filled.name)
-
-
-def check_pending(connection: Connection, settings: SwapSettings, target: TargetTable, column: str) -> None:
-    """Refuse where more rows wait than SWAP_MAX_PENDING_ROWS."""
-    if has_more_pending_than(connection, target, column, settings.swap_max_pending_rows):
-        _raise_pending(connection, settings.swap_max_pending_rows, target, column)
-
-
-def _raise_pending(connection: Connection, most: int, target: TargetTable, column: str) -> NoReturn:
-    pending = count_pending(connection, target, column)
-    raise StillPending(
-        f"{pending} rows of {target} are pending: expected at most {most} (SWAP_MAX_PENDING_ROWS)",
-        state="nothing was exchanged; search reads the old column",
-        next_step="run the backfill again: bge-pipeline migrate",
-    )
+    if has_more_pending_than(connection, target, column, few):
+        raise StillPending(
+            f"{count_pending(connection, target, column)} rows of {target} are pending: expected at most {few} "
+            "(SWAP_MAX_PENDING_ROWS)",
+            state="nothing was exchanged; search reads the old column",
+            next_step="run the backfill again: bge-pipeline migrate",
+        )
 
 
 def use_pending_index(connection: Connection) -> None:

@@ -6,7 +6,7 @@ import json
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
-from http.client import HTTPMessage
+from http.client import HTTPException, HTTPMessage
 from typing import IO, Any
 
 from bge_pipeline.errors import ModelUnavailable
@@ -62,8 +62,8 @@ class PassageWriter:
         except urllib.error.HTTPError as error:
             with error:
                 raise self._unavailable(f"{endpoint} answered {error.code} {error.reason}") from error
-        except (OSError, ValueError) as error:
-            raise self._unavailable(f"{endpoint}: {error}") from error
+        except (OSError, ValueError, HTTPException) as error:
+            raise self._unavailable(f"{endpoint}: {str(error) or type(error).__name__}") from error
         passage = _passage(answer)
         if not passage:
             raise self._unavailable(f"{endpoint}: expected a chat completion with text, got {str(answer)[:200]}")

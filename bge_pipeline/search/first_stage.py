@@ -86,7 +86,7 @@ def results_of(searched: SearchedColumn, rows: Sequence[Row[Any]], columns: Sequ
         found.append(
             SearchResult(
                 id=identifier,
-                text=text,
+                text="" if text is None else text,
                 score=score,
                 columns=dict(zip(columns, wanted, strict=True)),
                 dense_rank=dense_rank,

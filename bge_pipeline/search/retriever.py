@@ -139,13 +139,15 @@ class Retriever:
         if top_k < 1:
             raise ConfigurationError(f"top_k: expected at least 1, got {top_k}")
         parsed = parse_query(query)
-        if parsed.is_blank:
+        if not parsed.typed.strip() if mode == "dense" else parsed.is_blank:
             return SearchResponse((), mode, False, (), "the query has no words to look for", StageSeconds())
         wanted_rerank = rerank if self._can_rerank else "never"
-        request = Request(query, parsed, mode, top_k, self._depth(top_k), wanted_rerank, where, tuple(columns), explain)
+        request = Request(
+            parsed.typed, parsed, mode, top_k, self._depth(top_k), wanted_rerank, where, tuple(columns), explain
+        )
         found = self._until_settled(lambda searched: self._first_stage(searched, request))
         started = time.perf_counter()
-        ranking = rerank_candidates(query, found.candidates, wanted_rerank, self._reranker, self._certainty)
+        ranking = rerank_candidates(request.query, found.candidates, wanted_rerank, self._reranker, self._certainty)
         seconds = StageSeconds(found.encode_seconds, found.database_seconds, time.perf_counter() - started)
         return self._response(request, found, ranking, seconds)
 

@@ -28,6 +28,7 @@ from sqlalchemy import (
     literal,
     literal_column,
     null,
+    or_,
     select,
     true,
 )
@@ -162,12 +163,17 @@ def _dense(
         nearest = nearest.where(on_target(searched, where))
     candidates = materialized(nearest, "nearest")
     rank = func.row_number().over(order_by=(candidates.c.distance + literal_column("0"), *identity.of(candidates)))
-    ranked = select(*identity.of(candidates), candidates.c.distance, rank.label("rank"))
+    # The cosine distance to a vector of zeros is NaN, which as a score would be above every other.
+    ranked = select(*identity.of(candidates), candidates.c.distance, rank.label("rank")).where(
+        candidates.c.distance != literal_column("CAST('NaN' AS double precision)")
+    )
     if must:
         phrases = func.websearch_to_tsquery(text_config(searched), must)
         row = searched.table.alias("row")
         words = func.to_tsvector(text_config(searched), text_of(searched, row))
-        ranked = ranked.join(row, identity.is_row(row, candidates)).where(words.op("@@")(phrases))
+        ranked = ranked.join(row, identity.is_row(row, candidates)).where(
+            or_(func.numnode(phrases) == 0, words.op("@@")(phrases))  # of stop words alone nothing is left to insist on
+        )
     return ranked.cte("dense")
 
 

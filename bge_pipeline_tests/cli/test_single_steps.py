@@ -53,6 +53,30 @@ def test_quarantine_is_listed_let_go_and_tried_again(run: Run, database: Databas
 
 
 @pytest.mark.pgvector
+def test_every_reason_of_the_quarantine_is_listed(run: Run, database: Database) -> None:  # noqa: F811
+    assert run("expand").returncode == 0
+    put_in_quarantine(database, 3, 4)
+    execute(database, "UPDATE segments_embedding_quarantine SET error = 'reason ' || row_id")
+    listed = run("quarantine", "list").stdout
+    assert ("1: reason 3" in listed, "1: reason 4" in listed) == (True, True)
+
+
+@pytest.mark.pgvector
+def test_a_search_by_words_loads_no_model(run: Run) -> None:  # noqa: F811
+    found = run("search", "list", "--mode", "lexical", "--json", EMBEDDING_MODEL="nobody/has-this")
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["results"]
+
+
+@pytest.mark.pgvector
+def test_a_page_that_cannot_be_written_is_said_before_anything_is_measured(run: Run) -> None:  # noqa: F811
+    for arguments in (["doctor", "--html", "/proc/nothing/page.html"], ["benchmark", "--output", "/proc/nothing"]):
+        refused = run(*arguments)
+        assert (refused.returncode, "Traceback" in refused.stderr) == (2, False), refused.stderr
+        assert "expected a folder that can be written to" in " ".join(refused.stderr.split())
+
+
+@pytest.mark.pgvector
 def test_set_may_stand_behind_the_command_and_a_near_name_is_told(run: Run) -> None:  # noqa: F811
     assert run("status", "--json", "--set", "LOCK_TIMEOUT_MS=77").returncode == 0
     wrong = run("status", "--set=LOCK_TIMEOUT=77")

@@ -10,8 +10,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.locks import in_short_transaction, with_short_lock_wait
+from bge_pipeline.database.table_lock import lock_table
 from bge_pipeline.errors import LockNotAcquired
-from bge_pipeline_tests.support import application, columns_of, execute, scalar
+from bge_pipeline_tests.support import SEGMENTS, application, columns_of, execute, scalar, wait_until
 
 pytestmark = pytest.mark.pgvector
 
@@ -100,3 +101,60 @@ def test_a_statement_outside_transactions_waits_as_briefly(database, settings):
     with_short_lock_wait(database, settings, "rewrite", vacuum)
     assert scalar(database, "SELECT pg_relation_filenode('segments')") != before
     assert execute(database, "SHOW lock_timeout") == [("0",)]
+
+
+@pytest.fixture
+def autovacuum(database):
+    """Autovacuum, at work on the table and as slow as it is on a large one; holds while it is."""
+    is_at_work = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'autovacuum: VACUUM %.segments%')"
+    slow = "autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1, autovacuum_vacuum_threshold = 0"
+    execute(database, f"ALTER TABLE segments SET ({slow}, autovacuum_vacuum_scale_factor = 0)")
+    execute(
+        database,
+        "INSERT INTO segments (source_id, video_id, start_sec, end_sec, text) "
+        "SELECT (SELECT min(source_id) FROM segments), 'much', n, n + 1, repeat('x', 1000) FROM generate_series(1, 2000) n",
+    )
+    execute(database, "DELETE FROM segments WHERE video_id = 'much'")
+    with database.autocommit() as connection:
+        connection.execute(text("ALTER SYSTEM SET autovacuum_naptime = 1"))
+        connection.execute(text("SELECT pg_reload_conf()"))
+    try:
+        wait_until(lambda: scalar(database, is_at_work), 60)
+        yield lambda: scalar(database, is_at_work)
+    finally:
+        with database.autocommit() as connection:
+            connection.execute(text("ALTER SYSTEM RESET autovacuum_naptime"))
+            connection.execute(text("SELECT pg_reload_conf()"))
+
+
+def test_autovacuum_gives_way_to_a_lock_that_waits_for_less_than_deadlock_timeout(database, settings, autovacuum):
+    assert settings.lock_timeout_ms * settings.lock_max_attempts < 1_000
+    assert autovacuum()
+    in_short_transaction(
+        database, settings, "test", lambda connection: lock_table(connection, SEGMENTS, "ACCESS EXCLUSIVE")
+    )
+
+
+def test_while_maintenance_is_waited_for_readers_and_writers_go_on(database, settings):
+    refused = threading.Event()
+
+    def lock():
+        with pytest.raises(LockNotAcquired, match="SHARE UPDATE EXCLUSIVE"):
+            in_short_transaction(
+                database, settings, "test", lambda connection: lock_table(connection, SEGMENTS, "ACCESS EXCLUSIVE")
+            )
+        refused.set()
+
+    with application(database) as vacuum, application(database) as writer:
+        vacuum.exec_driver_sql("LOCK TABLE segments IN SHARE UPDATE EXCLUSIVE MODE")
+        thread = threading.Thread(target=lock)
+        thread.start()
+        longest = 0.0
+        while thread.is_alive():
+            started = time.perf_counter()
+            writer.exec_driver_sql("UPDATE segments SET text = text WHERE id = 1")
+            writer.commit()
+            longest = max(longest, time.perf_counter() - started)
+        thread.join()
+    assert refused.is_set()
+    assert longest < 1.0  # a wait of theirs would last for a second and a half

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import tracemalloc
+import uuid
 from dataclasses import replace
 
 import pytest
 
 from bge_pipeline.database import pending_reader
+from bge_pipeline.database.connection import Database
 from bge_pipeline.database.id_range import IdRange
 from bge_pipeline.database.ids import INTEGERS
 from bge_pipeline.database.pending import pending_index_statement
 from bge_pipeline.database.pending_reader import PendingBatch, PendingReader, read_pending
 from bge_pipeline.database.sampling import sample_texts
-from bge_pipeline_tests.support import SEGMENTS, application, execute, put_in_quarantine, scalar
+from bge_pipeline.errors import TargetTableError
+from bge_pipeline_tests.support import SEGMENTS, administer, application, execute, put_in_quarantine, scalar
 
 pytestmark = pytest.mark.pgvector
 
@@ -146,6 +149,27 @@ def test_uuids_are_read_as_strings(database):
     found = [i for batch in batches for i in batch.ids]
     assert len(found) == len(set(found)) == 5
     assert all(isinstance(i, str) for i in found)
+
+
+def test_a_text_that_is_no_utf_8_is_named(server_url):
+    """As databases of the encoding SQL_ASCII have it, which check nothing."""
+    name = f"bge_test_{uuid.uuid4().hex[:12]}"
+    administer(server_url, f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+    try:
+        with Database(server_url.set(database=name)) as database:
+            execute(database, "CREATE EXTENSION vector")
+            execute(database, "CREATE TABLE notes (id bigint PRIMARY KEY, text text, v vector(2))")
+            latin = "convert_from(decode('736368f66e20', 'hex'), 'SQL_ASCII')"
+            execute(
+                database,
+                f"INSERT INTO notes SELECT n, CASE n WHEN 3 THEN {latin} ELSE 'text' END FROM generate_series(1, 5) n",
+            )
+            with pytest.raises(
+                TargetTableError, match=r"is no UTF-8, which every model reads: invalid byte sequence .*: 0xf6 0x6e"
+            ):
+                pages(database, replace(SEGMENTS, table="notes", embedding_column="v"), 100)
+    finally:
+        administer(server_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.mark.thorough

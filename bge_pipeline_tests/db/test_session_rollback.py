@@ -263,6 +263,35 @@ assert database.get_connection().get_backend_pid() == parent
     )
 
 
+def test_a_forked_process_that_closes_leaves_its_parent_alone(settings: Settings) -> None:
+    script = """
+import os
+from sqlalchemy import text
+from bge_pipeline import SegmentsDatabase
+database = SegmentsDatabase(os.environ["URL"])
+pid = text("SELECT pg_backend_pid()")
+parent = database.get_connection()
+with database.session_scope() as session:
+    pooled = session.execute(pid).scalar_one()
+for closes_first in (True, False):
+    if (child := os.fork()) == 0:
+        if closes_first:
+            database.close()
+        with database.session_scope() as session:
+            if session.execute(pid).scalar_one() == pooled:
+                os._exit(1)
+        database.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+assert database.get_connection() is parent
+with database.session_scope() as session:
+    assert session.execute(pid).scalar_one() == pooled
+"""
+    assert settings.database_url is not None
+    environment = {"URL": settings.database_url.get_secret_value()}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=60)
+
+
 def test_inserting_twice_changes_nothing(segments_database: SegmentsDatabase, database: Database) -> None:
     given = [
         segment(0, embedding=np.full(1536, 0.5)),

@@ -21,7 +21,7 @@ from bge_pipeline.phases.movement import read_movement
 from bge_pipeline.phases.pause import pause
 from bge_pipeline.phases.row_totals import BackfillTotals
 from bge_pipeline.settings import load_settings
-from bge_pipeline_tests.orchestration.conftest import KEYS, Runner
+from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, insert_segment
 from bge_pipeline_tests.support import execute
 
 pytestmark = pytest.mark.pgvector
@@ -133,6 +133,44 @@ class TestStandstill:
         assert isinstance(over, dg.SensorResult)
         assert [event.passed for event in over.asset_events] == [True]
         assert "it moves again" in slack.messages[-1]["text"]
+
+    @pytest.mark.usefixtures("expanded")
+    def test_a_row_that_comes_to_a_quiet_table_is_none_before_it_has_waited_itself(
+        self, instance: dg.DagsterInstance, database: Database, run: Runner, slack: Slack
+    ):
+        assert run.backfill().success
+        age_journal(database, 600)
+        first = tick(instance)
+        assert isinstance(first, dg.SensorResult)
+        insert_segment(database, 1_000)
+
+        with dg.build_sensor_context(instance=instance, definitions=defs, cursor=first.cursor) as context:
+            waits = watch_movement.of(THE_TABLE)(context)
+            assert "rows were first seen to wait 0 s ago" in str(waits)
+            seen = json.loads(str(context.cursor))
+        assert slack.messages == []
+
+        told = tick(instance, cursor=json.dumps(seen | {"waiting_since": seen["waiting_since"] - 901}))
+        assert isinstance(told, dg.SensorResult)
+        assert "stands still: 1 rows wait" in slack.messages[0]["text"]
+
+    @pytest.mark.usefixtures("expanded")
+    def test_what_slack_did_not_take_is_told_at_the_next_tick(
+        self, instance: dg.DagsterInstance, database: Database, slack: Slack
+    ):
+        age_journal(database, 20)
+        taken, slack.answer = slack.answer, '{"ok": false, "error": "internal_error"}'
+        untold = tick(instance)
+        assert isinstance(untold, dg.SensorResult)
+        slack.answer = taken
+        slack.messages.clear()
+
+        with dg.build_sensor_context(instance=instance, definitions=defs, cursor=untold.cursor) as context:
+            assert isinstance(watch_movement.of(THE_TABLE)(context), dg.SkipReason), "the check has its answer"
+            told = str(context.cursor)
+        assert len(slack.messages) == 1
+        tick(instance, cursor=told)
+        assert len(slack.messages) == 1
 
     @pytest.mark.usefixtures("expanded")
     def test_a_process_that_lives_and_writes_nothing_is_a_standstill_with_its_reason(

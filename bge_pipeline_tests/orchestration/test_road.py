@@ -1,18 +1,22 @@
 """The Dagster road on a real database: every phase in this process, on a persistent instance."""
 
 from collections.abc import Callable
+from typing import Any
 
 import dagster as dg
 import pytest
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.database.id_range import IdRange
 from bge_pipeline.definitions import defs
+from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.errors import BgePipelineError
-from bge_pipeline.orchestration import run_history
+from bge_pipeline.orchestration import assets, run_history
 from bge_pipeline.orchestration.in_process import migrate_through_dagster
 from bge_pipeline.orchestration.partitions import known_keys
 from bge_pipeline.orchestration.progress import StepProgress
 from bge_pipeline.orchestration.served import THE_TABLE
+from bge_pipeline.phases.backfill import BackfillResult, backfill
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
@@ -94,6 +98,28 @@ def test_one_run_over_a_range_reports_each_partition(instance: dg.DagsterInstanc
         (KEYS[1], 100, "[101, 201)"),
         (KEYS[2], 100, "[201, 301)"),
     }
+
+
+def test_a_range_that_fails_in_its_middle_keeps_the_partitions_that_are_done(
+    instance: dg.DagsterInstance, run: Runner, monkeypatch: pytest.MonkeyPatch
+):
+    assert run("expand_job").success
+    ran: list[object] = []
+
+    def fails_at_the_second(migration: Migration, encoder: Encoder, id_range: IdRange, **rest: Any) -> BackfillResult:
+        ran.append(id_range)
+        if len(ran) == 2:
+            raise BgePipelineError("the machine lost power")
+        return backfill(migration, encoder, id_range, **rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(assets, "backfill", fails_at_the_second)
+        assert not run.backfill().success
+
+    assert run_history.never_materialized(instance, THE_TABLE) == KEYS[1:]
+    (record,) = instance.fetch_materializations(dg.AssetKey("backfilled_embeddings"), limit=10).records
+    assert record.asset_materialization is not None
+    assert record.asset_materialization.metadata["rows"].value == 100
 
 
 def test_the_launchpad_overrides_the_environment(instance: dg.DagsterInstance, run: Runner):

@@ -288,6 +288,18 @@ class TestRerunFailedPartitions:
 
         assert "a Dagster backfill that is under way includes it" in tick(rerun_failed_partitions)
 
+    @pytest.mark.usefixtures("broken")
+    def test_a_backfill_has_no_claim_to_what_it_has_run_before_another_run(
+        self, tick: Tick, run: Runner, instance: dg.DagsterInstance
+    ):
+        request_backfill(instance, [KEYS[0], KEYS[2]])
+        run("backfill_job", KEYS[0], tags={"dagster/backfill": "requested"})
+        assert requests(tick(rerun_failed_partitions)) == [(None, KEYS[0])]
+
+        run("backfill_job", KEYS[0])
+
+        assert "failed 2 times" in tick(rerun_failed_partitions)
+
     @pytest.mark.usefixtures("expanded")
     def test_a_failed_check_is_not_a_failed_partition(self, tick: Tick, run: Runner, database: Database):
         run("backfill_job", KEYS[0])
@@ -442,6 +454,21 @@ class TestTheNextMigration:
         status = read_status(migration)
         assert (status.not_searchable, status.pending) == (0, 301)
         assert "3 of 3 partitions have not been materialized" in tick(embed_new_rows)
+
+    def test_what_failed_before_it_is_no_attempt_of_its_partitions(
+        self, tick: Tick, run: Runner, monkeypatch: pytest.MonkeyPatch
+    ):
+        run.migrate()
+        assert run.retire().success
+        monkeypatch.setenv("EMBEDDING_DIMENSIONS", "256")
+        assert not run("backfill_job", KEYS[0]).success
+        assert run("expand_job", run_config=consenting(begin_next_migration="hashing")).success
+        assert tick(rerun_failed_partitions) == "none of 3 partitions has failed"
+        monkeypatch.setenv("EMBEDDING_DIMENSIONS", "128")
+
+        assert not run("backfill_job", KEYS[0]).success
+
+        assert requests(tick(rerun_failed_partitions)) == [(None, KEYS[0])]
 
     @pytest.mark.usefixtures("begun")
     def test_a_partition_of_the_backfill_keeps_search_current_too(

@@ -242,6 +242,35 @@ class TestBesideALiveApplication:
         assert (result.rows, result.pending_after) == (300, 0)
 
 
+class TestATableThatSomebodyLocked:
+    """As a plain CREATE INDEX of the application's does: readers go on, writers wait."""
+
+    def test_no_row_is_embedded_twice_for_it_and_who_holds_it_is_told(self, expanded, settings, caplog):
+        with application(expanded) as other:
+            other.exec_driver_sql("SET application_name = 'deployment'")
+            other.exec_driver_sql("LOCK TABLE segments IN SHARE MODE")
+            timer = threading.Timer(3, other.rollback)
+            timer.start()
+            encoded = []
+            result = backfill(Migration(expanded, settings), Wrapped(before=encoded.extend))
+            timer.join()
+        assert (result.rows, result.pending_after, len(encoded)) == (300, 0, 300)
+        assert result.held_seconds["locked"] > 1
+        assert '"segments" is locked, its vectors are kept: waiting for pid' in caplog.text
+        assert "deployment" in caplog.text
+
+    def test_who_asks_for_the_end_does_not_wait_for_it(self, expanded, settings):
+        stop = threading.Event()
+        with application(expanded) as other:
+            other.exec_driver_sql("LOCK TABLE segments IN SHARE MODE")
+            timer = threading.Timer(2, stop.set)
+            timer.start()
+            result = backfill(Migration(expanded, settings), ENCODER, stop=stop)
+            timer.join()
+        assert result.rows == 0
+        assert len(pending_ids(expanded)) == 300
+
+
 class TestRowsThatCannotBeEmbedded:
     @pytest.fixture
     def poisoned(self, expanded):

@@ -24,6 +24,7 @@ from bge_pipeline.phases.companion import CompanionKeeper, keep_companion
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migrate import migrate, open_service
 from bge_pipeline.phases.migration import Migration
+from bge_pipeline.phases.pause import pause
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback, rollback_cost
@@ -190,6 +191,25 @@ class TestBesideALongBackfill:
         assert threading.active_count() == before
 
 
+def test_a_pause_holds_what_is_under_way(migrating, settings):
+    execute(migrating, "UPDATE segments SET text = text || ' anew' WHERE id <= 40")
+    keeper = CompanionKeeper(Migration(migrating, settings.model_copy(update={"backfill_batch_rows": 1})))
+    stop = threading.Event()
+
+    begun = []
+
+    def pause_once(_rows):
+        if not begun:
+            begun.append(1)
+            pause(Migration(migrating, settings))
+            time.sleep(1)  # a pause is looked for twice a second
+            threading.Timer(2, stop.set).start()
+
+    keeper._encoder = Hooked(pause_once, 384)
+    keeper.embed_pending(stop)
+    assert len(pending_ids(migrating, "embedding")) >= 30, "what was under way was written, and no more"
+
+
 class TestTheOldModel:
     @pytest.fixture
     def loaded(self, monkeypatch):
@@ -344,6 +364,21 @@ class TestTheExchange:
         assert backfill(Migration(migrating, settings), Hooked(exchange)).pending_after == 0
         assert pending_ids(migrating, "embedding") == []
         assert wrong_vectors(migrating, NEXT, "embedding") == []
+
+    def test_what_a_pass_puts_aside_that_the_next_migration_overtakes_is_its_own_models(self, finished, settings):
+        execute(finished, "UPDATE segments SET text = 'poison' WHERE id = 7")
+        begun = []
+
+        def begin_next(texts):
+            if not begun:
+                begun.append(expand(Migration(finished, settings), NEXT.space, begin_next=True))
+            choke(texts)
+
+        assert backfill(Migration(finished, settings), Wrapped(before=begin_next)).quarantined == 1
+        with finished.autocommit() as connection:
+            assert list_quarantined(connection, SEGMENTS) == []
+            assert [row.row_id for row in list_quarantined(connection, SEGMENTS.companion)] == ["7"]
+        assert 7 in pending_ids(finished, "embedding_256")
 
     def test_a_backfill_whose_column_is_dropped_is_told(self, migrating, settings):
         with pytest.raises(PhaseError, match="was dropped meanwhile"):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from bge_pipeline.errors import SwapRefused
 from bge_pipeline.phases import swap as swap_module
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline_tests.phases.locking_out import before_writers_are_locked_out
 from bge_pipeline_tests.support import ENCODER, columns_of, execute, scalar, swap, wrong_vectors
 
@@ -44,6 +47,20 @@ def test_a_deferred_trigger_that_refuses_them_is_told_in_words(filled, migration
     assert columns_of(filled)["embedding"] == "vector(1536)"
 
 
+def test_a_look_at_them_that_takes_longer_than_writers_may_wait_is_given_up(filled, make_settings, monkeypatch):
+    def sleep(connection, *_):
+        connection.exec_driver_sql("SELECT pg_sleep(30)")
+
+    monkeypatch.setattr(swap_module, "_CATCH_UP_ROUNDS", 1)
+    monkeypatch.setattr(swap_module, "has_more_pending_than", sleep)
+    started = time.monotonic()
+    with pytest.raises(SwapRefused, match=r"took longer than writers may wait: 300 ms") as refused:
+        swap(Migration(filled, make_settings(swap_max_writer_pause_ms=300)))
+    assert time.monotonic() - started < 15
+    assert "nothing was exchanged" in refused.value.state
+    assert columns_of(filled)["embedding"] == "vector(1536)"
+
+
 def test_the_exchange_behind_them_runs_with_our_own_settings(filled, migration, monkeypatch):
     theirs = {"standard_conforming_strings": "off", "DateStyle": "SQL", "search_path": "nowhere, public"}
     for name, value in theirs.items():
@@ -52,13 +69,13 @@ def test_the_exchange_behind_them_runs_with_our_own_settings(filled, migration, 
     filled.close()
     add_deferred_trigger(filled, "INSERT INTO heard VALUES (NEW.id, current_setting('search_path'))")
     before_writers_are_locked_out(monkeypatch, lambda: execute(filled, LATE))
-    seen, pending = [], swap_module.check_pending
+    seen, locks = [], swap_module.lock_for_exchange
 
-    def check_pending(connection, *arguments):
+    def lock_for_exchange(connection, *arguments):
         seen.append([connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in theirs])
-        pending(connection, *arguments)
+        locks(connection, *arguments)
 
-    monkeypatch.setattr(swap_module, "check_pending", check_pending)
+    monkeypatch.setattr(swap_module, "lock_for_exchange", lock_for_exchange)
     assert swap(migration).last_rows == 40
     assert seen == [["on", "ISO, MDY", "public"]]
     assert scalar(filled, "SELECT count(*) FROM heard WHERE path = 'nowhere, public'") >= 40

@@ -165,6 +165,39 @@ def test_every_act_that_changes_the_schema_is_refused_while_another_operates(dat
     assert columns_of(database) == before
 
 
+class TestWhatNobodyWasAskedAbout:
+    """A command that waits for another finds a column to drop that was not there when it asked its person."""
+
+    def test_the_old_column_of_a_swap_that_was_waited_for_is_not_dropped(self, database, migration):
+        asked = require_table(migration)
+        fill_and_swap(migration)
+        with pytest.raises(
+            ChangedMeanwhile, match=r"column 'embedding_1536' .* is there since another process"
+        ) as refused:
+            retire(migration, seen=asked)
+        assert refused.value.state == "nothing was dropped"
+        assert "embedding_1536" in columns_of(database)
+        assert retire(migration, seen=require_table(migration)).dropped_column == "embedding_1536"
+
+    def test_nor_is_the_new_column_of_an_expand(self, database, migration):
+        asked = require_table(migration)
+        expand(migration, ENCODER.space)
+        with pytest.raises(ChangedMeanwhile, match="column 'embedding_384'"):
+            collapse(migration, seen=asked)
+        assert "embedding_384" in columns_of(database)
+
+    def test_a_command_that_waits_has_asked_before(self, database, settings):
+        with operating(database, settings, "migrate"):
+            command = start(settings, "retire", "--wait")
+            waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'bge-pipeline retire (pro%'"
+            wait_until(lambda: scalar(database, waits) > 0, 60)
+            fill_and_swap(Migration(database, settings))
+        _, error = command.communicate(timeout=60)
+        assert "is there since another process was waited for" in " ".join(error.split())
+        assert command.returncode not in (0, None)
+        assert "embedding_1536" in columns_of(database)
+
+
 def test_operators_of_two_tables_do_not_meet(database, make_settings):
     settings = make_settings()
     execute(database, "CREATE TABLE notes (LIKE segments INCLUDING ALL)")

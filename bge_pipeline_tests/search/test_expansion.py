@@ -31,6 +31,7 @@ class Endpoint:
         self.status, self.body, self.delay = 200, json.dumps(completion("a passage")), threading.Event()
         self.delay.set()
         self.location: str | None = None
+        self.breaks = False
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -38,6 +39,9 @@ class Endpoint:
                 length = int(self.headers["Content-Length"])
                 endpoint.requests.append((self.path, dict(self.headers), json.loads(self.rfile.read(length))))
                 endpoint.delay.wait(5)
+                if endpoint.breaks:
+                    self.wfile.write(b"no HTTP at all\r\n")
+                    return
                 self.send_response(endpoint.status)
                 if endpoint.location is not None:
                     self.send_header("Location", endpoint.location)
@@ -150,6 +154,12 @@ def test_silence_ends_after_the_timeout(endpoint: Endpoint) -> None:
 def test_nobody_there_is_an_error() -> None:
     with pytest.raises(ModelUnavailable, match="refused"):
         PassageWriter("http://127.0.0.1:9", "m")("why?")
+
+
+def test_an_answer_that_is_no_http_is_an_endpoint_that_is_not_available(endpoint: Endpoint) -> None:
+    endpoint.breaks = True
+    with pytest.raises(ModelUnavailable, match="no HTTP at all"):
+        PassageWriter(endpoint.url, "m")("why?")
 
 
 def test_only_http_is_spoken_and_the_key_is_not_shown() -> None:

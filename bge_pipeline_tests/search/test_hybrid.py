@@ -63,6 +63,11 @@ def test_a_negated_word_or_phrase_must_not(words: Retriever) -> None:
     assert found(words, "-dog") == []
 
 
+def test_a_phrase_of_stop_words_alone_leaves_the_nearest_rows(words: Retriever) -> None:
+    assert len(found(words, '"the" brown fox', "hybrid")) == 6
+    assert len(found(words, '"to be or not to be"', "hybrid")) == 6
+
+
 def test_operators_hold_for_the_nearest_rows_of_a_hybrid_search_too(words: Retriever) -> None:
     assert found(words, '"brown fox"', "hybrid") == [1]
     assert 1 not in found(words, 'quick -"lazy dog"', "hybrid")

@@ -271,6 +271,26 @@ def test_rows_without_a_vector_are_not_found_by_vectors(database: Database, retr
     assert all(result.distance is not None for result in found)
 
 
+def test_a_vector_of_zeros_is_never_found_first(database: Database, retriever: Retriever) -> None:
+    execute(database, "DELETE FROM segments WHERE id > 5")
+    execute(database, "UPDATE segments SET embedding = array_fill(0, ARRAY[1536])::vector WHERE id = 3")
+    found = retriever.search(QUERY, top_k=20, where=retriever.table.c.id > 0).results
+    assert {result.id for result in found} == {1, 2, 4, 5}
+    assert all(np.isfinite(result.score) for result in found)
+
+
+@pytest.mark.parametrize("query", ["-Wall", "caf\udce9 list", "-only -negated"])
+def test_by_meaning_every_text_is_searched_as_it_stands(retriever: Retriever, query: str) -> None:
+    assert len(ids(retriever, query, top_k=5)) == 5
+
+
+def test_a_row_with_a_vector_and_no_text_is_found_with_an_empty_one(database: Database, retriever: Retriever) -> None:
+    execute(database, "ALTER TABLE segments ALTER COLUMN text DROP NOT NULL")
+    execute(database, "DELETE FROM segments WHERE id > 5")
+    execute(database, "UPDATE segments SET text = NULL WHERE id = 3")
+    assert {result.id: result.text for result in retriever.search(QUERY, top_k=20).results}[3] == ""
+
+
 def test_wrong_arguments_are_named(retriever: Retriever) -> None:
     with pytest.raises(ConfigurationError, match="mode: expected dense, lexical, hybrid, got 'sparse'"):
         retriever.search(QUERY, mode="sparse")
