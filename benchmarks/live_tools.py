@@ -55,6 +55,16 @@ def ours(old_index: str, assignments: Sequence[str]) -> Tool:
     return Tool(f"ours, OLD_INDEX={old_index}", run)
 
 
+def nothing(seconds: float) -> Tool:
+    """No migration at all: how much the application's own latency changes in that time."""
+
+    def run(_dsn: str, _home: Path) -> str | None:
+        time.sleep(seconds)
+        return None
+
+    return Tool("nothing", run)
+
+
 def vecshift(command: Path) -> Tool:
     """The peer's `init`, `apply` and `cutover`, with its model that hashes words."""
     command = command.expanduser().absolute()

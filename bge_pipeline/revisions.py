@@ -75,8 +75,11 @@ def run_phase(phase: Callable[[Migration], object]) -> None:
     """Run a phase on connections of its own, with no transaction of Alembic's open meanwhile.
 
     Raises:
+        CommandError: a script was asked for (`--sql`), and the phase looks at the table as it goes.
         CommandError: the phase failed, or Alembic's own connection, which it holds meanwhile, has ended.
     """
+    if op.get_context().as_sql:  # Alembic would print its own statements and let the phase work on the table
+        raise CommandError("the way back has no script, since it looks at the table as it goes: run it without --sql")
     failure: CommandError | None = None
     try:
         with op.get_context().autocommit_block():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bge_pipeline.cli.env_file import write_env
 from bge_pipeline.errors import ConfigurationError
-from bge_pipeline.settings import Settings, load_settings, misspelled_names
+from bge_pipeline.settings import Settings, load_settings, misspelled_names, settings_of_file
 from bge_pipeline.settings.column_list import join_columns, split_columns
 
 
@@ -36,6 +38,17 @@ def test_a_file_is_read_and_the_environment_wins(monkeypatch, tmp_path):
     monkeypatch.setenv("TARGET_TABLE", "from_environment")
     settings = load_settings()
     assert (settings.target_schema, settings.target_table) == ("from_file", "from_environment")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+@pytest.mark.parametrize("read", [load_settings, misspelled_names, lambda: settings_of_file(Path(".env"))])
+def test_a_file_in_another_encoding_is_named_and_not_repeated(tmp_path, monkeypatch, encoding, read):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_bytes("EMBEDDING_API_KEY=gehéim\n".encode(encoding))
+    with pytest.raises(ConfigurationError, match=r"\.env: expected a file in UTF-8") as refused:
+        read()
+    assert "geh" not in str(refused.value)
+    assert refused.value.__cause__ is None
 
 
 def test_what_a_process_was_started_with_wins_over_an_env_file_that_was_put_over_it(monkeypatch, tmp_path):

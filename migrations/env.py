@@ -41,7 +41,8 @@ def print_script() -> None:
 
 def migrate_database() -> None:
     """Run the revisions on the database of DATABASE_URL, or on the embedded one."""
-    settings = load_settings()
+    with explained():
+        settings = load_settings()
     with Database.from_settings(settings) as database:
         if goes_somewhere():
             with explained():

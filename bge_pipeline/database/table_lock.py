@@ -100,8 +100,8 @@ def _patient(connection: Connection) -> Iterator[None]:
     """Wait in the block as long as autovacuum takes to give way; after an error the transaction is over anyway."""
     timeouts = connection.execute(text(_TIMEOUTS)).one()
     if 0 < timeouts.lock_ms < timeouts.deadlock_ms + _BEYOND_DEADLOCK_TIMEOUT_MS:
-        connection.execute(text(f"SET LOCAL lock_timeout = {timeouts.deadlock_ms + _BEYOND_DEADLOCK_TIMEOUT_MS}"))
+        connection.execute(text(f"SET LOCAL lock_timeout = '{timeouts.deadlock_ms + _BEYOND_DEADLOCK_TIMEOUT_MS}ms'"))
         yield
-        connection.execute(text(f"SET LOCAL lock_timeout = {timeouts.lock_ms}"))
+        connection.execute(text(f"SET LOCAL lock_timeout = '{timeouts.lock_ms}ms'"))
     else:
         yield

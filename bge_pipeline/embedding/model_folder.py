@@ -55,27 +55,43 @@ def _bundled_folder(setting: str) -> Path:
 
 
 def _hub_folder(name: str, setting: str, *, allow_pickle: bool) -> Path:
-    """The hub's snapshot: from the local cache if it is whole there, else downloaded."""
+    """The hub's snapshot: from the local cache if it is whole there, else downloaded, or what is there without the hub."""
+    local = _local_snapshot(name, setting)
+    if local is not None and _is_whole(local, setting):
+        return local
+    try:
+        return _downloaded(name, setting, allow_pickle=allow_pickle)
+    except ModelUnavailable:
+        if local is None:
+            raise
+        return local
+
+
+def _local_snapshot(name: str, setting: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    except HFValidationError as error:
+        raise ModelUnavailable(
+            f"{setting}={name} is neither a folder nor a hub name", next_step=_ways_out(setting)
+        ) from error
+    return folder if weights(folder) else None
+
+
+def _downloaded(name: str, setting: str, *, allow_pickle: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
-        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )
 
-    ways_out = f"set {setting} to a folder that holds the model (copied from a machine that has it)" + (
-        f", or {setting}={BUNDLED} to try things out with the small model that comes with the package"
-    ) * (setting == "EMBEDDING_MODEL")
-    try:
-        folder = Path(snapshot_download(name, local_files_only=True))
-        if weights(folder):
-            return folder
-    except LocalEntryNotFoundError:
-        pass  # not in the cache: ask the hub
-    except HFValidationError as error:
-        raise ModelUnavailable(f"{setting}={name} is neither a folder nor a hub name", next_step=ways_out) from error
+    ways_out = _ways_out(setting)
     try:
         for patterns in (_HUB_FILES, _HUB_FILES_OLD_FORMAT) if allow_pickle else (_HUB_FILES,):
             folder = Path(
@@ -100,6 +116,20 @@ def _hub_folder(name: str, setting: str, *, allow_pickle: bool) -> Path:
     raise ModelUnavailable(
         f"{setting}={name}: the model hub has no weights of it that can be read{formats}", next_step=ways_out
     )
+
+
+def _ways_out(setting: str) -> str:
+    return f"set {setting} to a folder that holds the model (copied from a machine that has it)" + (
+        f", or {setting}={BUNDLED} to try things out with the small model that comes with the package"
+    ) * (setting == "EMBEDDING_MODEL")
+
+
+def _is_whole(folder: Path, setting: str) -> bool:
+    """Whether nothing that says how the model pools can be missing from a snapshot with weights.
+
+    Other code on the machine, such as transformers alone, keeps configuration, tokenizer and weights and no more.
+    """
+    return (folder / "modules.json").is_file() or setting == "RERANKER_MODEL"
 
 
 def snapshot_with_code(name: str, folder: Path, commit: str, setting: str) -> Path:

@@ -102,14 +102,32 @@ def migrate(
         require_whole(filled, stop, "bge-pipeline migrate resumes")
         if until is not None:
             return MigrateResult(expanded, filled, None)
-        for attempt in range(1, _CATCH_UP_ROUNDS + 1):
-            try:
-                swapped = swap(migration, service, on_progress=on_index, on_step=on_step)
-                break
-            except StillPending as refusal:
-                if attempt == _CATCH_UP_ROUNDS:
-                    raise
-                logger.info("%s; embedding them, round %d of %d", refusal.message, attempt, _CATCH_UP_ROUNDS)
-            on_step("backfill")
-            require_whole(backfill(migration, service.encoder), None, "bge-pipeline migrate resumes")
-        return MigrateResult(expanded, filled, swapped)
+        return MigrateResult(
+            expanded, filled, catch_up_and_swap(migration, service, on_index=on_index, on_step=on_step)
+        )
+
+
+def catch_up_and_swap(
+    migration: Migration,
+    service: EmbeddingsService,
+    *,
+    on_index: Callable[[BuildProgress], None] | None = None,
+    on_step: Callable[[str], None] = untold,
+) -> SwapResult:
+    """Swap, and embed before another attempt what the application has written since the backfill, be it days ago.
+
+    Raises:
+        StillPending: more than a few rows are pending again and again.
+        BgePipelineError: whatever the phases raise.
+    """
+    attempt = 1
+    while True:
+        try:
+            return swap(migration, service, on_progress=on_index, on_step=on_step)
+        except StillPending as refusal:
+            if attempt == _CATCH_UP_ROUNDS:
+                raise
+            logger.info("%s; embedding them, round %d of %d", refusal.message, attempt, _CATCH_UP_ROUNDS)
+        on_step("backfill")
+        require_whole(backfill(migration, service.encoder), None, "the same command resumes")
+        attempt += 1

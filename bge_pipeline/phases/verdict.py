@@ -69,7 +69,7 @@ def judge_quality(
     measured = measure_quality(migration.database, settings, service, columns, queries)
     if measured is None:
         return None
-    return Verdict(measured, decide(measured, bounds_of(settings), settings.quality_gate))
+    return Verdict(measured, decide(measured, bounds_of(settings, measured), settings.quality_gate))
 
 
 def judge_for_swap(
@@ -142,7 +142,7 @@ def _fresh_verdict(migration: Migration, service: EmbeddingsService, queries: Re
     logger.info("quality gate: the verdict of %.0f s ago is taken; the index is measured", age)
     found = QualityMeasurements.from_dict(facts["measured"])
     measured = measure_index(migration.database, settings, columns, found, queries)
-    return Verdict(measured, decide(measured, bounds_of(settings), settings.quality_gate))
+    return Verdict(measured, decide(measured, bounds_of(settings, measured), settings.quality_gate))
 
 
 def _is_as_it_was(since: Sequence[JournalEntry], columns: ComparedColumns) -> bool:

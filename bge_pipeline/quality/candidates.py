@@ -75,16 +75,14 @@ def judged_task(judged: JudgedQueries, relevant: dict[str, str], others: dict[st
     Raises:
         ConfigurationError: fewer than two queries have a relevant passage in the table.
     """
-    qrels = {i: {p: grade for p, grade in grades.items() if p in relevant} for i, grades in judged.qrels.items()}
-    kept = {i: query for i, query in judged.queries.items() if qrels[i]}
-    if len(kept) < 2:
+    known = judged.among(relevant)
+    if len(known) < 2:
         raise ConfigurationError(
-            f"expected two queries or more with relevant passages in the table, got {len(kept)} of {len(judged)}",
+            f"expected two queries or more with relevant passages in the table, got {len(known)} of {len(judged)}",
             next_step="give ids as the table has them: see the file of EVAL_QUERIES in the migration guide",
         )
     texts = relevant | others
-    known = JudgedQueries(kept, {i: qrels[i] for i in kept}, judged.dropped + len(judged) - len(kept))
-    return Task(list(texts.values()), list(kept.values()), known, list(texts))
+    return Task(list(texts.values()), list(known.queries.values()), known, list(texts))
 
 
 def _nearest(queries: Vectors, passages: Vectors, k: int) -> list[list[int]]:

@@ -20,12 +20,13 @@ _MORE_RECALL = "raise SEARCH_PROBES or SEARCH_EF_SEARCH, or build the index with
 class QualityMeasurements:
     """What is known about the new vectors; None is what was not measured.
 
-    `ndcg_basis` says in words over which queries nDCG was measured.
+    `ndcg_basis` says in words over which queries nDCG was measured, `ndcg_reranked` whether a reranker took part.
     """
 
     ndcg_old: float | None = None
     ndcg_new: float | None = None
     ndcg_basis: str | None = None
+    ndcg_reranked: bool | None = None
     ann_recall: float | None = None
     server_search: ServerSearch | None = None
     neighbours: NeighbourAgreement | None = None
@@ -217,7 +218,9 @@ def _number(value: float | None) -> str:
 def _retained(old: float | None, new: float | None) -> float | None:
     if old is None or new is None:
         return None
-    return new / old if old else 1.0
+    if not old:
+        return 1.0 if new else None  # where neither finds anything, nothing was learned
+    return new / old
 
 
 def _check(name: str, value: float | None, bound: float, measured: str | None, on_failure: str) -> GateCheck:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -33,6 +33,12 @@ class JudgedQueries:
     def __len__(self) -> int:
         return len(self.queries)
 
+    def among(self, passages: Collection[str]) -> JudgedQueries:
+        """What these passages answer: queries that none of them does are dropped."""
+        qrels = {i: {p: grade for p, grade in grades.items() if p in passages} for i, grades in self.qrels.items()}
+        kept = {i: query for i, query in self.queries.items() if qrels[i]}
+        return JudgedQueries(kept, {i: qrels[i] for i in kept}, self.dropped + len(self) - len(kept))
+
     def first(self, count: int) -> JudgedQueries:
         """The first so many of the queries."""
         chosen = dict(islice(self.queries.items(), count))
@@ -59,7 +65,7 @@ def load_judged_queries(path: Path) -> JudgedQueries:
         ConfigurationError: the file cannot be read or is empty, or a line has another form; names every such line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # `splitlines` knows ends of lines that JSON does not
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"EVAL_QUERIES: expected a readable JSON Lines file, got {path}: {error}") from error
     queries: dict[str, str] = {}

@@ -16,10 +16,11 @@ from bge_pipeline.database.sampling import among, sample_vectors
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import QueryEncoder
 from bge_pipeline.embedding.loading import load_encoder_named, load_encoder_of
+from bge_pipeline.embedding.reranker import Reranker, best_first, try_to_score
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConfigurationError, ModelUnavailable
 from bge_pipeline.quality.columns import ComparedColumns
-from bge_pipeline.quality.judgements import load_judged_queries
+from bge_pipeline.quality.judgements import JudgedQueries, load_judged_queries
 from bge_pipeline.quality.label_free import stored_vectors_match
 from bge_pipeline.quality.metrics import ranking_quality
 from bge_pipeline.quality.recall_queries import exact_ranking
@@ -45,8 +46,9 @@ class LabelledQuality:
         ndcg_old: in the old column; None where its model is not at hand.
         ndcg_new: in the new column.
         queries: how many were asked.
-        available: how many the file has; the others were left out by QUALITY_MAX_QUERIES.
+        available: how many the file has; the others were left out by QUALITY_MAX_QUERIES, or no passage of theirs is there.
         reranked: whether the first RERANK_TOP_K were reranked, as the application's searches are.
+        absent: queries none of whose relevant passages the table has.
     """
 
     ndcg_old: float | None
@@ -54,12 +56,15 @@ class LabelledQuality:
     queries: int
     available: int
     reranked: bool
+    absent: int = 0
 
     def basis(self) -> str:
         """What the figures rest on, in words."""
         of = f" of {self.available:,}" if self.queries < self.available else ""
-        return f"{self.queries:,}{of} labelled queries" + (
-            ", reranked as the application's are" if self.reranked else ""
+        return (
+            f"{self.queries:,}{of} labelled queries"
+            + (", reranked as the application's are" if self.reranked else "")
+            + (f"; of {self.absent:,} the table has no relevant passage" if self.absent else "")
         )
 
 
@@ -79,35 +84,86 @@ def measure_labelled(
     if settings.eval_queries is None:
         return None
     judged = load_judged_queries(settings.eval_queries)
-    reranked = settings.enable_reranker
-    most = min(settings.quality_max_queries, _RERANKED_QUERIES) if reranked else settings.quality_max_queries
-    asked = judged.sampled(most)
-    texts = list(asked.queries.values())
+    there = judged.among(_ids_there(connection, columns.table.target, judged))
+    if not len(there):
+        raise ConfigurationError(
+            f"EVAL_QUERIES: the table has no relevant passage of any of its {len(judged)} queries",
+            state="nothing was compared",
+            next_step="give ids as the table has them: see the file of EVAL_QUERIES in the migration guide",
+        )
+    encoder = old_encoder(connection, settings, columns)
+    if encoder is None:
+        logger.info("the old model is not at hand: nDCG@20 of the new vectors is measured alone")
+    comparison = _Comparison(connection, settings, service, columns, judged, there, encoder, on_rows)
+    reranker = service.reranker if settings.enable_reranker else None
+    if reranker is not None:
+        model = reranker.model
+        try:
+            found = comparison.measure(reranker)
+            if reranker.model == model:
+                return found
+            problem = f"{reranker.model} took the place of {model}"
+        except _NotReranked as error:
+            problem = str(error)
+        logger.warning("%s while the columns were compared: both are measured again without a reranker", problem)
+    return comparison.measure(None)
 
-    def ndcg(column: str, queries: NDArray[np.float32]) -> float:
+
+@dataclass(frozen=True)
+class _Comparison:
+    """The same queries in both columns, both times by the same reranker, or by none."""
+
+    connection: Connection
+    settings: Settings
+    service: EmbeddingsService
+    columns: ComparedColumns
+    judged: JudgedQueries
+    there: JudgedQueries
+    old_encoder: QueryEncoder | None
+    on_rows: OnRows | None
+
+    def measure(self, reranker: Reranker | None) -> LabelledQuality:
+        """Raises _NotReranked where the reranker fails."""
+        most = self.settings.quality_max_queries
+        asked = self.there.sampled(most if reranker is None else min(most, _RERANKED_QUERIES))
+        texts = list(asked.queries.values())
+        ndcg_new = self._ndcg(self.columns.new.name, self.service.encode_queries(texts), asked, reranker)
+        ndcg_old = None
+        if self.columns.old is not None and self.old_encoder is not None:
+            queries = self.old_encoder.encode(self.old_encoder.tokenize_queries(texts))
+            ndcg_old = self._ndcg(self.columns.old.name, queries, asked, reranker)
+        absent = len(self.judged) - len(self.there)
+        return LabelledQuality(ndcg_old, ndcg_new, len(asked), len(self.judged), reranker is not None, absent)
+
+    def _ndcg(
+        self, column: str, queries: NDArray[np.float32], asked: JudgedQueries, reranker: Reranker | None
+    ) -> float:
         def told(rows: int) -> None:
-            if on_rows is not None:
-                on_rows(column, rows, columns.table.estimated_rows)
+            if self.on_rows is not None:
+                self.on_rows(column, rows, self.columns.table.estimated_rows)
 
-        k = settings.rerank_top_k if reranked else _RANKS
-        rankings = exact_ranking(connection, settings, column, queries, k=k, on_rows=told)
-        if reranked:
+        k = _RANKS if reranker is None else self.settings.rerank_top_k
+        rankings = exact_ranking(self.connection, self.settings, column, queries, k=k, on_rows=told)
+        if reranker is not None:
             rankings = [
-                _reranked(connection, columns.table.target, service, query, ids)
-                for query, ids in zip(texts, rankings, strict=True)
+                _reranked(self.connection, self.columns.table.target, reranker, query, ids)
+                for query, ids in zip(asked.queries.values(), rankings, strict=True)
             ]
         by_query = {
             query_id: [id_as_text(i) for i in ids] for query_id, ids in zip(asked.queries, rankings, strict=True)
         }
         return ranking_quality(asked.qrels, by_query).ndcg
 
-    ndcg_new = ndcg(columns.new.name, service.encode_queries(texts))
-    encoder = old_encoder(connection, settings, columns)
-    if columns.old is None or encoder is None:
-        logger.info("the old model is not at hand: nDCG@20 of the new vectors is measured alone")
-        return LabelledQuality(None, ndcg_new, len(asked), len(judged), reranked)
-    ndcg_old = ndcg(columns.old.name, encoder.encode(encoder.tokenize_queries(texts)))
-    return LabelledQuality(ndcg_old, ndcg_new, len(asked), len(judged), reranked)
+
+class _NotReranked(Exception):
+    """The reranker failed on the passages of a query."""
+
+
+def _ids_there(connection: Connection, target: TargetTable, judged: JudgedQueries) -> set[str]:
+    """Of the passages that are judged those that the table has; in one read of it, as ids are given as text."""
+    ids = sorted({passage for grades in judged.qrels.values() for passage in grades})
+    statement = target.sql("SELECT {id_text} AS id FROM {table} WHERE {id_text} = ANY (:ids)")
+    return set(connection.execute(statement, {"ids": ids}).scalars())
 
 
 def old_encoder(connection: Connection, settings: Settings, columns: ComparedColumns) -> QueryEncoder | None:
@@ -146,9 +202,7 @@ def _declared_encoder(
     return encoder
 
 
-def _reranked(
-    connection: Connection, target: TargetTable, service: EmbeddingsService, query: str, ids: list[Id]
-) -> list[Id]:
+def _reranked(connection: Connection, target: TargetTable, reranker: Reranker, query: str, ids: list[Id]) -> list[Id]:
     if not ids:
         return []
     is_among, values = among(ids)
@@ -157,5 +211,7 @@ def _reranked(
     )
     texts = {row.id: row.text or "" for row in rows}
     there = [i for i in ids if id_as_text(i) in texts]
-    order = service.rerank(query, [texts[id_as_text(i)] for i in there], top_k=_RANKS)
-    return [there[position] for position in order]
+    scores = try_to_score(lambda: reranker, query, [texts[id_as_text(i)] for i in there])
+    if scores.values is None:
+        raise _NotReranked(scores.problem)
+    return [there[position] for position in best_first(scores.values)[:_RANKS]]

@@ -72,6 +72,7 @@ def measure_quality(
         ndcg_old=labelled.ndcg_old if labelled is not None else None,
         ndcg_new=labelled.ndcg_new if labelled is not None else None,
         ndcg_basis=labelled.basis() if labelled is not None else None,
+        ndcg_reranked=labelled.reranked if labelled is not None else None,
         ann_recall=recall,
         server_search=on_server,
         neighbours=_neighbours(compared, columns),
@@ -98,9 +99,10 @@ def measure_index(
     return replace(measured, ann_recall=recall, server_search=on_server)
 
 
-def bounds_of(settings: Settings) -> GateBounds:
-    """The bounds that the settings ask for."""
-    bounds = GateBounds.for_search(reranked=settings.enable_reranker)
+def bounds_of(settings: Settings, measured: QualityMeasurements) -> GateBounds:
+    """The bounds that the settings ask for, of what could be measured."""
+    took_part = measured.ndcg_reranked
+    bounds = GateBounds.for_search(reranked=settings.enable_reranker if took_part is None else took_part)
     return replace(
         bounds,
         ann_recall=settings.quality_min_ann_recall,

@@ -39,7 +39,7 @@ def read_questions(path: Path) -> list[str]:
     if path.suffix in (".jsonl", ".json"):
         return list(load_judged_queries(path).queries.values())
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # `splitlines` knows ends of lines that JSON does not
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"expected a readable file of questions, got {path}: {error}") from error
     found = list(dict.fromkeys(line.strip() for line in lines if line.strip()))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -145,11 +146,34 @@ def load_settings(**overrides: Any) -> Settings:
     if WITHOUT_ENV_FILE in os.environ:
         overrides = {"_env_file": None} | _under_env_file() | overrides
     try:
-        return Settings(**overrides)
+        with _utf_8_wanted(Path(".env")):
+            return Settings(**overrides)
     except ValidationError as error:
         raise ConfigurationError(
             _explain(error), next_step="correct the variable in the environment or in .env"
         ) from None
+
+
+@contextmanager
+def _utf_8_wanted(env_file: Path | None) -> Iterator[None]:
+    """Refuse an env file in another encoding, such as the UTF-16 of PowerShell's `>`, without repeating what is in it.
+
+    Raises:
+        ConfigurationError: it is.
+    """
+    try:
+        yield
+    except UnicodeDecodeError:
+        raise ConfigurationError(
+            f"{env_file}: expected a file in UTF-8",
+            state="nothing was read or changed",
+            next_step="save it as UTF-8 without a byte order mark",
+        ) from None
+
+
+def _of_env_file(path: Path | None = Path(".env")) -> DotEnvSettingsSource:
+    with _utf_8_wanted(path):
+        return DotEnvSettingsSource(Settings, env_file=path)
 
 
 def _under_env_file() -> dict[str, Any]:
@@ -157,7 +181,7 @@ def _under_env_file() -> dict[str, Any]:
     if AS_STARTED not in os.environ:
         return {}
     before: dict[str, str] = json.loads(os.environ[AS_STARTED])
-    names = DotEnvSettingsSource(Settings).env_vars.keys() & Settings.model_fields.keys()
+    names = _of_env_file().env_vars.keys() & Settings.model_fields.keys()
     return {name: before.get(name) or Settings.model_fields[name].default for name in names}
 
 
@@ -175,7 +199,7 @@ def settings_of_file(path: Path) -> dict[str, str]:
             state="nothing was changed",
             next_step=f"make it, with TARGET_TABLE and what else is the table's own: bge-pipeline --env-file {path} init",
         ) from error
-    variables = dict(DotEnvSettingsSource(Settings, env_file=path).env_vars)
+    variables = dict(_of_env_file(path).env_vars)
     found = {name: value for name, value in variables.items() if value and name in Settings.model_fields}
     return found | translate(variables, found.keys())
 
@@ -186,7 +210,7 @@ def value_set(name: str) -> str | None:
         return json.loads(os.environ[AS_STARTED]).get(name) or None
     sources: list[EnvSettingsSource] = [EnvSettingsSource(Settings)]
     if WITHOUT_ENV_FILE not in os.environ:
-        sources.append(DotEnvSettingsSource(Settings))
+        sources.append(_of_env_file())
     return next((value for source in sources if (value := source.env_vars.get(name))), None)
 
 
@@ -194,7 +218,7 @@ def read_early(group: type[GroupOfSettings], overrides: Mapping[str, Any] | None
     """One group before all others, from the environment and `.env`; its defaults where a value is wrong, which `load_settings`
     says when it reads them all."""
     env_file = None if WITHOUT_ENV_FILE in os.environ else Path(".env")
-    sources = (DotEnvSettingsSource(Settings, env_file=env_file), EnvSettingsSource(Settings))
+    sources = (_of_env_file(env_file), EnvSettingsSource(Settings))
     values = {name: value for source in sources for name, value in source().items()} | dict(overrides or {})
     try:
         return group.model_validate({name: value for name, value in values.items() if name in group.model_fields})
@@ -205,7 +229,7 @@ def read_early(group: type[GroupOfSettings], overrides: Mapping[str, Any] | None
 def misspelled_names(env_file: Path = Path(".env")) -> dict[str, str]:
     """Names in `.env` that are nearly a setting, and the setting. Others there may be another application's."""
     known = [*(name.upper() for name in Settings.model_fields), *OLD_NAMES]
-    names = (name.upper() for name in DotEnvSettingsSource(Settings, env_file=env_file).env_vars)
+    names = (name.upper() for name in _of_env_file(env_file).env_vars)
     unknown = [name for name in names if name not in known]
     return {name: meant for name in unknown for meant in get_close_matches(name, known, n=1, cutoff=_NEARLY)}
 

@@ -3,6 +3,7 @@ import time
 
 import pytest
 
+from bge_pipeline.embedding import model_folder
 from bge_pipeline.embedding.models import find_sentence_model
 from bge_pipeline.errors import ModelUnavailable
 
@@ -43,6 +44,21 @@ def test_a_model_in_the_hubs_cache_needs_no_hub(hub_cache, folder):
     model = find_sentence_model("BAAI/bge-small-en-v1.5")
     assert model.files.revision == find_sentence_model(str(folder)).files.revision
     assert model.query_prompt.startswith("Represent this sentence")
+
+
+def test_a_part_of_a_model_in_the_hubs_cache_is_asked_for_and_stands_in_where_nobody_answers(
+    hub_cache, folder, monkeypatch
+):
+    """As transformers alone leaves it: weights, and nothing of how they are pooled."""
+    model = hub_cache / "models--BAAI--bge-small-en-v1.5"
+    shutil.copytree(folder, model / "snapshots" / "abc123", ignore=shutil.ignore_patterns("modules.json", "1_Pooling"))
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("abc123")
+    assert model_folder._hub_folder("BAAI/bge-small-en-v1.5", "EMBEDDING_MODEL", allow_pickle=False) == (
+        model / "snapshots" / "abc123"
+    )
+    monkeypatch.setattr(model_folder, "_downloaded", lambda *_, **__: folder)
+    assert model_folder._hub_folder("BAAI/bge-small-en-v1.5", "EMBEDDING_MODEL", allow_pickle=False) == folder
 
 
 def test_the_bundled_model_without_its_extra_says_what_to_install(monkeypatch):

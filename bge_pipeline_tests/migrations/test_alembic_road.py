@@ -189,18 +189,38 @@ def test_a_revision_killed_before_it_was_recorded_can_be_repeated(
     assert schema(database) == after
 
 
+@pytest.mark.parametrize("one_of", [10, 2], ids=["a few", "half of them, as days later"])
 def test_rows_that_arrive_between_backfill_and_swap_are_embedded_before_the_swap(
-    configured: Settings, database: Database
+    configured: Settings, database: Database, one_of: int
 ) -> None:
     command.upgrade(alembic_config(), "006")
     with database.transaction() as connection:
-        connection.execute(text("UPDATE segments SET text = text || ' again' WHERE id % 10 = 0"))
+        connection.execute(
+            text("UPDATE segments SET text = text || ' again' WHERE id % :one_of = 0"), {"one_of": one_of}
+        )
     assert read_status(Migration(database, configured)).pending > 0
 
     command.upgrade(alembic_config(), "007")
 
     status = read_status(Migration(database, configured))
     assert (status.phase, status.pending) == ("swapped", 0)
+
+
+@pytest.mark.parametrize("way_back", ["007:006", "007:004", "005:004"])
+def test_a_script_of_the_way_back_is_refused_and_takes_nothing_back(
+    configured: Settings, database: Database, way_back: str
+) -> None:
+    command.upgrade(alembic_config(), way_back.partition(":")[0])
+    before, kept = schema(database), vectors(database)
+    with pytest.raises(CommandError, match="the way back has no script"):
+        command.downgrade(alembic_config(), way_back, sql=True)
+    assert (schema(database), vectors(database)) == (before, kept)
+
+
+def test_wrong_settings_are_one_clear_error(configured: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDDING_DIMENSIONS", "many")
+    with pytest.raises(CommandError, match="EMBEDDING_DIMENSIONS"):
+        command.upgrade(alembic_config(), "head")
 
 
 def test_the_printed_script_adds_the_column_as_the_revision_does(

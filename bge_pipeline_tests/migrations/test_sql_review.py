@@ -111,7 +111,7 @@ def test_it_waits_for_nobody_longer_than_the_command_does(database, make_setting
     for_swap = [found for statement in live for found in bounds.findall(statement) if "300ms" not in found]
     assert set(for_expand) == set(bounds.findall(script))
     assert set(for_expand) <= set(for_swap)
-    assert bounds.findall(script) == [*for_expand[:2], *for_expand[:2]]
+    assert bounds.findall(script) == [*for_expand[:4], *for_expand[:4]]
 
 
 def test_it_gives_way_to_an_operator_at_work(database, settings, capsys, monkeypatch):

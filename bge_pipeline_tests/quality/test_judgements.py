@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bge_pipeline.errors import ConfigurationError
-from bge_pipeline.quality.judgements import load_judged_queries
+from bge_pipeline.quality.judgements import JudgedQueries, load_judged_queries, write_judged_queries
 
 
 def write(folder: Path, text: str) -> Path:
@@ -66,3 +66,11 @@ def test_a_missing_or_empty_file_is_refused(tmp_path: Path) -> None:
         load_judged_queries(tmp_path / "nowhere.jsonl")
     with pytest.raises(ConfigurationError, match="the file has no queries"):
         load_judged_queries(write(tmp_path, "\n"))
+
+
+def test_a_line_ends_where_json_lines_end(tmp_path):
+    """U+2028 and U+0085 may stand in a string as they are; Python takes them for ends of lines."""
+    path = tmp_path / "queries.jsonl"
+    judged = JudgedQueries({"1": "before\u2028after", "2": "next\u0085line"}, {"1": {"7": 1}, "2": {"8": 2}})
+    write_judged_queries(path, judged)
+    assert load_judged_queries(path) == judged

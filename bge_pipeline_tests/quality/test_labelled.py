@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 
+import numpy as np
 import pytest
 
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.errors import ConfigurationError, OutOfMemory
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.verdict import compared_columns
@@ -62,21 +64,63 @@ class TestOnAFirstMigration:
         assert "LEGACY_MODEL=hashing did not make the vectors" in caplog.text
 
 
-def test_the_reranker_of_the_application_is_part_of_what_is_measured(
-    database, make_settings, queries_file, monkeypatch
-):
+def test_the_reranker_of_the_application_is_part_of_what_is_measured(database, make_settings, queries_file):
     settings = make_settings(eval_queries=queries_file, enable_reranker=True, rerank_top_k=40)
-    asked = []
-
-    def worst_first(self, query, docs, top_k):
-        asked.append((query, len(docs)))
-        return list(range(len(docs)))[::-1][:top_k]
-
-    monkeypatch.setattr(EmbeddingsService, "rerank", worst_first)
-    found = measured(database, settings)
+    reranker = WorstFirst()
+    found = measured(database, settings, reranked_by(reranker, settings))
     assert found.reranked
-    assert {count for _, count in asked} == {40}
+    assert {count for _, count in reranker.asked} == {40}
     assert found.ndcg_new < 0.2  # the right rows are thrown away by this reranker, as users would see
+
+
+@pytest.mark.parametrize("fails", ["it raises", "another takes its place", "none is there"])
+def test_both_columns_are_judged_by_one_reranker_or_by_none(database, make_settings, queries_file, caplog, fails):
+    made_by(database, HashingEncoder(1536))
+    settings = make_settings(eval_queries=queries_file, enable_reranker=True, rerank_top_k=40, legacy_model="hashing")
+    reranker = None if fails == "none is there" else WorstFirst(fails, after=40)
+    found = measured(database, settings, reranked_by(reranker, settings))
+    assert not found.reranked
+    assert "reranked" not in found.basis()
+    assert min(found.ndcg_old, found.ndcg_new) > 0.5
+    assert ("both are measured again without a reranker" in caplog.text) == (reranker is not None)
+
+
+def reranked_by(reranker, settings):
+    """A service with that reranker, or, as where none can be loaded, without."""
+    service = EmbeddingsService(ENCODER, settings)
+    service._reranker, service._reranker_was_tried = reranker, True
+    return service
+
+
+class WorstFirst:
+    """A reranker that is wrong about everything; while the second column is measured something happens to it."""
+
+    def __init__(self, happens=None, after=None):
+        self.model, self.asked = "large", []
+        self._happens, self._after = happens, after
+
+    def score(self, query, docs):
+        self.asked.append((query, len(docs)))
+        if len(self.asked) == self._after:
+            if self._happens == "it raises":
+                raise OutOfMemory("there was no memory for a reranker")
+            self.model = "small"
+        return np.arange(len(docs), dtype=np.float32)
+
+
+def test_queries_whose_passages_the_table_lacks_are_left_out_and_counted(database, make_settings, queries_file):
+    with queries_file.open("a") as file:
+        file.write('\n{"query": "of another table", "relevant": ["123456789", "A-1"]}')
+    found = measured(database, make_settings(eval_queries=queries_file))
+    assert (found.queries, found.available, found.absent) == (30, 31, 1)
+    assert "of 1 the table has no relevant passage" in found.basis()
+
+
+def test_ids_of_another_table_are_no_evidence(database, make_settings, tmp_path):
+    path = tmp_path / "queries.jsonl"
+    path.write_text('{"query": "anything", "relevant": ["A-1"]}\n')
+    with pytest.raises(ConfigurationError, match="has no relevant passage of any of its 1 queries"):
+        measured(database, make_settings(eval_queries=path))
 
 
 def test_a_large_file_is_sampled_and_says_so(database, make_settings, queries_file):

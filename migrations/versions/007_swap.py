@@ -5,11 +5,10 @@ from __future__ import annotations
 from alembic import context
 
 from bge_pipeline.phase_line import phase_line
-from bge_pipeline.phases.migrate import open_service
+from bge_pipeline.phases.migrate import catch_up_and_swap, open_service
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.sql_for_review import swap_script
-from bge_pipeline.phases.swap import swap
 from bge_pipeline.revisions import print_phase, run_phase
 
 revision = "007"
@@ -38,4 +37,4 @@ def _roll_back(migration: Migration) -> None:
 
 def _swap(migration: Migration) -> None:
     with open_service(migration) as service, phase_line() as line:
-        swap(migration, service, on_progress=line.index, on_step=line.step)
+        catch_up_and_swap(migration, service, on_index=line.index, on_step=line.step)

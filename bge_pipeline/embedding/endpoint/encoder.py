@@ -19,6 +19,7 @@ from bge_pipeline.embedding.endpoint.client import EndpointClient
 from bge_pipeline.embedding.endpoint.limits import shared_limits
 from bge_pipeline.embedding.endpoint.refusals import Refused
 from bge_pipeline.embedding.endpoint.token_counts import CountedTexts, make_counter
+from bge_pipeline.errors import EncodingError
 from bge_pipeline.settings import ModelSettings
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ _CALLS = 4
 _SHORTER = 0.75
 """What is left of a text that the server finds too long, each time it does."""
 _SHORTEST_CHARACTERS = 64
+_PLAIN_SENTENCE = "The quick brown fox jumps over the lazy dog."
 
 
 @dataclass
@@ -95,6 +97,8 @@ class EndpointEncoder:
         self._most_texts = min(settings.embedding_batch_size or USUAL_TEXTS, _MOST_TEXTS)
         self._most_tokens = min(settings.embedding_request_tokens, limits.tokens_per_minute or _NO_LIMIT)
         self._learning = threading.Lock()
+        self._asking = threading.Lock()
+        self._has_answered = False
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
         """Passages with their prompt, counted and cut to EMBEDDING_TEXT_TOKENS; nothing is sent."""
@@ -162,7 +166,9 @@ class EndpointEncoder:
         except Refused as refusal:
             if len(request.texts) > 1:
                 self._embed_halves(request, refusal)
-            elif refusal.is_length and len(request.texts[0]) > _SHORTEST_CHARACTERS:
+                return
+            self._require_answering()
+            if refusal.is_length and len(request.texts[0]) > _SHORTEST_CHARACTERS:
                 request.texts[0] = request.texts[0][: int(len(request.texts[0]) * _SHORTER)]
                 request.truncated[0] = True
                 self._embed(request)
@@ -174,6 +180,27 @@ class EndpointEncoder:
         spent = expected if self._counter.is_exact else answer.tokens or expected
         self.budget.settle(expected, spent, is_reserved=request.is_reserved)
         request.vectors[:] = answer.vectors
+        self._has_answered = True
+
+    def _require_answering(self) -> None:
+        """Before a first answer, see that the server takes any text: a bad key comes as 400 too, and no shorter text ends that.
+
+        Raises:
+            EncodingError: it refuses a plain sentence.
+        """
+        with self._asking:
+            if self._has_answered:
+                return
+            counted = self._counted([_PLAIN_SENTENCE], "")
+            try:
+                self._client.embed([_PLAIN_SENTENCE], int(counted.token_counts.sum()))
+            except Refused as refusal:
+                raise EncodingError(
+                    f"{self._address.host} fails on a plain sentence: {refusal}",
+                    state="every committed batch is kept, no row was quarantined for it",
+                    next_step="correct EMBEDDING_API_KEY, EMBEDDING_MODEL or EMBEDDING_DIMENSIONS, then run it again; it resumes",
+                ) from refusal
+            self._has_answered = True
 
     def _embed_halves(self, request: _Request, refusal: Refused) -> None:
         n = len(request.texts)

@@ -124,7 +124,8 @@ def test_what_no_retry_would_mend_is_raised_at_once_without_the_key(
 
     assert KEY not in str(caught.value)
     assert pauses == []
-    assert len(server.requests) == 1
+    of_the_text = [request for request in server.requests if "quick brown fox" not in request["input"][0]]
+    assert len(of_the_text) == 1
 
 
 def test_the_key_is_in_no_log_and_no_representation(

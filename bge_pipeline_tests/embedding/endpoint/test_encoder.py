@@ -93,6 +93,16 @@ def test_a_server_without_a_key_gets_no_authorization(server: EndpointServer, ma
     assert "authorization" not in server.headers[0]
 
 
+def test_a_server_that_refuses_every_text_is_found_out_at_once(
+    server: EndpointServer, make_encoder: MakeEncoder
+) -> None:
+    """As one does to which a bad key is a bad request; its words even speak of a token."""
+    server.rule = lambda _: (400, {}, error("Invalid authentication token"))
+    with pytest.raises(EncodingError, match="fails on a plain sentence: HTTP 400, Invalid authentication token"):
+        encode(make_encoder(), ["long " * 200] * 400)
+    assert len(server.requests) < 60, "halved down to a text, by each thread, and no further"
+
+
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_batch_that_is_too_large_is_halved_and_the_server_is_not_asked_for_so_many_again(
     status: int, server: EndpointServer, make_encoder: MakeEncoder
