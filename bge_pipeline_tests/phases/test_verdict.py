@@ -56,7 +56,7 @@ class TestAVerdictInTheJournal:
         assert 0.9 < values["ann_recall"] <= 1.0
 
     def test_is_judged_by_the_bounds_of_now(self, migration, service, measured, monkeypatch):
-        monkeypatch.setattr(verdict, "bounds_of", lambda _settings: GateBounds(known_item_success=1.01))
+        monkeypatch.setattr(verdict, "bounds_of", lambda *_: GateBounds(known_item_success=1.01))
         with pytest.raises(SwapRefused, match="known_item_success"):
             swap(migration, service)
         assert len(measured) == 1
