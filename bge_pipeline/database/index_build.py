@@ -8,10 +8,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from psycopg2 import Error as DriverError
 from psycopg2.errors import DiskFull, InsufficientPrivilege, OutOfMemory, ProgramLimitExceeded
 from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.exc import DBAPIError
@@ -224,26 +225,30 @@ def _execute_in_thread(
 ) -> None:
     """Run a long statement in a thread, so that this one can report progress and take an interrupt."""
     failures: list[BaseException] = []
+    ended = threading.Event()  # a thread that is joined as an interrupt comes counts as ended: bpo-45274
 
     def work() -> None:
         try:
             connection.execute(statement)
         except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
             failures.append(error)
+        finally:
+            ended.set()
 
     watch = build_watcher(database, connection, name, on_progress)
     server_side = cast("RawConnection", connection.connection.dbapi_connection)
     thread = threading.Thread(target=work, name="index-build")
-    thread.start()
     try:
-        while thread.is_alive():
-            thread.join(_POLL_SECONDS)
+        thread.start()
+        while not ended.wait(_POLL_SECONDS):
             watch()
     except BaseException:
-        server_side.cancel()
+        # Again and again: an interrupt may come before the server has the statement, which no cancelling reaches then.
+        while thread.ident is not None and not ended.is_set():
+            with suppress(DriverError):  # a session that has ended needs no cancelling
+                server_side.cancel()
+            ended.wait(_POLL_SECONDS)
         raise
-    finally:
-        thread.join()
     if failures:
         raise failures[0]
 

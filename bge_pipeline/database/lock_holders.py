@@ -189,14 +189,15 @@ class LockWatch:
                     ended.wait(LOOK_SECONDS)
 
         thread = threading.Thread(target=look_again, name="lock-watch")
-        thread.start()
         try:
+            thread.start()
             # A wait may be shorter than it takes to connect.
             ready.wait(LOOK_SECONDS)
             yield follow
         finally:
             ended.set()
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
 
     def _look(self, connection: Connection, pid: int) -> None:
         found = find_blockers(connection, pid)
