@@ -248,8 +248,9 @@ def _course(race: Race) -> dict[str, Any]:
 def _line(race: Race) -> str:
     if race.error:
         return f"{race.tool}, {race.rows:,} rows, {race.old_index}: FAILED: {race.error}"
-    rate, marks = race.rows / race.seconds, {name: f"{at:.1f} s" for name, at in race.marks.items()}
-    return f"{race.tool}, {race.rows:,} rows, {race.old_index}: {rate:,.0f} rows/s, {marks}, failures {race.failures}"
+    rate = f"{race.rows / race.seconds:,.0f} rows/s" if "swap" in race.marks else f"{race.seconds:,.0f} s"
+    marks = {name: f"{at:.1f} s" for name, at in race.marks.items()}
+    return f"{race.tool}, {race.rows:,} rows, {race.old_index}: {rate}, {marks}, failures {race.failures}"
 
 
 if __name__ == "__main__":
