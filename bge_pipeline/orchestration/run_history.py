@@ -83,13 +83,12 @@ def attempts_at(instance: dg.DagsterInstance, table: ServedTable, keys: Sequence
     kept = kept_column(instance, table)
     begun_at = kept.at if kept is not None else 0.0
     attempts = {
-        key: [_attempt(runs[run_id]) for run_id in ids if run_id in runs] for key, ids in sorted(run_ids.items())
+        run_id: attempt
+        for run_id, attempt in ((run_id, _attempt(record)) for run_id, record in runs.items())
+        if attempt.failed_at is None or attempt.failed_at >= begun_at
     }
-    own = {
-        key: [attempt for attempt in found if attempt.failed_at is None or attempt.failed_at >= begun_at]
-        for key, found in attempts.items()
-    }
-    return {key: found for key, found in own.items() if found}
+    found = {key: [attempts[run_id] for run_id in ids if run_id in attempts] for key, ids in sorted(run_ids.items())}
+    return {key: own for key, own in found.items() if own}
 
 
 def never_materialized(instance: dg.DagsterInstance, table: ServedTable) -> list[str]:

@@ -250,9 +250,8 @@ def watch_status(context: dg.SensorEvaluationContext, table: ServedTable) -> dg.
 
 def _left_alone(decisions: Mapping[str, Decision], found: run_history.Unmaterialized, total: int) -> str:
     unmaterialized = len(found.failed) + found.unfinished
-    if (
-        not decisions and not found.unfinished
-    ):  # what failed before the partitions were of this column is not decided about
+    # What failed before the partitions were of this column is not decided about.
+    if not decisions and not found.unfinished:
         return f"none of {total} partitions has failed"
     # What needs a person comes first.
     ordered = sorted(decisions.items(), key=lambda item: not isinstance(item[1], GiveUp))

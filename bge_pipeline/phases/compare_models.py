@@ -115,8 +115,7 @@ def _read(connection: Connection, settings: Settings, judged: JudgedQueries | No
     found = sample.texts or sample_texts(connection, target, texts)
     if judged is None:
         return _Table(state, sample, known_item_task(found, _KNOWN_ITEMS))
-    wanted = sorted({passage for grades in judged.qrels.values() for passage in grades})
-    relevant = _texts_of(connection, target, wanted)
+    relevant = _texts_of(connection, target, judged.passages)
     ids = map(id_as_text, sample.ids)
     others = {i: text for i, text in zip(ids, sample.texts, strict=True) if i not in relevant}
     return _Table(state, sample, judged_task(judged, relevant, others))

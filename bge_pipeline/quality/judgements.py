@@ -33,6 +33,11 @@ class JudgedQueries:
     def __len__(self) -> int:
         return len(self.queries)
 
+    @property
+    def passages(self) -> list[str]:
+        """Ids of all that is judged, each once, in order."""
+        return sorted({passage for grades in self.qrels.values() for passage in grades})
+
     def among(self, passages: Collection[str]) -> JudgedQueries:
         """What these passages answer: queries that none of them does are dropped."""
         qrels = {i: {p: grade for p, grade in grades.items() if p in passages} for i, grades in self.qrels.items()}

@@ -161,9 +161,8 @@ class _NotReranked(Exception):
 
 def _ids_there(connection: Connection, target: TargetTable, judged: JudgedQueries) -> set[str]:
     """Of the passages that are judged those that the table has; in one read of it, as ids are given as text."""
-    ids = sorted({passage for grades in judged.qrels.values() for passage in grades})
     statement = target.sql("SELECT {id_text} AS id FROM {table} WHERE {id_text} = ANY (:ids)")
-    return set(connection.execute(statement, {"ids": ids}).scalars())
+    return set(connection.execute(statement, {"ids": judged.passages}).scalars())
 
 
 def old_encoder(connection: Connection, settings: Settings, columns: ComparedColumns) -> QueryEncoder | None:
