@@ -22,13 +22,11 @@ class Request:
     """A search that was asked for, with its defaults filled in.
 
     Attributes:
-        query: as it was typed.
-        parsed: the same, taken apart.
+        parsed: what was typed, as a whole and taken apart.
         mode, top_k, rerank, where, columns, explain: as `Retriever.search` has them.
         depth: candidates wanted of each list.
     """
 
-    query: str
     parsed: ParsedQuery
     mode: SearchMode
     top_k: int

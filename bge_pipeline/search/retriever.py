@@ -142,12 +142,10 @@ class Retriever:
         if not parsed.typed.strip() if mode == "dense" else parsed.is_blank:
             return SearchResponse((), mode, False, (), "the query has no words to look for", StageSeconds())
         wanted_rerank = rerank if self._can_rerank else "never"
-        request = Request(
-            parsed.typed, parsed, mode, top_k, self._depth(top_k), wanted_rerank, where, tuple(columns), explain
-        )
+        request = Request(parsed, mode, top_k, self._depth(top_k), wanted_rerank, where, tuple(columns), explain)
         found = self._until_settled(lambda searched: self._first_stage(searched, request))
         started = time.perf_counter()
-        ranking = rerank_candidates(request.query, found.candidates, wanted_rerank, self._reranker, self._certainty)
+        ranking = rerank_candidates(parsed.typed, found.candidates, wanted_rerank, self._reranker, self._certainty)
         seconds = StageSeconds(found.encode_seconds, found.database_seconds, time.perf_counter() - started)
         return self._response(request, found, ranking, seconds)
 
@@ -207,11 +205,11 @@ class Retriever:
 
     def _vector(self, searched: SearchedColumn, request: Request, warnings: list[str]) -> NDArray[np.float32]:
         encoder = self._encoder(searched)
-        vector = encoder.query(request.query if request.mode == "dense" else request.parsed.words, searched)
+        vector = encoder.query(request.parsed.typed if request.mode == "dense" else request.parsed.words, searched)
         if self._expansion is None:
             return vector
         context = ExpansionContext(
-            request.query, vector, lambda near, k: self._nearest(searched, near, k), encoder.passages
+            request.parsed.typed, vector, lambda near, k: self._nearest(searched, near, k), encoder.passages
         )
         try:
             return self._expansion.expand(context)
