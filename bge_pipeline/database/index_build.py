@@ -150,7 +150,12 @@ def _build_session(database: Database, target: TargetTable, name: str) -> Iterat
         try:
             yield connection
         finally:
-            connection.invalidate()
+            if not connection.invalidated:
+                with suppress(
+                    DBAPIError
+                ):  # it goes with the session at the latest, which the server may end a moment later
+                    connection.execute(text(f"SELECT pg_advisory_unlock({_TURN})"), turn)
+                connection.invalidate()
 
 
 def give_memory(connection: Connection, memory_bytes: int) -> int:

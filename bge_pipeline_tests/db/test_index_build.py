@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from bge_pipeline.database.activity import is_being_indexed
 from bge_pipeline.database.connection import Database
@@ -18,6 +18,9 @@ from bge_pipeline_tests.support import SEGMENTS, application, execute, scalar, w
 pytestmark = pytest.mark.pgvector
 
 STATEMENT = text("CREATE INDEX CONCURRENTLY ours ON segments (start_sec)")
+
+
+OURS = "(SELECT oid FROM pg_database WHERE datname = current_database())"
 
 
 def validity(database, name="ours"):
@@ -184,6 +187,21 @@ def test_two_processes_that_build_the_same_index_take_turns(database, held_up):
         thread.join()
     assert sorted(result.built for result in results) == [False, True]
     assert validity(database) is True
+
+
+def test_a_turn_is_given_back_and_not_left_to_the_end_of_the_session_which_comes_a_moment_later(database, monkeypatch):
+    held = []
+    end = Connection.invalidate
+
+    def look_and_end(connection):
+        held.append(
+            scalar(database, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = " + OURS)
+        )
+        end(connection)
+
+    monkeypatch.setattr(Connection, "invalidate", look_and_end)
+    build_concurrently(database, SEGMENTS, "ours", STATEMENT, column="start_sec")
+    assert held == [0]
 
 
 def test_an_index_made_anew_has_no_entries_of_rows_that_left_it(database):
