@@ -133,7 +133,9 @@ class Sessions:
 
         def dial() -> RawConnection:
             strings = " -c standard_conforming_strings=on" if self._strings_were_off else ""
-            options = f"{own} -c {MARKER}={self._marker}{strings}".strip()
+            # The look at the connection comes before our settings, and may take longer than the role's own limit.
+            limit = f" -c statement_timeout={self._limits.get('statement_timeout', '0')}"
+            options = f"{own} -c {MARKER}={self._marker}{limit}{strings}".strip()
             return cast("RawConnection", dialect.connect(*arguments, **parameters | {"options": options}))
 
         connection = dial()

@@ -7,6 +7,7 @@ import time
 import pytest
 from sqlalchemy import text
 
+from bge_pipeline.database import session
 from bge_pipeline.database.connection import Database, normalise_url
 from bge_pipeline.database.session_settings import FIXED_SETTINGS, LOOK, Limits
 from bge_pipeline.errors import DatabaseUnavailable
@@ -121,6 +122,12 @@ def test_a_database_with_everything_set_otherwise_is_migrated_back_and_forth(dat
     assert (status.phase, status.pending, status.without_text, status.embedded) == ("retired", 0, 0, status.rows)
     assert status.index.valid
     assert wrong_vectors(ours, ENCODER, "embedding") == []
+
+
+def test_a_first_look_that_takes_longer_than_statements_of_the_role_may_is_taken(database, fresh, monkeypatch):
+    configure(database, statement_timeout="'40ms'")
+    monkeypatch.setattr(session, "_LOOK", f"SELECT pg_sleep(0.2); {session._LOOK}")
+    assert scalar(fresh(), "SHOW statement_timeout") == "0"
 
 
 def test_every_setting_is_in_force_and_has_a_reason(database):
