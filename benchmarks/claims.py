@@ -36,9 +36,8 @@ def claims(report: BenchmarkReport) -> list[Claim]:
     checks = report.gate.checks if report.gate is not None else ()
     retained = next((check.value for check in checks if check.name == "ndcg_retained"), None)
     storage, rerank = report.storage, report.rerank
-    smaller = (
-        f"{1 - storage.new_vector_bytes / storage.old_vector_bytes:.0%}" if storage.old_vector_bytes else "not recorded"
-    )
+    old_bytes, new_bytes = storage.old_vector_bytes, storage.new_vector_bytes
+    smaller = f"{1 - new_bytes / old_bytes:.0%}" if old_bytes and new_bytes else "not recorded"
     return [
         Claim("encoding, consumer GPU", "1,500 to 2,000 texts/s", here if on_gpu else f"{UNMEASURED}; here {here}"),
         Claim("encoding, GTE-Qwen2-1.5B", "30 to 50 texts/s", UNMEASURED),

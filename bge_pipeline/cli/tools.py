@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import click
 import typer
@@ -114,22 +115,29 @@ def benchmark_command(
     batch_size: Annotated[
         list[int] | None, typer.Option(min=1, help="Batch size to try; may be given several times.")
     ] = None,
+    yes: Yes = False,
     json: Json = False,
 ) -> None:
     """Measure encoding, search, storage and quality, and write a report as HTML, Markdown and JSON."""
-    from bge_pipeline.phases.benchmark import BATCH_SIZES, benchmark
+    from bge_pipeline.phases.benchmark import BATCH_SIZES, MOST_SENT_TEXTS, benchmark
     from bge_pipeline.report.pages import write_report
 
     if texts is not None:
         invocation().overrides["benchmark_texts"] = str(texts)
     with opened() as migration:
-        require_table(migration)
+        state = require_table(migration)
+        if state.phase == "legacy" and migration.settings.embedding_provider == "openai":
+            host = urlsplit(migration.settings.embedding_api_url).hostname
+            confirm(
+                f"Up to {MOST_SENT_TEXTS} texts of the table, and queries made of them, are sent to {host}.", yes=yes
+            )
         folder = writable_folder(output or migration.settings.home / "reports")
         with model_of(migration) as service:
             steps = stderr.print if stderr.is_terminal else logging.getLogger("bge_pipeline").info
             report = benchmark(migration, service, batch_sizes=batch_size or BATCH_SIZES, on_step=steps)
         written = write_report(report, folder)
-    printing.print_json(report.as_json()) if json else printing.print_report(report, written)
+    files = {name: str(path) for name, path in asdict(written).items()}
+    printing.print_json(report.as_json() | {"files": files}) if json else printing.print_report(report, written)
 
 
 @app.command("demo", short_help="Migrate and search a made-up table.")
@@ -149,13 +157,17 @@ def demo_command(
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Make a table with 1536-dimensional vectors, migrate it through Dagster and search it before and after."""
+    """Make a table with 1536-dimensional vectors, migrate it through Dagster and search it before and after.
+
+    With EMBEDDING_PROVIDER=openai it says how many texts are sent where, and asks.
+    """
     from bge_pipeline.cli.demo import question_to_user, run_demo
 
     settings = demo_settings(invocation().overrides, database_url=database_url)
     if database_url is not None:
         warn_of_password(database_url)
-        confirm(question_to_user(settings, reset=reset), yes=yes)
+    if question := question_to_user(settings, rows=rows, reset=reset):
+        confirm(question, yes=yes)
     mean_table(demo=True, elsewhere=database_url is not None)
     result = run_demo(settings, rows=rows, reset=reset, is_shown=not json)
     if json:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 from bge_pipeline.database.id_range import IdRange
 from bge_pipeline.database.ids import as_constant, from_driver
 from bge_pipeline.database.partitions import count_stored, estimated_rows
-from bge_pipeline.database.pending import HAS_TEXT
+from bge_pipeline.database.pending import HAS_TEXT, IN_QUARANTINE, quarantine_is_usable
 from bge_pipeline.database.size import table_pages
 from bge_pipeline.database.target import TargetTable
 
@@ -48,11 +48,15 @@ class SampledRows:
 
 
 def sample_texts(connection: Connection, target: TargetTable, rows: int, *, seed: int = 0) -> list[str]:
-    """About `rows` texts drawn from random pages of the table, for the same seed the same ones, but as `sampled` says."""
+    """About `rows` texts drawn from random pages of the table, for the same seed the same ones, but as `sampled` says.
+
+    None that is in quarantine, as it cannot be embedded.
+    """
     percent = sample_percent(connection, target, rows)
+    embeddable = f"NOT {IN_QUARANTINE}" if quarantine_is_usable(connection, target) else "true"
     statement = target.sql(
-        f"SELECT {{text}} FROM {{table}} {sampled(connection, target, percent)} "
-        f"WHERE {{only_part}}{HAS_TEXT} {SHUFFLED} LIMIT :rows"
+        f"SELECT {{text}} FROM {{table}} t {sampled(connection, target, percent)} "
+        f"WHERE {{only_part}}{HAS_TEXT} AND {embeddable} {SHUFFLED} LIMIT :rows"
     )
     return list(connection.execute(statement, {"percent": percent, "seed": seed, "rows": rows}).scalars())
 

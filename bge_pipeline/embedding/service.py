@@ -131,12 +131,20 @@ class EmbeddingsService:
 
     @shared_method
     def device_memory_bytes(self) -> int | None:
-        """The most that was allocated on the GPU so far; None on a CPU."""
+        """The most that was allocated on the GPU since the start or `forget_device_memory`; None on a CPU."""
         if not self.device.startswith("cuda"):
             return None
         import torch
 
         return int(torch.cuda.max_memory_allocated(self.device))
+
+    @shared_method
+    def forget_device_memory(self) -> None:
+        """Let `device_memory_bytes` begin anew with what is allocated now."""
+        if self.device.startswith("cuda"):
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(self.device)
 
     @shared_method
     def encode_texts(self, texts: Sequence[str], batch_size: int | None = None) -> NDArray[np.float32]:

@@ -23,6 +23,7 @@ from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.swap import swap
 from bge_pipeline.phases.verify import require_backfilled
+from bge_pipeline.report.benchmark import BenchmarkReport
 from bge_pipeline.report.pages import as_markdown, summary_as_markdown, write_report
 
 
@@ -191,20 +192,28 @@ def benchmark_report(
     with explained(table):
         require_own_history(context.instance, table, migration)
         report = benchmark(migration, embeddings, on_step=context.log.info)
-        written = write_report(report, migration.settings.home / "reports")
-    reports_url = migration.settings.reports_url
-    link = f"{reports_url.rstrip('/')}/{written.html.name}" if reports_url is not None else None
-    page: dict[str, dg.MetadataValue[Any]] = {
-        "summary": dg.MetadataValue.md(summary_as_markdown(report)),
-        **({"report_page": dg.MetadataValue.url(link)} if link is not None else {}),
-        "report": dg.MetadataValue.md(as_markdown(report)),
-        "report_path": dg.MetadataValue.path(str(written.html)),
-    }
     return dg.MaterializeResult(
-        metadata=page
+        metadata=_report_pages(context, migration, report)
         | as_dagster_metadata(report.as_metadata() | settings_metadata(migration.settings))
         | gate_metadata(report.gate)
     )
+
+
+def _report_pages(
+    context: dg.AssetExecutionContext, migration: Migration, report: BenchmarkReport
+) -> dict[str, dg.MetadataValue[Any]]:
+    """What people read; without the file and the link to it where none can be written on this machine."""
+    pages: dict[str, dg.MetadataValue[Any]] = {"summary": dg.MetadataValue.md(summary_as_markdown(report))}
+    full: dict[str, dg.MetadataValue[Any]] = {"report": dg.MetadataValue.md(as_markdown(report))}
+    try:
+        written = write_report(report, migration.settings.home / "reports")
+    except OSError as error:
+        context.log.warning("the report is shown here alone, its files could not be written: %s", error)
+        return pages | full
+    if migration.settings.reports_url is not None:
+        link = f"{migration.settings.reports_url.rstrip('/')}/{written.html.name}"
+        pages["report_page"] = dg.MetadataValue.url(link)
+    return pages | full | {"report_path": dg.MetadataValue.path(str(written.html))}
 
 
 ASSETS: list[PerTable[dg.AssetsDefinition]] = [

@@ -1,5 +1,6 @@
 """Serves the folder of benchmark reports beside the Dagster UI, so that a link in it leads to a page; nothing else."""
 
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import Any
 
 _ANY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - what a person asked `dev` to listen on
 
+_REPORT = re.compile(r"benchmark-[\w-]+\.(html|md|json)", re.ASCII)
+
 
 class _Reports(SimpleHTTPRequestHandler):
     """The pages of a folder by their names; the folder itself is its newest page."""
@@ -21,7 +24,7 @@ class _Reports(SimpleHTTPRequestHandler):
         name = self.path.partition("?")[0].strip("/")
         if not name:
             return self._lead_to_newest()
-        if "/" in name or not name.startswith("benchmark-"):
+        if _REPORT.fullmatch(name) is None:  # as it stands, before anybody decodes a `%2F` of it
             self.send_error(HTTPStatus.NOT_FOUND, "there is no such report")
             return None
         return super().send_head()
@@ -52,6 +55,12 @@ def newest_report(folder: Path) -> Path | None:
     return max(folder.glob("benchmark-*.html"), default=None)
 
 
+def browser_url(host: str, port: int) -> str:
+    """Where a browser on this machine, or of that host, finds what listens on this address."""
+    shown = "127.0.0.1" if host in _ANY_ADDRESS else host
+    return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
+
+
 @contextmanager
 def serving_reports(folder: Path, host: str, port: int) -> Iterator[str]:
     """Serve the reports of `folder` for the length of the block, on another port if something listens on this one.
@@ -66,8 +75,7 @@ def serving_reports(folder: Path, host: str, port: int) -> Iterator[str]:
         server = _Server(host, 0, handler)
     threading.Thread(target=server.serve_forever, name="reports", daemon=True).start()
     try:
-        shown = "127.0.0.1" if host in _ANY_ADDRESS else host
-        yield f"http://{f'[{shown}]' if ':' in shown else shown}:{server.server_address[1]}"
+        yield browser_url(host, server.server_address[1])
     finally:
         server.shutdown()
         server.server_close()

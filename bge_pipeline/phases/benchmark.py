@@ -5,34 +5,44 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
-from typing import Any
 
 from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column, pgvector_version
 from bge_pipeline.database.connection import server_version
-from bge_pipeline.database.indexes import vector_indexes_on
-from bge_pipeline.database.journal import JournalEntry, read_journal
+from bge_pipeline.database.journal import journal_is_readable, read_journal
+from bge_pipeline.database.operator import naming_what_vanished
+from bge_pipeline.database.partition_indexes import serving_indexes
 from bge_pipeline.database.sampling import sample_texts
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.database.vector_type import VectorType
+from bge_pipeline.embedding.encoder import QueryEncoder
+from bge_pipeline.embedding.endpoint.encoder import EndpointEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import EncodingError
-from bge_pipeline.phases.compare_search import can_compare, compare_search
+from bge_pipeline.phases.compare_search import QUESTIONS, can_compare, compare_columns
 from bge_pipeline.phases.migration import Migration
-from bge_pipeline.phases.state import MigrationState, read_state, space_of
+from bge_pipeline.phases.migration_times import MigrationTimes, migration_times
+from bge_pipeline.phases.state import MigrationState, read_state, require_space, seeing_same_parts, space_of
 from bge_pipeline.phases.verdict import Verdict, compared_columns, judge_quality
 from bge_pipeline.quality.columns import ComparedColumns
+from bge_pipeline.quality.old_model import old_encoder
+from bge_pipeline.quality.own_queries import own_queries
 from bge_pipeline.quality.search_runs import SearchedColumns, search_runs
-from bge_pipeline.quality.speed import PASSAGES, QUERIES, RerankRun, measure_encoding, measure_reranking
-from bge_pipeline.report.benchmark import BenchmarkReport, PhaseTime, Storage
-from bge_pipeline.report.wall_clock import wall_seconds
+from bge_pipeline.quality.side_by_side import Comparison
+from bge_pipeline.quality.speed import PASSAGES, QUERIES, EncodeRun, RerankRun, measure_encoding, measure_reranking
+from bge_pipeline.report.benchmark import BenchmarkReport, Storage
 from bge_pipeline.search.column import SEARCHABLE_TYPES
 from bge_pipeline.settings import SearchSettings
 
 BATCH_SIZES = (32, 128, 256)
+MOST_SENT_TEXTS = 500
+"""To an endpoint, which is measured once and costs money."""
+_COMPARING_SECONDS = 30.0
+"""For the questions side by side: where no index serves, each reads both columns."""
 
 
 def benchmark(
@@ -45,60 +55,120 @@ def benchmark(
     """Measure the table and the model on this machine.
 
     Args:
-        migration: BENCHMARK_TEXTS of the table's texts are encoded at each batch size.
+        migration: BENCHMARK_TEXTS of the table's texts are encoded at each batch size; of an endpoint, some hundreds at one.
         service: the model.
         batch_sizes: ceilings on the texts in one forward pass.
         on_step: told what is being measured.
+
+    Raises:
+        EmbeddingSpaceMismatch: the table's new column holds another model's vectors.
+        ConfigurationError: a file or a column of questions cannot be read.
+        ChangedMeanwhile: another process exchanged or dropped a column.
     """
-    target = migration.target
-    with migration.database.autocommit() as connection:
-        state = read_state(connection, target)
-        rows = int(connection.execute(target.sql("SELECT count(*) FROM {table}")).scalar_one())
-        sample = sample_texts(connection, target, migration.settings.benchmark_texts)
-        journal = _latest_migration(read_journal(connection, target))
-        storage = _storage(connection, state, journal)
-        versions = _versions(connection)
     notes: list[str] = []
-    encode = []
-    for size in batch_sizes if sample else ():
-        on_step(f"encoding {len(sample):,} texts, batch size {size}")
-        encode.append(measure_encoding(service, sample, size))
-    if not encode:
-        notes.append("the table has no text: nothing was encoded")
-    rerank = _rerank(service, sample, migration.settings, notes, on_step)
-    on_step("quality")
-    verdict = judge_quality(migration, service) if state.phase != "legacy" else None
-    on_step("search")
-    search = search_runs(migration.database, migration.settings, service, _searched(state, verdict), notes)
-    swap = _latest(journal, "swap")
-    backfills = [entry for entry in journal if entry.act == "backfill"]
-    built = [entry for entry in journal if entry.act == "swap" and entry.facts.get("index_built")]
-    wall = wall_seconds((entry.at, float(entry.facts["seconds"])) for entry in backfills) if backfills else None
+    with naming_what_vanished(migration.target, "benchmark"):
+        found = _read(migration, service, notes)
+        with seeing_same_parts(migration.database, found.state):
+            on_step("the old model")
+            with migration.database.autocommit() as connection:
+                encoder = old_encoder(connection, migration.settings, found.columns)
+            encode = _encode(service, found.sample, batch_sizes, notes, on_step)
+            rerank = _rerank(service, found.sample, migration.settings, notes, on_step)
+            on_step("quality")
+            verdict = _verdict(migration, service, found.state, notes)
+            on_step("search")
+            recall = verdict.measured.ann_recall if verdict is not None else None
+            searched = _searched(found, encoder, recall)
+            search = search_runs(migration.database, migration.settings, service, searched, notes)
+            compared = _compared(migration, service, found, encoder, on_step)
     return BenchmarkReport(
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        table=str(target),
-        phase=state.phase,
-        rows=rows,
+        table=str(migration.target),
+        phase=found.state.phase,
+        rows=found.rows,
         model=service.space.model,
         dimensions=service.dimensions,
         device=service.device,
         precision=service.space.precision,
         hardware=hardware(),
-        versions=versions,
-        encode=tuple(encode),
+        versions=found.versions,
+        encode=encode,
         rerank=rerank,
         search=search,
-        storage=storage,
-        phases=tuple(_phase_time(entry) for entry in journal),
+        storage=found.storage,
+        phases=found.times.phases,
         gate=verdict.gate if verdict else None,
-        index_seconds=float(built[-1].facts["index_seconds"]) if built else None,
-        lock_milliseconds=float(swap["lock_milliseconds"]) if swap else None,
-        backfill_seconds=wall,
-        backfill_texts_per_second=sum(int(entry.facts["rows"]) for entry in backfills) / wall if wall else None,
-        write_rows_per_second=_rate(backfills, "write_seconds"),
+        index_seconds=found.times.index_seconds,
+        lock_milliseconds=found.times.lock_milliseconds,
+        backfill_seconds=found.times.backfill_seconds,
+        backfill_texts_per_second=found.times.backfill_texts_per_second,
+        write_rows_per_second=found.times.write_rows_per_second,
         notes=tuple(notes),
-        side_by_side=compare_search(migration, service) if can_compare(state) else None,
+        side_by_side=compared,
     )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is read of the table before anything is measured."""
+
+    state: MigrationState
+    columns: ComparedColumns
+    questions: Sequence[str]
+    rows: int
+    sample: Sequence[str]
+    times: MigrationTimes
+    storage: Storage
+    versions: dict[str, str]
+
+
+def _read(migration: Migration, service: EmbeddingsService, notes: list[str]) -> _Found:
+    target, settings = migration.target, migration.settings
+    with migration.database.autocommit() as connection:
+        state = read_state(connection, target)
+        columns = _columns(state)
+        if state.phase != "legacy":
+            require_space(columns.new, service.space, target)
+            if not journal_is_readable(connection, target):
+                notes.append("when the phases ran was not read: this role may not read the journal, or there is none")
+        times = migration_times(read_journal(connection, target))
+        return _Found(
+            state,
+            columns,
+            own_queries(connection, settings, QUESTIONS) if can_compare(state) else [],
+            int(connection.execute(target.sql("SELECT count(*) FROM {table} WHERE {in_part}")).scalar_one()),
+            sample_texts(connection, target, settings.benchmark_texts),
+            times,
+            _storage(connection, state, columns, times.table_bytes_before),
+            _versions(connection),
+        )
+
+
+def _columns(state: MigrationState) -> ComparedColumns:
+    """The columns that are measured; before a migration the one that is there, which is the old one."""
+    if state.phase != "legacy":
+        return compared_columns(state)
+    old = state.table.embedding
+    return ComparedColumns(state.table, old, old, space_of(old))
+
+
+def _searched(found: _Found, encoder: QueryEncoder | None, new_recall: float | None) -> SearchedColumns:
+    columns = found.columns
+    new = columns.new.name if found.state.phase != "legacy" else None
+    return SearchedColumns(columns.table.target, _searchable(columns.old), new, columns.old_space, encoder, new_recall)
+
+
+def _compared(
+    migration: Migration,
+    service: EmbeddingsService,
+    found: _Found,
+    encoder: QueryEncoder | None,
+    on_step: Callable[[str], None],
+) -> Comparison | None:
+    if not can_compare(found.state):
+        return None
+    on_step("questions side by side")
+    return compare_columns(migration, service, found.columns, encoder, found.questions, seconds=_COMPARING_SECONDS)
 
 
 def hardware() -> str:
@@ -124,6 +194,40 @@ def _versions(connection: Connection) -> dict[str, str]:
     }
 
 
+def _encode(
+    service: EmbeddingsService,
+    sample: Sequence[str],
+    batch_sizes: Sequence[int],
+    notes: list[str],
+    on_step: Callable[[str], None],
+) -> tuple[EncodeRun, ...]:
+    if not sample:
+        notes.append("the table has no text: nothing was encoded")
+        return ()
+    if isinstance(service.encoder, EndpointEncoder):
+        sample, batch_sizes = sample[:MOST_SENT_TEXTS], batch_sizes[-1:]
+    runs = []
+    for size in batch_sizes:
+        on_step(f"encoding {len(sample):,} texts, batch size {size}")
+        try:
+            runs.append(measure_encoding(service, sample, size))
+        except EncodingError as error:
+            notes.append(f"encoding in batches of {size} was not measured: {error.message}")
+    return tuple(runs)
+
+
+def _verdict(
+    migration: Migration, service: EmbeddingsService, state: MigrationState, notes: list[str]
+) -> Verdict | None:
+    if state.phase == "legacy":
+        return None
+    verdict = judge_quality(migration, service)
+    if verdict is None:
+        is_off = migration.settings.quality_gate == "off"
+        notes.append(f"quality was not measured: {'QUALITY_GATE=off' if is_off else 'the new column has no vector'}")
+    return verdict
+
+
 def _rerank(
     service: EmbeddingsService,
     texts: list[str],
@@ -146,36 +250,19 @@ def _rerank(
         return None
 
 
-def _searched(state: MigrationState, verdict: Verdict | None) -> SearchedColumns:
-    if state.phase == "legacy":
-        old = state.table.embedding
-        return SearchedColumns(state.table.target, _searchable(old), None, space_of(old), None)
-    columns = compared_columns(state)
-    return SearchedColumns(
-        state.table.target,
-        _searchable(columns.old),
-        columns.new.name,
-        columns.old_space,
-        verdict.measured.ann_recall if verdict is not None else None,
-    )
-
-
 def _searchable(column: Column | None) -> str | None:
     return column.name if column is not None and column.type_name in SEARCHABLE_TYPES else None
 
 
-def _storage(connection: Connection, state: MigrationState, journal: Sequence[JournalEntry]) -> Storage:
-    target = state.table.target
-    columns = (
-        compared_columns(state) if state.phase != "legacy" else ComparedColumns(state.table, state.table.embedding)
-    )
-    expanded = next((entry.facts for entry in journal if entry.act == "expand"), None)
-    indexes = vector_indexes_on(connection, state.table.oid, columns.new.number)
+def _storage(
+    connection: Connection, state: MigrationState, columns: ComparedColumns, table_bytes_before: int | None
+) -> Storage:
+    indexes = [index for index in serving_indexes(connection, state.table, columns.new.number) if index.valid]
     return Storage(
         old_vector_bytes=_vector_bytes(columns.old),
-        new_vector_bytes=_vector_bytes(columns.new) or 0,
-        table_bytes_before=int(expanded["table_bytes_before"]) if expanded else None,
-        table_bytes_now=table_bytes(connection, target),
+        new_vector_bytes=_vector_bytes(columns.new) if state.phase != "legacy" else None,
+        table_bytes_before=table_bytes_before,
+        table_bytes_now=table_bytes(connection, state.table.target),
         index_bytes=indexes[0].bytes if indexes else None,
     )
 
@@ -185,37 +272,3 @@ def _vector_bytes(column: Column | None) -> int | None:
     if column is None or column.dimensions is None or column.type_name not in SEARCHABLE_TYPES:
         return None
     return VectorType("vector" if column.type_name == "vector" else "halfvec", column.dimensions).bytes
-
-
-def _phase_time(entry: JournalEntry) -> PhaseTime:
-    facts = entry.facts
-    built = facts.get("index_seconds") if facts.get("index_built") else None
-    seconds = facts.get("seconds", built)
-    detail = {
-        "expand": lambda: f"column {facts['column']}",
-        "backfill": lambda: f"{facts['rows']:,} rows, ids {facts['id_range']}",
-        "quality": lambda: str(facts["verdict"]),
-        "swap": lambda: (
-            f"index {facts['index_name']} {'built' if facts['index_built'] else 'was there, built by an earlier run'}; "
-            f"lock held for {facts['lock_milliseconds']:.0f} ms"
-        ),
-        "rollback": lambda: f"lock held for {facts['lock_milliseconds']:.0f} ms",
-    }.get(entry.act, lambda: "")()
-    return PhaseTime(entry.act, entry.at, float(seconds) if seconds is not None else None, detail)
-
-
-def _latest_migration(journal: Sequence[JournalEntry]) -> list[JournalEntry]:
-    """The entries from the first expand after the migration before it ended, if there was one."""
-    expands = [number for number, entry in enumerate(journal) if entry.act == "expand"]
-    ends = [number for number, entry in enumerate(journal) if entry.act in ("retire", "collapse")]
-    earlier = [number for number in ends if expands and number < expands[-1]]
-    return list(journal[max(earlier, default=-1) + 1 :])
-
-
-def _latest(journal: Sequence[JournalEntry], act: str) -> dict[str, Any] | None:
-    return next((entry.facts for entry in reversed(journal) if entry.act == act), None)
-
-
-def _rate(backfills: Sequence[JournalEntry], clock: str) -> float | None:
-    seconds = sum(float(entry.facts[clock]) for entry in backfills)
-    return sum(int(entry.facts["rows"]) for entry in backfills) / seconds if seconds else None

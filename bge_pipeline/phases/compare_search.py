@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bge_pipeline.database.catalog import Column
+from bge_pipeline.embedding.encoder import QueryEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import PhaseError
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import MigrationState, require_table, space_of
 from bge_pipeline.phases.verdict import compared_columns
+from bge_pipeline.quality.columns import ComparedColumns
+from bge_pipeline.quality.old_model import old_encoder
 from bge_pipeline.quality.own_queries import own_queries
 from bge_pipeline.quality.side_by_side import RESULTS, Comparison, compare_questions, compare_rows
 from bge_pipeline.search.column import SEARCHABLE_TYPES
 
 QUESTIONS = 10
 """As many as a person looks through."""
+OWN_QUESTIONS = "the user's own questions"
 
 
 def can_compare(state: MigrationState) -> bool:
@@ -56,19 +60,48 @@ def compare_search(
             else "the old vectors are gone, or of a type that is not searched here: bge-pipeline search searches the new ones",
         )
     columns = compared_columns(state)
+    source = "as asked" if questions else OWN_QUESTIONS
+    with migration.database.autocommit() as connection:
+        questions = questions or own_queries(connection, migration.settings, QUESTIONS)
+        encoder = old_encoder(connection, migration.settings, columns) if questions else None
+    return compare_columns(migration, service, columns, encoder, questions, source=source, results=results)
+
+
+def compare_columns(
+    migration: Migration,
+    service: EmbeddingsService,
+    columns: ComparedColumns,
+    encoder: QueryEncoder | None,
+    questions: Sequence[str],
+    *,
+    source: str = OWN_QUESTIONS,
+    results: int = RESULTS,
+    seconds: float | None = None,
+) -> Comparison:
+    """The same of columns that were read before, `columns.old` among them.
+
+    Args:
+        migration: names the table.
+        service: the new model.
+        columns: both of them.
+        encoder: the old model; None where it is not at hand.
+        questions: what to ask; empty: ten rows of the table as queries.
+        source: where the questions come from, in words.
+        results: of each column, at most.
+        seconds: after so many, and one question, no more is asked; None: all are.
+    """
     assert columns.old is not None
-    source = "as asked" if questions else "the user's own questions"
+    database, settings = migration.database, migration.settings
     if not questions:
-        with migration.database.autocommit() as connection:
-            questions = own_queries(connection, migration.settings, QUESTIONS)
-    if not questions:
-        pairs = compare_rows(migration.database, migration.settings, columns, QUESTIONS, results=results)
+        pairs = compare_rows(database, settings, columns, QUESTIONS, results=results, seconds=seconds)
         source = "rows of the table as questions, by their stored vectors; COMPARE_QUERIES or QUERY_LOG give your own"
     else:
-        pairs = compare_questions(migration.database, migration.settings, service, columns, questions, results=results)
+        pairs = compare_questions(
+            database, settings, service, columns, encoder, questions, results=results, seconds=seconds
+        )
         if any(pair.row_id is not None for pair in pairs):
             source += "; the old model is not at hand, so the stored vectors of the row found first stand for each"
-    return Comparison(str(target), _told(columns.old), _told(columns.new), source, tuple(pairs))
+    return Comparison(str(migration.target), _told(columns.old), _told(columns.new), source, tuple(pairs))
 
 
 def _told(column: Column) -> str:

@@ -25,7 +25,7 @@ from bge_pipeline.quality.columns import ComparedColumns
 from bge_pipeline.quality.content import ColumnContent, read_content
 from bge_pipeline.quality.index_recall import recall_at_k
 from bge_pipeline.quality.label_free import StoredVectorAgreement, stored_vectors_match
-from bge_pipeline.quality.labelled import old_encoder
+from bge_pipeline.quality.old_model import old_encoder
 from bge_pipeline.report.diagnosis import Diagnosis, Finding, Grade
 from bge_pipeline.settings import Settings
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Concatenate, Literal, ParamSpec, TypeVar
@@ -11,12 +12,13 @@ from typing import Concatenate, Literal, ParamSpec, TypeVar
 from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column, TableDescription, describe_table
+from bge_pipeline.database.connection import Database
 from bge_pipeline.database.operator import naming_what_vanished
 from bge_pipeline.database.pending import has_more_pending_than, has_pending_index
 from bge_pipeline.database.quarantine import has_quarantine
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.errors import ChangedMeanwhile, EmbeddingSpaceMismatch, PhaseError
+from bge_pipeline.errors import BgePipelineError, ChangedMeanwhile, EmbeddingSpaceMismatch, PhaseError
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.space import EmbeddingSpace
 
@@ -161,6 +163,23 @@ def require_same_parts(connection: Connection, state: MigrationState) -> None:
             state="this process did nothing to them",
             next_step="bge-pipeline status says where the migration stands",
         )
+
+
+@contextmanager
+def seeing_same_parts(database: Database, state: MigrationState) -> Iterator[None]:
+    """See as the block ends, also with an error of ours, that the columns still play the parts that `state` says.
+
+    Raises:
+        ChangedMeanwhile: as `require_same_parts`.
+    """
+    try:
+        yield
+    except BgePipelineError:
+        with database.autocommit() as connection:
+            require_same_parts(connection, state)
+        raise
+    with database.autocommit() as connection:
+        require_same_parts(connection, state)
 
 
 def _parts(table: TableDescription) -> tuple[object, ...]:

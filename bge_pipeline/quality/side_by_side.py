@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.ids import id_as_text
 from bge_pipeline.database.sampling import SampledRows, sample_vectors, vectors_of
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.embedding.loading import load_encoder_of
+from bge_pipeline.embedding.encoder import QueryEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.quality.columns import ComparedColumns
 from bge_pipeline.quality.stored_vectors import StoredVectors
@@ -19,6 +20,8 @@ from bge_pipeline.settings import Settings
 from bge_pipeline.space import EmbeddingSpace
 
 RESULTS = 10
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,11 @@ def compare_questions(
     settings: Settings,
     service: EmbeddingsService,
     columns: ComparedColumns,
+    old_encoder: QueryEncoder | None,
     questions: Sequence[str],
     *,
     results: int = RESULTS,
+    seconds: float | None = None,
 ) -> list[SideBySide]:
     """Ask both columns each question.
 
@@ -110,35 +115,54 @@ def compare_questions(
     vectors of the row that the new model finds first, and that row is left out of both.
 
     Args:
-        migration: of the table.
+        database: where the table is.
+        settings: those of search.
         service: the new model.
         columns: both of them; `columns.old` is there.
+        old_encoder: the old column's model, None where it is not at hand.
         questions: what to ask.
         results: of each column, at most.
+        seconds: after so many, and one question, no more is asked; None: all are.
     """
     assert columns.old is not None
     plain = settings.model_copy(update={"query_expansion": "off"})
     new = Retriever(database, plain, service, column=columns.new.name)
-    encoder = load_encoder_of(columns.old_space, settings) if columns.old_space is not None else None
-    if encoder is None:
-        firsts = [first for question in questions if (first := _first_row(database, plain, new, columns, question))]
+    asked = _in_time(questions, seconds)
+    if old_encoder is None:
+        firsts = (first for question in asked if (first := _first_row(database, plain, new, columns, question)))
         return _compare_rows(database, plain, columns, firsts, results)
-    old = Retriever(database, plain, query_encoder=encoder, column=columns.old.name)
-    return [
-        _beside(question, None, _ask(old, question, results), _ask(new, question, results)) for question in questions
-    ]
+    old = Retriever(database, plain, query_encoder=old_encoder, column=columns.old.name)
+    return [_beside(question, None, _ask(old, question, results), _ask(new, question, results)) for question in asked]
 
 
 def compare_rows(
-    database: Database, settings: Settings, columns: ComparedColumns, rows: int, *, results: int = RESULTS
+    database: Database,
+    settings: Settings,
+    columns: ComparedColumns,
+    rows: int,
+    *,
+    results: int = RESULTS,
+    seconds: float | None = None,
 ) -> list[SideBySide]:
-    """Ask both columns with the stored vectors of about `rows` rows, each left out of its own results; no model is asked."""
+    """Ask both columns with the stored vectors of about `rows` rows, each left out of its own results; no model is asked.
+
+    `results` and `seconds` are those of `compare_questions`.
+    """
     assert columns.old is not None
     plain = settings.model_copy(update={"query_expansion": "off"})
     with database.autocommit() as connection:
         sample = sample_vectors(connection, TargetTable.from_settings(settings), columns.names, rows)
-    firsts = [_row_of(sample, position, sample.texts[position]) for position in range(len(sample))]
+    firsts = (_row_of(sample, position, sample.texts[position]) for position in _in_time(range(len(sample)), seconds))
     return _compare_rows(database, plain, columns, firsts, results)
+
+
+def _in_time(items: Iterable[Item], seconds: float | None) -> Iterator[Item]:
+    """The items, one at least, until the time is up when the next one is asked for."""
+    began = time.monotonic()
+    for number, item in enumerate(items):
+        if number and seconds is not None and time.monotonic() - began > seconds:
+            return
+        yield item
 
 
 @dataclass(frozen=True)
@@ -166,7 +190,7 @@ def _first_row(
 
 
 def _compare_rows(
-    database: Database, settings: Settings, columns: ComparedColumns, asking: Sequence[_AskingRow], results: int
+    database: Database, settings: Settings, columns: ComparedColumns, asking: Iterable[_AskingRow], results: int
 ) -> list[SideBySide]:
     assert columns.old is not None
     found = []

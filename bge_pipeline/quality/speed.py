@@ -65,6 +65,7 @@ def measure_encoding(
     Raises:
         EncodingError: the model failed on these texts.
     """
+    service.forget_device_memory()
     tokens = int(service.encoder.tokenize(texts).token_counts.sum())
     service.encode_texts(texts[:batch_size], batch_size=batch_size)
     seconds = _median_seconds(lambda: service.encode_texts(texts, batch_size=batch_size), rounds)

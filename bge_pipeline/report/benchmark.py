@@ -31,14 +31,14 @@ class Storage:
     """Bytes before and after; None is what was not recorded.
 
     Attributes:
-        old_vector_bytes, new_vector_bytes: of one row.
+        old_vector_bytes, new_vector_bytes: of one row; None too where the column's type does not say, or there is none.
         table_bytes_before: table with indexes when expand began.
         table_bytes_now: the same now, both columns included until the old one is retired.
         index_bytes: of the new vector index.
     """
 
     old_vector_bytes: int | None
-    new_vector_bytes: int
+    new_vector_bytes: int | None
     table_bytes_before: int | None
     table_bytes_now: int
     index_bytes: int | None
@@ -50,14 +50,14 @@ class BenchmarkReport:
 
     Attributes:
         created_at: ISO 8601, UTC.
-        hardware: processor, cores, memory and accelerator of the machine that encoded.
+        hardware: processor, cores and memory of the machine that encoded.
         versions: of PostgreSQL, pgvector, Python and this package.
         gate: the quality gate's decision, None where it was not measured.
-        backfill_seconds: in which at least one run of the backfill was at work, None before the first.
-        backfill_texts_per_second: rows of all runs by these seconds.
+        backfill_seconds: in which at least one run was at work, until the new column was indexed; None before the first.
+        backfill_texts_per_second: rows of these runs by these seconds.
         write_rows_per_second: rows by the time that their writing was busy.
         lock_milliseconds: exclusive lock of the latest swap, None before it.
-        index_seconds: build of the new vector index by the swap; None before it, and where an earlier run had built it.
+        index_seconds: build of the new vector index; None before it.
         notes: what could not be measured, and why.
         side_by_side: what the user's questions find with old and with new vectors; None where there are not both.
     """
@@ -94,7 +94,9 @@ class BenchmarkReport:
     @property
     def gate_summary(self) -> str:
         """The gate's decision in words."""
-        return self.gate.summary() if self.gate is not None else "nothing to compare yet"
+        if self.gate is None:
+            return "nothing to compare yet" if self.phase == "legacy" else "not measured"
+        return self.gate.summary()
 
     def as_json(self) -> dict[str, Any]:
         """The whole report as plain values."""

@@ -35,14 +35,35 @@ class WrittenReport:
 
 
 def write_report(report: BenchmarkReport, folder: Path) -> WrittenReport:
-    """Write the three forms of a report into a folder, named by its time."""
+    """Write the three forms of a report into a folder, named by its time and table; each is there whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / f"benchmark-{report.created_at.replace(':', '').replace('-', '')[:15]}"
-    written = WrittenReport(*(stem.with_suffix(suffix) for suffix in (".html", ".md", ".json")))
-    written.html.write_text(as_html(report), encoding="utf-8")
-    written.markdown.write_text(as_markdown(report), encoding="utf-8")
-    written.json.write_text(json.dumps(report.as_json(), indent=2, ensure_ascii=False), encoding="utf-8")
+    stem = _claimed_stem(folder, report)
+    written = WrittenReport(*(folder / f"{stem}{suffix}" for suffix in (".html", ".md", ".json")))
+    _write(written.json, json.dumps(report.as_json(), indent=2, ensure_ascii=False))
+    _write(written.markdown, as_markdown(report))
+    _write(written.html, as_html(report))  # the last, as the page is what others are led to
     return written
+
+
+def _claimed_stem(folder: Path, report: BenchmarkReport) -> str:
+    """A name that no other report has, not even one of the same second; its JSON file is made, empty."""
+    time = report.created_at.replace(":", "").replace("-", "")[:15]
+    table = re.sub(r"\W+", "-", report.table).strip("-")
+    number = 1
+    while True:
+        stem = f"benchmark-{time}-{table}" + f"-{number}" * (number > 1)
+        try:
+            (folder / f"{stem}.json").open("x").close()
+        except FileExistsError:
+            number += 1
+        else:
+            return stem
+
+
+def _write(path: Path, content: str) -> None:
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(content, encoding="utf-8")
+    draft.replace(path)
 
 
 def summary_as_markdown(report: BenchmarkReport) -> str:
@@ -144,7 +165,7 @@ def _html_table(rows: Sequence[Sequence[str]]) -> str:
 
     def line(tag: str, cells: Sequence[str]) -> str:
         marked = (
-            f"<{tag}{_html_class(cell, is_numeric=is_numeric)}>{escape(cell)}</{tag}>"
+            f"<{tag}{_html_class(cell, is_numeric=is_numeric, is_head=tag == 'th')}>{escape(cell)}</{tag}>"
             for cell, is_numeric in zip(cells, numeric, strict=True)
         )
         return f"<tr>{''.join(marked)}</tr>"
@@ -154,9 +175,11 @@ def _html_table(rows: Sequence[Sequence[str]]) -> str:
     return f"<div class=wide><table><thead>{line('th', head)}</thead><tbody>{lines}</tbody></table></div>"
 
 
-def _html_class(cell: str, *, is_numeric: bool) -> str:
+def _html_class(cell: str, *, is_numeric: bool, is_head: bool) -> str:
     if is_numeric:
         return " class=number"
+    if is_head:
+        return ""
     return {"yes": " class=yes", "NO": " class=no", "new": " class=yes", "gone": " class=no"}.get(cell, "")
 
 

@@ -38,9 +38,10 @@ def report_plots(report: BenchmarkReport) -> dict[str, bytes]:
         title = "Search quality, nDCG@20 on judged questions"
         values = [run.ndcg for run in judged if run.ndcg is not None]
         plots[title] = _bars(title, [run.name for run in judged], values, _colors(judged), "{:.3f}".format)
-    if report.storage.old_vector_bytes is not None:
+    sizes = (report.storage.old_vector_bytes, report.storage.new_vector_bytes)
+    if None not in sizes:
         title = "One vector, bytes"
-        values = [float(report.storage.old_vector_bytes), float(report.storage.new_vector_bytes)]
+        values = [float(size) for size in sizes if size is not None]
         plots[title] = _bars(title, ["before", "now"], values, [_OLD, _NEW])
     return plots
 

@@ -11,7 +11,7 @@ from bge_pipeline.quality.gate import GateResult
 from bge_pipeline.quality.search_runs import SearchRun
 from bge_pipeline.quality.side_by_side import Comparison, Hit, SideBySide
 from bge_pipeline.report.benchmark import BenchmarkReport, PhaseTime
-from bge_pipeline.report.wall_clock import wall_seconds
+from bge_pipeline.report.wall_clock import moment, wall_seconds
 
 NOTHING = "—"
 _SHOWN_ONE_BY_ONE = 4
@@ -70,7 +70,8 @@ def headlines(report: BenchmarkReport) -> list[Headline]:
         found.append(Headline("nDCG@20", f"{new.ndcg:.3f}", before))
     storage = report.storage
     before = f"before {_bytes(storage.old_vector_bytes)}" if storage.old_vector_bytes is not None else ""
-    found.append(Headline("one vector", _bytes(storage.new_vector_bytes), before))
+    if storage.new_vector_bytes is not None:
+        found.append(Headline("one vector", _bytes(storage.new_vector_bytes), before))
     if report.lock_milliseconds is not None:
         found.append(Headline("table locked", f"{report.lock_milliseconds:,.0f} ms", "by the swap"))
     if report.gate is not None and report.gate.checks:
@@ -201,15 +202,20 @@ def _storage(report: BenchmarkReport) -> Section:
     storage = report.storage
     rows = [
         ["what", "before", "now"],
-        ["one vector", _bytes(storage.old_vector_bytes), _bytes(storage.new_vector_bytes)],
+        [
+            "one vector",
+            _bytes(storage.old_vector_bytes),
+            NOTHING if storage.new_vector_bytes is None else _bytes(storage.new_vector_bytes),
+        ],
         ["table with indexes", _megabytes(storage.table_bytes_before), _megabytes(storage.table_bytes_now)],
         ["new vector index", NOTHING, _megabytes(storage.index_bytes)],
     ]
-    return Section("Storage", rows, "" if report.phase == "retired" else "Both columns, until the old one is retired.")
+    has_both = storage.old_vector_bytes is not None and storage.new_vector_bytes is not None
+    return Section("Storage", rows, "Now with the vectors of both columns." if has_both else "")
 
 
 def _phases(report: BenchmarkReport) -> Section:
-    rows = [["act", "ended", "seconds", "what"]]
+    rows = [["act", "ended, UTC", "seconds", "what"]]
     for act, group in groupby(report.phases, lambda phase: phase.act):
         rows += _phase_rows(act, list(group))
     text = "From the journal beside the table, whichever road ran them."
@@ -228,7 +234,7 @@ def _phase_rows(act: str, phases: list[PhaseTime]) -> list[list[str]]:
     return [
         [
             act,
-            phase.at[:19].replace("T", " "),
+            f"{moment(phase.at):%Y-%m-%d %H:%M:%S}",
             NOTHING if phase.seconds is None else f"{phase.seconds:,.1f}",
             phase.detail,
         ]

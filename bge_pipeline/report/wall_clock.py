@@ -1,10 +1,10 @@
-"""How long acts that overlap took together: on the wall, each moment counted once."""
+"""When acts ended, and how long those that overlap took together: on the wall, each moment counted once."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timezone
 
 Ended = tuple[str, float]
 """When an act ended, as PostgreSQL writes a timestamptz, and how many seconds it took."""
@@ -16,7 +16,7 @@ _MOMENT = re.compile(r"(\S+)[ T]([\d:]+)(?:\.(\d+))?([+-]\d\d)(?::(\d\d))?")
 
 def wall_seconds(acts: Iterable[Ended]) -> float:
     """Seconds in which at least one of the acts was under way."""
-    spans = sorted((end - seconds, end) for at, seconds in acts for end in [_timestamp(at)])
+    spans = sorted((end - seconds, end) for at, seconds in acts for end in [moment(at).timestamp()])
     total, latest = 0.0, float("-inf")
     for begin, end in spans:
         total += max(0.0, end - max(begin, latest))
@@ -24,9 +24,11 @@ def wall_seconds(acts: Iterable[Ended]) -> float:
     return total
 
 
-def _timestamp(at: str) -> float:
+def moment(at: str) -> datetime:
+    """The moment, in UTC, that PostgreSQL writes as a timestamptz of the session's zone."""
     found = _MOMENT.fullmatch(at)
     if found is None:
         raise ValueError(f"expected a timestamptz as PostgreSQL writes it, got {at!r}")
     day, time, fraction, hours, minutes = found.groups()
-    return datetime.fromisoformat(f"{day}T{time}.{(fraction or '')[:6]:0<6}{hours}:{minutes or '00'}").timestamp()
+    read = datetime.fromisoformat(f"{day}T{time}.{(fraction or '')[:6]:0<6}{hours}:{minutes or '00'}")
+    return read.astimezone(timezone.utc)

@@ -120,3 +120,21 @@ def test_a_key_is_not_taken_on_a_command_line(run: Run, server: EndpointServer) 
     refused = run("--set", f"EMBEDDING_API_KEY={KEY}", "plan")
     assert refused.returncode == 2
     assert "EMBEDDING_API_KEY on a command line is seen by everybody" in refused.stderr
+
+
+def test_benchmark_asks_before_a_migration_and_sends_some_hundreds_of_texts_once(
+    run: Run, server: EndpointServer, tmp_path: Path
+) -> None:
+    alone = run("benchmark", "--json")
+    assert alone.returncode == 2
+    assert "Up to 500 texts of the table, and queries made of them, are sent to " in alone.stderr
+    assert server.requests == []
+
+    done = run("benchmark", "--json", "--yes", "--output", str(tmp_path / "out"), BENCHMARK_TEXTS="5000")
+
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [run["batch_size"] for run in report["encode"]] == [256]
+    assert len(server.texts) <= 2 * 300
+    assert sorted(Path(path).suffix for path in report["files"].values()) == [".html", ".json", ".md"]
+    assert all(Path(path).stat().st_size for path in report["files"].values())

@@ -38,7 +38,17 @@ def test_a_page_is_found_by_its_name_and_the_newest_without_one(folder: Path):
 
 
 @pytest.mark.parametrize(
-    "path", ["/notes.txt", "/../secret", "/benchmark-/../../secret", "/%2e%2e/secret", "/benchmark-1.html"]
+    "path",
+    [
+        "/notes.txt",
+        "/../secret",
+        "/benchmark-/../../secret",
+        "/%2e%2e/secret",
+        "/benchmark-1.html",
+        "/benchmark-%2F..%2Fnotes.txt",
+        "/benchmark-%2F../",
+        "/benchmark-%2F..%2Fbenchmark-20261127T080000.html",
+    ],
 )
 def test_nothing_else_is_served(folder: Path, path: str):
     with serving_reports(folder, "127.0.0.1", 0) as url:

@@ -63,6 +63,14 @@ def test_the_whole_migration_is_in_the_history_that_the_ui_shows_and_repeating_i
 
 
 @pytest.mark.thorough
+def test_a_report_whose_files_cannot_be_written_is_in_the_ui_all_the_same(settings: Settings):
+    settings.home.mkdir(parents=True)
+    (settings.home / "reports").write_text("no folder")
+
+    assert "segments" in migrate_through_dagster(settings).report
+
+
+@pytest.mark.thorough
 def test_a_partitioned_table_is_one_set_of_id_ranges_over_all_its_partitions(database: Database, settings: Settings):
     divide(database, "hash")
 

@@ -77,6 +77,10 @@ def test_every_type_goes_through_all_phases_with_the_gate_enforced(database, mak
     held = columns_of(database)["embedding"]
     said = plan(Migration(database, settings), service)
     assert said.obstacles == ()
+    before = benchmark(Migration(database, settings), service)
+    is_searched = name not in ("bits", "sparse", "sparse, longer than a vector can be")
+    assert [run.name for run in before.search] == ["old dense"] * is_searched
+    assert before.storage.new_vector_bytes is None
     expand(Migration(database, settings), ENCODER.space)
     backfill(Migration(database, settings), ENCODER)
     measured = judge_quality(Migration(database, settings), service).measured

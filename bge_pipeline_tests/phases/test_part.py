@@ -12,6 +12,7 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConfigurationError, EmbeddingSpaceMismatch, PhaseError, TargetTableError
 from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.benchmark import benchmark
 from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.embed import embed_pending
 from bge_pipeline.phases.expand import expand
@@ -77,6 +78,10 @@ def test_a_part_is_filled_indexed_and_judged_and_nothing_is_exchanged(database, 
     )
     assert "nothing is exchanged" in status.next_step
     assert status.warnings == ()
+    report = benchmark(Migration(database, odd), service, batch_sizes=(8,))
+    assert report.rows == 100
+    assert report.index_seconds > 0
+    assert next(phase.detail for phase in report.phases if phase.act == "index").endswith(" built")
     again = migrate(Migration(database, odd), service)
     assert (again.backfill.rows, again.swap.index_built) == (0, False)
 

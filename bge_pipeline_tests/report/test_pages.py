@@ -98,7 +98,8 @@ def test_what_was_not_measured_takes_no_room(report: BenchmarkReport):
 
     assert len(pictures(page)) == 1
     assert "| one vector |\n| --- |\n| **1,544 bytes** |" in page
-    assert "nothing to compare yet" in page
+    assert "## Quality gate\n\nnot measured" in page
+    assert "nothing to compare yet" in as_markdown(replace(bare, phase="legacy"))
     assert "recall@20" not in as_markdown(report), "no search has a recall"
     assert "device memory" not in as_markdown(report), "the device does not tell"
 
@@ -148,6 +149,33 @@ def test_the_json_holds_what_the_pages_say(report: BenchmarkReport, tmp_path):
     assert [run["name"] for run in values["search"]] == ["old dense", "new dense"]
     assert values["gate"] == report.gate.as_metadata()
     assert values["gate_summary"].startswith("quality gate (warn)")
+
+
+def test_two_reports_of_one_second_and_those_of_two_tables_are_files_of_their_own(report: BenchmarkReport, tmp_path):
+    other = replace(report, table='"public"."segments of ""ours"""')
+    written = [write_report(one, tmp_path) for one in (report, report, other)]
+
+    assert [one.html.name for one in written] == [
+        "benchmark-20261122T210051-public-segments.html",
+        "benchmark-20261122T210051-public-segments-2.html",
+        "benchmark-20261122T210051-public-segments-of-ours.html",
+    ]
+    assert {path for one in written for path in (one.html, one.markdown, one.json)} == set(tmp_path.iterdir())
+    assert [json.loads(one.json.read_text())["table"] for one in written] == [report.table, report.table, other.table]
+
+
+def test_times_of_the_journal_are_those_of_one_zone(report: BenchmarkReport):
+    abroad = PhaseTime("swap", "2026-11-22 16:58:00.25-05", 1.0, "")
+
+    assert "| swap | 2026-11-22 21:58:00 | 1.0 |" in as_markdown(replace(report, phases=(abroad,)))
+
+
+def test_what_is_no_figure_is_left_out_of_the_storage(report: BenchmarkReport):
+    page = as_markdown(replace(report, phase="legacy", storage=Storage(6_152, None, None, 24_000_000, None)))
+
+    assert "| one vector | 6,152 bytes | — |" in page
+    assert "Now with the vectors of both columns." not in page
+    assert "Now with the vectors of both columns." in as_markdown(report)
 
 
 @pytest.mark.parametrize(
