@@ -6,14 +6,15 @@ INSTALLED := $(VENV)/.installed
 FRAMEWORKS := $(VENV)/frameworks
 DOCS := $(VENV)/docs
 BENCH := $(VENV)/bench
+DATA := .bge-pipeline
 # The theme's advertisement of its successor is no finding.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-frameworks test-endpoint test-celery test-deployment test-servers test-pythons chaos docs lint format dev benchmark clean
+.PHONY: help install demo test test-all test-frameworks test-endpoint test-celery test-deployment test-servers test-pythons chaos docs lint format dev benchmark clean clean-data
 
 help:  ## Show this list.
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-17s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## Make .venv with everything that demo, test and lint use.
 
@@ -119,5 +120,18 @@ $(BENCH)/.installed: pyproject.toml constraints.txt setup.py | $(INSTALLED)
 	$(BENCH)/bin/pip uninstall --quiet --yes torchvision
 	touch $@
 
-clean:  ## Remove .venv, the embedded database and caches.
-	rm -rf $(VENV) .bge-pipeline .pytest_cache .ruff_cache .mypy_cache build dist site *.egg-info
+clean:  ## Remove .venv, caches and what was built; clean-data removes data.
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build dist site *.egg-info
+
+clean-data:  ## Ask, then delete the embedded databases with all tables in them, converted models and reports; YES=1 does not ask.
+	@for pid in $$(find $(DATA) -name postmaster.pid -exec head -n 1 {} ';' 2>/dev/null); do \
+	  if kill -0 "$$pid" 2>/dev/null; then \
+	    echo "PostgreSQL (process $$pid) works in $(DATA): end bge-pipeline dev and what else uses it first." >&2; exit 1; \
+	  fi; \
+	done
+	@if [ "$(YES)" = 1 ]; then exit 0; fi; \
+	if [ ! -t 0 ]; then echo "There is no terminal to ask on: make clean-data YES=1" >&2; exit 1; fi; \
+	printf '%s' "Delete $(DATA) with the databases, Dagster's records, models and reports in it? [y/N] "; \
+	read -r answer; \
+	[ "$$answer" = y ] || { echo "Nothing was deleted."; exit 1; }
+	rm -rf $(DATA)
