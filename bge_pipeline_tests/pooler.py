@@ -109,8 +109,8 @@ def _running(program: str, folder: Path, server_url: URL, log: Any) -> Iterator[
     """The process, as the owner of the server's socket where this one is root, as which PgBouncer refuses to run."""
     owner: dict[str, Any] = {}
     if os.geteuid() == 0:
-        sockets = Path(str(server_url.query.get("host") or "/nonexistent"))
-        status = sockets.stat() if sockets.exists() else None
+        server = Path(str(server_url.query.get("host") or "/nonexistent")) / f".s.PGSQL.{server_url.port or 5432}"
+        status = server.stat() if server.exists() else None
         nobody = 65_534
         owner = {
             "user": status.st_uid if status is not None and status.st_uid else nobody,

