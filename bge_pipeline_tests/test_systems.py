@@ -37,7 +37,7 @@ sys.path.insert(0, str(root))
 loaded = 0
 import bge_pipeline
 names = [module.name for module in pkgutil.walk_packages(bge_pipeline.__path__, "bge_pipeline.")]
-names += ["scripts.pg_dump_line", "scripts.test_embedding_speed"]
+names += ["scripts.pg_dump_line", "scripts.require_same_model", "scripts.test_embedding_speed"]
 for name in names:
     if not name.endswith("__main__"):
         importlib.import_module(name)

