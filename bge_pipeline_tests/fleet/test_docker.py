@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline_tests.fleet.commands import DEPLOY, services
 from bge_pipeline_tests.fleet.conftest import Deploy
-from bge_pipeline_tests.fleet.deployment import wait_for
+from bge_pipeline_tests.fleet.deployment import free_port, wait_for
+from bge_pipeline_tests.own_server import OwnServer
+from bge_pipeline_tests.postgres_programs import programs_folder
 
 DOCKERFILE = DEPLOY / "docker/Dockerfile"
 COMPOSE = sorted(DEPLOY.glob("*/docker-compose*.yaml"))
@@ -58,6 +61,22 @@ def test_the_image_of_webserver_and_daemon_needs_no_library_of_the_model():
     assert done.stdout.strip() == "[]"
 
 
+def test_the_model_is_downloaded_whole_but_for_what_is_excluded():
+    click = pytest.importorskip("click")
+    app = pytest.importorskip("huggingface_hub.cli.hf").app
+    if not isinstance(app, click.Group):
+        pytest.skip("the installed huggingface-hub has no command of click's")
+    download = app.get_command(click.Context(app), "download")
+    download = download.materialize() if hasattr(download, "materialize") else download
+    (line,) = re.findall(r"hf download ([^;]+);", stages()["model"].replace("\\\n", ""))
+
+    parsed = download.make_context("download", shlex.split(line)).params
+
+    assert parsed["repo_id"] == "${EMBEDDING_MODEL}"
+    assert not parsed["filenames"]
+    assert list(parsed["exclude"]) == ["*.onnx", "*.msgpack", "*.h5"]
+
+
 def test_what_is_copied_is_there_and_sent_to_the_builder():
     sent = {
         line[1:] for line in (DEPLOY / "docker/Dockerfile.dockerignore").read_text().split() if line.startswith("!")
@@ -94,6 +113,25 @@ def test_every_file_that_a_compose_file_names_is_there():
                 assert (DEPLOY / "docker" / build.get("context", "../..") / "pyproject.toml").exists()
     for config in yaml.safe_load((DEPLOY / "celery/docker-compose.yaml").read_text())["configs"].values():
         assert (DEPLOY / "docker" / config["file"]).exists()
+
+
+@pytest.mark.pgvector
+def test_a_server_with_a_socket_alone_as_initdb_has_it_is_not_well_yet():
+    kind, program, *arguments = services()["postgres"]["healthcheck"]["test"]
+    server = OwnServer.temporary()
+    try:
+        port = str(free_port())  # on which nobody listens
+        server.set(port=port)
+        its_socket = {"PGHOST": str(server.folder), "PGPORT": port}
+        found, well = (
+            subprocess.run([programs_folder() / program, *words], env=its_socket, check=False, timeout=60).returncode
+            for words in ([], arguments)
+        )
+    finally:
+        server.remove()
+
+    assert kind == "CMD"
+    assert (found, well) == (0, 2)
 
 
 @pytest.mark.pgvector
