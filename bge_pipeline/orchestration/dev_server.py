@@ -44,6 +44,14 @@ _ASKS_TO_END = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 _INTERRUPT = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT)
 _APART = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
 
+_ENDING_WITH_US = (
+    "import ctypes, runpy, signal; ctypes.CDLL(None).prctl(1, signal.SIGINT); "
+    "runpy.run_module('dagster', run_name='__main__', alter_sys=True)"
+)
+"""Runs Dagster as `-m dagster` does, and has Linux interrupt it when this process is killed (PR_SET_PDEATHSIG). Dagster's process
+asks for that itself: this one has threads, so that nothing of Python may run between its fork and the exec."""
+_DAGSTER = ["-c", _ENDING_WITH_US] if sys.platform == "linux" else ["-m", "dagster"]
+
 
 def run_dev(settings: Settings, port: int = DEFAULT_PORT, host: str = DEFAULT_HOST) -> int:
     """Run `dagster dev` until it is interrupted; returns its exit status.
@@ -108,7 +116,7 @@ def _serving_metrics(settings: Settings, variables: dict[str, str], tables: Sequ
 def _run_dagster(
     variables: dict[str, str], tables: Sequence[ServedTable], port: int, host: str, settings: Settings
 ) -> int:
-    command = ["-m", "dagster", "dev", "-m", "bge_pipeline.definitions", "-p", str(port), "-h", host]
+    command = [*_DAGSTER, "dev", "-m", "bge_pipeline.definitions", "-p", str(port), "-h", host]
     if settings.log_format == "json":
         command += ["--log-format", "json"]
     ui, home = f"http://{host}:{port}", settings.home

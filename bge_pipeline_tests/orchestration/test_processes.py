@@ -260,9 +260,26 @@ def ask(port: int, query: str, **variables: object) -> dict[str, Any]:
     return data
 
 
-@contextmanager
-def dagster_ui(said: Path = Path(os.devnull)) -> Iterator[int]:
-    """`run_dev` in a process of its own, on a free port, what it says in a file; nothing of it is left at the end."""
+@pytest.mark.thorough
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for it")
+@pytest.mark.usefixtures("instance")
+def test_nothing_of_the_ui_is_left_where_its_process_is_killed():
+    process, port = start_ui(Path(os.devnull))
+    family: list[psutil.Process] = []
+    try:
+        wait_until(lambda: answers(port))
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        _, alive = psutil.wait_procs(family, timeout=_PATIENCE_SECONDS)
+        assert not alive
+    finally:
+        for one in [process, *(one for one in family if one.is_running())]:
+            one.kill()
+
+
+def start_ui(said: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """`run_dev` in a process of its own, which writes what it says to a file, and the port on which it will listen."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -272,7 +289,13 @@ def dagster_ui(said: Path = Path(os.devnull)) -> Iterator[int]:
         f"sys.exit(run_dev(load_settings(), port={port}))"
     )
     with said.open("wb") as output:
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=output, stderr=output)
+        return subprocess.Popen([sys.executable, "-c", code], stdout=output, stderr=output), port
+
+
+@contextmanager
+def dagster_ui(said: Path = Path(os.devnull)) -> Iterator[int]:
+    """The UI on a port, what it says in a file; nothing of it is left at the end."""
+    process, port = start_ui(said)
     try:
         wait_until(lambda: answers(port))
         family = psutil.Process(process.pid).children(recursive=True)
