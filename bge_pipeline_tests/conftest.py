@@ -26,6 +26,7 @@ from bge_pipeline.old_spellings import OLD_NAMES
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.settings import Settings, load_settings
 from bge_pipeline_tests.postgres_programs import named_programs, start_server
+from bge_pipeline_tests.run_folders import make_run_folder, remove_left_folders
 from bge_pipeline_tests.support import administer, copy_database
 
 _IN_MEMORY = Path("/dev/shm")
@@ -48,14 +49,18 @@ def pytest_configure(config: pytest.Config) -> None:
     """A folder for what this run's servers and tests write, outside pytest's own, whose rights a second run would take away.
 
     Thousands of databases are made and dropped there, so that it lies in memory where that is large enough and neither
-    TMPDIR nor --basetemp names another place.
+    TMPDIR nor --basetemp names another place. Folders of runs that were killed go first.
     """
     if hasattr(config, "workerinput"):
         return
+    elsewhere = Path(tempfile.gettempdir())
+    for parent in (_IN_MEMORY, elsewhere):
+        remove_left_folders(parent)
     in_memory = not os.environ.get("TMPDIR") and _has_room(_IN_MEMORY)
-    folder = tempfile.mkdtemp(prefix="bge-tests-", dir=_IN_MEMORY if in_memory else None)
+    folder, lock = make_run_folder(_IN_MEMORY if in_memory else elsewhere)
+    atexit.register(lock.close)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    os.environ["BGE_PIPELINE_TESTS_FOLDER"] = folder
+    os.environ["BGE_PIPELINE_TESTS_FOLDER"] = str(folder)
     if in_memory and not config.option.basetemp:
         config.option.basetemp = f"{folder}/t"
 
