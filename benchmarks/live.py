@@ -28,7 +28,7 @@ from benchmarks.harness import Measurement, Results
 from benchmarks.live_application import Application, Latencies
 from benchmarks.live_picture import draw
 from benchmarks.live_table import Clone, Sizes, make_template
-from benchmarks.live_tools import PhaseWatch, Tool, nothing, ours, vecshift
+from benchmarks.live_tools import PhaseWatch, Tool, busy, nothing, ours, vecshift
 from bge_pipeline.database.connection import normalise_url
 from bge_pipeline.database.local_server import start_embedded_postgres
 
@@ -73,7 +73,7 @@ def main() -> None:
     arguments = _arguments()
     tools = [ours("keep", arguments.set), ours("drop", arguments.set)]
     if arguments.alone is not None:
-        tools.append(nothing(arguments.alone))
+        tools += [nothing(arguments.alone), busy(arguments.alone)]
     if arguments.vecshift is not None:
         tools.append(vecshift(arguments.vecshift))
     tools = [tool for tool in tools if not arguments.tools or tool.name in arguments.tools]
@@ -98,7 +98,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--old-index", nargs="+", default=["ivfflat", "hnsw"], choices=["ivfflat", "hnsw"])
     parser.add_argument("--rounds", type=int, default=1, help="turns of each tool; samples of all turns are pooled")
     parser.add_argument("--vecshift", type=Path, help="path of the peer's command; without it the peer is left out")
-    parser.add_argument("--alone", type=float, metavar="SECONDS", help="also leave the application alone for as long")
+    parser.add_argument(
+        "--alone",
+        type=float,
+        metavar="SECONDS",
+        help="also leave the application alone for as long, and beside a process that only computes",
+    )
     parser.add_argument("--tools", nargs="+", help="names of the tools to run, as the tables have them; all by default")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting for ours")
     parser.add_argument("--database-url", help="a server with pgvector; an embedded one by default")

@@ -65,6 +65,18 @@ def nothing(seconds: float) -> Tool:
     return Tool("nothing", run)
 
 
+def busy(seconds: float) -> Tool:
+    """No migration, but a process that computes all the time: what any tool costs that keeps one core busy."""
+
+    def run(_dsn: str, _home: Path) -> str | None:
+        with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+            time.sleep(seconds)
+            process.kill()
+        return None
+
+    return Tool("a busy core", run)
+
+
 def vecshift(command: Path) -> Tool:
     """The peer's `init`, `apply` and `cutover`, with its model that hashes words."""
     command = command.expanduser().absolute()

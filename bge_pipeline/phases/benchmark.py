@@ -230,7 +230,7 @@ def _verdict(
 
 def _rerank(
     service: EmbeddingsService,
-    texts: list[str],
+    texts: Sequence[str],
     settings: SearchSettings,
     notes: list[str],
     on_step: Callable[[str], None],

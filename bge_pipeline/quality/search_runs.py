@@ -123,10 +123,11 @@ def search_runs(
             else _search_new(database, settings, service, column, judged or excerpts(rows.texts), notes)
         )
     # After all timings: exact search reads whole columns, and would leave its own in the cache.
-    recalls = {"old": None, "new": columns.new_recall}
-    for name, column in (("old", columns.old), ("new", columns.new)):
-        if column in samples and recalls[name] is None:
-            recalls[name] = _recall(database, settings, column, samples[column])
+    recalls: dict[str, float | None] = {"old": None, "new": columns.new_recall}
+    for column, rows in samples.items():
+        name = "old" if column == columns.old else "new"
+        if recalls[name] is None:
+            recalls[name] = _recall(database, settings, column, rows)
     return tuple(
         replace(run, recall=recalls[run.column]) if run.mode == "dense" and not run.reranked else run for run in runs
     )
