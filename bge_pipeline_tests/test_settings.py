@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bge_pipeline.cli.env_file import write_env
 from bge_pipeline.errors import ConfigurationError
-from bge_pipeline.settings import Settings, load_settings, misspelled_names, settings_of_file
+from bge_pipeline.settings import Settings, load_settings, misspelled_names, names_set, settings_of_file
 from bge_pipeline.settings.column_list import join_columns, split_columns
 
 
@@ -49,6 +49,15 @@ def test_a_file_in_another_encoding_is_named_and_not_repeated(tmp_path, monkeypa
         read()
     assert "geh" not in str(refused.value)
     assert refused.value.__cause__ is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that root cannot read either")
+@pytest.mark.parametrize("read", [load_settings, misspelled_names, names_set, lambda: settings_of_file(Path(".env"))])
+def test_a_file_that_this_user_may_not_read_is_one_error_that_names_it(tmp_path, read):
+    (tmp_path / ".env").symlink_to("/proc/self/mem")
+    with pytest.raises(ConfigurationError, match=r"\.env cannot be read: Input/output error") as refused:
+        read()
+    assert refused.value.exit_code == 2
 
 
 def test_what_a_process_was_started_with_wins_over_an_env_file_that_was_put_over_it(monkeypatch, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import click
@@ -17,7 +17,7 @@ from bge_pipeline.cli.wording import worded
 from bge_pipeline.console import inert, stderr
 from bge_pipeline.errors import ConfigurationError, TargetTableError
 from bge_pipeline.phases.discover import Discovered, discover
-from bge_pipeline.settings import Settings, load_settings
+from bge_pipeline.settings import Settings, load_settings, overruled
 
 _EXPECTED_URL = "postgresql://user:password@host:5432/database"
 Table = Annotated[
@@ -45,7 +45,7 @@ def discover_command(
         return
     chosen = _chosen(found, table)
     if write:
-        write_env(chosen.settings(), invocation().env_file, yes=yes)
+        _write(chosen.settings(), yes=yes)
     printing.print_json(chosen) if json else printing.print_settings(chosen.settings())
 
 
@@ -97,11 +97,28 @@ def init_command(
             dimensions = int(_asked("EMBEDDING_DIMENSIONS", "--dimensions", f"Dimensions of {model}"))
     values = {"DATABASE_URL": url, **target, "EMBEDDING_MODEL": model, "EMBEDDING_DIMENSIONS": str(dimensions)}
     load_settings(**{name.lower(): value for name, value in values.items()})  # before anything is written
-    write_env(values, invocation().env_file, yes=yes)
+    without_effect = _write(values, yes=yes)
     stderr.print(f"written into {invocation().env_file}", style="dim", highlight=False)
     overrides.update({name.lower(): value for name, value in values.items()})
     plan_command(json=json)
-    stderr.print(worded("Next: bge-pipeline migrate"), style="dim", highlight=False)
+    if without_effect:
+        stderr.print(
+            f"Next: unset {' '.join(without_effect)}, then bge-pipeline migrate", style="yellow", highlight=False
+        )
+    else:
+        stderr.print(worded("Next: bge-pipeline migrate"), style="dim", highlight=False)
+
+
+def _write(values: Mapping[str, str], *, yes: bool) -> list[str]:
+    """Write into the env file; the variables without effect there, as the environment sets them to something else."""
+    call = invocation()
+    write_env(values, call.env_file, yes=yes)
+    found = [] if call.env_file_wins else overruled(values)
+    for name in found:
+        stderr.print(
+            f"warning: {name} of the environment wins over {call.env_file}: unset it", style="yellow", highlight=False
+        )
+    return found
 
 
 def _configured_url() -> str | None:

@@ -58,7 +58,7 @@ def ask_to_migrate(migration: Migration, service: EmbeddingsService, state: Migr
     if step is None or (step != "first" and has_consent(step, state, settings, service.space)):
         return settings
     is_sent = settings.embedding_provider == "openai"
-    _show(plan(migration, unloaded_model(migration) if is_sent else service))
+    _show(plan(migration, unloaded_model(migration) if is_sent else service), str(migration.database))
     confirm(_QUESTIONS[step], yes=False)
     return with_consent(settings, state)
 
@@ -86,11 +86,12 @@ def rollback_warning(state: MigrationState, *, discard: bool) -> str | None:
     return f"This {drops}."
 
 
-def _show(plan: Plan) -> None:
+def _show(plan: Plan, database: str) -> None:
     """The essentials of a plan, where the question is asked."""
     print_facts(
         f"{plan.table}: {plan.phase}",
         {
+            "database": database,
             "from": f"{plan.old_model or 'model not recorded'}, {plan.old_dimensions} dimensions",
             "to": f"{plan.model}, {plan.new_dimensions} dimensions",
             "rows": f"{plan.rows:,}, of which {plan.pending:,} are to be embedded",

@@ -63,10 +63,12 @@ class Invocation:
     Attributes:
         overrides: settings of `--env-file` and `--set`, and those that options of a command stand for, by name.
         env_file: what `--env-file` names, and else `.env`; where `init` and `discover` write.
+        env_file_wins: whether it does over the environment, as one that is named.
     """
 
     overrides: dict[str, str] = field(default_factory=dict)
     env_file: Path = Path(".env")
+    env_file_wins: bool = False
 
     def assign(self, assignment: str) -> None:
         """Take one NAME=VALUE of `--set`.
@@ -98,7 +100,7 @@ class Invocation:
         Raises:
             ConfigurationError: the file cannot be read, and the command is none that makes it.
         """
-        self.env_file = env_file
+        self.env_file, self.env_file_wins = env_file, True
         if env_file.exists() or not may_be_made:
             self.overrides |= settings_of_file(env_file)
 

@@ -146,7 +146,7 @@ def load_settings(**overrides: Any) -> Settings:
     if WITHOUT_ENV_FILE in os.environ:
         overrides = {"_env_file": None} | _under_env_file() | overrides
     try:
-        with _utf_8_wanted(Path(".env")):
+        with _readable(Path(".env")):
             return Settings(**overrides)
     except ValidationError as error:
         raise ConfigurationError(
@@ -155,14 +155,21 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 @contextmanager
-def _utf_8_wanted(env_file: Path | None) -> Iterator[None]:
-    """Refuse an env file in another encoding, such as the UTF-16 of PowerShell's `>`, without repeating what is in it.
+def _readable(env_file: Path | None) -> Iterator[None]:
+    """Refuse an env file of somebody else's, or in another encoding, such as the UTF-16 of PowerShell's `>`, without repeating
+    what is in it.
 
     Raises:
-        ConfigurationError: it is.
+        ConfigurationError: it cannot be read.
     """
     try:
         yield
+    except OSError as error:
+        raise ConfigurationError(
+            f"{env_file} cannot be read: {error.strerror or error}",
+            state="nothing was read or changed",
+            next_step="give this user the right to read it, or run the command in another folder",
+        ) from error
     except UnicodeDecodeError:
         raise ConfigurationError(
             f"{env_file}: expected a file in UTF-8",
@@ -172,7 +179,7 @@ def _utf_8_wanted(env_file: Path | None) -> Iterator[None]:
 
 
 def _of_env_file(path: Path | None = Path(".env")) -> DotEnvSettingsSource:
-    with _utf_8_wanted(path):
+    with _readable(path):
         return DotEnvSettingsSource(Settings, env_file=path)
 
 
@@ -262,7 +269,13 @@ def nearest_setting(name: str) -> str | None:
 
 def names_set() -> frozenset[str]:
     """Names of the settings that the environment or `.env` sets, whether or not their values are valid."""
-    return frozenset((*EnvSettingsSource(Settings)(), *DotEnvSettingsSource(Settings)()))
+    return frozenset((*EnvSettingsSource(Settings)(), *_of_env_file()()))
+
+
+def overruled(values: Mapping[str, str]) -> list[str]:
+    """The variables that the environment sets to something else than these values, and so wins over an `.env` with them."""
+    held = EnvSettingsSource(Settings).env_vars
+    return [name for name, value in values.items() if held.get(name.lower()) not in (None, "", value)]
 
 
 @lru_cache(maxsize=1)

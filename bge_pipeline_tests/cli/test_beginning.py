@@ -78,6 +78,51 @@ def test_init_without_a_terminal_takes_options_and_ends_with_a_plan(database: Da
     assert (found.target_table, found.embedding_model) == ("segments", "hashing")
 
 
+HASHING = ("--model", "hashing", "--dimensions", "384", "--yes")
+
+
+def test_init_names_what_the_next_command_would_read_from_the_environment_instead(
+    database: Database, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me:hunter2@production/app")
+    monkeypatch.setenv("EMBEDDING_MODEL", "BAAI/bge-base-en-v1.5")
+    monkeypatch.setenv("TARGET_TABLE", "segments")
+
+    done = run("init", "--database-url", url, *HASHING)
+
+    assert "DATABASE_URL of the environment wins over .env: unset it" in done.stderr
+    assert "EMBEDDING_MODEL of the environment wins over .env: unset it" in done.stderr
+    assert "TARGET_TABLE of" not in done.stderr, "it says the same"
+    assert "Next: unset DATABASE_URL EMBEDDING_MODEL, then bge-pipeline migrate" in done.stderr
+    assert "Next: bge-pipeline migrate" not in done.stderr
+    assert "hunter2" not in done.output
+    named = run("--env-file", "other.env", "init", "--database-url", url, *HASHING)
+    assert "wins over" not in named.stderr, "such a file wins itself"
+    assert "Next: bge-pipeline --env-file other.env migrate" in named.stderr
+    monkeypatch.setenv("DATABASE_URL", url)
+    monkeypatch.delenv("EMBEDDING_MODEL")
+    agreeing = run("init", *HASHING)
+    assert "wins over" not in agreeing.stderr
+    assert "Next: bge-pipeline migrate" in agreeing.stderr
+
+
+def test_discover_names_them_too(database: Database, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    monkeypatch.setenv("TARGET_TABLE", "another")
+    assert "TARGET_TABLE of the environment wins over .env" in run("discover", "--write").stderr
+
+
+def test_where_no_file_can_be_written_it_is_one_error(database: Database, url: str) -> None:
+    Path(".env").mkdir()
+    with pytest.raises(ConfigurationError, match=r"\.env cannot be written: Is a directory"):
+        run("init", "--database-url", url, *HASHING)
+    Path("file").touch()
+    with pytest.raises(ConfigurationError, match=r"file/papers\.env cannot be written: Not a directory") as refused:
+        run("--env-file", "file/papers.env", "init", "--database-url", url, *HASHING)
+    assert refused.value.state == "nothing was written"
+    assert list(Path(".env").iterdir()) == []
+
+
 def test_init_without_a_terminal_says_which_option_is_missing(database: Database, url: str) -> None:
     with pytest.raises(ConfigurationError, match="DATABASE_URL cannot be told") as refused:
         run("init")

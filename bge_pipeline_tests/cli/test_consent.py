@@ -152,6 +152,8 @@ class TestAFirstMigration:
         assert table(database) == before
         said = words(declined.stderr)
         assert "This begins the migration of a live table. Go on?" in said
+        assert f"database {str(database)[:30]}" in said
+        assert f"/{database.url.database}" in declined.stderr.replace("\n", "").replace(" ", "")
         assert "stand-in for Alibaba-NLP/gte-Qwen2-1.5B-instruct (hashed words, not a model), 1536 dimensions" in said
         assert "dropped segments_embedding_idx" in said
 
