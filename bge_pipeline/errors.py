@@ -138,6 +138,12 @@ class Stopped(BgePipelineError):
     exit_code = 143
 
 
+class Interrupted(Stopped):
+    """Ctrl-C, before there was anything that another command could go on with."""
+
+    exit_code = 130
+
+
 class BudgetSpent(Stopped):
     """A backfill has cost as much as it may, and ended after the batch in hand."""
 

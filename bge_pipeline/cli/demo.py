@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +15,22 @@ from bge_pipeline.cli.printing import megabytes, stdout
 from bge_pipeline.cli.wording import worded
 from bge_pipeline.console import loading_progress, stderr
 from bge_pipeline.database.connection import Database, embedded_folder
+from bge_pipeline.demo.corpus import segments
 from bge_pipeline.demo.home import SCHEMA, left_alone, questions_file
 from bge_pipeline.demo.mark import alone, claim_schema, drop_demo_table
 from bge_pipeline.demo.questions import judge
-from bge_pipeline.demo.table import create_demo_table, legacy_encoder
+from bge_pipeline.demo.table import DemoTable, create_demo_table, legacy_encoder
+from bge_pipeline.embedding.endpoint.address import Address
+from bge_pipeline.errors import Interrupted
 from bge_pipeline.phase_line import phase_line
+from bge_pipeline.phases.endpoint_use import count_unsent, endpoint_use
 from bge_pipeline.phases.migrate import open_service
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import Status, read_status
 from bge_pipeline.postgres_url import parse_url, shown
 from bge_pipeline.quality.judgements import JudgedQueries, write_judged_queries
 from bge_pipeline.search import Retriever, SearchResponse, create_text_index
-from bge_pipeline.settings import DatabaseSettings, Settings
+from bge_pipeline.settings import DatabaseSettings, ModelSettings, Settings
 
 if TYPE_CHECKING:
     from bge_pipeline.orchestration.progress import StepProgress
@@ -74,18 +78,17 @@ def run_demo(settings: Settings, *, rows: int | None, reset: bool, is_shown: boo
     Raises:
         PhaseError: a name that the demo needs is taken, by an earlier demo or by somebody else's table.
         LockNotAcquired: another demo is at work there.
+        Interrupted: Ctrl-C before the table was there; afterwards it is a KeyboardInterrupt, and `migrate` resumes.
     """
     # Dagster's rooms are loaded here, so that the other commands start without them.
     from bge_pipeline.orchestration.in_process import migrate_through_dagster
 
     _announce(settings)
-    with Database.from_settings(settings) as database, alone(database):
-        if reset:
-            drop_demo_table(database, settings)
-        with database.transaction() as connection:
-            claim_schema(connection, settings.target_schema)
-        with loading_progress(rows) as show:
-            table = create_demo_table(database, settings, rows, on_progress=show)
+    with ExitStack() as stack:
+        with _to_be_begun_again():
+            database = stack.enter_context(Database.from_settings(settings))
+            stack.enter_context(alone(database))
+            table = _make_table(database, settings, rows, reset=reset)
         _say(
             f"{table.rows:,} segments of Python documentation, with {table.legacy_dimensions}-d vectors: {table.legacy_model}"
         )
@@ -122,20 +125,65 @@ def run_demo(settings: Settings, *, rows: int | None, reset: bool, is_shown: boo
     return result
 
 
+@contextmanager
+def _to_be_begun_again() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "interrupted before the demo's table was there", next_step="the same command with --reset begins again"
+        ) from None
+
+
+def _make_table(database: Database, settings: Settings, rows: int | None, *, reset: bool) -> DemoTable:
+    if reset:
+        drop_demo_table(database, settings)
+    with database.transaction() as connection:
+        claim_schema(connection, settings.target_schema)
+    with loading_progress(rows) as show:
+        return create_demo_table(database, settings, rows, on_progress=show)
+
+
 def _announce(settings: Settings) -> None:
-    if settings.embedding_model == "bundled":
+    if settings.embedding_provider == "openai":
+        _say(
+            f"model: {settings.embedding_model} of {Address.from_settings(settings).host}, which is sent the demo's texts"
+        )
+    elif settings.embedding_model == "bundled":
         _say("model: the bundled all-MiniLM-L6-v2 (384-d), since it needs no download; EMBEDDING_MODEL chooses another")
     _say(f"database: {_where(settings)}, schema {SCHEMA}")
     if spared := left_alone():
         _say(f"not read, since the demo has its own: {', '.join(spared)}")
 
 
-def question_to_user(settings: DatabaseSettings, *, reset: bool) -> str:
-    """What the demo would do in a database that is not its own, for the user to agree to."""
-    first = "drops the demo's earlier tables and " if reset else ""
+def question_to_user(settings: Settings, *, rows: int | None, reset: bool) -> str | None:
+    """What the demo would do in a database that is not its own, and send to an endpoint, for the user to agree to.
+
+    None where it does neither.
+
+    Raises:
+        ConfigurationError: a variable that the endpoint needs is missing or wrong.
+        ModelUnavailable: EMBEDDING_TOKENIZER cannot be found.
+    """
+    told = []
+    if settings.database_url is not None:
+        first = "drops the demo's earlier tables and " if reset else ""
+        effort = " but the search effort of new sessions, by SERVER_SEARCH_EFFORT=set"
+        told.append(
+            f"This {first}makes the schema {SCHEMA} with the demo's tables in {_where(settings)}, and the extension vector "
+            f"if it is missing. Nothing else there is changed{effort if settings.server_search_effort == 'set' else ''}."
+        )
+    if settings.embedding_provider == "openai":
+        told.append(_told_sending(settings, [segment.text for segment in segments(rows)]))
+    return " ".join(told) or None
+
+
+def _told_sending(settings: ModelSettings, texts: list[str]) -> str:
+    counted = count_unsent(settings, texts)
+    assert counted is not None, "an endpoint is configured"
+    use = endpoint_use(settings, float(counted.token_counts.mean()), len(texts))
     return (
-        f"This {first}makes the schema {SCHEMA} with the demo's tables in {_where(settings)}, and the extension vector if "
-        "it is missing. Nothing else there is changed."
+        f"This sends {len(texts):,} texts of Python's documentation, {use}; gate and benchmark send some of them again."
     )
 
 
@@ -152,12 +200,15 @@ def _judged(migration: Migration) -> JudgedQueries:
 
 
 def _for_demo(settings: Settings, judged: JudgedQueries) -> dict[str, object]:
-    """The judged questions as an EVAL_QUERIES file, so that the quality gate asks them too, and a shorter benchmark."""
+    """The judged questions as an EVAL_QUERIES file, so that the quality gate asks them too, and a shorter benchmark.
+
+    The searches are by the vectors alone: they send no question to a chat endpoint.
+    """
     path = questions_file(settings.home)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_judged_queries(path, judged)
     texts = settings.benchmark_texts if "benchmark_texts" in settings.model_fields_set else _BENCHMARK_TEXTS
-    return {"eval_queries": path, "benchmark_texts": texts}
+    return {"eval_queries": path, "benchmark_texts": texts, "query_expansion": "off"}
 
 
 @contextmanager

@@ -25,15 +25,20 @@ _TARGET: dict[str, Any] = {
     "target_embedding_column": "embedding",
 }
 _NEVER_TAKEN = frozenset({"database_url", *_TARGET})
-_OWN_QUESTIONS = ("eval_queries", "compare_queries", "query_log")
-_NOT_TAKEN_FROM_THE_ENVIRONMENT = _NEVER_TAKEN | {"dagster_database_url", "bge_pipeline_tables", *_OWN_QUESTIONS}
+_OF_THE_USERS = (
+    "dagster_database_url", "bge_pipeline_tables", "dagster_url", "reports_url", "slack_token", "slack_channel",
+    "eval_queries", "compare_queries", "query_log", "search_language", "legacy_model", "legacy_dimensions", "old_embedding",
+    "server_search_effort", "application_role", "begin_next_migration", "forward_after_rollback",
+)  # fmt: skip
+"""What else describes a table, its application, their server and who is told of them; the demo has the defaults."""
+_NOT_TAKEN_FROM_THE_ENVIRONMENT = _NEVER_TAKEN.union(_OF_THE_USERS)
 
 
 def demo_settings(overrides: Mapping[str, object], *, database_url: str | None = None) -> Settings:
     """The settings that the demo runs with, and that commands reach its table with afterwards.
 
-    What the environment and `.env` say of the user's database, table, Dagster records and questions is left out; the
-    model and everything else is taken, and the model is the bundled one where nothing names another.
+    What the environment and `.env` say of the user's database, table, application, Dagster records and questions is left
+    out; the model and everything else is taken, and the model is the bundled one where nothing names another.
 
     Args:
         overrides: settings from the command line, without a database and a table.
@@ -49,18 +54,13 @@ def demo_settings(overrides: Mapping[str, object], *, database_url: str | None =
             state="nothing was changed",
             next_step="bge-pipeline demo --database-url for another database; its schema is always " + SCHEMA,
         )
-    own: dict[str, Any] = {
-        "dagster_database_url": None,
-        "bge_pipeline_tables": None,
-        **dict.fromkeys(_OWN_QUESTIONS),
-        **overrides,
-        **_TARGET,
-    }
+    defaults = {name: Settings.model_fields[name].default for name in _OF_THE_USERS}
+    own: dict[str, Any] = {**defaults, **overrides, **_TARGET}
     own["database_url"] = database_url
     settings = load_settings(**own)
     # Another database's demo keeps its books apart, so that neither takes the other's partitions for its own.
     own["bge_pipeline_home"] = _folder(settings) if database_url is None else settings.home / "demo-elsewhere"
-    if "embedding_model" not in settings.model_fields_set:
+    if settings.embedding_provider == "local" and "embedding_model" not in settings.model_fields_set:
         own["embedding_model"] = "bundled"
     questions = questions_file(own["bge_pipeline_home"])
     if own["eval_queries"] is None and questions.exists():

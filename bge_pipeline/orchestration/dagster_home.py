@@ -33,9 +33,9 @@ def environment(settings: Settings) -> dict[str, str]:
         value = getattr(settings, name)
         if value is not None:
             variables[name.upper()] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-    if os.environ.get("BGE_PIPELINE_TABLES") and not settings.bge_pipeline_tables:
-        variables["BGE_PIPELINE_TABLES"] = ""  # which counts as not set
-    return variables
+    # What these settings leave out is read from nowhere else: an empty variable counts as one that is not set.
+    others = [name for name in os.environ if name.upper() not in variables]
+    return variables | {name: "" for name in others if name.lower() in settings.model_fields_set}
 
 
 def for_dagsters_commands(variables: Mapping[str, str]) -> dict[str, str]:

@@ -137,5 +137,5 @@ def _why_failed(job: str, result: dg.ExecuteInProcessResult) -> BgePipelineError
     return BgePipelineError(
         f"{job} failed: {reasons[-1]}",
         state=f"run {result.run_id} is in Dagster's history with its log",
-        next_step="run the same command again; every phase resumes",
+        next_step="bge-pipeline benchmark" if job == "report_job" else "bge-pipeline migrate resumes",
     )

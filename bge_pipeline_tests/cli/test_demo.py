@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import uuid
@@ -12,17 +14,23 @@ from pathlib import Path
 
 import pytest
 
+from bge_pipeline.cli.demo import question_to_user
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.local_server import start_embedded_postgres
 from bge_pipeline.demo.home import SCHEMA, demo_settings
 from bge_pipeline.demo.mark import claim_schema
 from bge_pipeline.demo.table import create_demo_table
-from bge_pipeline_tests.support import columns_of, contents_of, make_users_tables
+from bge_pipeline_tests.endpoint_server import EndpointServer, error, serving
+from bge_pipeline_tests.support import columns_of, contents_of, execute, make_users_tables
 
 pytestmark = pytest.mark.pgvector
 
 SMALL = ("--rows", "150")
+FAST = {"EMBEDDING_MODEL": "hashing", "QUALITY_GATE": "off", "BENCHMARK_TEXTS": "20", "LOCK_TIMEOUT_MS": "5000"}
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+SETTINGS_OF_THE_DATABASE = """
+SELECT setconfig FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase WHERE datname = current_database()
+"""
 
 
 @pytest.fixture
@@ -34,12 +42,11 @@ def home(run_folder: Path) -> Path:
 @pytest.fixture
 def run(home: Path, tmp_path: Path) -> Run:
     """Runs the command where nothing but a data folder and a fast model is set."""
-    fast = {"EMBEDDING_MODEL": "hashing", "QUALITY_GATE": "off", "BENCHMARK_TEXTS": "20", "LOCK_TIMEOUT_MS": "5000"}
 
     def run_command(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "bge_pipeline", *arguments],
-            env=os.environ | fast | {"BGE_PIPELINE_HOME": str(home)} | variables,
+            env=os.environ | FAST | {"BGE_PIPELINE_HOME": str(home)} | variables,
             cwd=tmp_path,
             capture_output=True,
             text=True,
@@ -49,6 +56,12 @@ def run(home: Path, tmp_path: Path) -> Run:
         )
 
     return run_command
+
+
+@pytest.fixture
+def server() -> Iterator[EndpointServer]:
+    with serving() as served:
+        yield served
 
 
 @pytest.fixture
@@ -99,14 +112,18 @@ def test_a_reset_demo_leaves_everything_of_the_users_as_it_was(
         f"DAGSTER_DATABASE_URL={database_url}\n"
     )
 
-    made = run("demo", "--reset", *SMALL, DATABASE_URL=database_url, EVAL_QUERIES="/nowhere.jsonl")
+    others = {"EVAL_QUERIES": "/nowhere.jsonl", "TARGET_TEXT": "title || body", "TARGET_WHERE": "tenant_id = 7"}
+    made = run("demo", "--reset", *SMALL, DATABASE_URL=database_url, **others)
 
     assert made.returncode == 0, made.stderr
     assert [(contents_of(database), contents_of(database, "app")) for database in users] == before
     assert contents_of(users_database, SCHEMA) == contents_of(embedded[0], SCHEMA) == {}
     assert len(contents_of(demo, SCHEMA)["segments"]) == 150
     said = " ".join(made.stderr.split())
-    assert "DAGSTER_DATABASE_URL, DATABASE_URL, EVAL_QUERIES, TARGET_SCHEMA, TARGET_TABLE, TARGET_TEXT_COLUMN" in said
+    assert (
+        "DAGSTER_DATABASE_URL, DATABASE_URL, EVAL_QUERIES, TARGET_SCHEMA, TARGET_TABLE, TARGET_TEXT, TARGET_TEXT_COLUMN"
+        in said
+    )
     assert "bge-pipeline --demo status" in made.stdout
     status = json.loads(run("--demo", "status", "--json").stdout)
     assert (status["table"], status["phase"], status["rows"]) == ('"bge_pipeline_demo"."segments"', "swapped", 150)
@@ -127,13 +144,78 @@ def test_a_database_that_is_named_is_worked_in_only_when_the_user_agrees_and_onl
     assert contents_of(users_database, SCHEMA) == {}
     assert not home.exists()
 
-    made = run("demo", "--reset", "--yes", "--database-url", database_url, *SMALL)
+    theirs = {"SERVER_SEARCH_EFFORT": "set", "LEGACY_DIMENSIONS": "3072", "INDEX_LISTS": "30"}
+    made = run("demo", "--reset", "--yes", "--database-url", database_url, *SMALL, **theirs)
     assert made.returncode == 0, made.stderr
+    assert execute(users_database, SETTINGS_OF_THE_DATABASE) == []
     assert (contents_of(users_database), contents_of(users_database, "app")) == before
     assert len(contents_of(users_database, SCHEMA)["segments"]) == 150
     assert "bge-pipeline --demo --set DATABASE_URL=... status" in made.stdout
     reached = run("--demo", "--set", f"DATABASE_URL={database_url}", "status", "--json")
     assert json.loads(reached.stdout)["phase"] == "swapped"
+
+
+def test_an_endpoint_is_sent_nothing_before_the_user_agrees(run: Run, home: Path, server: EndpointServer) -> None:
+    refused = run("demo", *SMALL, EMBEDDING_PRICE_PER_MILLION="100", **server.environment())
+
+    assert refused.returncode == 2
+    said = " ".join(refused.stderr.split())
+    host = server.url.split("/")[2]
+    assert re.search(rf"This sends 150 texts of Python's documentation, about \d\S+ tokens .* to {host}: about", said)
+    assert "--yes" in said
+    assert server.requests == []
+    assert not home.exists()
+
+
+def test_what_else_is_asked_of_a_person_is_asked_with_it(server: EndpointServer) -> None:
+    endpoint = {name.lower(): value for name, value in server.environment().items()}
+    elsewhere = {"database_url": "postgresql://me:hunter2@host/app"}
+    asked = question_to_user(demo_settings(endpoint, **elsewhere), rows=20, reset=True)
+    assert asked is not None
+    assert "postgresql://me:***@host/app" in asked
+    assert "Nothing else there is changed. This sends 20 texts" in asked
+    asked = question_to_user(demo_settings({"server_search_effort": "set"}, **elsewhere), rows=20, reset=False)
+    assert asked is not None
+    assert "but the search effort of new sessions, by SERVER_SEARCH_EFFORT=set" in asked
+    assert question_to_user(demo_settings({}), rows=20, reset=True) is None
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+@pytest.mark.timeout(600)
+def test_a_demo_that_failed_goes_on_by_the_command_that_it_names(run: Run, server: EndpointServer) -> None:
+    server.rule = lambda _: (401, {}, error("no such key"))
+    failed = run("demo", "--yes", *SMALL, **server.environment())
+    assert failed.returncode == 1, failed.stderr
+    said = " ".join(failed.stderr.split())
+    assert f"some-model of {server.url.split('/')[2]}, which is sent the demo's texts" in said
+    assert f"backfill_job failed: {server.url}: EMBEDDING_API_KEY is missing or not accepted" in said
+    assert said.endswith("Next: bge-pipeline --demo migrate resumes")
+
+    server.rule = lambda _: None
+    resumed = run("--demo", "migrate", **server.environment())
+    assert resumed.returncode == 0, resumed.stderr
+    status = json.loads(run("--demo", "status", "--json", **server.environment()).stdout)
+    assert (status["phase"], status["rows"], status["pending"]) == ("swapped", 150, 0)
+
+
+@pytest.mark.slow
+def test_an_interrupt_while_the_table_is_loaded_names_no_migration_that_resumes(home: Path, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "bge_pipeline", "demo", "--rows", "100000"],
+        env=os.environ | FAST | {"BGE_PIPELINE_HOME": str(home)},
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as demo:
+        assert demo.stderr is not None
+        assert any("rows loaded" in line for line in demo.stderr)
+        demo.send_signal(signal.SIGINT)
+        said = " ".join(demo.communicate(timeout=60)[1].split())
+    assert demo.returncode == 130, said
+    assert "interrupted before the demo's table was there Next: the same command with --reset begins again" in said
+    assert "migrate" not in said
+    assert "Traceback" not in said
 
 
 def test_another_database_is_named_by_the_demos_own_option_alone(run: Run, database_url: str) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from bge_pipeline.demo.home import SCHEMA, demo_is_there, demo_settings, left_alone, names_a_table, questions_file
 from bge_pipeline.errors import ConfigurationError
-from bge_pipeline.orchestration.dagster_home import environment
-from bge_pipeline.settings import load_settings
+from bge_pipeline.orchestration.dagster_home import environment, for_dagsters_commands, in_environment
+from bge_pipeline.settings import Settings, load_settings
 
 USERS = {
     "DATABASE_URL": "postgresql://me@host/production",
@@ -20,6 +20,21 @@ USERS = {
     "TARGET_ID_COLUMN": "key",
     "TARGET_TEXT_COLUMN": "body",
     "TARGET_EMBEDDING_COLUMN": "vector",
+    "TARGET_TEXT": "title || body",
+    "TARGET_WHERE": "tenant_id = 7",
+    "QUERY_LOG": "app.searches.query",
+    "COMPARE_QUERIES": "/asked.txt",
+    "SEARCH_LANGUAGE": "app.german",
+    "LEGACY_MODEL": "text-embedding-3-large",
+    "LEGACY_DIMENSIONS": "3072",
+    "OLD_EMBEDDING": "drop",
+    "SERVER_SEARCH_EFFORT": "set",
+    "APPLICATION_ROLE": "app",
+    "BEGIN_NEXT_MIGRATION": "bundled",
+    "SLACK_TOKEN": "xoxb-1",
+    "SLACK_CHANNEL": "#search",
+    "DAGSTER_URL": "https://dagster.host",
+    "REPORTS_URL": "https://reports.host",
 }
 
 
@@ -40,6 +55,8 @@ def test_the_users_database_table_books_and_questions_are_left_out_and_the_rest_
     assert (settings.target_schema, settings.target_table) == (SCHEMA, "segments")
     assert (settings.target_id_column, settings.target_text_column) == ("id", "text")
     assert settings.target_embedding_column == "embedding"
+    for name in USERS.keys() - {"DATABASE_URL", "TARGET_SCHEMA"}:
+        assert getattr(settings, name.lower()) == Settings.model_fields[name.lower()].default
     assert settings.home == tmp_path / ".bge-pipeline" / "demo"
     assert (settings.index_method, settings.embedding_model) == ("hnsw", "bundled")
     assert left_alone() == sorted(USERS)
@@ -53,12 +70,33 @@ def test_other_processes_are_told_of_the_demos_table_too() -> None:
 
 
 @pytest.mark.usefixtures("_users_variables")
+def test_under_dagster_the_settings_are_read_again_and_nothing_of_the_users_with_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("target_text_template", "$title: $body")
+    settings = demo_settings({})
+    for variables in (environment(settings), for_dagsters_commands(environment(settings))):
+        with in_environment(variables):
+            assert load_settings().model_dump() == settings.model_dump()
+
+
+@pytest.mark.usefixtures("_users_variables")
 def test_a_database_that_is_given_by_name_is_the_one() -> None:
     settings = demo_settings({}, database_url="postgresql://me@elsewhere/db")
     assert settings.database_url is not None
     assert settings.database_url.get_secret_value() == "postgresql://me@elsewhere/db"
     assert settings.target_schema == SCHEMA
     assert settings.home != demo_settings({}).home
+
+
+def test_what_a_person_asks_for_by_name_is_taken_but_for_database_and_table() -> None:
+    settings = demo_settings({"server_search_effort": "set", "legacy_dimensions": "768"})
+    assert (settings.server_search_effort, settings.legacy_dimensions) == ("set", 768)
+
+
+def test_an_endpoint_is_asked_for_no_model_that_nobody_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDDING_PROVIDER", "openai")
+    assert "embedding_model" not in demo_settings({}).model_fields_set
 
 
 def test_a_model_that_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
