@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from importlib.metadata import metadata
 from pathlib import Path
 
@@ -42,6 +44,16 @@ def test_every_command_that_a_document_names_exists(document: Path) -> None:
     known = {*command.commands, *(name for option in command.params for name in option.opts)}
     named = set(re.findall(r"bge-pipeline ((?:--env-file [^ ]+ |-[^ ]+ )*)([a-z-]+)", document.read_text()))
     assert {command for _, command in named} <= known
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_files_that_hold_passwords_stay_out_of_git_and_the_example_does_not(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    private = [".env", ".env.papers", "papers.env", "tables/notes.env"]
+    command = ["git", "check-ignore", *private, ".env.example"]
+    ignored = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ignored.stdout.split() == private
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -86,13 +87,14 @@ def run(settings: Settings, checkout: Path, tmp_path: Path, dagster_database: st
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", RUN)
 def test_the_guide_does_what_it_says(
-    scenario: Scenario, run: Callable[[Scenario], str], database: Database, migration: Migration
+    scenario: Scenario, run: Callable[[Scenario], str], checkout: Path, database: Database, migration: Migration
 ) -> None:
     with database.transaction() as connection:
         connection.execute(text("COMMENT ON COLUMN segments.embedding IS NULL"))  # a user's table has no note of ours
 
     run(scenario)
 
+    assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in checkout.glob(".env"))
     assert read_status(migration).phase == scenario.ends
 
 
