@@ -20,7 +20,7 @@ from bge_pipeline.orchestration.dagster_metrics import DagsterMetrics
 from bge_pipeline.orchestration.names import SWAPPED
 from bge_pipeline.orchestration.own_history import foreign_table, told_foreign
 from bge_pipeline.orchestration.pool import register_pool
-from bge_pipeline.orchestration.report_server import newest_report, serving_reports
+from bge_pipeline.orchestration.report_server import browser_url, newest_report, serving_reports
 from bge_pipeline.orchestration.served import ServedTable, served_tables
 from bge_pipeline.orchestration.storage import require_databases
 from bge_pipeline.phases.migration import Migration
@@ -71,12 +71,14 @@ def run_dev(settings: Settings, port: int = DEFAULT_PORT, host: str = DEFAULT_HO
         with dg.DagsterInstance.get() as instance:
             for table in tables:
                 _look_at(instance, table)
-    ui = f"http://{host}:{port}"
     with (
         serving_reports(settings.home / "reports", host, min(port + 1, _LAST_PORT)) as reports,
         _serving_metrics(settings, variables, tables),
     ):
-        links = {"REPORTS_URL": settings.reports_url or reports, "DAGSTER_URL": settings.dagster_url or ui}
+        links = {
+            "REPORTS_URL": settings.reports_url or reports,
+            "DAGSTER_URL": settings.dagster_url or browser_url(host, port),
+        }
         return _run_dagster(variables | links, tables, port, host, settings)
 
 
@@ -119,7 +121,7 @@ def _run_dagster(
     command = [*_DAGSTER, "dev", "-m", "bge_pipeline.definitions", "-p", str(port), "-h", host]
     if settings.log_format == "json":
         command += ["--log-format", "json"]
-    ui, home = f"http://{host}:{port}", settings.home
+    ui, home = browser_url(host, port), settings.home
     for table in tables:
         print(f"Dagster UI: {ui}{_GROUP_PAGE.format(group=table.group)}  (Ctrl-C stops it)", flush=True)  # noqa: T201
     if newest := newest_report(home / "reports"):
