@@ -10,7 +10,6 @@ import typer
 from prometheus_client import CollectorRegistry, generate_latest
 
 from bge_pipeline.cli.invocation import app, opened
-from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.phases.table_metrics import TableMetrics
 from bge_pipeline.telemetry.serving import serving_metrics
 
@@ -31,12 +30,10 @@ def metrics_command(
             typer.echo(generate_latest(registry).decode(), nl=False)
             return
         port = DEFAULT_PORT if settings.metrics_port is None else settings.metrics_port
-        with table.keeping_up(), serving_metrics(settings.metrics_host, port, settings.home, registry) as served:
-            if served is None:
-                raise ConfigurationError(
-                    f"no port from {port} on is free on {settings.metrics_host}",
-                    next_step="set METRICS_PORT to a free one",
-                )
+        with (
+            table.keeping_up(),
+            serving_metrics(settings.metrics_host, port, settings.home, registry, is_required=True),
+        ):
             _wait_for_the_end()
 
 

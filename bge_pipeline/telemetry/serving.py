@@ -19,6 +19,7 @@ from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, start_http_server
 
+from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.process import is_gone, this_process
 from bge_pipeline.telemetry.metrics import REGISTRY
 
@@ -37,7 +38,7 @@ _served = threading.Lock()
 
 @contextmanager
 def serving_metrics(
-    host: str, port: int | None, home: Path, registry: CollectorRegistry = REGISTRY
+    host: str, port: int | None, home: Path, registry: CollectorRegistry = REGISTRY, *, is_required: bool = False
 ) -> Iterator[int | None]:
     """Serve the registry for the length of the block. What prevents it is logged: work goes on without.
 
@@ -46,15 +47,25 @@ def serving_metrics(
         port: METRICS_PORT, with which the search for a free one begins; None: nothing is served.
         home: the data folder.
         registry: what is served.
+        is_required: raise what prevents it.
 
     Yields:
         The port, or None where nothing is served.
+
+    Raises:
+        ConfigurationError: it is required, and there is no such address, no right to the port, or no free one.
     """
     if port is None or not _served.acquire(blocking=False):
         yield None
         return
     try:
-        started = _start(host, port, registry)
+        started = None
+        try:
+            started = _start(host, port, registry)
+        except ConfigurationError as error:
+            if is_required:
+                raise
+            logger.warning("metrics are not served: %s", error.message)
         if started is None:
             yield None
             return
@@ -70,20 +81,23 @@ def serving_metrics(
         _served.release()
 
 
-def _start(host: str, first: int, registry: CollectorRegistry) -> tuple[int, Callable[[], None]] | None:
+def _start(host: str, first: int, registry: CollectorRegistry) -> tuple[int, Callable[[], None]]:
     last = min(first + PORTS_TRIED, _LAST_PORT + 1) if first else 1
     for port in range(first, last):
         try:
             server, thread = start_http_server(port, host, registry)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
+        except (OSError, UnicodeError) as error:  # the latter of a name that none can be
+            if getattr(error, "errno", None) == errno.EADDRINUSE:
                 continue
-            logger.warning("metrics are not served: cannot listen on %s:%d: %s", host, port, error.strerror or error)
-            return None
+            raise ConfigurationError(
+                f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}",
+                next_step="set METRICS_HOST to an address of this machine, and METRICS_PORT to a port that this user may take",
+            ) from error
         logger.info("metrics: http://%s:%d/metrics", host, server.server_port)
         return server.server_port, partial(_stop, server, thread)
-    logger.warning("metrics are not served: no port from %d to %d is free on %s (METRICS_PORT)", first, last - 1, host)
-    return None
+    raise ConfigurationError(
+        f"no port from {first} to {last - 1} is free on {host}", next_step="set METRICS_PORT to a free one"
+    )
 
 
 def _stop(server: WSGIServer, thread: threading.Thread) -> None:
