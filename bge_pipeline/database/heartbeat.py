@@ -39,7 +39,7 @@ _BEGIN = "INSERT INTO {journal} (act, facts) VALUES (:act, CAST(:facts AS jsonb)
 _MAY_RENEW = "SELECT has_table_privilege(CAST(:journal AS regclass), 'UPDATE')"
 _READ = """
 SELECT facts, extract(epoch FROM clock_timestamp() - at)::float AS silent FROM {journal}
-WHERE act = :act AND NOT coalesce((facts->>'ended')::boolean, false) AND at > clock_timestamp() - interval '1 day'
+WHERE act = :act AND at > now() - interval '1 day' AND NOT coalesce((facts->>'ended')::boolean, false)
 ORDER BY number
 """
 
@@ -57,6 +57,7 @@ class Worker:
         silent_seconds: since its last heartbeat, by the server's clock.
         still_seconds: since it last wrote a row, or began, as of that heartbeat.
         held: what holds it back, in words; None where nothing does.
+        run_id: of the Dagster run that it executes; None where it executes none, or an earlier version wrote the entry.
     """
 
     process: str
@@ -67,6 +68,7 @@ class Worker:
     silent_seconds: float
     still_seconds: float = 0.0
     held: str | None = None
+    run_id: str | None = None
 
     @property
     def is_silent(self) -> bool:
@@ -108,15 +110,25 @@ class Heartbeat:
         id_range: in words.
         model: name of the model.
         done: grows while the process works.
+        run_id: of the Dagster run that the process executes.
 
     Attributes:
         held: gives what holds the process back, in words.
     """
 
-    def __init__(self, database: Database, target: TargetTable, id_range: str, model: str, done: Done) -> None:
+    def __init__(
+        self,
+        database: Database,
+        target: TargetTable,
+        id_range: str,
+        model: str,
+        done: Done,
+        *,
+        run_id: str | None = None,
+    ) -> None:
         self._database = database
         self._target = target
-        self._facts = {"process": this_process(), "id_range": id_range, "model": model}
+        self._facts = {"process": this_process(), "id_range": id_range, "model": model, "run_id": run_id}
         self._done = done
         self._began = self._moved = time.monotonic()
         self._rows = done.written
@@ -208,6 +220,7 @@ def _read(connection: Connection, target: TargetTable) -> list[Worker]:
             float(row.silent),
             float(row.facts.get("still_seconds", 0.0)),
             row.facts.get("held"),
+            row.facts.get("run_id"),
         )
         for row in connection.execute(target.sql(_READ), {"act": WORKER})
     ]

@@ -82,9 +82,10 @@ class MigrationResource(dg.ConfigurableResource[Migration]):
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Migration]:
         """The migration, connected when it is first used. Every job asks for it, so it notes the run's process."""
-        if context.instance is not None and context.run is not None:
-            context.instance.add_run_tags(context.run.run_id, {WORKER_TAG: this_process()})
-        with Migration.opened(self.settings) as migration:
+        run_id = context.run.run_id if context.run is not None else None
+        if context.instance is not None and run_id is not None:
+            context.instance.add_run_tags(run_id, {WORKER_TAG: this_process()})
+        with Migration.opened(self.settings, run_id=run_id) as migration:
             yield migration
 
 

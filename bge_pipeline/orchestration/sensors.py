@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from bge_pipeline.database.heartbeat import read_workers
+from bge_pipeline.database.heartbeat import Worker, read_workers
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.orchestration import partitions, run_history
 from bge_pipeline.orchestration.asset_jobs import backfill_job, compare_job, status_job
@@ -96,8 +96,8 @@ def _next_of(failed: Sequence[str], last: str | None) -> Sequence[str]:
     return (behind or failed)[:_PARTITIONS_PER_TICK]
 
 
-def _silent(settings: Settings) -> dict[str, float]:
-    """Processes whose every heartbeat stopped long ago, and seconds since the last; none where the database cannot be asked."""
+def _silent(settings: Settings) -> dict[str, Worker]:
+    """The last entry of each process whose every heartbeat stopped long ago; none where the database cannot be asked."""
     try:
         with Migration.looked_at(settings) as migration, migration.database.autocommit() as connection:
             workers = read_workers(connection, migration.target)
@@ -105,7 +105,7 @@ def _silent(settings: Settings) -> dict[str, float]:
         return {}
     alive = {worker.process for worker in workers if not worker.is_gone}
     # In their order, so that the last entry of a process counts.
-    return {worker.process: worker.silent_seconds for worker in workers if worker.process not in alive}
+    return {worker.process: worker for worker in workers if worker.process not in alive}
 
 
 @per_table(

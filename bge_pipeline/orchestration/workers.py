@@ -10,22 +10,23 @@ from collections.abc import Callable, Mapping
 
 import dagster as dg
 
+from bge_pipeline.database.heartbeat import Worker
 from bge_pipeline.process import in_words, is_gone, runs_here
 
 _CLOCKS_DIFFER = 5.0
-"""Seconds by which the clocks of machines may."""
+"""Seconds by which the clocks of machines may, where an entry of an earlier version names no run."""
 WORKER_TAG = ".dagster/bge_pipeline/worker"
 """Dagster shows no tag that begins so: in the list of runs there is room for the partition instead."""
 
 
 def fail_runs_without_process(
-    instance: dg.DagsterInstance, silent: Callable[[], Mapping[str, float]] = dict
+    instance: dg.DagsterInstance, silent: Callable[[], Mapping[str, Worker]] = dict
 ) -> list[dg.DagsterRun]:
     """Mark as failed the runs whose process is gone, as cancelled those that a person terminated; returns them.
 
     Args:
         instance: where the runs are.
-        silent: gives the processes whose heartbeat stopped long ago, and for how many seconds; asked only where a run is
+        silent: gives the processes whose heartbeat stopped long ago, each with its last entry; asked only where a run is
             under way on another machine.
     """
     under_way = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
@@ -40,9 +41,7 @@ def fail_runs_without_process(
         # It may have ended since it was listed, and its process with it.
         if record is None or (run := record.dagster_run).is_finished:
             continue
-        # The entry of an earlier run of the same process, which could not say that it had ended, tells nothing of this one.
-        is_earlier = worker in stopped and time.time() - stopped[worker] < (record.start_time or 0.0) - _CLOCKS_DIFFER
-        if is_earlier and not is_gone(worker):
+        if worker in stopped and not _is_of(record, stopped[worker]) and not is_gone(worker):
             continue
         orphans.append(run)
         told = f"The process of this run is gone, or its machine cannot be reached: {in_words(worker)}."
@@ -55,3 +54,10 @@ def fail_runs_without_process(
             "anything else is launched again by hand and goes on with what is left.",
         )
     return orphans
+
+
+def _is_of(record: dg.RunRecord, entry: Worker) -> bool:
+    """Whether a heartbeat is this run's, and not one of an earlier run of its process that could not say that it had ended."""
+    if entry.run_id is not None:
+        return entry.run_id == record.dagster_run.run_id
+    return time.time() - entry.silent_seconds >= (record.start_time or 0.0) - _CLOCKS_DIFFER

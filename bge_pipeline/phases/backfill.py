@@ -176,7 +176,7 @@ def backfill(
     if keeps_companion:
         with CompanionKeeper(migration, stop=stop) as keeper:
             name, words = encoder.space.model, str(id_range) if id_range is not None else "all"
-            with Heartbeat(migration.database, target, words, name, totals) as heartbeat:
+            with Heartbeat(migration.database, target, words, name, totals, run_id=migration.run_id) as heartbeat:
                 pace = make_pace(
                     migration,
                     stop,

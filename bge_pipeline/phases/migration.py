@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -30,10 +30,12 @@ class Migration:
     Attributes:
         database: where the table is.
         settings: which table it is, to which model it goes, and how.
+        run_id: of the Dagster run that works on it, for its heartbeats to name; None outside of one.
     """
 
     database: Database
     settings: Settings
+    run_id: str | None = None
 
     @cached_property
     def target(self) -> TargetTable:
@@ -54,14 +56,14 @@ class Migration:
 
     def with_settings(self, **values: Any) -> Migration:
         """The same table on the same connections, with other values of some settings."""
-        return Migration(self.database, self.settings.model_copy(update=values))
+        return replace(self, settings=self.settings.model_copy(update=values))
 
     @classmethod
     @contextmanager
-    def opened(cls, settings: Settings) -> Iterator[Migration]:
+    def opened(cls, settings: Settings, *, run_id: str | None = None) -> Iterator[Migration]:
         """The migration that the settings describe, its connections closed at the end; traced where TRACES asks for it."""
         with tracing(settings), Database.from_settings(settings) as database:
-            yield cls(database, settings)
+            yield cls(database, settings, run_id)
 
     @classmethod
     @contextmanager

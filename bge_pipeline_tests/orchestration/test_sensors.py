@@ -60,9 +60,11 @@ def requests(result: dg.SensorResult | str) -> list[tuple[str | None, str | None
     return [(request.job_name, request.partition_key) for request in result.run_requests or ()]
 
 
-def tell_of(database: Database, worker: str, minutes: int) -> None:
+def tell_of(database: Database, worker: str, minutes: int, run_id: str | None = None) -> None:
     """An entry of the journal that this worker kept fresh until so many minutes ago, and did not end."""
     facts = {"process": worker, "id_range": "all", "model": "m", "rows": 0, "rows_per_second": 0}
+    if run_id is not None:  # which entries of earlier versions do not have
+        facts["run_id"] = run_id
     execute(
         database,
         f"INSERT INTO {SEGMENTS.journal} (act, at, facts) VALUES ('worker', now() - :ago * interval '1 minute', "
@@ -271,6 +273,33 @@ class TestRerunFailedPartitions:
         tick(rerun_failed_partitions)
 
         assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.STARTED
+
+    @pytest.mark.usefixtures("expanded")
+    @pytest.mark.parametrize(
+        ("is_its_own", "began_minutes_ago"), [(True, 0), (False, 20)], ids=["clock ahead", "clock behind"]
+    )
+    def test_whose_entry_it_is_is_told_by_the_run_that_it_names_whatever_the_clock_of_its_machine(
+        self, tick: Tick, instance: dg.DagsterInstance, database: Database, is_its_own: bool, began_minutes_ago: int
+    ):
+        worker = "another-host/4026531836/1/1.00"
+        run = instance.create_run_for_job(
+            defs.resolve_job_def("swap_job"), status=dg.DagsterRunStatus.NOT_STARTED, tags={WORKER_TAG: worker}
+        )
+        began = dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, "swap_job")
+        instance.report_dagster_event(began, run.run_id, timestamp=time.time() - 60 * began_minutes_ago)
+        tell_of(database, worker, 10, run.run_id if is_its_own else "another")
+
+        tick(rerun_failed_partitions)
+
+        status = instance.get_run_by_id(run.run_id).status
+        assert status == (dg.DagsterRunStatus.FAILURE if is_its_own else dg.DagsterRunStatus.STARTED)
+
+    @pytest.mark.usefixtures("expanded")
+    def test_the_heartbeats_of_a_run_name_it(self, run: Runner, database: Database):
+        done = run("backfill_job", KEYS[0])
+
+        told = execute(database, f"SELECT facts->>'run_id' FROM {SEGMENTS.journal} WHERE act = 'worker'")
+        assert [row[0] for row in told] == [done.run_id]
 
     @pytest.mark.usefixtures("broken")
     def test_leaves_a_run_to_dagsters_own_retries(self, tick: Tick, run: Runner, instance: dg.DagsterInstance):
