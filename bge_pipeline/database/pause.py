@@ -12,11 +12,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from bge_pipeline.database.journal import PAUSE, RESUME, journal_is_readable
+from bge_pipeline.database.journal import LATE_ENTRIES, PAUSE, RESUME, journal_is_readable
 from bge_pipeline.database.target import TargetTable
-
-_LATE = 1_000
-"""So many numbers back are looked at again: an entry is seen when it is committed, perhaps after one with a higher number."""
 
 _LATEST = """
 SELECT newest.number AS newest, latest.number, latest.act, latest.at, latest.facts
@@ -68,7 +65,7 @@ class PauseReader:
         if not journal_is_readable(connection, self._target):
             self._newest, self._latest = 0, None
             return None
-        values = {"pause": PAUSE, "resume": RESUME, "after": self._newest - _LATE}
+        values = {"pause": PAUSE, "resume": RESUME, "after": self._newest - LATE_ENTRIES}
         row = connection.execute(self._target.sql(_LATEST), values).one()
         if row.newest is None or row.newest < self._newest:
             # A journal that was dropped and made again counts from one.

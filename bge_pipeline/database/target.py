@@ -105,6 +105,11 @@ class TargetTable:
         return quote(self._whole[0], self.journal_table)
 
     @property
+    def journal_index(self) -> str:
+        """Index by which the latest entries of an act are found."""
+        return shortened(f"{self._whole[1]}_{self.embedding_column}_journal_latest")
+
+    @property
     def trigger(self) -> str:
         """Trigger that empties the vector of a row whose text changes.
 
@@ -167,6 +172,7 @@ class TargetTable:
             embedding=self.embedding_column,
             quarantine=(self._whole[0], self.quarantine_table),
             journal=(self._whole[0], self.journal_table),
+            journal_index=self.journal_index,
             trigger=self.trigger,
             vector_trigger=self.vector_trigger,
             trigger_function=(self._whole[0], self.trigger_function),

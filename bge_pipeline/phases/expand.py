@@ -16,7 +16,7 @@ from bge_pipeline.database.indexes import (
     drop_index,
     vector_indexes_on,
 )
-from bge_pipeline.database.journal import record
+from bge_pipeline.database.journal import index_journal, record
 from bge_pipeline.database.lock_holders import naming_blockers
 from bge_pipeline.database.notes import ColumnNote, note_statement
 from bge_pipeline.database.operator import Operator
@@ -105,6 +105,7 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
         size = table_bytes(connection, target)
     if _is_done_already(state, space):
         mend(operator, settings, state)
+        index_journal(database, target, lock_timeout_ms=settings.lock_timeout_ms)
         return ExpandResult(str(target), target.embedding_column, space.dimensions, False, (), (), size)
 
     require_consent(state, settings, space, given=begin_next)
@@ -147,6 +148,7 @@ def _expand(operator: Operator, settings: Settings, space: EmbeddingSpace, *, be
             release_all(connection, target)
 
     operator.change(settings, "expand: add the column", add_column)
+    index_journal(database, target, lock_timeout_ms=settings.lock_timeout_ms)
     if maintains_old(state) and state.current_space is not None:
         _keep_searched_current(operator, settings, state.current_space)
     with database.autocommit() as connection:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column
 from bge_pipeline.database.heartbeat import Worker, read_workers
-from bge_pipeline.database.journal import read_journal
+from bge_pipeline.database.journal import last_backfill
 from bge_pipeline.database.partition_indexes import serving_indexes
 from bge_pipeline.database.pause import PauseEntry, read_pause
 from bge_pipeline.database.pending import count_lacking, count_pending, count_rows
@@ -179,8 +179,8 @@ def _eta(workers: Sequence[Worker], pending: int) -> float | None:
 
 def _run_by(connection: Connection, target: TargetTable) -> str | None:
     """As the last backfill that wrote a row has noted it; earlier versions noted nothing."""
-    wrote = [entry.facts for entry in read_journal(connection, target, "backfill") if entry.facts["rows"]]
-    return wrote[-1].get("run_by") if wrote else None
+    last = last_backfill(connection, target)
+    return last.facts.get("run_by") if last is not None else None
 
 
 def _index_on(connection: Connection, state: MigrationState, column: Column) -> IndexStatus | None:

@@ -19,8 +19,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from bge_pipeline.database.activity import is_being_indexed, read_activity
 from bge_pipeline.database.heartbeat import read_workers
-from bge_pipeline.database.movement import done_by_all, seconds_since_movement
-from bge_pipeline.database.pause import read_pause
+from bge_pipeline.database.movement import DoneReader, seconds_since_movement
+from bge_pipeline.database.pause import PauseReader
 from bge_pipeline.database.pending import count_pending, has_pending_index, pending_share
 from bge_pipeline.database.quarantine import count_by_error
 from bge_pipeline.database.replication_lag import find_lags
@@ -48,6 +48,8 @@ class TableMetrics(Collector):
     def __init__(self, migration: Migration) -> None:
         self._database = migration.database
         self._target = migration.target
+        self._pause = PauseReader(self._target)
+        self._done = DoneReader(self._target)
         self._found: Sequence[Metric] = ()
         self._ended = threading.Event()
 
@@ -100,14 +102,15 @@ class TableMetrics(Collector):
         still = seconds_since_movement(connection, target)
         if still is not None:
             families.still.add_metric([table], still)
-        families.paused.add_metric([table], float(read_pause(connection, target) is not None))
+        latest = self._pause.look(connection)
+        families.paused.add_metric([table], float(latest is not None and latest.paused))
         families.being_indexed.add_metric([table], float(is_being_indexed(connection, target)))
         workers = read_workers(connection, target)
         families.workers.add_metric([table, "working"], sum(not worker.is_silent for worker in workers))
         families.workers.add_metric([table, "silent"], sum(worker.is_silent for worker in workers))
         rate = sum(worker.rows_per_second for worker in workers if not worker.is_silent)
         families.rows_per_second.add_metric([table], rate)
-        for kind, count in done_by_all(connection, target).items():
+        for kind, count in self._done.look(connection).items():
             families.done[kind].add_metric([table], count)
         activity = read_activity(connection, target)
         families.updates.add_metric([table], activity.updates)

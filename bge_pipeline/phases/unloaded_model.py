@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bge_pipeline.database.journal import read_journal
+from bge_pipeline.database.journal import last_backfill
 from bge_pipeline.embedding.loading import configured_space
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.space import EmbeddingSpace
@@ -38,8 +38,7 @@ def unloaded_model(migration: Migration) -> UnloadedModel:
     """
     space = configured_space(migration.settings)
     with migration.database.autocommit() as connection:
-        backfills = read_journal(connection, migration.target, "backfill")
-    for entry in reversed(backfills):
-        if entry.facts["model"] == space.model and entry.facts["rows"]:
-            return UnloadedModel(space, entry.facts["device"], entry.facts["texts_per_second"])
-    return UnloadedModel(space)
+        last = last_backfill(connection, migration.target, space.model)
+    if last is None:
+        return UnloadedModel(space)
+    return UnloadedModel(space, last.facts["device"], last.facts["texts_per_second"])

@@ -129,7 +129,7 @@ def _fresh_verdict(migration: Migration, service: EmbeddingsService, queries: Re
     target = migration.target
     with migration.database.autocommit() as connection:
         columns = compared_columns(read_state(connection, target))
-        journal = read_journal(connection, target)
+        journal = read_journal(connection, target, newest_seconds=FRESH_SECONDS)
         now = server_seconds(connection)
     last = max((number for number, entry in enumerate(journal) if entry.act == ACT), default=None)
     if last is None:

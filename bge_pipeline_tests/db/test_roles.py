@@ -16,7 +16,7 @@ from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.status import read_status
 from bge_pipeline_tests.roads import ROOT, run_psql
-from bge_pipeline_tests.support import ENCODER, execute, swap
+from bge_pipeline_tests.support import ENCODER, SEGMENTS, execute, fill_and_swap, scalar, swap
 
 pytestmark = pytest.mark.pgvector
 
@@ -61,3 +61,19 @@ def test_who_fills_writes_vectors_and_cannot_swap(logins, migration, settings):
     with pytest.raises(MissingPrivilege):
         swap(Migration(filler, settings))
     assert swap(migration).exchanged
+
+
+def test_who_fills_goes_on_with_a_journal_whose_index_only_its_owner_may_make(logins, migration, settings):
+    filler, owner = logins["bge_filler"], migration.database
+    index = f"SELECT count(*) FROM pg_indexes WHERE indexname = '{SEGMENTS.journal_index}'"
+    fill_and_swap(migration)
+    execute(owner, f"DROP INDEX {SEGMENTS.journal_index}")
+    execute(owner, "UPDATE segments SET text = 'another text' WHERE id = 1")
+
+    assert not expand(Migration(filler, settings), ENCODER.space).added
+    assert backfill(Migration(filler, settings), ENCODER).rows == 1
+    assert read_status(Migration(filler, settings)).workers == ()
+    assert scalar(owner, index) == 0
+
+    expand(migration, ENCODER.space)
+    assert scalar(owner, index) == 1

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bge_pipeline.database.journal import read_journal
+from bge_pipeline.database.journal import read_journal, record
 from bge_pipeline.errors import ChangedMeanwhile
 from bge_pipeline.phases import status
 from bge_pipeline.phases.backfill import backfill
@@ -105,6 +105,13 @@ def test_what_each_phase_did_is_kept_in_the_journal(database, migration):
         entries = read_journal(connection, SEGMENTS)
     assert [entry.act for entry in entries] == ["expand", "backfill", "swap", "rollback"]
     assert entries[1].facts["rows"] == 300
+
+
+def test_what_ran_the_model_is_told_of_the_last_backfill_that_wrote(database, migration):
+    fill(migration)
+    for rows, run_by in ((3, "an encoder"), (0, None)):
+        record(database, SEGMENTS, "backfill", {"rows": rows, "run_by": run_by})
+    assert read_status(migration).run_by == "an encoder"
 
 
 @pytest.mark.thorough
