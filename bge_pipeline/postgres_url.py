@@ -58,6 +58,15 @@ def shown(url: URL) -> str:
     return url.update_query_dict(hidden).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
 
 
+def place(url: URL) -> str:
+    """Server and database as the URL spells them, whoever logs in: `host:5432/database`; secrets are masked as in `shown`."""
+    host = f"[{url.host}]" if ":" in (url.host or "") else url.host or ",".join(_values(url, "host"))
+    port = str(url.port or ",".join(_values(url, "port")))
+    database = ",".join(_values(url, "dbname")) or url.database or url.username or ""
+    host, database = ("***" if _HOLDS_MORE.search(part) else part for part in (host, database))
+    return f"{host}{port and f':{port}'}/{database}" if host else database
+
+
 def without_secrets(url: URL) -> URL:
     """The URL without its password and without every parameter that is not known to hold no secret."""
     others = [name for name in url.query if name not in _HARMLESS_PARAMETERS]

@@ -6,7 +6,7 @@ import pytest
 
 from bge_pipeline.database.connection import Database, normalise_url
 from bge_pipeline.errors import ConfigurationError, DatabaseUnavailable
-from bge_pipeline.postgres_url import has_password, parse_url, shown
+from bge_pipeline.postgres_url import has_password, parse_url, place, shown
 from bge_pipeline.settings import load_settings
 
 SECRET = "hunter2"
@@ -94,6 +94,22 @@ def test_secrets_among_the_parameters_are_hidden(name, tmp_path):
 def test_secrets_where_none_belongs_are_hidden(url):
     assert SECRET not in shown(parse_url(url))
     assert "***" in shown(parse_url(url))
+    assert SECRET not in place(parse_url(url))
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        (f"postgresql://me:{SECRET}@host:5433/db?sslmode=require", "host:5433/db"),
+        ("postgresql://other@host/db", "host/db"),
+        (f"postgresql://me:{SECRET}@/db?host=/run/a%20b&options=-csearch_path%3Dx", "/run/a b/db"),
+        ("postgresql://me@/db?host=a&host=b&port=1,2", "a,b:1,2/db"),
+        ("postgresql://me@[::1]:5433/db", "[::1]:5433/db"),
+        ("postgresql://me@/", "me"),
+    ],
+)
+def test_server_and_database_are_told_apart_in_short_whoever_logs_in(url, expected):
+    assert place(parse_url(url)) == expected
 
 
 def test_what_is_no_secret_is_shown():

@@ -21,7 +21,7 @@ from bge_pipeline.database.login import refuses_login
 from bge_pipeline.database.session import Sessions
 from bge_pipeline.database.session_settings import Limits
 from bge_pipeline.errors import ConfigurationError, DatabaseUnavailable, DiskFull, LoginRefused, MissingPrivilege
-from bge_pipeline.postgres_url import parse_url, shown
+from bge_pipeline.postgres_url import parse_url, place, shown
 
 if TYPE_CHECKING:
     from bge_pipeline.settings import DatabaseSettings, HomeSettings
@@ -89,6 +89,11 @@ class Database:
         """Whether the server is reached over a socket of this machine, as far as its URL tells."""
         host = self.url.query.get("host") or self.url.host or ""
         return isinstance(host, str) and (host.startswith("/") or host in ("", "localhost", "127.0.0.1", "::1"))
+
+    @property
+    def place(self) -> str:
+        """Server and database in short, to tell them from others: `host:5432/database`, as the URL spells them."""
+        return place(self.url)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:

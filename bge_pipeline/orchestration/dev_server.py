@@ -107,9 +107,10 @@ def _serving_metrics(settings: Settings, variables: dict[str, str], tables: Sequ
         with in_environment(variables):
             instance = stack.enter_context(dg.DagsterInstance.get())
             found = [TableMetrics(stack.enter_context(Migration.looked_at(table.settings()))) for table in tables]
+        dagster = DagsterMetrics(instance, tables)
         registry.register(AllTables(found))
-        registry.register(DagsterMetrics(instance, tables))
-        for metrics in found:
+        registry.register(dagster)
+        for metrics in (*found, dagster):
             stack.enter_context(metrics.keeping_up())
         stack.enter_context(serving_metrics(settings.metrics_host, settings.metrics_port, settings.home, registry))
         yield

@@ -1,19 +1,15 @@
-"""The metrics of the table, for Prometheus: what the database knows of a migration, whoever works on it and wherever.
-
-They are read beside the scrapes, in a thread of their own, so that a scrape never waits for the database.
-"""
+"""The metrics of the table, for Prometheus: what the database knows of a migration, whoever works on it and wherever."""
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -30,95 +26,77 @@ from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.row_writing import first_line
 from bge_pipeline.phases.state import MigrationState, Phase, read_state
+from bge_pipeline.telemetry.looking import LookingCollector
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 15.0
-_SHARE_OF_TIME = 0.05
-"""Of a connection's time that looks may take: after a slow one the next waits the longer."""
-_JOIN_SECONDS = 5.0
-"""That the end waits for a look that is under way; its thread does not keep the process."""
 _COUNTED_ROWS = 1_000_000
 """Larger tables are not counted while the bulk of them is pending, but estimated."""
 
 
-class TableMetrics(Collector):
-    """Serves what the last look at the table found."""
+class TableMetrics(LookingCollector):
+    """Serves what the last look at the table found; each series names database, table and TARGET_EMBEDDING_COLUMN."""
 
     def __init__(self, migration: Migration) -> None:
+        super().__init__()
         self._database = migration.database
         self._target = migration.target
+        self._labels = [self._database.place, str(self._target), self._target.embedding_column]
         self._pause = PauseReader(self._target)
         self._done = DoneReader(self._target)
-        self._found: Sequence[Metric] = ()
-        self._ended = threading.Event()
-
-    def collect(self) -> Iterable[Metric]:
-        """What the last look found."""
-        return self._found
 
     def describe(self) -> Iterable[Metric]:
         """Every metric that there is, without values."""
         return _Families().all()
 
-    @contextmanager
-    def keeping_up(self) -> Iterator[None]:
-        """Look at the table now and then until the block ends."""
-        thread = threading.Thread(target=self._go_on, name="table-metrics", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._ended.set()
-            thread.join(_JOIN_SECONDS)
-
-    def look(self) -> None:
-        """Look at the table now; where it cannot be read, `bge_pipeline_table_readable` says so, and nothing else is told."""
-        families, table, started = _Families(), str(self._target), time.perf_counter()
+    def find(self) -> Sequence[Metric]:
+        """The table as it is; where it cannot be read, `bge_pipeline_table_readable` says so, and nothing else is told."""
+        families, started = _Families(), time.perf_counter()
         try:
             with explaining_text(self._target), self._database.autocommit() as connection:
                 self._read(connection, families)
         except (BgePipelineError, SQLAlchemyError) as error:
-            logger.warning("metrics of %s cannot be read: %s", table, first_line(error))
+            logger.warning("metrics of %s cannot be read: %s", self._target, first_line(error))
             families = _Families()
-            families.readable.add_metric([table], 0)
+            families.readable.add_metric(self._labels, 0)
         else:
-            families.readable.add_metric([table], 1)
-        families.look_seconds.add_metric([table], time.perf_counter() - started)
-        self._found = families.all()
+            families.readable.add_metric(self._labels, 1)
+        families.look_seconds.add_metric(self._labels, time.perf_counter() - started)
+        return families.all()
 
     def _read(self, connection: Connection, families: _Families) -> None:
-        target, table = self._target, str(self._target)
+        target, labels = self._target, self._labels
         state = read_state(connection, target)
         for phase in get_args(Phase):
-            families.phase.add_metric([table, phase], float(phase == state.phase))
+            families.phase.add_metric([*labels, phase], float(phase == state.phase))
         rows = rows_now(connection, target)
         if rows is not None:
-            families.rows.add_metric([table], rows)
-        families.bytes.add_metric([table], table_bytes(connection, target))
+            families.rows.add_metric(labels, rows)
+        families.bytes.add_metric(labels, table_bytes(connection, target))
         if state.phase != "legacy":
-            families.pending.add_metric([table], self._pending(connection, state, rows))
-            families.quarantined.add_metric([table], sum(count_by_error(connection, target).values()))
+            families.pending.add_metric(labels, self._pending(connection, state, rows))
+            families.quarantined.add_metric(labels, sum(count_by_error(connection, target).values()))
         still = seconds_since_movement(connection, target)
         if still is not None:
-            families.still.add_metric([table], still)
+            families.still.add_metric(labels, still)
         latest = self._pause.look(connection)
-        families.paused.add_metric([table], float(latest is not None and latest.paused))
-        families.being_indexed.add_metric([table], float(is_being_indexed(connection, target)))
+        families.paused.add_metric(labels, float(latest is not None and latest.paused))
+        families.being_indexed.add_metric(labels, float(is_being_indexed(connection, target)))
         workers = read_workers(connection, target)
-        families.workers.add_metric([table, "working"], sum(not worker.is_silent for worker in workers))
-        families.workers.add_metric([table, "silent"], sum(worker.is_silent for worker in workers))
+        families.workers.add_metric([*labels, "working"], sum(not worker.is_silent for worker in workers))
+        families.workers.add_metric([*labels, "silent"], sum(worker.is_silent for worker in workers))
         rate = sum(worker.rows_per_second for worker in workers if not worker.is_silent)
-        families.rows_per_second.add_metric([table], rate)
+        families.rows_per_second.add_metric(labels, rate)
         for kind, count in self._done.look(connection).items():
-            families.done[kind].add_metric([table], count)
+            families.done[kind].add_metric(labels, count)
         activity = read_activity(connection, target)
-        families.updates.add_metric([table], activity.updates)
-        families.hot_updates.add_metric([table], activity.hot_updates)
-        families.waiting.add_metric([table], activity.waiting_sessions)
-        families.longest_wait.add_metric([table], activity.longest_wait_seconds)
+        families.updates.add_metric(labels, activity.updates)
+        families.hot_updates.add_metric(labels, activity.hot_updates)
+        families.waiting.add_metric(labels, activity.waiting_sessions)
+        families.longest_wait.add_metric(labels, activity.longest_wait_seconds)
         for lag in find_lags(connection):
             families.lag.add_metric([lag.name, lag.kind], lag.bytes)
+        families.lag.samples = _farthest_behind(families.lag.samples)
 
     def _pending(self, connection: Connection, state: MigrationState, rows: int | None) -> int:
         column = state.filled.name
@@ -126,13 +104,6 @@ class TableMetrics(Collector):
         if is_large and not has_pending_index(connection, self._target, column):
             return round(pending_share(connection, self._target, column) * (rows or 0))
         return count_pending(connection, self._target, column)
-
-    def _go_on(self) -> None:
-        pause = 0.0
-        while not self._ended.wait(pause):
-            started = time.monotonic()
-            self.look()
-            pause = max(LOOK_SECONDS, (time.monotonic() - started) / _SHARE_OF_TIME)
 
 
 class AllTables(Collector):
@@ -142,27 +113,30 @@ class AllTables(Collector):
         self._tables = tables
 
     def collect(self) -> Iterable[Metric]:
-        """What the last look at each of them found; what is of a server that two of them share, once."""
-        families, seen = _Families().all(), set()
+        """What the last look at each of them found."""
+        families = _Families()
         for table in self._tables:
-            for family, found in zip(families, table.collect(), strict=False):
-                for sample in found.samples:
-                    series = (sample.name, *sorted(sample.labels.items()))
-                    if series not in seen:
-                        seen.add(series)
-                        family.samples.append(sample)
-        return families
+            for family, found in zip(families.all(), table.collect(), strict=False):
+                family.samples += found.samples
+        families.lag.samples = _farthest_behind(families.lag.samples)
+        return families.all()
 
     def describe(self) -> Iterable[Metric]:
         """Every metric that there is, without values."""
         return _Families().all()
 
 
+def _farthest_behind(lags: Iterable[Sample]) -> list[Sample]:
+    """Of all that bear one name the one farthest behind: standbys may, and two tables see those of one server."""
+    farthest = {tuple(sorted(lag.labels.items())): lag for lag in sorted(lags, key=lambda lag: lag.value)}
+    return list(farthest.values())
+
+
 class _Families:
     """The metrics of one look, empty at first."""
 
     def __init__(self) -> None:
-        of_table = ["table"]
+        of_table = ["database", "table", "column"]
         self.readable = GaugeMetricFamily(
             "bge_pipeline_table_readable", "Whether the last look at the table succeeded", labels=of_table
         )
@@ -170,7 +144,7 @@ class _Families:
             "bge_pipeline_table_look_seconds", "How long the last look took", labels=of_table
         )
         self.phase = GaugeMetricFamily(
-            "bge_pipeline_table_phase", "1 for the phase that the table is in", labels=["table", "phase"]
+            "bge_pipeline_table_phase", "1 for the phase that the table is in", labels=[*of_table, "phase"]
         )
         self.rows = GaugeMetricFamily("bge_pipeline_table_rows", "Rows by the server's statistics", labels=of_table)
         self.bytes = GaugeMetricFamily(
@@ -196,7 +170,7 @@ class _Families:
         self.workers = GaugeMetricFamily(
             "bge_pipeline_table_workers",
             "Processes that fill it, on all machines: working, or silent for a minute",
-            labels=["table", "state"],
+            labels=[*of_table, "state"],
         )
         self.rows_per_second = GaugeMetricFamily(
             "bge_pipeline_table_rows_per_second", "Rows a second of all working processes together", labels=of_table
@@ -230,7 +204,7 @@ class _Families:
         )
         self.lag = GaugeMetricFamily(
             "bge_pipeline_replication_lag_bytes",
-            "Log that a standby or slot is behind, as far as this role may see",
+            "Log that a standby or slot is behind, as far as this role may see; of one name, the farthest behind",
             labels=["name", "kind"],
         )
 

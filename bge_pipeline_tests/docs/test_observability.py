@@ -71,6 +71,11 @@ def selectors(expression: str) -> list[promql_parser.VectorSelector]:
     return found
 
 
+def _with_any(expression: str) -> str:
+    """The expression of a panel whose variables choose everything."""
+    return re.sub(r"\$\w+", ".*", expression)
+
+
 def test_the_page_lists_every_metric_as_it_is() -> None:
     written = re.findall(r"^\| `(bge_pipeline_\w+)` \| (\w+) \| ([\w, ]*?) ?\| (.+) \|$", PAGE, re.MULTILINE)
     assert [(name, kind, labels, meaning) for name, kind, labels, meaning in written] == [
@@ -80,7 +85,7 @@ def test_the_page_lists_every_metric_as_it_is() -> None:
 
 @pytest.mark.parametrize("expression", expressions())
 def test_every_expression_asks_for_what_is_exported(expression: str) -> None:
-    found = selectors(expression.replace("$table", ".*"))
+    found = selectors(_with_any(expression))
     assert found
     for selector in found:
         assert selector.name in SAMPLES
@@ -90,9 +95,7 @@ def test_every_expression_asks_for_what_is_exported(expression: str) -> None:
 def test_every_metric_of_ours_is_on_the_dashboard_or_in_an_alert() -> None:
     """But for those that only explain others."""
     asked = {
-        re.sub("_(bucket|count|sum)$", "", selector.name)
-        for e in expressions()
-        for selector in selectors(e.replace("$table", ".*"))
+        re.sub("_(bucket|count|sum)$", "", selector.name) for e in expressions() for selector in selectors(_with_any(e))
     }
     left = {name for name, *_ in exported()} - asked
     assert left == {
@@ -131,6 +134,15 @@ def test_every_alert_says_what_is_wrong_and_uses_labels_that_it_has(rule: dict[s
     assert annotations["description"]
     used = set(re.findall(r"\$labels\.(\w+)", str(annotations)))
     assert all(used <= SAMPLES[selector.name] for selector in selectors(str(rule["expr"]))[:1])
+
+
+def test_the_figures_that_an_alert_compares_are_of_one_series() -> None:
+    """Of one exporter, and of every label that the metrics of a table have."""
+    compared = re.findall(r"on \(([^)]*)\)", str(ALERTS))
+    assert len(compared) == 3
+    of_a_table = SAMPLES["bge_pipeline_table_pending_rows"]
+    assert [set(labels.split(", ")) for labels in compared] == [{"instance", *of_a_table}] * 3
+    assert of_a_table == {"database", "table", "column"}
 
 
 @pytest.mark.parametrize(

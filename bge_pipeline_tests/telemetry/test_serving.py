@@ -9,24 +9,31 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 
+import psycopg2
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from psycopg2.extras import PhysicalReplicationConnection
 from sqlalchemy import text
 
+from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.errors import EmbeddingSpaceMismatch, LockNotAcquired
 from bge_pipeline.phases import table_metrics
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
+from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.pause import pause
-from bge_pipeline.phases.table_metrics import TableMetrics
+from bge_pipeline.phases.table_metrics import AllTables, TableMetrics
+from bge_pipeline.telemetry import looking
 from bge_pipeline.telemetry.metrics import REGISTRY
 from bge_pipeline.telemetry.serving import serving_metrics
 from bge_pipeline_tests.support import (
     ENCODER,
     application,
     as_it_stands,
+    execute,
     fill,
     put_in_quarantine,
     scalar,
@@ -129,26 +136,52 @@ def test_a_busy_table_is_counted_as_lock_conflicts(database, migration, settings
     assert value("bge_pipeline_lock_wait_seconds_total") - seconds > waited
 
 
-def looked_at(migration):
-    table, registry = TableMetrics(migration), CollectorRegistry()
-    registry.register(table)
-    table.look()
-    return parsed(generate_latest(registry).decode())
+def test_the_command_says_why_it_serves_nothing(start):
+    with socket.create_server(("127.0.0.1", 65_535)):
+        for variables, reason in (
+            ({"METRICS_HOST": "203.0.113.7"}, "cannot listen on 203.0.113.7:9464: Cannot assign requested address"),
+            ({"METRICS_HOST": "a..b"}, "cannot listen on a..b:9464: encoding with"),
+            ({"METRICS_PORT": "65535"}, "no port from 65535 to 65535 is free on 127.0.0.1"),
+        ):
+            exporter = start("metrics", **variables)
+            said = " ".join(exporter.communicate(timeout=60)[1].split())
+            assert exporter.returncode == 2
+            assert reason in said
+            assert ("is free" in said) == ("METRICS_PORT" in variables)
+
+
+def served(*migrations):
+    """What Prometheus reads of one table, or of several in one process."""
+    tables, registry = [TableMetrics(migration) for migration in migrations], CollectorRegistry()
+    registry.register(tables[0] if len(tables) == 1 else AllTables(tables))
+    for table in tables:
+        table.look()
+    return generate_latest(registry).decode()
+
+
+def looked_at(*migrations):
+    """The same by name and labels."""
+    return parsed(served(*migrations))
+
+
+def labels(migration, **more):
+    """Those of a table's series, in order."""
+    found = {"database": migration.database.place, "table": '"public"."segments"', "column": "embedding"}
+    return tuple(sorted((found | more).items()))
 
 
 class TestTheTable:
     @pytest.mark.thorough
     @pytest.mark.usefixtures("slow")
-    def test_what_the_database_knows_is_served_beside_the_workers(self, start, port):
+    def test_what_the_database_knows_is_served_beside_the_workers(self, start, port, migration):
         exporter = start("metrics", METRICS_PORT=str(port))
         wait_until(lambda: total(scrape(port), "bge_pipeline_table_readable") == 1, 60)
         found = scrape(port)
-        table = (("table", '"public"."segments"'),)
-        assert found["bge_pipeline_table_pending_rows", table] == 300
-        assert found["bge_pipeline_table_workers", (("state", "working"), *table)] == 0
-        assert found["bge_pipeline_table_phase", (("phase", "expanded"), *table)] == 1
+        assert found["bge_pipeline_table_pending_rows", labels(migration)] == 300
+        assert found["bge_pipeline_table_workers", labels(migration, state="working")] == 0
+        assert found["bge_pipeline_table_phase", labels(migration, phase="expanded")] == 1
         assert total(found, "bge_pipeline_table_phase") == 1
-        assert found["bge_pipeline_table_still_seconds", table] >= 0
+        assert found["bge_pipeline_table_still_seconds", labels(migration)] >= 0
         exporter.send_signal(signal.SIGTERM)
         exporter.communicate(timeout=60)
         assert exporter.returncode == 0
@@ -163,8 +196,8 @@ class TestTheTable:
 
     def test_the_end_does_not_wait_for_a_look_that_hangs(self, migration, monkeypatch):
         released = threading.Event()
-        monkeypatch.setattr(table_metrics, "_JOIN_SECONDS", 0.1)
-        monkeypatch.setattr(TableMetrics, "look", lambda _: released.wait(30))
+        monkeypatch.setattr(looking, "_JOIN_SECONDS", 0.1)
+        monkeypatch.setattr(TableMetrics, "find", lambda _: [released.wait(30)] * 0)
         started = time.monotonic()
         with TableMetrics(migration).keeping_up():
             pass
@@ -209,3 +242,50 @@ class TestTheTable:
         printed, said = start("metrics", "--once", DATABASE_URL="postgresql://u:hunter2@127.0.0.1:1/x").communicate()
         assert total(parsed(printed), "bge_pipeline_table_readable") == 0
         assert "hunter2" not in printed + said
+
+
+class TestSeveralTables:
+    def test_one_of_the_same_name_elsewhere_and_a_second_column_have_series_of_their_own(
+        self, database, migration, make_settings, new_database_url
+    ):
+        execute(database, "ALTER TABLE segments ADD COLUMN other vector(3)")
+        second = Migration(database, make_settings(target_embedding_column="other"))
+        with Database(new_database_url()) as elsewhere:
+            third = Migration(elsewhere, make_settings(database_url=elsewhere.url.render_as_string(False)))
+            expand(third, ENCODER.space)
+            execute(elsewhere, "DELETE FROM segments WHERE id > 200")
+            pause(third)
+            expand(second, ENCODER.space)
+
+            found = looked_at(migration, second, third)
+
+        column = labels(second, column="other")
+        assert [found["bge_pipeline_table_readable", key] for key in (labels(migration), column, labels(third))] == [
+            1
+        ] * 3
+        pending = {key: value for (name, key), value in found.items() if name == "bge_pipeline_table_pending_rows"}
+        assert pending == {column: 300, labels(third): 200}
+        paused = {key: value for (name, key), value in found.items() if name == "bge_pipeline_table_paused"}
+        assert paused == {labels(migration): 0, column: 0, labels(third): 1}
+        assert found["bge_pipeline_table_phase", labels(migration, phase="legacy")] == 1
+
+    def test_of_standbys_of_one_name_the_farthest_behind_is_told_once(self, database, migration):
+        with standby(database, behind=50_000), standby(database, behind=10):
+            wait_until(lambda: scalar(database, "SELECT count(replay_lsn) FROM pg_stat_replication") >= 2)
+            for migrations in ([migration], [migration, migration]):
+                lines = re.findall(
+                    r"^bge_pipeline_replication_lag_bytes{.*walreceiver.*} (.*)$", served(*migrations), re.M
+                )
+                assert [float(line) > 49_000 for line in lines] == [True]
+
+
+@contextmanager
+def standby(database, behind):
+    """One that has replayed the log but for so many bytes, under the name that every standby has unless it is told otherwise."""
+    url = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    flushed = int(scalar(database, "SELECT pg_current_wal_flush_lsn() - CAST('0/0' AS pg_lsn)"))
+    connection = psycopg2.connect(url, connection_factory=PhysicalReplicationConnection, application_name="walreceiver")
+    with closing(connection), connection.cursor() as cursor:
+        cursor.start_replication(start_lsn=flushed)
+        cursor.send_feedback(*[flushed - behind] * 3, force=True)
+        yield
