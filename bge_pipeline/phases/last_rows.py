@@ -153,7 +153,7 @@ def _too_many(target: TargetTable, pending: int, seconds_a_row: float, seconds: 
     needed = pending * seconds_a_row
     return StillPending(
         f"{pending} rows of {target} are pending, which take {needed * 1_000:.0f} ms to embed, and writers may wait for "
-        f"{seconds * 1_000:.0f} ms (SWAP_MAX_WRITER_PAUSE_MS)",
+        f"{max(0.0, seconds) * 1_000:.0f} ms more (SWAP_MAX_WRITER_PAUSE_MS)",
         state="nothing was exchanged; search reads the old column",
         next_step=f"run the same command again when less is written, or with SWAP_MAX_WRITER_PAUSE_MS={needed * 2_000:.0f}",
     )

@@ -26,6 +26,7 @@ from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.search import Retriever, create_text_index
 from bge_pipeline.settings import load_settings
+from bge_pipeline.settings.column_list import join_columns
 from bge_pipeline_tests.support import as_it_stands, fill, fill_and_swap, parsed, scalar, swap
 
 SMALL = HashingEncoder(8)
@@ -101,14 +102,13 @@ def vectors(database, names):
 
 def all_the_way(database, make_settings, names):
     """Plan, expand, backfill, swap, search, rollback, swap again and retire, with a look at everything in between."""
+    schema, table, identifier, body, embedding = names
     configured = make_settings(
-        **dict(
-            zip(
-                ("target_schema", "target_table", "target_id_column", "target_text_column", "target_embedding_column"),
-                names,
-                strict=True,
-            )
-        ),
+        target_schema=schema,
+        target_table=table,
+        target_id_column=join_columns([identifier]),
+        target_text_column=body,
+        target_embedding_column=embedding,
         embedding_dimensions=8,
         backfill_batch_rows=5,
     )
