@@ -305,7 +305,10 @@ def test_questions_that_cannot_be_read_end_it_before_anything_is_measured(
     assert steps == []
 
 
-@pytest.mark.parametrize("step", ["quality", "search", "questions side by side"])
+@pytest.mark.parametrize(
+    "step",
+    ["search", *(pytest.param(step, marks=pytest.mark.thorough) for step in ("quality", "questions side by side"))],
+)
 def test_a_rollback_meanwhile_is_named_and_no_mixed_report_is_given(
     step: str, database: Database, migration: Migration, settings: Settings
 ) -> None:
