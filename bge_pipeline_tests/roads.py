@@ -69,28 +69,36 @@ def vectors(database: Database) -> dict[int, str]:
         return {row.id: row.embedding for row in connection.execute(text(_VECTORS))}
 
 
+@contextmanager
+def typed(answer: str | None) -> Iterator[int]:
+    """What to give a process as its input: a terminal at which the answer is typed; of None cron's empty input."""
+    if answer is None:
+        yield subprocess.DEVNULL
+        return
+    terminal, end = pty.openpty()
+    try:
+        os.write(terminal, f"{answer}\n".encode())
+        yield end
+    finally:
+        os.close(terminal)
+        os.close(end)
+
+
 def run_command(
     settings: Settings, cwd: Path, *arguments: str, answer: str | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """`bge-pipeline` as a process of its own; `answer` is typed at a terminal, None is cron's empty input."""
-    terminal, end = pty.openpty() if answer is not None else (None, subprocess.DEVNULL)
-    if terminal is not None:
-        os.write(terminal, f"{answer}\n".encode())
-    try:
+    with typed(answer) as stdin:
         return subprocess.run(
             [sys.executable, "-m", "bge_pipeline", *arguments],
             env=environment(settings, **variables),
             cwd=cwd,
-            stdin=end,
+            stdin=stdin,
             capture_output=True,
             text=True,
             timeout=180,
             check=False,
         )
-    finally:
-        if terminal is not None:
-            os.close(terminal)
-            os.close(end)
 
 
 def run_psql(script: str, database_url: str, **variables: str) -> subprocess.CompletedProcess[str]:

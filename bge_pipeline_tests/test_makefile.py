@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
 import shutil
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bge_pipeline_tests.roads import ROOT
+from bge_pipeline_tests.roads import ROOT, typed
 
 MAKEFILE = ROOT / "Makefile"
 CACHES = [".venv", ".pytest_cache", ".ruff_cache", ".mypy_cache", "build", "dist", "site", "bge_pipeline.egg-info"]
@@ -36,14 +35,11 @@ def make(clone: Path) -> Make:
         pytest.skip("make is not installed")
 
     def run(*arguments: str, answer: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-        terminal, end = pty.openpty() if answer is not None else (None, subprocess.DEVNULL)
-        if terminal is not None:
-            os.write(terminal, f"{answer}\n".encode())
-        try:
+        with typed(answer) as stdin:
             return subprocess.run(
                 [program, "--file", str(MAKEFILE), *arguments],
                 cwd=clone,
-                stdin=end,
+                stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -51,10 +47,6 @@ def make(clone: Path) -> Make:
                 timeout=30,
                 check=False,
             )
-        finally:
-            if terminal is not None:
-                os.close(terminal)
-                os.close(end)
 
     return run
 

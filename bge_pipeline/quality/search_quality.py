@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from bge_pipeline.database.ids import id_as_text
 from bge_pipeline.quality.judgements import JudgedQueries
 from bge_pipeline.quality.metrics import Difference, RankingQuality, paired_difference, ranking_quality
+from bge_pipeline.quality.time_limit import deadline_in, in_time
 from bge_pipeline.search.results import RerankMode, SearchMode, SearchResponse
 from bge_pipeline.search.retriever import Retriever
 
@@ -135,11 +135,9 @@ def ask_each(
     Args:
         seconds: after so many, and one query, no more is asked: without an index each search reads the whole table.
     """
-    began = time.monotonic()
+    deadline = deadline_in(seconds)
     retriever.search(queries[0], mode=mode, rerank="never", top_k=k)
-    for done, query in enumerate(queries, start=1):
-        if seconds is not None and done > 1 and time.monotonic() - began > seconds:
-            return
+    for done, query in enumerate(in_time(queries, deadline), start=1):
         yield retriever.search(query, mode=mode, rerank=rerank, top_k=k)
         if on_progress is not None:
             on_progress(done)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -19,6 +18,7 @@ from bge_pipeline.quality.measure import NEIGHBOURS
 from bge_pipeline.quality.recall_queries import RecallQueries
 from bge_pipeline.quality.search_quality import ask_each, measure_search, p50_and_p95
 from bge_pipeline.quality.stored_vectors import StoredVectors
+from bge_pipeline.quality.time_limit import deadline_in, in_time
 from bge_pipeline.search import RerankMode, Retriever, SearchMode
 from bge_pipeline.search.column import SearchedColumn, read_column
 from bge_pipeline.settings import Settings
@@ -213,7 +213,8 @@ def _timed(
     if reason is not None:
         notes.append(f"{run.name} was not measured: {reason}")
         return []
-    _warm(retriever, searched, queries, mode)
+    if rerank == "never":  # the reranked way comes after the same searches without a reranker
+        _warm(retriever, searched, queries, mode)
     if isinstance(queries, JudgedQueries):
         judged = measure_search(retriever, queries, mode=mode, rerank=rerank, k=NEIGHBOURS, seconds=_SECONDS)
         asked = len(judged.quality.ndcg_by_query)
@@ -244,8 +245,6 @@ def _warm(
 ) -> None:
     if searched.index is None:
         return
-    ended = time.monotonic() + _WARMING_SECONDS
-    for query in queries.queries.values() if isinstance(queries, JudgedQueries) else queries:
+    texts = queries.queries.values() if isinstance(queries, JudgedQueries) else queries
+    for query in in_time(texts, deadline_in(_WARMING_SECONDS)):
         retriever.search(query, mode=mode, rerank="never", top_k=NEIGHBOURS)
-        if time.monotonic() > ended:
-            return

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.ids import id_as_text
@@ -15,13 +14,12 @@ from bge_pipeline.embedding.encoder import QueryEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.quality.columns import ComparedColumns
 from bge_pipeline.quality.stored_vectors import StoredVectors
+from bge_pipeline.quality.time_limit import deadline_in, in_time
 from bge_pipeline.search import Retriever
 from bge_pipeline.settings import Settings
 from bge_pipeline.space import EmbeddingSpace
 
 RESULTS = 10
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ def compare_questions(
     assert columns.old is not None
     plain = settings.model_copy(update={"query_expansion": "off"})
     new = Retriever(database, plain, service, column=columns.new.name)
-    asked = _in_time(questions, seconds)
+    asked = in_time(questions, deadline_in(seconds))
     if old_encoder is None:
         firsts = (first for question in asked if (first := _first_row(database, plain, new, columns, question)))
         return _compare_rows(database, plain, columns, firsts, results)
@@ -152,17 +150,9 @@ def compare_rows(
     plain = settings.model_copy(update={"query_expansion": "off"})
     with database.autocommit() as connection:
         sample = sample_vectors(connection, TargetTable.from_settings(settings), columns.names, rows)
-    firsts = (_row_of(sample, position, sample.texts[position]) for position in _in_time(range(len(sample)), seconds))
+    positions = in_time(range(len(sample)), deadline_in(seconds))
+    firsts = (_row_of(sample, position, sample.texts[position]) for position in positions)
     return _compare_rows(database, plain, columns, firsts, results)
-
-
-def _in_time(items: Iterable[Item], seconds: float | None) -> Iterator[Item]:
-    """The items, one at least, until the time is up when the next one is asked for."""
-    began = time.monotonic()
-    for number, item in enumerate(items):
-        if number and seconds is not None and time.monotonic() - began > seconds:
-            return
-        yield item
 
 
 @dataclass(frozen=True)

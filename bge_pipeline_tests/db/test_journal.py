@@ -32,12 +32,6 @@ FROM {JOURNAL} WHERE act = 'worker'
 
 
 @pytest.fixture
-def expanded(database, migration):
-    expand(migration, ENCODER.space)
-    return database
-
-
-@pytest.fixture
 def long(expanded):
     """A journal as years of runs leave it, one of which is still at work, and another was killed."""
     execute(
