@@ -23,6 +23,8 @@ _HUB_FILES_OLD_FORMAT = (*_HUB_TEXT_FILES, "pytorch_model*.bin", _SMALL_MODULES_
 _OTHER_RUNTIMES = ("onnx/*", "openvino/*", "coreml/*", "*.onnx", "imgs/*")
 _HUB_TIMEOUT_SECONDS = 5
 
+COMMIT = re.compile(r"[0-9a-f]{40}")
+"""A commit of a repository of the hub, in full."""
 _LOCAL_NAME = re.compile(r"^([./~\\]|[A-Za-z]:[\\/])|[\\/].*[\\/]")
 
 
@@ -138,7 +140,7 @@ def snapshot_with_code(name: str, folder: Path, commit: str, setting: str) -> Pa
     Raises:
         ModelUnavailable: the hub has no such commit or cannot be reached.
     """
-    if folder.parent.name != "snapshots":
+    if not is_snapshot(folder):
         return folder
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -153,6 +155,13 @@ def snapshot_with_code(name: str, folder: Path, commit: str, setting: str) -> Pa
             f"{setting}={name}: commit {commit} of TRUST_REMOTE_CODE is not in the local cache, and the model hub has no such "
             "commit or cannot be reached"
         ) from error
+
+
+def is_snapshot(folder: Path) -> bool:
+    """Whether it is a snapshot in a cache of the hub, whose name is the commit: `models--*/snapshots/` and 40 digits."""
+    repository = folder.parent.parent.name
+    is_kept_there = folder.parent.name == "snapshots" and repository.startswith("models--")
+    return is_kept_there and COMMIT.fullmatch(folder.name) is not None
 
 
 def weights(folder: Path) -> list[Path]:

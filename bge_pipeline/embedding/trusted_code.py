@@ -6,7 +6,7 @@ import hashlib
 import logging
 from pathlib import Path
 
-from bge_pipeline.embedding.model_folder import read_json, read_json_if_there
+from bge_pipeline.embedding.model_folder import COMMIT, is_snapshot, read_json, read_json_if_there
 from bge_pipeline.errors import ConfigurationError
 
 _log = logging.getLogger(__name__)
@@ -27,12 +27,14 @@ def require_trusted(name: str, folder: Path, trusted: str | None) -> str | None:
         trusted: the value of TRUST_REMOTE_CODE.
 
     Raises:
-        ConfigurationError: the code is of another version.
+        ConfigurationError: the code is of another version, or of another repository and no commit of that is named.
     """
     if trusted is None or not _references(folder):
         return None
-    found = version_of_code(folder) if brings_code(folder) else trusted
-    if found != trusted:
+    if not brings_code(folder):
+        _require_commit(name, folder, trusted)
+        found = trusted
+    elif (found := version_of_code(folder)) != trusted:
         raise ConfigurationError(
             f"TRUST_REMOTE_CODE={trusted}, but the code that comes with {name} is {found}",
             next_step=f"read the Python files in {folder}, then set TRUST_REMOTE_CODE={found}",
@@ -43,12 +45,22 @@ def require_trusted(name: str, folder: Path, trusted: str | None) -> str | None:
 
 def version_of_code(folder: Path) -> str:
     """The commit of a hub's snapshot; of another folder a digest of its Python files, `sha256:` and 16 digits."""
-    if folder.parent.name == "snapshots":
+    if is_snapshot(folder):
         return folder.name
     whole = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         whole.update(path.relative_to(folder).as_posix().encode() + hashlib.sha256(path.read_bytes()).digest())
     return f"sha256:{whole.hexdigest()[:16]}"
+
+
+def _require_commit(name: str, folder: Path, trusted: str) -> None:
+    """Refuse a branch or a tag of the repository that holds the code: whoever writes there moves it."""
+    if COMMIT.fullmatch(trusted) is None:
+        there = ", ".join(sorted({reference.partition("--")[0] for reference in _references(folder)}))
+        raise ConfigurationError(
+            f"TRUST_REMOTE_CODE={trusted}: expected the 40 digits of a commit of {there}, which holds the code that {name} names",
+            next_step="read its Python files at a commit, then set TRUST_REMOTE_CODE to that",
+        )
 
 
 def _references(folder: Path) -> list[str]:
