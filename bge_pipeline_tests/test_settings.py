@@ -167,6 +167,28 @@ def test_a_bad_url_is_refused_without_its_password(monkeypatch, name, url):
     assert "hunter2" not in message
 
 
+@pytest.mark.parametrize(
+    "name", ["EMBEDDING_API_URL", "QUERY_EXPANSION_URL", "REPORTS_URL", "DAGSTER_URL", "SLACK_API_URL"]
+)
+def test_a_web_url_is_refused_with_a_password_that_would_be_shown(monkeypatch, name):
+    monkeypatch.setenv(name, "https://host:8443/base/")
+    assert getattr(load_settings(), name.lower()) == "https://host:8443/base"
+    for url in (
+        "https://me:hunter2@host/v1",
+        "https://hunter2@host/v1",
+        "https://me:hunter2/3@host/v1",
+        "https://me:1/hunter2@host/v1",
+        "https://host/v1?key=hunter2",
+        "https://host/v1#hunter2",
+        "https://host:hunter2/v1",
+        "ftp://hunter2",
+        "hunter2",
+    ):
+        message = complaint(monkeypatch, **{name: url})
+        assert message.startswith(f"{name}: expected "), url
+        assert "hunter2" not in message, url
+
+
 @given(st.text("abc123!$%^&*()", min_size=6).map(lambda s: f"SECRET{s}"))
 def test_no_representation_of_settings_shows_a_secret(secret):
     settings = load_settings(

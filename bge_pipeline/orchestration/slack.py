@@ -32,8 +32,8 @@ def tell_slack(settings: TelemetrySettings, message: str, page: str = "") -> str
     from slack_sdk.errors import SlackClientError
 
     client = SlackResource(token=settings.slack_token.get_secret_value()).get_client()
-    client.base_url, client.timeout = f"{settings.slack_api_url.rstrip('/')}/", _TIMEOUT_SECONDS
-    link = f"\n<{settings.dagster_url.rstrip('/')}{page}|Dagster UI>" if settings.dagster_url is not None else ""
+    client.base_url, client.timeout = f"{settings.slack_api_url}/", _TIMEOUT_SECONDS
+    link = f"\n<{settings.dagster_url}{page}|Dagster UI>" if settings.dagster_url is not None else ""
     try:
         client.chat_postMessage(channel=str(settings.slack_channel), text=_literal(message) + link)
     except (SlackClientError, OSError) as error:

@@ -123,7 +123,8 @@ _NEARLY = 0.9
 """Share of a name's letters that a misspelling has in common with it."""
 
 _SECRET_FIELDS = frozenset(
-    {"database_url", "dagster_database_url", "embedding_api_key", "query_expansion_key", "reports_url", "slack_token"}
+    "dagster_database_url dagster_url database_url embedding_api_key embedding_api_url query_expansion_key query_expansion_url "
+    "reports_url slack_api_url slack_token".split()
 )
 """What was given in their place is not repeated: it may be a password."""
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field, SecretStr, field_validator
 
-from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.settings.group import Group, must_be_postgres_url
-from bge_pipeline.settings.web_url import checked_url
+from bge_pipeline.settings.web_url import must_be_web_url
 
 
 class DagsterSettings(Group):
@@ -40,11 +39,4 @@ class DagsterSettings(Group):
     )
 
     _is_dagsters_url = field_validator("dagster_database_url")(must_be_postgres_url)
-
-    @field_validator("reports_url")
-    @classmethod
-    def _is_shown(cls, value: str | None) -> str | None:
-        try:
-            return checked_url("REPORTS_URL", value) if value is not None else None
-        except ConfigurationError as error:
-            raise ValueError(error.message.removeprefix("REPORTS_URL: ")) from None
+    _is_reports_url = field_validator("reports_url")(must_be_web_url("REPORTS_URL"))

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, field_validator
 
 from bge_pipeline.settings.group import Group, must_fit_a_header
+from bge_pipeline.settings.web_url import must_be_web_url
 
 
 class EndpointSettings(Group):
@@ -55,4 +56,7 @@ class EndpointSettings(Group):
         None, gt=0, description="the same in money, by EMBEDDING_PRICE_PER_MILLION; unset: no limit"
     )
 
+    _is_url_of_endpoint = field_validator("embedding_api_url")(
+        must_be_web_url("EMBEDDING_API_URL", key="EMBEDDING_API_KEY")
+    )
     _is_key_of_endpoint = field_validator("embedding_api_key")(must_fit_a_header)

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, field_validator
 
 from bge_pipeline.settings.group import Group, must_fit_a_header
+from bge_pipeline.settings.web_url import must_be_web_url
 
 
 class SearchSettings(Group):
@@ -40,4 +41,7 @@ class SearchSettings(Group):
     query_expansion_key: SecretStr | None = Field(None, description="key for QUERY_EXPANSION=chat")
     query_expansion_model: str = Field("gpt-4o-mini", min_length=1, description="model for QUERY_EXPANSION=chat")
 
+    _is_url_of_expansion = field_validator("query_expansion_url")(
+        must_be_web_url("QUERY_EXPANSION_URL", key="QUERY_EXPANSION_KEY")
+    )
     _is_key_of_expansion = field_validator("query_expansion_key")(must_fit_a_header)

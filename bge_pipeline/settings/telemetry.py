@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from bge_pipeline.settings.group import Group
+from bge_pipeline.settings.web_url import must_be_web_url
 
 
 class TelemetrySettings(Group):
@@ -36,14 +37,13 @@ class TelemetrySettings(Group):
         description="token of a Slack bot that tells of failed runs and standstills (extra `slack`); unset: it is silent",
     )
     slack_channel: str | None = Field(None, min_length=1, description="channel in which it tells them, e.g. #search")
-    slack_api_url: str = Field(
-        "https://slack.com/api/", pattern="^https?://", description="Slack's API; another one for GovSlack or a proxy"
-    )
+    slack_api_url: str = Field("https://slack.com/api", description="Slack's API; another one for GovSlack or a proxy")
     dagster_url: str | None = Field(
-        None,
-        pattern="^https?://",
-        description="where a browser finds the Dagster UI, for links in what is told to Slack",
+        None, description="where a browser finds the Dagster UI, for links in what is told to Slack"
     )
+
+    _is_slacks_url = field_validator("slack_api_url")(must_be_web_url("SLACK_API_URL", key="SLACK_TOKEN"))
+    _is_url_of_ui = field_validator("dagster_url")(must_be_web_url("DAGSTER_URL"))
 
     @property
     def tells_slack(self) -> bool:

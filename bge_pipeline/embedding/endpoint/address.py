@@ -9,7 +9,6 @@ from pydantic import SecretStr
 
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.settings import ModelSettings
-from bge_pipeline.settings.web_url import checked_url
 from bge_pipeline.space import EmbeddingSpace
 
 _OPENAI_HOST = "api.openai.com"
@@ -46,7 +45,6 @@ class Address:
         Raises:
             ConfigurationError: a variable that it needs is missing or wrong.
         """
-        url = checked_url("EMBEDDING_API_URL", settings.embedding_api_url, key="EMBEDDING_API_KEY")
         if "embedding_model" not in settings.model_fields_set:
             raise ConfigurationError(
                 "EMBEDDING_PROVIDER=openai: expected the endpoint's name of the model in EMBEDDING_MODEL, which is not set",
@@ -55,11 +53,11 @@ class Address:
         key = settings.embedding_api_key
         if key is not None and not key.get_secret_value():
             key = None
-        if key is None and urlsplit(url).hostname == _OPENAI_HOST:
+        if key is None and urlsplit(settings.embedding_api_url).hostname == _OPENAI_HOST:
             raise ConfigurationError(f"EMBEDDING_API_KEY: expected a key for {_OPENAI_HOST}, which is not set")
         asks = settings.embedding_ask_dimensions
         return cls(
-            url=url,
+            url=settings.embedding_api_url,
             model=settings.embedding_model,
             dimensions=settings.embedding_dimensions,
             asks_dimensions=asks == "always"
