@@ -14,15 +14,19 @@ from bge_pipeline.database.publications import find_publications
 # leaves out this project's own index of pending rows. What stands on a partition follows its column too; what a partition has
 # since the whole table has it is named once.
 _BOUND = """
-WITH dependency AS (
+WITH own AS (SELECT CAST(:oid AS oid) AS oid UNION SELECT relid::oid FROM pg_partition_tree(:oid)),
+dependency AS (
   SELECT DISTINCT classid, objid FROM pg_depend
   JOIN pg_attribute held ON held.attrelid = refobjid AND held.attnum = refobjsubid
   WHERE refclassid = 'pg_class'::regclass AND held.attname = :column AND deptype IN ('n', 'a')
-    AND (refobjid = :oid OR refobjid IN (SELECT relid FROM pg_partition_tree(:oid)))
+    AND refobjid IN (SELECT oid FROM own)
 )
 SELECT CASE c.relkind WHEN 'm' THEN 'materialized view' ELSE 'view' END AS kind, c.oid::regclass::text AS name
 FROM dependency d JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
-JOIN pg_class c ON c.oid = r.ev_class AND c.oid <> :oid
+JOIN pg_class c ON c.oid = r.ev_class AND c.oid NOT IN (SELECT oid FROM own)
+UNION
+SELECT 'rule', r.rulename FROM dependency d
+JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid AND r.ev_class IN (SELECT oid FROM own)
 UNION
 SELECT 'generated column', a.attname FROM dependency d
 JOIN pg_attrdef f ON d.classid = 'pg_attrdef'::regclass AND f.oid = d.objid

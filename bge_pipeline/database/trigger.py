@@ -100,6 +100,12 @@ SELECT c.oid::regclass::text FROM pg_class c
 WHERE c.oid IN ({STORED}) AND NOT EXISTS (
   SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = :trigger AND t.tgenabled = 'A') ORDER BY 1
 """
+_OTHERS_WITH_FUNCTION = """
+SELECT DISTINCT c.oid::regclass::text FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE n.nspname = :schema AND p.proname = :function AND t.tgparentid = 0
+  AND c.oid <> :oid AND c.oid NOT IN (SELECT relid FROM pg_partition_tree(:oid)) ORDER BY 1
+"""
 _FIND_VECTOR_TRIGGER = """
 SELECT t.tgenabled::text AS enabled, t.tgattr::text AS written, p.proname AS function,
        ARRAY(SELECT d.refobjsubid FROM pg_depend d
@@ -193,6 +199,12 @@ def drop_trigger_statements(target: TargetTable) -> list[TextClause]:
         target.sql("DROP TRIGGER IF EXISTS {vector_trigger} ON {table}"),
         target.sql("DROP FUNCTION IF EXISTS {trigger_function}()"),
     ]
+
+
+def others_with_function(connection: Connection, table: TableDescription) -> list[str]:
+    """Other tables whose triggers call the function of this table's name: those of another migration, whose names join alike."""
+    values = {"schema": table.target.schema, "function": table.target.trigger_function, "oid": table.oid}
+    return list(connection.execute(text(_OTHERS_WITH_FUNCTION), values).scalars())
 
 
 def trigger_fault(connection: Connection, table: TableDescription, watched: WatchedColumns) -> str | None:

@@ -45,6 +45,7 @@ from bge_pipeline.phases.pending_index import build_pending_index
 from bge_pipeline.phases.safeguards import (
     maintains_old,
     mend,
+    names_obstacle,
     safeguard_statements,
     taken_names,
 )
@@ -216,6 +217,9 @@ def _check_type(state: MigrationState, vector: VectorType) -> None:
 
 
 def _check_names_are_free(connection: Connection, state: MigrationState, column: str) -> None:
+    obstacle = names_obstacle(connection, state)
+    if obstacle is not None:
+        raise obstacle
     taken = taken_names(connection, state, column)
     if taken:
         raise PhaseError(

@@ -49,6 +49,7 @@ from bge_pipeline.phases.plan_words import (
     told_drops,
     told_notices,
 )
+from bge_pipeline.phases.safeguards import names_obstacle
 from bge_pipeline.phases.state import Phase, read_state
 from bge_pipeline.phases.text_source import text_obstacle
 from bge_pipeline.phases.unloaded_model import UnloadedModel
@@ -168,6 +169,7 @@ def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Pl
         unfit = [
             session_obstacle(migration.database),
             version_obstacle(connection, settings),
+            names_obstacle(connection, state),
             text_obstacle(migration.database, state.table),
             *(refusals(connection, state, settings) if is_ahead else ()),
         ]
@@ -231,7 +233,7 @@ def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Pl
             *partitions,
             *told_notices(settings, state, service.space, old, without_previous, keeps_current=keeps_current),
         ),
-        obstacles=find_obstacles(settings, service, state, bound, around, unfit),
+        obstacles=find_obstacles(settings, service, state, bound if is_ahead else (), around, unfit),
     )
 
 

@@ -25,6 +25,7 @@ from bge_pipeline.phases.plan_rates import (
 from bge_pipeline.phases.safeguards import taken_names
 from bge_pipeline.phases.state import MigrationState
 from bge_pipeline.phases.surroundings import hidden_changes, told_replication, told_rules, told_triggers, warnings_of
+from bge_pipeline.phases.swap_checks import may_leave_dependents
 from bge_pipeline.phases.unloaded_model import UnloadedModel
 from bge_pipeline.phases.writing_rates import WritingRates
 from bge_pipeline.settings import Settings, SwapSettings
@@ -154,13 +155,13 @@ def find_obstacles(
     around: Around,
     unfit: Sequence[BgePipelineError | None],
 ) -> tuple[str, ...]:
-    """What would stop the migration."""
+    """What would stop the migration; `dependents` are bound to the column that a swap ahead takes out of search."""
     found = [f"{refusal.message}; {refusal.next_step}" for refusal in unfit if refusal is not None]
     if service.dimensions != settings.embedding_dimensions:
         found.append(f"EMBEDDING_DIMENSIONS is {settings.embedding_dimensions}, the model makes {service.dimensions}")
     if state.phase == "swapped":
         found.append("the last migration still keeps its old column: bge-pipeline retire, or bge-pipeline rollback")
-    if dependents and settings.dependents == "refuse":
+    if dependents and not may_leave_dependents(settings):
         found.append(f"the swap will refuse: {', '.join(dependents)} depend on the old column")
     found.extend(around.obstacles)
     found.extend(f"missing privilege: {privilege}" for privilege in around.lacking)

@@ -16,10 +16,12 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.text_columns import TextColumns, find_text_columns
 from bge_pipeline.database.trigger import (
     WatchedColumns,
+    others_with_function,
     trigger_fault,
     trigger_function_statement,
     trigger_statements,
 )
+from bge_pipeline.errors import PhaseError
 from bge_pipeline.phases.exchange import lock_for_exchange
 from bge_pipeline.phases.state import MigrationState, require_same_parts
 from bge_pipeline.settings import LockSettings
@@ -62,11 +64,17 @@ def safeguard_statements(
         connection: in a transaction.
         state: where the table stands.
         watched: the columns that the trigger is to empty; None: those of `state`.
+
+    Raises:
+        PhaseError: all of it belongs to the migration of another table.
     """
     target = state.table.target
     watched = watched or watched_columns(state)
     if watched is None:
         return []
+    obstacle = names_obstacle(connection, state)
+    if obstacle is not None:
+        raise obstacle
     unlogged = find_replication(connection, state.table).takes_new_tables
     quarantine = find_beside(connection, target.schema, target.quarantine_table)
     journal = find_beside(connection, target.schema, target.journal_table)
@@ -136,6 +144,23 @@ def taken_names(connection: Connection, state: MigrationState, column: str) -> l
         if found is not None and not found.is_ours(shape):
             taken.append(f"beside it {name!r} in schema {target.schema!r}")
     return taken
+
+
+def names_obstacle(connection: Connection, state: MigrationState) -> PhaseError | None:
+    """Why nothing can be kept beside the table: another table and its column join to the same names.
+
+    `docs` with `title_embedding` and `docs_title` with `embedding` are such a pair: one function would empty the vectors of one.
+    """
+    others = others_with_function(connection, state.table)
+    if not others:
+        return None
+    target = state.table.target
+    return PhaseError(
+        f"trigger, quarantine and journal of {target} and its column {target.embedding_column!r} would bear the names of those "
+        f"of {', '.join(others)}",
+        state="nothing was changed",
+        next_step="rename this table or its embedding column, so that the two names in one are no other table's",
+    )
 
 
 def _trigger(target: TargetTable, watched: WatchedColumns, text_columns: TextColumns | None = None) -> list[TextClause]:

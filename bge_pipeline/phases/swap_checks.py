@@ -23,13 +23,18 @@ from bge_pipeline.space import EmbeddingSpace
 logger = logging.getLogger(__name__)
 
 
+def may_leave_dependents(settings: SwapSettings) -> bool:
+    """Whether what depends on the old column may stay with it: wanted, and the column is kept."""
+    return settings.dependents == "ignore" and settings.old_embedding == "keep"
+
+
 def check_dependents(connection: Connection, settings: SwapSettings, state: MigrationState) -> None:
     """Refuse where something would keep reading the old vectors, unless that is wanted."""
     bound = find_bound(connection, state.table, state.table.embedding.name)
     if not bound:
         return
     names = ", ".join(str(dependent) for dependent in bound)
-    if settings.dependents == "ignore" and settings.old_embedding == "keep":
+    if may_leave_dependents(settings):
         logger.warning("these stay bound to the old vectors: %s", names)
         return
     drop_and_create = "drop them and create them again after the swap"

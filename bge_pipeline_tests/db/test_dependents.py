@@ -54,6 +54,11 @@ def test_a_table_on_its_own_has_none(database):
         (["ALTER TABLE segments ADD CONSTRAINT c CHECK (vector_dims(embedding) = 1536)"], "constraint", "c"),
         (["CREATE STATISTICS s ON start_sec, (vector_dims(embedding)) FROM segments"], "statistics", "s"),
         (["CREATE PUBLICATION p FOR TABLE segments (id, embedding)"], "publication", "p"),
+        (
+            ["CREATE RULE kept AS ON INSERT TO segments DO ALSO UPDATE sources SET title = NEW.embedding::text"],
+            "rule",
+            "kept",
+        ),
         (["CREATE INDEX missing ON segments (id) WHERE embedding IS NULL"], "index", "missing"),
         (
             ["CREATE FUNCTION f() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(embedding) FROM segments; END"],

@@ -11,7 +11,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.errors import MissingPrivilege, PhaseError, ReadOnlyDatabase
+from bge_pipeline.errors import MissingPrivilege, PhaseError, ReadOnlyDatabase, SwapRefused
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.expand import expand
@@ -211,6 +211,38 @@ class TestTriggers:
         execute(database, "UPDATE segments SET text = 'another text' WHERE id = 1")
 
 
+class TestWhatDependsOnTheOldColumn:
+    @pytest.mark.parametrize(
+        ("overrides", "stops"),
+        [
+            ({}, True),
+            ({"dependents": "ignore"}, False),
+            ({"dependents": "ignore", "old_embedding": "drop"}, True),
+        ],
+    )
+    def test_is_an_obstacle_where_the_swap_would_refuse(self, database, make_settings, overrides, stops):
+        execute(database, "CREATE VIEW nearest AS SELECT embedding FROM segments")
+        found = planned(database, make_settings(**overrides)).obstacles
+        assert [obstacle for obstacle in found if "view nearest" in obstacle] == list(found)
+        assert bool(found) is stops
+
+    def test_is_none_where_no_swap_is_ahead(self, database, migration, settings):
+        fill_and_swap(migration)
+        retire(migration)
+        execute(database, "CREATE VIEW nearest AS SELECT embedding FROM segments")
+        assert planned(database, settings).obstacles == ()
+        assert planned(database, settings, HashingEncoder(seed=1)).obstacles != ()
+
+    def test_a_rule_of_the_table_is_one_too(self, database, migration, settings):
+        execute(database, "CREATE TABLE kept (vector vector)")
+        execute(database, "CREATE RULE keep AS ON INSERT TO segments DO ALSO INSERT INTO kept VALUES (NEW.embedding)")
+        (obstacle,) = planned(database, settings).obstacles
+        assert "rule keep depend on the old column" in obstacle
+        fill(migration)
+        with pytest.raises(SwapRefused, match="rule keep"):
+            swap(migration)
+
+
 class TestNames:
     @pytest.mark.parametrize("name", ["embedding_384", "embedding_1536", "embedding_exchange"])
     def test_plan_sees_a_column_of_the_users_own(self, database, settings, name):
@@ -234,6 +266,23 @@ class TestNames:
         with pytest.raises(PhaseError, match="which this tool did not make"):
             expand(migration, ENCODER.space)
         assert schema_of(database) == before
+
+    def test_a_table_whose_name_and_columns_join_to_another_migrations_is_refused(
+        self, database, settings, make_settings
+    ):
+        execute(database, "CREATE TABLE segments_title (id bigint PRIMARY KEY, text text, embedding vector(8))")
+        execute(database, "ALTER TABLE segments ADD COLUMN title_embedding vector(8)")
+        first = Migration(database, make_settings(target_table="segments_title"))
+        expand(first, ENCODER.space)
+        second = make_settings(target_embedding_column="title_embedding")
+        before = schema_of(database)
+        (obstacle,) = [o for o in planned(database, second).obstacles if "would bear the names" in o]
+        assert "those of segments_title; rename this table or its embedding column" in obstacle
+        with pytest.raises(PhaseError, match="would bear the names of those of segments_title"):
+            expand(Migration(database, second), ENCODER.space)
+        assert schema_of(database) == before
+        expand(first, ENCODER.space)
+        assert planned(database, settings).obstacles == ()
 
     def test_names_of_ours_are_none_of_the_users(self, database, make_settings):
         settings = make_settings()
