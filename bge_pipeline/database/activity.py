@@ -8,14 +8,31 @@ from sqlalchemy import Connection, text
 
 from bge_pipeline.database.target import TargetTable
 
-_ACTIVITY = """
-SELECT coalesce(pg_stat_get_tuples_updated(t.oid), 0) AS updates,
-       coalesce(pg_stat_get_tuples_hot_updated(t.oid), 0) AS hot_updates,
-       waiting.sessions, waiting.longest
-FROM (SELECT CAST(:name AS regclass)::oid AS oid) t, LATERAL (
+# Of a partitioned table the partitions are updated, indexed and locked. They are looked up without the locks that
+# pg_partition_tree takes: whoever looks at locks must not wait for one.
+_TREE = """
+WITH RECURSIVE tree AS (
+  SELECT CAST(:name AS regclass)::oid AS oid
+  UNION ALL
+  SELECT c.oid FROM tree JOIN pg_inherits i ON i.inhparent = tree.oid JOIN pg_class c ON c.oid = i.inhrelid AND c.relispartition
+)
+"""
+_ACTIVITY = f"""
+{_TREE}
+SELECT counted.updates, counted.hot_updates, waiting.sessions, waiting.longest
+FROM (
+  SELECT sum(coalesce(pg_stat_get_tuples_updated(oid), 0))::bigint AS updates,
+         sum(coalesce(pg_stat_get_tuples_hot_updated(oid), 0))::bigint AS hot_updates FROM tree
+) counted, (
   SELECT count(*) AS sessions, coalesce(max(extract(epoch FROM clock_timestamp() - l.waitstart)), 0)::float AS longest
   FROM pg_locks l JOIN pg_database d ON d.oid = l.database
-  WHERE NOT l.granted AND l.relation = t.oid AND d.datname = current_database()) waiting
+  WHERE NOT l.granted AND l.relation IN (SELECT oid FROM tree) AND d.datname = current_database()
+) waiting
+"""
+_INDEXED = f"""
+{_TREE}
+SELECT EXISTS (
+  SELECT FROM pg_stat_progress_create_index WHERE relid IN (SELECT oid FROM tree) AND datname = current_database())
 """
 
 
@@ -43,8 +60,4 @@ def read_activity(connection: Connection, target: TargetTable) -> Activity:
 
 def is_being_indexed(connection: Connection, target: TargetTable) -> bool:
     """Whether an index of the table is built now, by whoever it is."""
-    statement = text(
-        "SELECT EXISTS (SELECT FROM pg_stat_progress_create_index "
-        "WHERE relid = CAST(:name AS regclass) AND datname = current_database())"
-    )
-    return bool(connection.execute(statement, {"name": str(target)}).scalar_one())
+    return bool(connection.execute(text(_INDEXED), {"name": str(target)}).scalar_one())
