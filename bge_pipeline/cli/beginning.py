@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import click
 import typer
@@ -17,8 +18,10 @@ from bge_pipeline.cli.wording import worded
 from bge_pipeline.console import inert, stderr
 from bge_pipeline.errors import ConfigurationError, TargetTableError
 from bge_pipeline.phases.discover import Discovered, discover
-from bge_pipeline.settings import Settings, load_settings, overruled
+from bge_pipeline.settings import DatabaseSettings, Settings, load_settings, overruled, settings_of_file
 
+_OF_TEXT = ("TARGET_TEXT_COLUMN", "TARGET_TEXT", "TARGET_TEXT_TEMPLATE")
+_OF_ONE_TABLE = ("TARGET_ID_COLUMN", *_OF_TEXT, "TARGET_WHERE")
 _EXPECTED_URL = "postgresql://user:password@host:5432/database"
 Table = Annotated[
     str | None,
@@ -37,7 +40,7 @@ def discover_command(
 ) -> None:
     """List every vector column of the database: rows, dimensions, index, framework, model. Changes nothing in it."""
     with opened() as migration:
-        found = discover(migration.database)
+        found, before = discover(migration.database), migration.settings
     if table is None and not write:
         printing.print_json({"columns": [one.as_metadata() for one in found]}) if json else printing.print_discovered(
             found
@@ -45,7 +48,7 @@ def discover_command(
         return
     chosen = _chosen(found, table)
     if write:
-        _write(chosen.settings(), yes=yes)
+        _write(chosen.settings(), before, yes=yes)
     printing.print_json(chosen) if json else printing.print_settings(chosen.settings())
 
 
@@ -75,7 +78,7 @@ def init_command(
     url = url or _asked("DATABASE_URL", "--database-url", f"PostgreSQL URL of the database ({_EXPECTED_URL})")
     overrides["database_url"] = url
     with opened() as migration:
-        found = discover(migration.database)
+        found, before = discover(migration.database), migration.settings
     chosen = _chosen(found, table)
     target = chosen.settings()
     for name, option, given in (
@@ -96,8 +99,7 @@ def init_command(
         if model != usual:
             dimensions = int(_asked("EMBEDDING_DIMENSIONS", "--dimensions", f"Dimensions of {model}"))
     values = {"DATABASE_URL": url, **target, "EMBEDDING_MODEL": model, "EMBEDDING_DIMENSIONS": str(dimensions)}
-    load_settings(**{name.lower(): value for name, value in values.items()})  # before anything is written
-    without_effect = _write(values, yes=yes)
+    without_effect = _write(values, before, yes=yes)
     stderr.print(f"written into {invocation().env_file}", style="dim", highlight=False)
     overrides.update({name.lower(): value for name, value in values.items()})
     plan_command(json=json)
@@ -109,16 +111,44 @@ def init_command(
         stderr.print(worded("Next: bge-pipeline migrate"), style="dim", highlight=False)
 
 
-def _write(values: Mapping[str, str], *, yes: bool) -> list[str]:
-    """Write into the env file; the variables without effect there, as the environment sets them to something else."""
+def _write(values: Mapping[str, str], before: DatabaseSettings, *, yes: bool) -> list[str]:
+    """Write into the env file; the variables without effect there, as the environment sets them to something else.
+
+    Raises:
+        ConfigurationError: the settings would be none, with what else is in the file and the environment.
+    """
     call = invocation()
-    write_env(values, call.env_file, yes=yes)
+    without = _superseded(values, before)
+    write_env(values, call.env_file, without=without, check=lambda draft: _check(draft, values), yes=yes)
+    for name in without:
+        call.overrides.pop(name.lower(), None)
     found = [] if call.env_file_wins else overruled(values)
     for name in found:
         stderr.print(
             f"warning: {name} of the environment wins over {call.env_file}: unset it", style="yellow", highlight=False
         )
     return found
+
+
+def _superseded(values: Mapping[str, str], before: DatabaseSettings) -> set[str]:
+    """Variables that would say another text than `values`, or something of the table that was named before."""
+    is_another = (values["TARGET_SCHEMA"], values["TARGET_TABLE"]) != (before.target_schema, before.target_table)
+    names = _OF_ONE_TABLE if is_another else _OF_TEXT if not values.keys().isdisjoint(_OF_TEXT) else ()
+    return set(names) - values.keys()
+
+
+def _check(draft: Path, values: Mapping[str, str]) -> None:
+    """Load the settings as they would be with that file in the place of the env file."""
+    call = invocation()
+    read: dict[str, Any] = {name.lower(): value for name, value in values.items()}
+    if call.env_file_wins:
+        read = dict(settings_of_file(draft))
+    if call.env_file.resolve() == Path(".env").resolve():
+        read["_env_file"] = draft
+    try:
+        load_settings(**read)
+    except ConfigurationError as error:
+        raise ConfigurationError(error.message, state="nothing was written", next_step=error.next_step) from error
 
 
 def _configured_url() -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,12 +15,26 @@ from bge_pipeline.errors import ConfigurationError
 _ASSIGNED = re.compile(r"^\s*(?:export\s+)?(\w+)\s*=", re.IGNORECASE)
 
 
-def write_env(values: Mapping[str, str], path: Path = Path(".env"), *, yes: bool = False) -> None:
-    """Set variables in the file, made with mode 0600 where it is not there; asks before lines of it are replaced.
+def write_env(
+    values: Mapping[str, str],
+    path: Path = Path(".env"),
+    *,
+    without: Collection[str] = (),
+    check: Callable[[Path], object] | None = None,
+    yes: bool = False,
+) -> None:
+    """Set variables in the file, made with mode 0600 where it is not there; asks before lines of it are replaced or removed.
+
+    Args:
+        values: by variable.
+        path: the file.
+        without: variables whose lines are removed.
+        check: is given a draft of the file before anybody is asked; what it raises prevents the writing.
+        yes: ask nobody.
 
     Raises:
         ConfigurationError: a value cannot stand in such a file, or this user may not write it there.
-        ConsentRequired: it would replace lines, and there is nobody to ask.
+        ConsentRequired: it would replace or remove lines, and there is nobody to ask.
         typer.Abort: the answer was no.
     """
     lines = {name: env_line(name, value) for name, value in values.items()}
@@ -29,25 +43,34 @@ def write_env(values: Mapping[str, str], path: Path = Path(".env"), *, yes: bool
         before = path.read_text(encoding="utf-8") if path.exists() else ""
     # Not `splitlines`, which would break a value at rarer characters than line breaks.
     there = before.removesuffix("\n").split("\n") if before else []
-    replaced = [line for line in there if (name := _name(line)) in lines and line.strip() != lines[name]]
-    if replaced:
-        names = ", ".join(dict.fromkeys(_name(line) for line in replaced))
-        confirm(f"{path.name} is there and sets {names}, which would be replaced.", yes=yes)
-    kept = [line for line in there if _name(line) not in lines]
-    with _written_if_allowed(path):
-        _write("\n".join([*kept, *lines.values()]) + "\n", path)
+    kept = [line for line in there if (name := _name(line)) not in lines and name not in without]
+    content = "\n".join([*kept, *lines.values()]) + "\n"
+    if check is not None:
+        with _draft(content, path) as draft:
+            check(draft)
+    replaced = [name for line in there if (name := _name(line)) in lines and line.strip() != lines[name]]
+    removed = [name for line in there if (name := _name(line)) in without]
+    changed = {"replaced": replaced, "removed": removed}
+    told = [f"{', '.join(dict.fromkeys(names))}, which would be {how}" for how, names in changed.items() if names]
+    if told:
+        confirm(f"{path.name} is there and sets {', and '.join(told)}.", yes=yes)
+    with _draft(content, path) as draft, _written_if_allowed(path):
+        draft.replace(path)
 
 
-def _write(content: str, path: Path) -> None:
-    """Whole or not at all, and never readable by others in between."""
+@contextmanager
+def _draft(content: str, path: Path) -> Iterator[Path]:
+    """The file that may take the place of `path`: whole, never readable by others, gone at the end."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(content)
-        draft.replace(path)
+        with _written_if_allowed(path):
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(content)
+        yield draft
     finally:
-        draft.unlink(missing_ok=True)
+        with _written_if_allowed(path):
+            draft.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -63,6 +63,69 @@ def test_discover_lists_every_column_and_writes_the_lines_of_one(
     assert load_settings().target_table == "Order Notes"
 
 
+@pytest.fixture
+def memories(database: Database, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of mem0, whose text is an expression, and one whose key and text nobody can tell."""
+    monkeypatch.setenv("DATABASE_URL", url)
+    execute(database, "CREATE TABLE memories (id uuid PRIMARY KEY, vector vector(3), payload jsonb)")
+    execute(database, "CREATE TABLE bare (key int, v vector(3), segment_text text, title text)")
+
+
+def lines_of(path: str = ".env") -> set[str]:
+    return set(Path(path).read_text().splitlines())
+
+
+@pytest.mark.usefixtures("memories")
+@pytest.mark.parametrize("command", [("discover", "--write"), ("init", "--model", "hashing", "--dimensions", "384")])
+@pytest.mark.parametrize("file", [(), ("--env-file", ".env"), ("--env-file", "other.env")])
+def test_the_text_of_one_table_takes_the_place_of_anothers(command: tuple[str, ...], file: tuple[str, ...]) -> None:
+    written = file[-1] if file else ".env"
+    of_file = file if written != ".env" else ()
+    Path(written).write_text("TARGET_TEXT_COLUMN=text\nTARGET_WHERE='id > 1'\nPARTITION_ROWS=7\n")
+    with pytest.raises(ConsentRequired, match="TARGET_TEXT_COLUMN, TARGET_WHERE, which would be removed"):
+        run(*file, *command, "--table", "memories")
+    assert "TARGET_TEXT_COLUMN=text" in lines_of(written), "nobody has said yes"
+
+    run(*file, *command, "--table", "memories", "--yes")
+    run(*of_file, "status", "--json")
+    assert {"PARTITION_ROWS=7", "TARGET_TABLE=memories"} < lines_of(written)
+    assert not any(line.startswith(("TARGET_TEXT_COLUMN", "TARGET_WHERE")) for line in lines_of(written))
+
+    run(*file, *command, "--table", "segments", "--yes")
+    assert json.loads(run(*of_file, "status", "--json").stdout)["rows"] == 300
+    assert "TARGET_TEXT_COLUMN=text" in lines_of(written)
+    assert not any(line.startswith("TARGET_TEXT=") for line in lines_of(written))
+
+
+@pytest.mark.usefixtures("memories")
+def test_what_cannot_be_told_of_a_table_is_not_what_was_said_of_another() -> None:
+    Path(".env").write_text("TARGET_ID_COLUMN=key\nTARGET_TEXT_COLUMN=title\n")
+    run("discover", "--table", "bare", "--write", "--yes")
+    assert lines_of() == {"TARGET_SCHEMA=public", "TARGET_TABLE=bare", "TARGET_EMBEDDING_COLUMN=v"}
+
+    Path(".env").write_text(
+        "TARGET_TABLE=bare\nTARGET_ID_COLUMN=key\nTARGET_TEXT_COLUMN=title\nTARGET_WHERE='key > 1'\n"
+    )
+    run("discover", "--table", "bare", "--write", "--yes")
+    assert {"TARGET_ID_COLUMN=key", "TARGET_TEXT_COLUMN=title", "TARGET_WHERE='key > 1'"} < lines_of(), (
+        "it was of this one"
+    )
+
+
+@pytest.mark.usefixtures("memories")
+@pytest.mark.parametrize("command", [("discover", "--write"), ("init", "--model", "hashing", "--dimensions", "384")])
+def test_nothing_is_written_with_which_no_command_would_run(
+    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TARGET_TEXT_COLUMN", "text")
+    Path(".env").write_text("TARGET_TABLE=segments\n")
+    with pytest.raises(ConfigurationError, match="expected one of TARGET_TEXT_COLUMN") as refused:
+        run(*command, "--table", "memories", "--yes")
+    assert refused.value.state == "nothing was written"
+    assert Path(".env").read_text() == "TARGET_TABLE=segments\n"
+    assert list(Path().glob("*.draft")) == []
+
+
 def test_init_without_a_terminal_takes_options_and_ends_with_a_plan(database: Database, url: str) -> None:
     before = schema_of(database)
     plan = json.loads(
