@@ -6,6 +6,7 @@ demands: where it would be wrong to go on, its transaction fails and changes not
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 
@@ -39,6 +40,35 @@ _ROWS = 1_000_000
 
 _MEMORY_BY_DEFAULT_MB = 64
 """PostgreSQL's maintenance_work_mem."""
+
+_PARTS = """
+DECLARE
+  found record;
+  note jsonb;
+BEGIN
+  FOR found IN
+    SELECT attname, pg_catalog.col_description(attrelid, attnum) AS comment FROM pg_catalog.pg_attribute
+    WHERE attrelid = {table}::pg_catalog.regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+  LOOP
+    BEGIN
+      note := found.comment::jsonb -> 'bge_pipeline';
+    EXCEPTION WHEN data_exception THEN
+      note := NULL;
+    END;
+    IF (CASE found.attname
+      WHEN {embedding} THEN note ->> 'role' = 'current'
+      WHEN {column} THEN {note} IS DISTINCT FROM
+        jsonb '{{"tuple_target_before": 0}}' || (note - 'space' - 'search_effort')
+        OR (note -> 'space' @> {identity}) IS NOT TRUE
+      ELSE note ->> 'embedding_column' = {embedding}
+    END) THEN
+      RAISE EXCEPTION USING MESSAGE = {other_part}, HINT = {without_script},
+        DETAIL = pg_catalog.format('%I: %s', found.attname, COALESCE(found.comment, 'no comment'));
+    END IF;
+  END LOOP;
+END
+"""
+"""Of the new column's note, the search effort may differ, and the names of model and precision, which are no part of a space."""
 
 _DEMANDS = """
 DECLARE
@@ -76,6 +106,7 @@ def expand_script(target: TargetTable, settings: Settings, space: EmbeddingSpace
             operator_lock_statement(target),
             *maintenance_statements(target, settings),
             lock_statement(target, ALONE),
+            _demand_parts(target, space),
             *expand_statements(target, vector, _note(target, space), safeguards, lowered=[target]),
         ),
     )
@@ -93,6 +124,7 @@ def swap_script(target: TargetTable, settings: Settings, space: EmbeddingSpace) 
     old = Column(target.embedding_column, 0, "vector", old_type, False, False, None)
     return Script(
         (
+            _demand_parts(target, space),  # here too: what follows drops indexes
             *unbounded_statements(),
             # Dropped first, since a build that failed leaves an invalid index, for which IF NOT EXISTS would make way.
             drop_index_statement(target.schema, pending),
@@ -108,6 +140,7 @@ def swap_script(target: TargetTable, settings: Settings, space: EmbeddingSpace) 
             operator_lock_statement(target),
             *maintenance_statements(target, settings),
             lock_statement(target, WITHOUT_WRITERS),
+            _demand_parts(target, space),
             _demands(target, column, index, settings.swap_max_pending_rows),
             lock_statement(target, ALONE),
             *exchange_statements(target, new, old, drop_old=settings.old_embedding == "drop"),
@@ -127,6 +160,30 @@ def _require_column(target: TargetTable) -> None:
 def _note(target: TargetTable, space: EmbeddingSpace) -> ColumnNote:
     """The new column's, of a table whose `toast_tuple_target` is PostgreSQL's own."""
     return ColumnNote("new", space, embedding_column=target.embedding_column, tuple_target_before=0)
+
+
+def _demand_parts(target: TargetTable, space: EmbeddingSpace) -> TextClause:
+    """A block that fails unless the new column, where it is there, is one that expand made for this space, and none is another's.
+
+    It fails too where somebody went back from the new column, and where this project fills the embedding column itself: the
+    next migration keeps that one current, which takes a look at the table.
+    """
+    column = target.column_for(space.dimensions)
+    note = json.loads(_note(target, space).as_comment())["bge_pipeline"]
+    del note["space"]
+    body = _PARTS.format(
+        table=_constant(str(target)),
+        embedding=_constant(target.embedding_column),
+        column=_constant(column),
+        note="jsonb " + _constant(json.dumps(note, ensure_ascii=False)),
+        identity="jsonb " + _constant(json.dumps(space.identity, ensure_ascii=False)),
+        other_part=_constant(
+            f"a column of {target} is not what this script expects: {column!r} absent or made for {space}, which nobody went "
+            f"back from, and {target.embedding_column!r} filled by the application alone. Nothing was changed"
+        ),
+        without_script=_constant("bge-pipeline status says where the migration stands; run the revision without --sql"),
+    )
+    return with_values(text("DO :body"), body=body)
 
 
 def _demands(target: TargetTable, column: str, index: str, most: int) -> TextClause:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,16 @@ from alembic import command
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.operator import operating
+from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migration import Migration
+from bge_pipeline.phases.retire import retire
+from bge_pipeline.phases.rollback import rollback
 from bge_pipeline.phases.status import read_status
 from bge_pipeline_tests.roads import ROOT, alembic_config, environment, run_psql, schema
 from bge_pipeline_tests.support import (
     ENCODER,
+    as_it_stands,
     execute,
     fill,
     fill_and_swap,
@@ -122,3 +127,87 @@ def test_it_gives_way_to_an_operator_at_work(database, settings, capsys, monkeyp
     assert "canceling statement due to lock timeout" in done.stderr
     after = [row for row in schema_of(database) if row[0] != "bge_pipeline_alembic_version"]
     assert after == before
+
+
+@pytest.fixture
+def refused(settings, database, capsys, monkeypatch):
+    """Runs a script of revisions that Alembic's books await; sees that it fails at what it expects, and changes nothing."""
+
+    def run(revisions, **variables):
+        script = printed(settings, capsys, monkeypatch, revisions, **variables)
+        command.stamp(alembic_config(), revisions[:3])
+        before = schema_of(database)
+        done = run_psql(script, settings.database_url.get_secret_value())
+        assert done.returncode != 0
+        assert 'a column of "public"."segments" is not what this script expects' in done.stderr
+        assert schema_of(database) == before
+        return done.stderr
+
+    return run
+
+
+@pytest.mark.parametrize("revisions", ["004:005", "006:007"])
+def test_it_takes_no_column_of_another_model_for_its_own(migration, refused, revisions):
+    expand(migration, replace(ENCODER.space, model="another", revision="sha256:0123456789abcdef"))
+    assert "embedding_384: " in refused(revisions)
+
+
+def test_it_takes_no_column_of_the_users_own(database, refused):
+    execute(database, "ALTER TABLE segments ADD embedding_384 vector(384)")
+    assert "embedding_384: no comment" in refused("004:005")
+
+
+def test_it_begins_nothing_beside_a_migration_to_other_dimensions(migration, refused):
+    expand(migration, ENCODER.space)
+    assert "embedding_384: " in refused("004:005", EMBEDDING_DIMENSIONS="256")
+
+
+@pytest.mark.parametrize("revisions", ["004:005", "006:007"])
+def test_it_begins_no_next_migration(migration, refused, revisions):
+    fill_and_swap(migration)
+    retire(migration)
+    assert "embedding: " in refused(revisions, EMBEDDING_DIMENSIONS="256")
+
+
+def test_it_ends_no_next_migration(migration, refused, make_settings):
+    fill_and_swap(migration)
+    retire(migration)
+    next_one = make_settings(embedding_dimensions=256, begin_next_migration="hashing")
+    fill(Migration(migration.database, next_one), HashingEncoder(256))
+    assert "embedding: " in refused("006:007", EMBEDDING_DIMENSIONS="256")
+
+
+@pytest.mark.parametrize("revisions", ["004:005", "006:007"])
+def test_it_does_not_go_forward_after_a_rollback(migration, refused, revisions):
+    fill_and_swap(migration)
+    assert rollback(migration).rolled_back in refused(revisions)
+
+
+def test_it_forgets_no_index_that_expand_dropped(database, make_settings, refused):
+    fill(Migration(database, make_settings(old_index="drop")))
+    for revisions in ("004:005", "006:007"):
+        assert "dropped_indexes" in refused(revisions)
+
+
+def test_of_two_columns_of_the_same_dimensions_the_old_one_does_not_come_back(
+    migration, database, settings, refused, capsys, monkeypatch
+):
+    cut = "('[' || array_to_string((embedding::real[])[1:384], ',') || ']')::vector(384)"
+    as_it_stands(database, f"ALTER TABLE segments ALTER embedding TYPE vector(384) USING {cut}")
+    fill(migration)
+    script = printed(settings, capsys, monkeypatch, "006:007", LEGACY_DIMENSIONS="384")
+    command.stamp(alembic_config(), "006")
+    done = run_psql(script, settings.database_url.get_secret_value())
+    assert done.returncode == 0, done.stderr
+    vectors = execute(database, "SELECT id, embedding::text FROM segments ORDER BY id")
+    assert '"role": "previous"' in refused("006:007", LEGACY_DIMENSIONS="384")
+    assert execute(database, "SELECT id, embedding::text FROM segments ORDER BY id") == vectors
+
+
+def test_its_expand_may_be_repeated(database, settings, capsys, monkeypatch):
+    script = printed(settings, capsys, monkeypatch, "004:005")
+    for _ in range(2):
+        command.stamp(alembic_config(), "004")
+        done = run_psql(script, settings.database_url.get_secret_value())
+        assert done.returncode == 0, done.stderr
+    assert read_status(Migration(database, settings)).phase == "expanded"
