@@ -22,7 +22,7 @@ from bge_pipeline.phases.safeguards import watched_columns
 from bge_pipeline.phases.state import MigrationState, looking_again, read_state
 from bge_pipeline.phases.surroundings import warnings_of
 from bge_pipeline.quality.columns import ComparedColumns
-from bge_pipeline.quality.content import ColumnContent, read_content
+from bge_pipeline.quality.content import LENGTH, ColumnContent, read_content
 from bge_pipeline.quality.index_recall import recall_at_k
 from bge_pipeline.quality.label_free import StoredVectorAgreement, stored_vectors_match
 from bge_pipeline.quality.old_model import old_encoder
@@ -94,12 +94,13 @@ def _content_findings(content: ColumnContent, state: MigrationState, indexes: li
         yield Finding("texts", "note", f"{content.without_text:,}{among} have a vector and no text that it could be of")
     yield _dimensions_finding(content)
     if content.zero:
+        column = quote(state.table.embedding.name)
+        length = LENGTH[state.table.embedding.type_name].format(column=column)
         yield Finding(
             "lengths",
             "error",
             f"{content.zero:,} vectors have length zero: their cosine distance is no number, and search misplaces them",
-            f"empty them: UPDATE {state.table.target} SET {quote(state.table.embedding.name)} = NULL WHERE "
-            f"l2_norm({quote(state.table.embedding.name)}) = 0; then {fill}",
+            f"empty them: UPDATE {state.table.target} SET {column} = NULL WHERE {length} = 0; then {fill}",
         )
     if content.not_unit:
         by_product = any(

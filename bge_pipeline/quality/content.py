@@ -14,7 +14,8 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.quality.bounds import UNIT_LENGTH_TOLERANCE
 
 _DIMENSIONS = {"vector": "vector_dims({column})", "halfvec": "vector_dims({column})", "bit": "length({column})"}
-_LENGTH = {"vector": "vector_norm({column})", "halfvec": "l2_norm({column})", "sparsevec": "l2_norm({column})"}
+LENGTH = {"vector": "vector_norm({column})", "halfvec": "l2_norm({column})", "sparsevec": "l2_norm({column})"}
+"""SQL of a vector's length, by its type; bits have none."""
 # A digest of the vector as it is sent, which is far cheaper than its text; of bits the text is short.
 _BYTES = {type_name: f"{type_name}_send({{column}})" for type_name in ("vector", "halfvec", "sparsevec", "bit")}
 _QUERY = """
@@ -84,7 +85,7 @@ def read_content(connection: Connection, target: TargetTable, column: Column, mo
     statement = _QUERY.format(
         has_text=HAS_TEXT,
         dimensions=_DIMENSIONS.get(column.type_name, "NULL::integer"),
-        length=_LENGTH.get(column.type_name, "NULL::double precision"),
+        length=LENGTH.get(column.type_name, "NULL::double precision"),
         bytes=_BYTES[column.type_name],
         sample=sample,
     )

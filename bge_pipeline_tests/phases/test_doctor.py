@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,22 @@ def test_what_is_wrong_is_found(migrated, found, damage, name, grade, told):
     execute(migrated, damage.replace("(2 * embedding::real[])::vector", "(embedding + embedding)"))
     finding = found()[name]
     assert (finding.grade, told in finding.told) == (grade, True), finding
+
+
+@pytest.mark.parametrize(
+    "column_type",
+    ["vector", *(pytest.param(name, marks=pytest.mark.pgvector("0.7")) for name in ("halfvec", "sparsevec"))],
+)
+def test_the_statement_that_empties_vectors_of_length_zero_runs(database, found, column_type):
+    execute(database, "DROP INDEX segments_embedding_idx")
+    execute(database, f"ALTER TABLE segments ALTER COLUMN embedding TYPE {column_type}(1536)")
+    nothing = f"array_fill(0::real, ARRAY[1536])::vector::{column_type}"
+    execute(database, f"UPDATE segments SET embedding = {nothing} WHERE id IN (3, 5)")
+    statement = re.search(r"empty them: (UPDATE .* = 0);", found()["lengths"].next_step)[1]
+    execute(database, statement)
+    emptied = execute(database, "SELECT id FROM segments WHERE embedding IS NULL ORDER BY id")
+    assert [row.id for row in emptied] == [3, 5]
+    assert found()["lengths"].grade == "ok"
 
 
 def test_vectors_of_several_dimensions_in_one_column(database, settings, found):
