@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 from logging.config import fileConfig
+from pathlib import Path
 
 from alembic import context
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.pooler import require_session
-from bge_pipeline.errors import TargetTableError
+from bge_pipeline.embedding.loading import configured_space
+from bge_pipeline.errors import ConfigurationError, ModelUnavailable, TargetTableError
 from bge_pipeline.phases.consent import rolled_back
 from bge_pipeline.phases.migration import Migration
-from bge_pipeline.phases.state import require_table
+from bge_pipeline.phases.state import require_table, space_of
 from bge_pipeline.revisions import explained
 from bge_pipeline.settings import Settings, load_settings
+from bge_pipeline.space import EmbeddingSpace
 
 logger = logging.getLogger("bge_pipeline.migrations")
 
@@ -43,7 +46,8 @@ def migrate_database() -> None:
     """Run the revisions on the database of DATABASE_URL, or on the embedded one."""
     with explained():
         settings = load_settings()
-    with Database.from_settings(settings) as database:
+        database = Database.from_settings(settings)
+    with database:
         if goes_somewhere():
             with explained():
                 require_session(database)
@@ -84,17 +88,37 @@ def compare_books(database: Database, settings: Settings) -> None:
             went_back,
         )
         return
-    dimensions = state.table.embedding.dimensions
-    if state.phase in ("swapped", "retired") and dimensions == settings.embedding_dimensions:
+    is_part = state.table.target.condition is not None  # whose columns are never exchanged
+    is_over = state.new is not None if is_part else state.phase in ("swapped", "retired")
+    column = state.new or state.table.embedding
+    space = space_of(column)
+    if is_over and space is not None and is_wanted(space, settings):
         return
     logger.warning(
-        "Alembic is at its last revision, but %s is in phase %s with %s dimensions of the %d wanted: "
-        "run `alembic stamp 004` and `alembic upgrade head`; every revision sees for itself what is left to do",
+        "Alembic is at its last revision, but %s is in phase %s, its column %r holds vectors of %s, and the settings name "
+        "%s (%d dimensions): run `alembic stamp 004` and `alembic upgrade head`; "
+        "every revision sees for itself what is left to do",
         state.table.target,
         state.phase,
-        dimensions,
+        column.name,
+        space or "a model not recorded",
+        settings.embedding_model,
         settings.embedding_dimensions,
     )
+
+
+def is_wanted(space: EmbeddingSpace, settings: Settings) -> bool:
+    """Whether recorded vectors are those of the model that the settings name.
+
+    A model of the hub is not looked for under the name that was recorded, since looking may download it.
+    """
+    is_named = space.model == settings.embedding_model and space.dimensions == settings.embedding_dimensions
+    if is_named and not Path(space.model).expanduser().is_dir():
+        return True
+    try:
+        return configured_space(settings).is_same_as(space)
+    except (ModelUnavailable, ConfigurationError):
+        return is_named
 
 
 if context.is_offline_mode():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from alembic import command
@@ -11,6 +14,7 @@ from sqlalchemy import text
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.embedding.hashing import HashingEncoder
+from bge_pipeline.phases.collapse import collapse
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
@@ -19,7 +23,7 @@ from bge_pipeline.phases.status import read_status
 from bge_pipeline.settings import Settings, load_settings
 from bge_pipeline_tests.endpoint_server import serving
 from bge_pipeline_tests.partitions import divide
-from bge_pipeline_tests.roads import alembic_config, environment, schema, vectors
+from bge_pipeline_tests.roads import ROOT, alembic_config, environment, schema, vectors
 
 pytestmark = pytest.mark.pgvector
 
@@ -137,6 +141,81 @@ def test_what_another_road_undid_is_pointed_out_and_done_again_after_a_stamp_by_
     assert read_status(Migration(database, configured)).phase == "swapped"
 
 
+@pytest.mark.parametrize("discards", [False, True], ids=["rolled back", "and discarded"])
+def test_what_another_road_undid_is_left_so_on_the_way_down(
+    configured: Settings, database: Database, discards: bool
+) -> None:
+    before, old_vectors = schema(database), vectors(database)
+    command.upgrade(alembic_config(), "head")
+    rollback(Migration(database, configured))
+    if discards:
+        collapse(Migration(database, configured))
+
+    command.downgrade(alembic_config(), "004")
+
+    assert (schema(database), vectors(database)) == (before, old_vectors)
+    assert _version(database) == "004"
+
+
+def test_there_is_no_way_down_from_a_table_whose_old_vectors_are_gone(configured: Settings, database: Database) -> None:
+    command.upgrade(alembic_config(), "head")
+    retire(Migration(database, configured))
+    before = schema(database)
+    with pytest.raises(CommandError, match="there is no old column to go back to"):
+        command.downgrade(alembic_config(), "004")
+    assert (schema(database), _version(database)) == (before, "007")
+
+
+def test_a_part_of_a_table_goes_all_the_way_and_back(
+    configured: Settings, database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TARGET_WHERE", "id % 3 = 1")
+    before, old_vectors = schema(database), vectors(database)
+    command.upgrade(alembic_config(), "head")
+    status = read_status(Migration(database, load_settings()))
+    assert (status.phase, status.embedded, status.rows) == ("backfilled", 100, 100)
+    assert "stamp 004" not in caplog.text
+
+    with monkeypatch.context() as another:
+        another.setenv("EMBEDDING_DIMENSIONS", "256")
+        command.upgrade(alembic_config(), "head")
+    assert "stamp 004" in caplog.text
+
+    command.downgrade(alembic_config(), "004")
+    assert (schema(database), vectors(database)) == (before, old_vectors)
+
+
+@pytest.mark.parametrize("model", ["bundled", "./nowhere"], ids=["another model", "a model that is not there"])
+def test_another_model_of_the_same_dimensions_is_pointed_out(
+    configured: Settings,
+    database: Database,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+) -> None:
+    command.upgrade(alembic_config(), "head")
+    assert "stamp 004" not in caplog.text
+    monkeypatch.setenv("EMBEDDING_MODEL", model)
+    command.upgrade(alembic_config(), "head")
+    assert f"holds vectors of {HashingEncoder(384).space}, and the settings name {model}" in caplog.text
+    assert "`alembic stamp 004` and `alembic upgrade head`" in caplog.text
+
+
+def test_the_same_model_under_another_name_is_not_another_one(
+    configured: Settings, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    command.upgrade(alembic_config(), "head")
+    comment = 'SELECT replace(col_description(\'segments\'::regclass, attnum), \'"model": "hashing"\', \'"model": "my/copy"\') '
+    with database.transaction() as connection:
+        found = connection.exec_driver_sql(
+            comment + "FROM pg_attribute WHERE attrelid = 'segments'::regclass AND attname = 'embedding'"
+        ).scalar_one()
+        assert "my/copy" in found
+        connection.exec_driver_sql(f"COMMENT ON COLUMN segments.embedding IS '{found}'")
+    command.upgrade(alembic_config(), "head")
+    assert "stamp 004" not in caplog.text
+
+
 def test_the_deployment_after_a_downgrade_does_not_go_forward_by_itself(
     configured: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +300,20 @@ def test_wrong_settings_are_one_clear_error(configured: Settings, monkeypatch: p
     monkeypatch.setenv("EMBEDDING_DIMENSIONS", "many")
     with pytest.raises(CommandError, match="EMBEDDING_DIMENSIONS"):
         command.upgrade(alembic_config(), "head")
+
+
+def test_a_data_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path, settings: Settings) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "alembic.ini").write_text(f"[alembic]\nscript_location = {ROOT / 'migrations'}\n")
+    variables = environment(settings, BGE_PIPELINE_HOME=str(tmp_path / "file"), PYTHONPATH=str(ROOT))
+    del variables["DATABASE_URL"]
+    arguments = [sys.executable, "-m", "alembic", "current"]
+    done = subprocess.run(
+        arguments, env=variables, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode != 0
+    assert "the embedded PostgreSQL" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_printed_script_adds_the_column_as_the_revision_does(
