@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import stat
 import subprocess
 import time
@@ -60,7 +61,7 @@ def start_embedded_server(data_folder: Path, **version: int) -> PostgresServer:
 
     try:
         data_folder.mkdir(parents=True, exist_ok=True)
-        _forget_killed_users(data_folder)
+        _forget_killed_users(server(start=False))
         _forget_killed_server(server(start=False))
         _tell_what_root_opens(data_folder)
         return _started(private_server, data_folder)
@@ -117,17 +118,30 @@ def _postmaster_file(data_folder: Path) -> list[str]:
     return []
 
 
-def _forget_killed_users(data_folder: Path) -> None:
+def _forget_killed_users(server: PostgresServer) -> None:
     """Take processes that were killed off the server's list of users, or it would never be stopped."""
+    users = server.pgdata / ".handle_pids.json"
+    if _without_killed(users) is None:
+        return
+    with server._lock:  # noqa: SLF001 - held by whoever adds itself, who would be lost otherwise
+        alive = _without_killed(users)
+        if alive is not None:
+            draft = users.with_suffix(".draft")
+            draft.write_text(json.dumps(alive))
+            draft.replace(users)
+
+
+def _without_killed(users: Path) -> list[int] | None:
+    """The living of that list; None where it is in order. A process that was killed in writing may have left half of it."""
     import psutil
 
-    users = data_folder / ".handle_pids.json"
     if not users.exists():
-        return
-    listed = json.loads(users.read_text() or "[]")
+        return None
+    said = users.read_text()
+    listed = [int(pid) for pid in re.findall(r"\d+", said)]
     alive = [pid for pid in listed if psutil.pid_exists(pid)]
-    if alive != listed:
-        users.write_text(json.dumps(alive))
+    is_whole = not said.strip() or said.rstrip().endswith("]")
+    return None if is_whole and alive == listed else alive
 
 
 def _forget_killed_server(server: PostgresServer) -> None:

