@@ -174,14 +174,18 @@ def test_who_comes_while_killed_users_are_forgotten_stays_listed(users, newcomer
 
     def looked_at(pid):
         if pid == _NO_PROCESS and waiting:
-            newcomer = waiting.pop()
-            newcomer.stdin.write("\n")
-            newcomer.stdin.flush()
-            select.select([newcomer.stdout], [], [], 1)  # in vain where the lock keeps it waiting
+            let_in(waiting.pop())
         return pid_exists(pid)
+
+    def let_in(newcomer):
+        newcomer.stdin.write("\n")
+        newcomer.stdin.flush()
+        select.select([newcomer.stdout], [], [], 1)  # in vain where the lock keeps it waiting
 
     monkeypatch.setattr(psutil, "pid_exists", looked_at)
     server = start_embedded_server(users.parent)
+    for newcomer in waiting:
+        let_in(newcomer)
     try:
         assert [process.stdout.readline() for process in newcomers] == ["registered\n"] * 2
         assert set(json.loads(users.read_text())) == {os.getpid(), *(process.pid for process in newcomers)}
