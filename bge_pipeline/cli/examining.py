@@ -14,7 +14,7 @@ from bge_pipeline.cli.consent import confirm
 from bge_pipeline.cli.invocation import Json, Yes, app, opened, writable_folder
 from bge_pipeline.console import stderr
 from bge_pipeline.errors import ConfigurationError
-from bge_pipeline.phases.compare_models import ENDPOINT, TEXTS, compare_models
+from bge_pipeline.phases.compare_models import TEXTS, asked_endpoints, compare_models
 from bge_pipeline.phases.doctor import SAMPLE_ROWS, examine
 from bge_pipeline.quality.judgements import load_judged_queries
 from bge_pipeline.report import comparison, diagnosis
@@ -70,13 +70,15 @@ def compare_command(
     if html is not None:
         writable_folder(html.parent)
     with opened() as migration:
-        if any(name.startswith(ENDPOINT) for name in model):
+        endpoints = asked_endpoints(migration, model)
+        if endpoints:
             host = urlsplit(migration.settings.embedding_api_url).hostname
-            confirm(f"Up to {texts:,} texts of the table, and queries made of them, are sent to {host}.", yes=yes)
+            sent = f"Up to {texts:,} texts of the table, and queries made of them, are sent to {host}"
+            confirm(f"{sent} for {' and for '.join(endpoints)}.", yes=yes)
         judged_in = queries or migration.settings.eval_queries
         judged = load_judged_queries(judged_in) if judged_in is not None else None
         steps = stderr.print if stderr.is_terminal else logging.getLogger("bge_pipeline").info
-        found = compare_models(migration, model, judged=judged, texts=texts, on_step=steps)
+        found = compare_models(migration, model, judged=judged, texts=texts, may_send=bool(endpoints), on_step=steps)
     printing.print_json(found) if json else printing.print_comparison(found)
     if html is not None:
         _write(html, comparison.as_html(found))

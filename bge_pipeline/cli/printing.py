@@ -243,6 +243,8 @@ def print_comparison(found: ModelComparison) -> None:
     for row in rows:
         table.add_row(*map(Text, row))
     stdout.print(table)
+    for note in found.notes():
+        stdout.print(Text(note))
     for name, why in found.failed.items():
         stdout.print(Text(f"{name}: not measured: {why}"))
 

@@ -92,7 +92,7 @@ def is_at_hand(space: EmbeddingSpace, settings: ModelSettings) -> bool:
 def load_encoder_of(space: EmbeddingSpace, settings: Settings) -> QueryEncoder | None:
     """The encoder of a recorded embedding space, None where its model is not at hand or has changed."""
     if is_of_endpoint(space):
-        of_space = settings.model_copy(update=settings_for(space))
+        of_space = settings.model_copy(update=settings_for(space, settings))
         return EndpointEncoder(of_space) if is_reachable_for(settings) else None
     name = _setting_for(space, settings)
     if name is None:
@@ -118,12 +118,16 @@ def load_encoder_named(name: str, dimensions: int, settings: Settings) -> QueryE
 
 
 def _load_named(name: str, dimensions: int, settings: Settings, chosen: dict[str, object]) -> QueryEncoder:
-    """Another model, of which nothing is set but what is `chosen` here; what is set is meant for the configured one."""
+    """Another model, of which nothing is set but what is `chosen` here; what is set is meant for the configured one.
+
+    PyTorch, where it is set, stays: it insists on nothing that another model may not have.
+    """
     unset = {
         "embedding_provider": "local",
         "embedding_model": name,
         "embedding_dimensions": dimensions,
         "embedding_precision": "auto",
+        "embedding_backend": "torch" if settings.embedding_backend == "torch" else "auto",
         "embedding_query_prompt": None,
         "embedding_passage_prompt": None,
         "embedding_truncate": False,

@@ -20,7 +20,9 @@ class Candidates(dg.Config):
 
     models: list[str] = Field(description="Candidates, each as EMBEDDING_MODEL takes it.", min_length=1)
     send_texts: bool = Field(
-        False, description="Texts of the table may be sent to the endpoint of a candidate endpoint:NAME@DIMENSIONS."
+        False,
+        description="Texts of the table may be sent to an endpoint: of a candidate endpoint:NAME@DIMENSIONS, and of the vectors "
+        "of today where one made them, which are left out otherwise.",
     )
     texts: int = Field(TEXTS, ge=2, description="Rows of the table to sample.")
 
@@ -60,7 +62,14 @@ def model_comparison(
             if migration.settings.eval_queries is not None
             else None
         )
-        found = compare_models(migration, config.models, judged=judged, texts=config.texts, on_step=context.log.info)
+        found = compare_models(
+            migration,
+            config.models,
+            judged=judged,
+            texts=config.texts,
+            may_send=config.send_texts,
+            on_step=context.log.info,
+        )
     page = migration.settings.home / "reports" / f"{table.called('model-comparison')}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(as_html(found), encoding="utf-8")

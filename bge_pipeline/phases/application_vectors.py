@@ -23,7 +23,8 @@ from bge_pipeline.database.recent import (
     transaction_of_comment,
 )
 from bge_pipeline.embedding.encoder import Encoder
-from bge_pipeline.errors import BgePipelineError
+from bge_pipeline.embedding.endpoint.address import would_send_unasked
+from bge_pipeline.errors import BgePipelineError, ConsentRequired
 from bge_pipeline.phases.companion import load_recorded
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.row_encoding import BatchEncoder
@@ -135,12 +136,19 @@ def compare_application_vectors(
 
 
 def compare_with_recorded_model(migration: Migration) -> ApplicationVectors | None:
-    """The same with the model that is recorded with the column, loaded only where there is something to compare."""
+    """The same with the model that is recorded with the column, loaded only where there is something to compare.
+
+    An endpoint is not asked where the settings name a model on this machine: nobody agreed to send it texts.
+    """
     loaded = []
 
     def encoder() -> Encoder | None:
         with migration.database.autocommit() as connection:
             space = read_state(connection, migration.target).current_space
+        if space is not None and would_send_unasked(space, migration.settings):
+            raise ConsentRequired(
+                f"{space.model} is behind an endpoint, to which texts would be sent; --set EMBEDDING_PROVIDER=openai sends them"
+            )
         found = load_recorded(space, migration.settings) if space is not None else None
         loaded.extend([found] if found is not None else [])
         return found

@@ -15,7 +15,8 @@ from bge_pipeline.database.ids import id_as_text
 from bge_pipeline.database.indexes import hnsw_memory_bytes
 from bge_pipeline.database.sampling import SampledRows, sample_texts, sample_vectors
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.embedding.encoder import QueryEncoder
+from bge_pipeline.embedding.encoder import QueryEncoder, TextsRefused
+from bge_pipeline.embedding.endpoint.address import is_of_endpoint, is_reachable_for
 from bge_pipeline.embedding.endpoint.encoder import EndpointEncoder
 from bge_pipeline.embedding.loading import HASHING, load_encoder, load_encoder_named, load_encoder_of
 from bge_pipeline.embedding.models import find_sentence_model
@@ -27,7 +28,7 @@ from bge_pipeline.phases.state import MigrationState, read_state
 from bge_pipeline.quality.bounds import MIN_ROWS_PER_NEIGHBOUR
 from bge_pipeline.quality.candidates import Task, judged_task, known_item_task
 from bge_pipeline.quality.judgements import JudgedQueries
-from bge_pipeline.quality.label_free import neighbour_agreement
+from bge_pipeline.quality.label_free import Vectors, neighbour_agreement
 from bge_pipeline.quality.metrics import paired_difference
 from bge_pipeline.report.comparison import Candidate, ModelComparison
 from bge_pipeline.settings import Settings
@@ -37,6 +38,15 @@ logger = logging.getLogger(__name__)
 TEXTS = 1_000
 ENDPOINT = "endpoint:"
 """How a candidate's name begins that the endpoint of EMBEDDING_API_URL serves; it ends in `@` and its dimensions."""
+_OF_ONE_MODEL = (
+    "embedding_query_prompt",
+    "embedding_passage_prompt",
+    "embedding_served_model",
+    "embedding_tokenizer",
+    "embedding_text_tokens",
+)
+"""Settings of an endpoint that are one model's and not the server's."""
+_WARM_ENDPOINT_TEXTS = 8
 _KNOWN_ITEMS = 200
 _NEIGHBOURS = 20
 _MILLION = 1_000_000
@@ -59,15 +69,20 @@ def compare_models(
     *,
     judged: JudgedQueries | None = None,
     texts: int = TEXTS,
+    may_send: bool = False,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> ModelComparison:
     """Measure each model on the same texts and queries; the one that search reads now takes part where it is at hand.
 
+    A text that a model does not take has no vector, and counts as not found.
+
     Args:
         migration: names the table, and the device; models run in the precision that suits them there.
         models: as EMBEDDING_MODEL takes them, or `endpoint:text-embedding-3-small@512`, to which texts are sent: ask before.
+            Prompts, length and tokenizer of an endpoint are those of the settings for the model that they name alone.
         judged: queries with judged passages of the table; without them texts are searched for by words out of them.
         texts: rows to sample.
+        may_send: whether the model that search reads now may be sent texts where it is an endpoint's; it is left out where not.
         on_step: told what is being measured.
 
     Raises:
@@ -79,6 +94,9 @@ def compare_models(
     measured: list[tuple[Candidate, tuple[float, ...]]] = []
     failed: dict[str, str] = {}
     for name, is_current, load in _loaders(table.state, migration.settings, models):
+        if is_current and not may_send and _endpoint_of_today(table.state, migration.settings, models) is not None:
+            failed[name] = "it is behind an endpoint, to which nobody agreed to send texts"
+            continue
         on_step(f"{name}: {len(table.task.texts):,} texts, {len(table.task.queries):,} queries")
         try:
             encoder = load()
@@ -104,6 +122,23 @@ def compare_models(
         candidates=(measured[0][0], *others),
         failed=failed,
     )
+
+
+def asked_endpoints(migration: Migration, models: Sequence[str]) -> list[str]:
+    """Which models `compare_models` would have an endpoint embed texts with: candidates, and the one that search reads now."""
+    with migration.database.autocommit() as connection:
+        state = read_state(connection, migration.target)
+    named = [name.removeprefix(ENDPOINT) for name in dict.fromkeys(models) if name.startswith(ENDPOINT)]
+    today = _endpoint_of_today(state, migration.settings, models)
+    return named if today is None else [*named, f"{today} of today"]
+
+
+def _endpoint_of_today(state: MigrationState, settings: Settings, models: Sequence[str]) -> str | None:
+    """The model that search reads now, where it takes part by itself and is an endpoint's."""
+    space = state.current_space
+    if space is None or space.model in models or not is_of_endpoint(space) or not is_reachable_for(settings):
+        return None
+    return space.model
 
 
 def _read(connection: Connection, settings: Settings, judged: JudgedQueries | None, texts: int) -> _Table:
@@ -153,6 +188,8 @@ def _endpoint_settings(name: str, settings: Settings) -> Settings:
     if not model or not dimensions.isdecimal():
         raise ConfigurationError(f"expected {ENDPOINT}MODEL@DIMENSIONS, got {name!r}", state="nothing was sent")
     chosen = {"embedding_provider": "openai", "embedding_model": model, "embedding_dimensions": int(dimensions)}
+    if settings.embedding_provider != "openai" or settings.embedding_model != model:
+        chosen |= {name: Settings.model_fields[name].default for name in _OF_ONE_MODEL}
     return settings.model_copy(update=chosen)
 
 
@@ -180,6 +217,7 @@ def _measured(
         + hnsw_memory_bytes(_MILLION, space.dimensions, _HNSW_M, "vector" if space.dimensions <= 2_000 else "halfvec"),
         cost_per_million=_cost(encoder, task, settings),
         was_cached=was_cached,
+        refused=embedded.refused,
     )
     return candidate, values
 
@@ -193,12 +231,23 @@ def _cost(encoder: QueryEncoder, task: Task, settings: Settings) -> float | None
 
 def _embed(task: Task, settings: Settings, encoder: QueryEncoder) -> EmbeddedTask:
     service = EmbeddingsService(encoder, settings)
-    service.encode_texts(task.texts[: len(task.texts) // 8 or 1])
+    is_paid = isinstance(encoder, EndpointEncoder)
+    _taken(service.encode_texts, task.texts[: _WARM_ENDPOINT_TEXTS if is_paid else len(task.texts) // 8 or 1])
     started = time.perf_counter()
-    passages = service.encode_texts(task.texts)
+    passages = _taken(service.encode_texts, task.texts)
     seconds = time.perf_counter() - started
     cut_off = float(encoder.tokenize(task.texts).truncated.mean())
-    return EmbeddedTask(passages, service.encode_queries(task.queries), seconds, cut_off)
+    return EmbeddedTask(passages, _taken(service.encode_queries, task.queries), seconds, cut_off)
+
+
+def _taken(embed: Callable[[Sequence[str]], Vectors], texts: Sequence[str]) -> Vectors:
+    """Vectors of the texts; zeros for those that the model does not take."""
+    try:
+        return embed(texts)
+    except TextsRefused as refusal:
+        logger.warning("%s", refusal.message)
+        refusal.vectors[list(refusal.reasons)] = 0
+        return refusal.vectors
 
 
 def _agreement(sample: SampledRows, column: str, task: Task, embedded: EmbeddedTask) -> float | None:
@@ -206,7 +255,8 @@ def _agreement(sample: SampledRows, column: str, task: Task, embedded: EmbeddedT
     if len(sample) < MIN_ROWS_PER_NEIGHBOUR * _NEIGHBOURS:
         return None
     places = {text: place for place, text in enumerate(task.texts)}
-    rows = [(row, places[text]) for row, text in enumerate(sample.texts) if text in places]
+    has_vector = embedded.passages.any(axis=1)
+    rows = [(row, places[text]) for row, text in enumerate(sample.texts) if text in places and has_vector[places[text]]]
     if len(rows) < MIN_ROWS_PER_NEIGHBOUR * _NEIGHBOURS:
         return None
     stored, made = zip(*rows, strict=True)

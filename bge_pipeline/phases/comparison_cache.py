@@ -25,8 +25,8 @@ class EmbeddedTask:
     """Vectors of a task's passages and queries.
 
     Attributes:
-        passages: float32 (n, d).
-        queries: float32 (m, d).
+        passages: float32 (n, d); zeros for a text that the model does not take.
+        queries: float32 (m, d), likewise.
         seconds: what the passages took.
         cut_off: share of the passages that are longer than the model reads.
     """
@@ -35,6 +35,11 @@ class EmbeddedTask:
     queries: Vectors
     seconds: float
     cut_off: float
+
+    @property
+    def refused(self) -> int:
+        """Passages and queries without a vector."""
+        return sum(int((~vectors.any(axis=1)).sum()) for vectors in (self.passages, self.queries))
 
 
 def cached(
@@ -46,7 +51,7 @@ def cached(
         folder: where it is kept; files can be deleted at any time.
         encoder: its space, precision and device are part of the key.
         task: so are its texts and queries, every byte.
-        embed: called where nothing is kept.
+        embed: called where nothing is kept; where its vectors cannot be, they are given all the same.
     """
     path = folder / f"{_key(encoder, task)}.npz"
     try:
@@ -54,20 +59,29 @@ def cached(
             return EmbeddedTask(kept["passages"], kept["queries"], float(kept["seconds"]), float(kept["cut_off"])), True
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         logger.warning("%s cannot be read and is made again: %s", path, error)
     made = embed()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _keep(made, path)
+    except OSError as error:
+        logger.warning("%s cannot be written; another comparison embeds these texts again: %s", path, error)
+    return made, False
+
+
+def _keep(made: EmbeddedTask, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     # Whoever compares at the same moment writes a file of its own, and the last one stays.
-    descriptor, name = tempfile.mkstemp(dir=folder, suffix=".part")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
     try:
         with os.fdopen(descriptor, "wb") as file:
             np.savez(file, passages=made.passages, queries=made.queries, seconds=made.seconds, cut_off=made.cut_off)
+            file.flush()
+            os.fsync(file.fileno())
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    return made, False
 
 
 def _key(encoder: QueryEncoder, task: Task) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 
 from sqlalchemy import Connection
 
@@ -15,7 +16,8 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import trigger_fault
 from bge_pipeline.database.user_triggers import find_user_triggers
 from bge_pipeline.embedding.encoder import QueryEncoder
-from bge_pipeline.errors import BgePipelineError
+from bge_pipeline.embedding.endpoint.address import would_send_unasked
+from bge_pipeline.errors import BgePipelineError, ConsentRequired
 from bge_pipeline.phases.companion import load_recorded
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.safeguards import watched_columns
@@ -180,8 +182,11 @@ def _model_finding(connection: Connection, settings: Settings, state: MigrationS
     column, space = state.table.embedding, state.current_space
     try:
         encoder = _encoder(connection, settings, state)
+        found = _made_again(connection, state.table.target, column, encoder) if encoder is not None else None
     except BgePipelineError as error:
-        return Finding("model", "note", f"the model of these vectors was not asked: {error.message}")
+        return Finding(
+            "model", "note", f"the model of these vectors did not make them again: {error.message}", error.next_step
+        )
     if encoder is None:
         return Finding(
             "model",
@@ -189,10 +194,6 @@ def _model_finding(connection: Connection, settings: Settings, state: MigrationS
             f"whether texts and vectors match was not looked at: {space.model if space else 'their model'} is not at hand",
             None if space else "name it: LEGACY_MODEL=",
         )
-    try:
-        found = _made_again(connection, state.table.target, column, encoder)
-    finally:
-        encoder.close()
     if found is None:
         return Finding("model", "note", "there is no row to compare the model with")
     if found.matching_share < _ANOTHER_MODEL_SHARE:
@@ -215,18 +216,25 @@ def _model_finding(connection: Connection, settings: Settings, state: MigrationS
 
 
 def _encoder(connection: Connection, settings: Settings, state: MigrationState) -> QueryEncoder | None:
-    if state.current_space is not None:
-        return load_recorded(state.current_space, settings)
+    space = state.current_space
+    if space is not None and would_send_unasked(space, settings):
+        raise ConsentRequired(
+            f"{space.model} is behind an endpoint, to which texts would be sent",
+            next_step="bge-pipeline doctor --set EMBEDDING_PROVIDER=openai",
+        )
+    if space is not None:
+        return load_recorded(space, settings)
     return old_encoder(connection, settings, ComparedColumns(state.table, state.table.embedding, state.table.embedding))
 
 
 def _made_again(
     connection: Connection, target: TargetTable, column: Column, encoder: QueryEncoder
 ) -> StoredVectorAgreement | None:
-    rows = sample_vectors(connection, target, [column.name], _COMPARED_ROWS)
-    if not len(rows):
-        return None
-    return stored_vectors_match(rows.vectors[column.name], encoder.encode(encoder.tokenize(rows.texts)))
+    with closing(encoder):
+        rows = sample_vectors(connection, target, [column.name], _COMPARED_ROWS)
+        if not len(rows):
+            return None
+        return stored_vectors_match(rows.vectors[column.name], encoder.encode(encoder.tokenize(rows.texts)))
 
 
 def _upkeep_findings(connection: Connection, state: MigrationState) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.quality.judgements import JudgedQueries
@@ -41,16 +42,25 @@ class Task:
         return f"nDCG@{_RANKS}" if self.judged is not None else "MRR of known items"
 
     def values(self, queries: Vectors, passages: Vectors) -> tuple[float, ...]:
-        """Of each query: nDCG@20 by the judgements, or the reciprocal rank of the text that it was made of."""
+        """Of each query: nDCG@20 by the judgements, or the reciprocal rank of the text that it was made of.
+
+        0 where the query or that text has no vector, but zeros: nothing is nearer to zeros than anything else.
+        """
+        is_asked = queries.any(axis=1)
         if self.judged is None:
             found = known_item_search(queries, passages, range(len(queries)), k=_RANKS)
-            return found.reciprocal_ranks
+            is_asked &= passages[: len(queries)].any(axis=1)
+            return _of_asked(found.reciprocal_ranks, is_asked)
         nearest = _nearest(queries, passages, _RANKS)
         rankings = {
             query_id: [self.ids[position] for position in positions]
             for query_id, positions in zip(self.judged.queries, nearest, strict=True)
         }
-        return ranking_quality(self.judged.qrels, rankings, _RANKS).ndcg_by_query
+        return _of_asked(ranking_quality(self.judged.qrels, rankings, _RANKS).ndcg_by_query, is_asked)
+
+
+def _of_asked(values: Sequence[float], is_asked: NDArray[np.bool_]) -> tuple[float, ...]:
+    return tuple(value if asked else 0.0 for value, asked in zip(values, is_asked.tolist(), strict=True))
 
 
 def known_item_task(texts: Sequence[str], queries: int) -> Task:

@@ -31,6 +31,7 @@ class Candidate:
         bytes_per_million: of a million rows' vectors and their HNSW index.
         cost_per_million: of a million texts, by EMBEDDING_PRICE_PER_MILLION tokens; None where nothing is paid or no price set.
         was_cached: whether its vectors and its rate are those of an earlier comparison.
+        refused: texts and queries that it does not take, and which count as not found.
     """
 
     model: str
@@ -47,6 +48,7 @@ class Candidate:
     bytes_per_million: int
     cost_per_million: float | None
     was_cached: bool
+    refused: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,14 @@ class ModelComparison:
     def as_metadata(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
+
+    def notes(self) -> list[str]:
+        """What to know of candidates that did not take every text."""
+        return [
+            f"{candidate.model} does not take {candidate.refused:,} of the texts and queries, which count as not found."
+            for candidate in self.candidates
+            if candidate.refused
+        ]
 
     def rows(self) -> list[list[str]]:
         """The leaderboard as text, its head first."""
@@ -121,10 +131,11 @@ def as_markdown(found: ModelComparison) -> str:
 
 
 def _how_to_read(found: ModelComparison) -> str:
-    return (
+    told = (
         f"{found.queries:,} queries over {found.texts:,} texts of the table, every one compared. The interval is that of the "
         "difference, query by query, at 95%: where it holds 0, the two cannot be told apart by these queries."
     )
+    return " ".join((told, *found.notes()))
 
 
 def _row(candidate: Candidate) -> list[str]:

@@ -88,7 +88,7 @@ def test_a_folder_that_only_looks_like_a_snapshot_is_known_by_its_files(settings
     assert of_folder["trust_remote_code"] == version_of_code(with_code)
     (folder / "their_code.py").write_text("raise SystemExit('run')")
     for trusted in (of_folder["trust_remote_code"], folder.name):
-        with pytest.raises(ConfigurationError, match="but the code .* is sha256:"):
+        with pytest.raises(ConfigurationError, match=r"but the code .* is sha256:"):
             load_encoder(settings.model_copy(update=of_folder | {"trust_remote_code": trusted}))
 
 

@@ -19,13 +19,16 @@ from bge_pipeline.phases.application_vectors import (
     written_since,
 )
 from bge_pipeline.phases.backfill import backfill
+from bge_pipeline.phases.migrate import migrate, open_service
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
+from bge_pipeline_tests.endpoint_server import serving
 from bge_pipeline_tests.support import (
     ENCODER,
     SEGMENTS,
+    agreed,
     execute,
     fill_and_swap,
     pending_ids,
@@ -239,6 +242,20 @@ def test_status_compares_with_the_recorded_model(swapped, settings, monkeypatch,
 def test_status_loads_no_model_where_there_is_nothing_to_compare(swapped, settings, monkeypatch):
     monkeypatch.setattr(application_vectors, "load_recorded", lambda *_: pytest.fail("a model was loaded"))
     assert compare_with_recorded_model(Migration(swapped, settings)) is None
+
+
+def test_status_sends_an_endpoint_nothing_where_the_settings_name_a_model_of_this_machine(legacy, make_settings):
+    with serving() as server:
+        of_endpoint = {"embedding_provider": "openai", "embedding_model": "some-model", "quality_gate": "off"}
+        by_endpoint = make_settings(embedding_api_url=server.url, search_probes=10, **of_endpoint)
+        with open_service(Migration(legacy, by_endpoint)) as service:
+            migrate(Migration(legacy, agreed(Migration(legacy, by_endpoint))), service)
+        write(legacy, OLD, "an old one")
+        server.requests.clear()
+        found = compare_with_recorded_model(Migration(legacy, make_settings(embedding_api_url=server.url)))
+        assert "some-model is behind an endpoint, to which texts would be sent" in found.not_compared
+        assert server.requests == []
+        assert compare_with_recorded_model(Migration(legacy, by_endpoint)).strangers == 1
 
 
 class TestItIsSaidLoudly:

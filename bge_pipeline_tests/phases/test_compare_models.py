@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pytest
 
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.phases import compare_models as compare
+from bge_pipeline.phases import comparison_cache
 from bge_pipeline.phases.compare_models import compare_models
 from bge_pipeline.phases.migration import Migration
+from bge_pipeline.quality.candidates import Task
 from bge_pipeline.quality.judgements import JudgedQueries
 from bge_pipeline.report.comparison import as_html, as_markdown
-from bge_pipeline_tests.endpoint_server import serving
+from bge_pipeline_tests.endpoint_server import error, serving
 from bge_pipeline_tests.support import execute, schema_of
 
 pytestmark = pytest.mark.pgvector
@@ -66,6 +69,30 @@ def test_a_torn_file_of_the_cache_is_made_again(migration, settings):
     assert not any(c.was_cached for c in compare_models(migration, ["hashing"]).candidates)
 
 
+def test_an_empty_file_of_the_cache_is_made_again(migration, settings):
+    compare_models(migration, ["hashing"])
+    for kept in (settings.home / "comparisons").iterdir():
+        kept.write_bytes(b"")
+    assert not any(c.was_cached for c in compare_models(migration, ["hashing"]).candidates)
+
+
+def test_what_cannot_be_kept_is_measured_all_the_same(migration, settings, caplog):
+    settings.home.mkdir(exist_ok=True)
+    (settings.home / "comparisons").write_text("a file where the folder should be")
+    found = compare_models(migration, ["hashing"])
+    assert len(found.candidates) == 2
+    assert "cannot be written; another comparison embeds these texts again" in caplog.text
+
+
+def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(migration, settings, monkeypatch):
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(comparison_cache.os, "fsync", refuse)
+    assert len(compare_models(migration, ["hashing"]).candidates) == 2
+    assert list((settings.home / "comparisons").iterdir()) == []
+
+
 def test_a_changed_text_is_embedded_again(database, migration):
     compare_models(migration, ["hashing"])
     execute(database, "UPDATE segments SET text = text || ' indeed'")
@@ -80,6 +107,14 @@ def test_a_model_that_is_not_there_is_named_and_the_others_are_measured(database
     execute(database, "COMMENT ON COLUMN segments.embedding IS NULL")
     with pytest.raises(ConfigurationError, match="no model could be measured"):
         compare_models(migration, [str(tmp_path / "nowhere")])
+
+
+def test_a_torn_model_is_named_and_the_others_are_measured(migration, tmp_path):
+    (tmp_path / "config.json").write_text("")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    found = compare_models(migration, ["hashing", str(tmp_path)])
+    assert "config.json: expected JSON" in found.failed[str(tmp_path)]
+    assert len(found.candidates) == 2
 
 
 def test_a_table_without_texts_and_judgements_of_other_rows_are_refused(database, migration):
@@ -115,3 +150,52 @@ def test_a_model_behind_an_endpoint_takes_part_with_its_price(database, make_set
         sent = len(server.requests)
         compare_models(Migration(database, settings), ["endpoint:some-model@384"])
         assert len(server.requests) == sent, "a second comparison sends nothing"
+
+
+def test_a_model_behind_an_endpoint_is_measured_without_what_is_set_for_another(database, make_settings):
+    of_one = {"embedding_query_prompt": "query: ", "embedding_passage_prompt": "passage: ", "embedding_text_tokens": 8}
+    with serving() as server:
+        settings = make_settings(embedding_api_url=server.url, embedding_served_model="another", **of_one)
+        server.rule = lambda request: (200, {}, server.proper(request) | {"model": request["model"]})
+        assert not compare_models(Migration(database, settings), ["endpoint:some-model@384"]).failed
+        assert not any(text.startswith(("query: ", "passage: ")) for text in server.texts)
+        assert max(map(len, server.texts)) > 8 * 4, "no text was cut at the other model's length"
+        server.requests.clear()
+        configured = {"embedding_provider": "openai", "embedding_model": "some-model", "embedding_served_model": None}
+        compare_models(Migration(database, settings.model_copy(update=configured)), ["endpoint:some-model@384"])
+        assert all(text.startswith(("query: ", "passage: ")) for text in server.texts)
+
+
+def test_a_text_that_a_model_does_not_take_costs_it_that_text_and_no_more(database, make_settings):
+    execute(database, "UPDATE segments SET text = 'poison ' || text WHERE id = 5")
+    with serving() as server:
+        server.rule = lambda request: (
+            (400, {}, error("no poison")) if any(text.startswith("poison") for text in request["input"]) else None
+        )
+        settings = make_settings(embedding_api_url=server.url)
+        found = compare_models(Migration(database, settings), ["hashing", "endpoint:some-model@384"])
+        again = compare_models(Migration(database, settings), ["endpoint:some-model@384"])
+    by_name = {candidate.model: candidate for candidate in found.candidates}
+    assert not found.failed
+    assert (by_name["some-model"].refused, by_name["hashing"].refused) == (1, 0)
+    assert by_name["some-model"].agreement is not None
+    (note,) = found.notes()
+    assert note == "some-model does not take 1 of the texts and queries, which count as not found."
+    assert note in as_html(found)
+    assert [c.was_cached for c in again.candidates if c.model == "some-model"] == [True]
+
+
+def test_an_endpoint_is_warmed_with_a_few_texts(database, make_settings):
+    with serving() as server:
+        compare_models(Migration(database, make_settings(embedding_api_url=server.url)), ["endpoint:some-model@384"])
+        assert len(server.texts) == 8 + 300 + 200
+
+
+def test_what_has_no_vector_is_not_found():
+    unit = np.eye(3, dtype=np.float32)
+    known = Task(["a", "b", "c"], ["a", "b"])
+    assert known.values(unit[:2], unit) == (1, 1)
+    assert known.values(unit[:2] * [[0], [1]], unit) == (0, 1)
+    assert known.values(unit[:2], unit * [[1], [0], [1]]) == (1, 0)
+    judged = JudgedQueries({"1": "a", "2": "b"}, {"1": {"x": 1}, "2": {"y": 1}})
+    assert Task(["a", "b", "c"], ["a", "b"], judged, ["x", "y", "z"]).values(unit[:2] * [[0], [1]], unit) == (0, 1)

@@ -104,14 +104,23 @@ def is_reachable_for(settings: ModelSettings) -> bool:
     return settings.embedding_provider == "openai" or bool(named)
 
 
-def settings_for(space: EmbeddingSpace) -> dict[str, object]:
-    """The settings that ask an endpoint for vectors of a recorded space."""
+def would_send_unasked(space: EmbeddingSpace, settings: ModelSettings) -> bool:
+    """Whether the endpoint of a recorded space would be sent texts though the settings name a model on this machine."""
+    return settings.embedding_provider != "openai" and is_of_endpoint(space) and is_reachable_for(settings)
+
+
+def settings_for(space: EmbeddingSpace, settings: ModelSettings) -> dict[str, object]:
+    """The settings that ask an endpoint for vectors of a recorded space.
+
+    The name that answers bear is kept where the space's model is the configured one, for which it was set.
+    """
+    model = space.revision.removeprefix(_REVISION)
     return {
         "embedding_provider": "openai",
-        "embedding_model": space.revision.removeprefix(_REVISION),
+        "embedding_model": model,
         "embedding_dimensions": space.dimensions,
         "embedding_query_prompt": space.query_prompt or None,
         "embedding_passage_prompt": space.passage_prompt or None,
         "embedding_text_tokens": space.max_tokens,
-        "embedding_served_model": None,
+        "embedding_served_model": settings.embedding_served_model if settings.embedding_model == model else None,
     }
