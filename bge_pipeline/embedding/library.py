@@ -80,6 +80,7 @@ def load_by_library(
         OutOfMemory: there is no memory for it.
     """
     import torch
+    from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
 
     from bge_pipeline.embedding.weights import more_than_tensors, quiet_transformers, require_whole
@@ -96,7 +97,7 @@ def load_by_library(
                 model_kwargs={"dtype": torch.float32} | pinned,
                 config_kwargs=pinned,
             ).eval()
-    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError, SafetensorError) as error:
         raise ModelUnavailable(
             f"{name}: sentence-transformers cannot load {folder}: {error}",
             next_step=None if trusted_code else "where it brings code of its own, read that and set TRUST_REMOTE_CODE",

@@ -220,22 +220,36 @@ def digest_of_modules(first: str, others: Sequence[tuple[str, Path]], code: str 
 
 
 def static_width(folder: Path) -> int | None:
-    """Dimensions of the vectors in a folder of static embeddings, read off the header; None where it does not say."""
-    from safetensors import safe_open
+    """Dimensions of the vectors in a folder of static embeddings, read off the header; None where it does not say.
+
+    Raises:
+        ModelUnavailable: the file is torn.
+    """
+    from safetensors import SafetensorError, safe_open
 
     for path in weights(folder):
         if path.suffix != ".safetensors":
             continue
-        with safe_open(str(path), framework="numpy") as tensors:
-            for name in ("embedding.weight", "embeddings"):
-                if name in tensors.keys():  # noqa: SIM118 - it is no mapping
-                    return int(tensors.get_slice(name).get_shape()[1])
+        try:
+            with safe_open(str(path), framework="numpy") as tensors:
+                for name in ("embedding.weight", "embeddings"):
+                    if name in tensors.keys():  # noqa: SIM118 - it is no mapping
+                        return int(tensors.get_slice(name).get_shape()[1])
+        except SafetensorError as error:
+            raise ModelUnavailable(f"{path}: expected tensors: {error}", next_step="copy the model again") from error
     return None
 
 
 def read_json(path: Path) -> Any:
-    """The file's content."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The file's content.
+
+    Raises:
+        ModelUnavailable: it is torn, or cannot be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelUnavailable(f"{path}: expected JSON: {error}", next_step="copy the model again") from error
 
 
 def read_json_if_there(path: Path) -> dict[str, Any]:

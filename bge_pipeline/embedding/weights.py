@@ -25,6 +25,7 @@ def load_transformer(files: ModelFiles, task: TaskName) -> Any:
         OutOfMemory: the weights do not fit into memory.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
     embeds = task == "embed texts"
@@ -41,7 +42,7 @@ def load_transformer(files: ModelFiles, task: TaskName) -> Any:
                 output_loading_info=True,
                 trust_remote_code=False,
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelUnavailable(f"{files.name}: transformers cannot load {files.folder}: {error}") from error
     except UnpicklingError as error:
         raise more_than_tensors(files.name) from error

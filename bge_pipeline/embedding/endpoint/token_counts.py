@@ -76,7 +76,7 @@ class TokenizerCounts:
         name: hub name or folder with `tokenizer.json`.
 
     Raises:
-        ModelUnavailable: there is none.
+        ModelUnavailable: there is none, or its file is torn.
     """
 
     is_exact = True
@@ -84,7 +84,11 @@ class TokenizerCounts:
     def __init__(self, name: str) -> None:
         import tokenizers  # type: ignore[import-untyped]
 
-        self._tokenizer = tokenizers.Tokenizer.from_file(str(_definition(name)))
+        path = _definition(name)
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library has no kind of its own
+            raise ModelUnavailable(f"EMBEDDING_TOKENIZER={name}: expected a tokenizer in {path}: {error}") from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 
