@@ -1,4 +1,5 @@
-"""Heartbeats: which processes fill the table now, on whatever machine. Each keeps an entry of the journal fresh.
+"""Heartbeats: which processes fill the table now, and which execute a Dagster run, on whatever machine. Each keeps an entry of
+the journal fresh.
 
 What cannot be written (a role without UPDATE on the journal, a database that is away) is left: a heartbeat never stops the
 work that it tells of.
@@ -10,16 +11,17 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.journal import WORKER, journal_is_readable
+from bge_pipeline.database.journal import RUN, WORKER, journal_is_readable
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.process import in_words, this_process
@@ -36,7 +38,13 @@ _RENEW = (
     "UPDATE {journal} SET at = clock_timestamp(), facts = CAST(:facts AS jsonb) WHERE number = :number AND act = :act"
 )
 _BEGIN = "INSERT INTO {journal} (act, facts) VALUES (:act, CAST(:facts AS jsonb)) RETURNING number"
-_MAY_RENEW = "SELECT has_table_privilege(CAST(:journal AS regclass), 'UPDATE')"
+# NULL where there is no journal.
+_MAY_RENEW = "SELECT has_table_privilege(to_regclass(:journal), 'UPDATE')"
+_READ_RUNS = """
+SELECT facts->>'run_id' AS run_id, min(extract(epoch FROM clock_timestamp() - at)::float) AS silent FROM {journal}
+WHERE act = :act AND facts->>'run_id' = ANY (CAST(:runs AS text[])) AND NOT coalesce((facts->>'ended')::boolean, false)
+GROUP BY 1
+"""
 _READ = """
 SELECT facts, extract(epoch FROM clock_timestamp() - at)::float AS silent FROM {journal}
 WHERE act = :act AND at > now() - interval '1 day' AND NOT coalesce((facts->>'ended')::boolean, false)
@@ -101,8 +109,80 @@ class Done(Protocol):
     tokens: int
 
 
-class Heartbeat:
-    """Tells of this process for as long as its block runs.
+_Kept = TypeVar("_Kept", bound="_Entry")
+
+
+class _Entry(ABC):
+    """An entry of the journal that is kept fresh for as long as the block runs, by a thread of its own.
+
+    Args:
+        database: where the journal is.
+        target: the table.
+        act: under which it stands in the journal.
+    """
+
+    def __init__(self, database: Database, target: TargetTable, act: str) -> None:
+        self._database = database
+        self._target = target
+        self._act = act
+        self._number: int | None = None
+        self._is_told = True
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._go_on, name=f"heartbeat of a {act}", daemon=True)
+
+    def __enter__(self: _Kept) -> _Kept:
+        self._beat()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+        self._beat(ended=True)
+
+    @abstractmethod
+    def _facts(self) -> dict[str, Any]:
+        """What is told now."""
+
+    def _go_on(self) -> None:
+        while not self._over.wait(BEAT_SECONDS):
+            self._beat()
+
+    def _beat(self, *, ended: bool = False) -> None:
+        if not self._is_told:
+            return
+        facts = self._facts() | {"ended": ended}
+        try:
+            with self._database.transaction() as connection:
+                self._write(connection, {"act": self._act, "facts": json.dumps(facts)})
+        except (BgePipelineError, SQLAlchemyError) as error:
+            logger.debug("no heartbeat could be written: %s", error)
+
+    def _write(self, connection: Connection, values: dict[str, Any]) -> None:
+        # A journal that a crash emptied, or that was made anew, gets a new entry.
+        if self._number is None:
+            # An entry that cannot be renewed would soon look like one of a dead process.
+            may_renew = connection.execute(text(_MAY_RENEW), {"journal": self._target.journal}).scalar_one()
+            if may_renew is None:
+                return
+            if not may_renew:
+                self._is_told = False
+                logger.info(
+                    "this process is not seen by status and by other machines: GRANT UPDATE ON %s to its role lets it tell",
+                    self._target.journal,
+                )
+                return
+        else:
+            renewed = connection.execute(self._target.sql(_RENEW), values | {"number": self._number})
+            if renewed.rowcount:
+                return
+        self._number = connection.execute(self._target.sql(_BEGIN), values).scalar_one()
+
+
+class Heartbeat(_Entry):
+    """Tells of this process while it fills the table, for as long as its block runs.
 
     Args:
         database: where the journal is.
@@ -114,6 +194,7 @@ class Heartbeat:
 
     Attributes:
         held: gives what holds the process back, in words.
+        workers: how many processes fill the table now, this one included, as of the last heartbeat.
     """
 
     def __init__(
@@ -126,90 +207,62 @@ class Heartbeat:
         *,
         run_id: str | None = None,
     ) -> None:
-        self._database = database
-        self._target = target
-        self._facts = {"process": this_process(), "id_range": id_range, "model": model, "run_id": run_id}
+        super().__init__(database, target, WORKER)
+        self._self = {"process": this_process(), "id_range": id_range, "model": model, "run_id": run_id}
         self._done = done
         self._began = self._moved = time.monotonic()
         self._rows = done.written
         self.held: Callable[[], str | None] = lambda: None
-        self._number: int | None = None
-        self._is_told = True
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._go_on, name="heartbeat", daemon=True)
-        self._workers = 1
+        self.workers = 1
 
-    @property
-    def workers(self) -> int:
-        """How many processes fill the table now, this one included, as of the last heartbeat."""
-        return self._workers
-
-    def __enter__(self) -> Heartbeat:
-        self._beat()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-        self._beat(ended=True)
-
-    def _go_on(self) -> None:
-        while not self._over.wait(BEAT_SECONDS):
-            self._beat()
-
-    def _beat(self, *, ended: bool = False) -> None:
-        if not self._is_told:
-            return
+    def _facts(self) -> dict[str, Any]:
         now, rows = time.monotonic(), self._done.written
         if rows != self._rows:
             self._rows, self._moved = rows, now
         seconds = now - self._began
-        facts = self._facts | {
+        return self._self | {
             "rows": rows,
             "in_page": self._done.in_page,
             "tokens": self._done.tokens,
             "rows_per_second": rows / seconds if seconds else 0.0,
             "still_seconds": now - self._moved,
             "held": self.held(),
-            "ended": ended,
         }
-        try:
-            with self._database.transaction() as connection:
-                self._write(connection, {"act": WORKER, "facts": json.dumps(facts)})
-                if not ended:
-                    self._workers = max(1, sum(not worker.is_silent for worker in _read(connection, self._target)))
-        except (BgePipelineError, SQLAlchemyError) as error:
-            logger.debug("no heartbeat could be written: %s", error)
 
     def _write(self, connection: Connection, values: dict[str, Any]) -> None:
-        # A journal that a crash emptied, or that was made anew, gets a new entry.
-        if self._number is None and not self._may_renew(connection):
-            self._is_told = False
-            logger.info(
-                "this process is not seen by status and by other machines: GRANT UPDATE ON %s to its role lets it tell",
-                self._target.journal,
-            )
-            return
-        if self._number is not None:
-            renewed = connection.execute(self._target.sql(_RENEW), values | {"number": self._number})
-            if renewed.rowcount:
-                return
-        self._number = connection.execute(self._target.sql(_BEGIN), values).scalar_one()
+        super()._write(connection, values)
+        self.workers = max(1, sum(not worker.is_silent for worker in read_workers(connection, self._target)))
 
-    def _may_renew(self, connection: Connection) -> bool:
-        """An entry that cannot be renewed would soon look like one of a dead process."""
-        return bool(connection.execute(text(_MAY_RENEW), {"journal": self._target.journal}).scalar_one())
+
+class RunHeartbeat(_Entry):
+    """Tells that this process executes a Dagster run, whatever the run does, for as long as its block runs.
+
+    Args:
+        database: where the journal is; there is none before expand, and then nothing is told.
+        target: the table.
+        run_id: of the run.
+    """
+
+    def __init__(self, database: Database, target: TargetTable, run_id: str) -> None:
+        super().__init__(database, target, RUN)
+        self._self = {"process": this_process(), "run_id": run_id}
+
+    def _facts(self) -> dict[str, Any]:
+        return self._self
+
+
+def read_silent_runs(connection: Connection, target: TargetTable, run_ids: Sequence[str]) -> dict[str, float]:
+    """Seconds since the last heartbeat of each of these runs that told of itself and did not say that it had ended."""
+    if not run_ids or not journal_is_readable(connection, target):
+        return {}
+    rows = connection.execute(target.sql(_READ_RUNS), {"act": RUN, "runs": list(run_ids)})
+    return {row.run_id: row.silent for row in rows}
 
 
 def read_workers(connection: Connection, target: TargetTable) -> list[Worker]:
     """Who fills the table now, or did when last heard of within a day and never said that it had ended."""
-    return _read(connection, target) if journal_is_readable(connection, target) else []
-
-
-def _read(connection: Connection, target: TargetTable) -> list[Worker]:
+    if not journal_is_readable(connection, target):
+        return []
     return [
         Worker(
             row.facts["process"],

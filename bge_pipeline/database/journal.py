@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 JOURNAL_COLUMNS = frozenset({"number", "at", "act", "facts"})
 """What every version of the table has."""
-PAUSE, RESUME, WORKER = "pause", "resume", "worker"
+PAUSE, RESUME, WORKER, RUN = "pause", "resume", "worker", "run"
 """Acts that are no phase's."""
 LATE_ENTRIES = 1_000
 """So many numbers back are looked at again: an entry is seen when it is committed, perhaps after one with a higher number."""
@@ -121,10 +121,11 @@ def read_journal(
         return []
     statement = target.sql(
         "SELECT act, at::text, facts FROM {journal} "
-        "WHERE (act = :act OR (:act IS NULL AND act NOT IN (:pause, :resume, :worker))) "
+        "WHERE (act = :act OR (:act IS NULL AND act NOT IN (:pause, :resume, :worker, :run))) "
         "AND (CAST(:seconds AS float) IS NULL OR at >= now() - make_interval(secs => :seconds)) ORDER BY number"
     )
-    values = {"act": act, "pause": PAUSE, "resume": RESUME, "worker": WORKER, "seconds": newest_seconds}
+    beside = {"pause": PAUSE, "resume": RESUME, "worker": WORKER, "run": RUN}
+    values = {"act": act, "seconds": newest_seconds} | beside
     return [JournalEntry(row.act, row.at, row.facts) for row in connection.execute(statement, values)]
 
 

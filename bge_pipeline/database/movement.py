@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from bge_pipeline.database.journal import LATE_ENTRIES, PAUSE, WORKER, journal_is_readable
+from bge_pipeline.database.journal import LATE_ENTRIES, PAUSE, RUN, WORKER, journal_is_readable
 from bge_pipeline.database.target import TargetTable
 
-_LAST_ACT = "SELECT at FROM {journal} WHERE act NOT IN (:pause, :worker) ORDER BY number DESC LIMIT 1"
+_LAST_ACT = "SELECT at FROM {journal} WHERE act NOT IN (:pause, :worker, :run) ORDER BY number DESC LIMIT 1"
 # A worker's entry is renewed while it lives: it moved as long before as it says, and never after its time. One that an earlier
 # version wrote says nothing.
 _MOVED = """
@@ -32,7 +32,8 @@ def seconds_since_movement(connection: Connection, target: TargetTable) -> float
     """By the server's clock; None where there is no journal, or none that this role may read, and so nothing to say."""
     if not journal_is_readable(connection, target):
         return None
-    last_act = connection.execute(target.sql(_LAST_ACT), {"worker": WORKER, "pause": PAUSE}).scalar_one_or_none()
+    beside = {"pause": PAUSE, "worker": WORKER, "run": RUN}
+    last_act = connection.execute(target.sql(_LAST_ACT), beside).scalar_one_or_none()
     seconds = connection.execute(target.sql(_MOVED), {"worker": WORKER, "last_act": last_act}).scalar_one()
     return float(seconds) if seconds is not None else None
 

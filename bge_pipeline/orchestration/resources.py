@@ -1,14 +1,17 @@
 """Resources: configuration in, plain objects out. What comes out knows no Dagster."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, ClassVar
 
 import dagster as dg
 from pydantic import Field
 
+from bge_pipeline.database.heartbeat import RunHeartbeat
 from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.orchestration.failures import launch_again
+from bge_pipeline.orchestration.own_tags import tag_itself
 from bge_pipeline.orchestration.served import THE_TABLE, ServedTable
 from bge_pipeline.orchestration.workers import WORKER_TAG
 from bge_pipeline.phases.migrate import open_service
@@ -81,11 +84,14 @@ class MigrationResource(dg.ConfigurableResource[Migration]):
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Migration]:
-        """The migration, connected when it is first used. Every job asks for it, so it notes the run's process."""
+        """The migration, connected. Every job asks for it, so it notes the run's process, and tells of it."""
         run_id = context.run.run_id if context.run is not None else None
         if context.instance is not None and run_id is not None:
-            context.instance.add_run_tags(run_id, {WORKER_TAG: this_process()})
-        with Migration.opened(self.settings, run_id=run_id) as migration:
+            tag_itself(context.instance, run_id, WORKER_TAG, this_process())
+        with Migration.opened(self.settings, run_id=run_id) as migration, ExitStack() as stack:
+            with suppress(BgePipelineError):  # whoever asks for the table says what is wrong with its settings
+                if run_id is not None:
+                    stack.enter_context(RunHeartbeat(migration.database, migration.target, run_id))
             yield migration
 
 

@@ -6,11 +6,13 @@ this machine is looked up; one of another machine is gone when its heartbeat in 
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import dagster as dg
 
-from bge_pipeline.database.heartbeat import Worker
+from bge_pipeline.database.heartbeat import GONE_SECONDS, Worker
+from bge_pipeline.orchestration.own_tags import own_tag
 from bge_pipeline.process import in_words, is_gone, runs_here
 
 _CLOCKS_DIFFER = 5.0
@@ -19,29 +21,49 @@ WORKER_TAG = ".dagster/bge_pipeline/worker"
 """Dagster shows no tag that begins so: in the list of runs there is room for the partition instead."""
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What heartbeats say of runs on other machines.
+
+    Attributes:
+        runs: seconds since the last one of each run that told of itself and did not say that it had ended.
+        gone: the last entry of each process whose every heartbeat stopped long ago.
+    """
+
+    runs: Mapping[str, float] = field(default_factory=dict)
+    gone: Mapping[str, Worker] = field(default_factory=dict)
+
+    def is_gone(self, worker: str, record: dg.RunRecord) -> bool:
+        """Whether that process was executing the run when it was last heard of, and that was long ago."""
+        silent = self.runs.get(record.dagster_run.run_id)
+        if silent is not None:
+            return silent > GONE_SECONDS
+        return worker in self.gone and _is_of(record, self.gone[worker])
+
+
 def fail_runs_without_process(
-    instance: dg.DagsterInstance, silent: Callable[[], Mapping[str, Worker]] = dict
+    instance: dg.DagsterInstance, hear: Callable[[Sequence[str]], Heard] = lambda _: Heard()
 ) -> list[dg.DagsterRun]:
     """Mark as failed the runs whose process is gone, as cancelled those that a person terminated; returns them.
 
     Args:
         instance: where the runs are.
-        silent: gives the processes whose heartbeat stopped long ago, each with its last entry; asked only where a run is
-            under way on another machine.
+        hear: asks for the heartbeats of these runs, which are under way on other machines.
     """
     under_way = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-    runs = [run for run in instance.get_runs(filters=dg.RunsFilter(statuses=under_way)) if WORKER_TAG in run.tags]
-    stopped = silent() if any(not runs_here(run.tags[WORKER_TAG]) for run in runs) else {}
+    listed = ((run, own_tag(run, WORKER_TAG)) for run in instance.get_runs(dg.RunsFilter(statuses=under_way)))
+    runs = [(run, worker) for run, worker in listed if worker is not None]
+    elsewhere = [run.run_id for run, worker in runs if not runs_here(worker)]
+    heard = hear(elsewhere) if elsewhere else Heard()
     orphans = []
-    for listed in runs:
-        worker = listed.tags[WORKER_TAG]
-        if worker not in stopped and not is_gone(worker):
+    for begun, worker in runs:
+        if begun.run_id not in elsewhere and not is_gone(worker):
             continue
-        record = instance.get_run_record_by_id(listed.run_id)
+        record = instance.get_run_record_by_id(begun.run_id)
         # It may have ended since it was listed, and its process with it.
         if record is None or (run := record.dagster_run).is_finished:
             continue
-        if worker in stopped and not _is_of(record, stopped[worker]) and not is_gone(worker):
+        if begun.run_id in elsewhere and not heard.is_gone(worker, record):
             continue
         orphans.append(run)
         told = f"The process of this run is gone, or its machine cannot be reached: {in_words(worker)}."
