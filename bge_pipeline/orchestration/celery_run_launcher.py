@@ -32,7 +32,7 @@ class QueueRunLauncher(CeleryRunLauncher):  # type: ignore[misc]
         return CheckRunHealthResult(WorkerStatus.SUCCESS if state == "SUCCESS" else WorkerStatus.RUNNING)
 
     def terminate(self, run_id: str) -> bool:
-        """Interrupt the run as Ctrl-C does, after which it keeps its batch in hand and is cancelled, and not run again."""
+        """Interrupt the run as Ctrl-C does, after which it is cancelled, keeps what it committed, and is not run again."""
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             return False
