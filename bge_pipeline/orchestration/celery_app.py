@@ -14,6 +14,7 @@ from dagster_celery.tasks import create_execute_job_task, create_resume_job_task
 
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.orchestration.celery_run_launcher import QueueRunLauncher
+from bge_pipeline.orchestration.own_tags import own_tag
 from bge_pipeline.orchestration.workers import WORKER_TAG
 from bge_pipeline.process import is_gone
 
@@ -49,7 +50,8 @@ def report_failure(task_id: str, exception: BaseException, **_: Any) -> None:
         run = instance.get_run_by_id(task_id)
         if run is None:
             return
-        is_lost = run.status == dg.DagsterRunStatus.STARTED and WORKER_TAG in run.tags and is_gone(run.tags[WORKER_TAG])
+        worker = own_tag(run, WORKER_TAG)
+        is_lost = run.status == dg.DagsterRunStatus.STARTED and worker is not None and is_gone(worker)
         if run.status in _NOT_BEGUN or is_lost:
             instance.report_run_failed(run, f"The Celery task of this run failed: {exception}")
 

@@ -15,6 +15,7 @@ from bge_pipeline.errors import (
 )
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
 from bge_pipeline.orchestration.names import BUDGET_SPENT_TAG
+from bge_pipeline.orchestration.own_tags import tag_itself
 from bge_pipeline.orchestration.partitions import PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG
 from bge_pipeline.orchestration.served import ServedTable
 
@@ -49,7 +50,7 @@ def explained(table: ServedTable) -> Iterator[None]:
     except BgePipelineError as error:
         if isinstance(error, BudgetSpent):
             context = dg.OpExecutionContext.get()
-            context.instance.add_run_tags(context.run_id, {BUDGET_SPENT_TAG: "true"})
+            tag_itself(context.instance, context.run_id, BUDGET_SPENT_TAG)
         raise dg.Failure(
             description=table.worded(str(error)),
             metadata=as_dagster_metadata(

@@ -7,6 +7,8 @@ REPORT = "benchmark_report"
 
 EXPAND_JOB = "expand_job"
 BACKFILL_JOB = "backfill_job"
+EMBED_PENDING_JOB = "embed_pending_job"
+KEEP_OLD_CURRENT_JOB = "keep_old_current_job"
 
 GROUP = "embedding_migration"
 OWNERS = ["team:search"]

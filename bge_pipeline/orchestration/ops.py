@@ -12,6 +12,7 @@ from bge_pipeline.orchestration.failures import TRANSIENT_RETRIES, explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
 from bge_pipeline.orchestration.names import BACKFILLED, LEFT_PENDING_TAG, SWAPPED, WITHOUT_OLD_MODEL_TAG
 from bge_pipeline.orchestration.own_history import adopt, require_own_history
+from bge_pipeline.orchestration.own_tags import tag_itself
 from bge_pipeline.orchestration.per_table import per_table
 from bge_pipeline.orchestration.progress import log_backfill, log_index_build, log_step
 from bge_pipeline.orchestration.served import ServedTable
@@ -44,7 +45,7 @@ def embed_pending(
     with explained(table):
         require_own_history(context.instance, table, migration)
         result = backfill(migration, embeddings.encoder, on_progress=log_backfill(context, "embed_pending"))
-    _tag_without_old_model(context, table, result.companion_is_kept)
+    _tag_without_old_model(context, result.companion_is_kept)
     _tag_left_pending(context, result.pending_after, result.rows + result.quarantined + result.companion_rows)
     context.log_event(dg.AssetObservation(table.key(BACKFILLED), metadata=as_dagster_metadata(result.as_metadata())))
     with explained(table):
@@ -76,19 +77,19 @@ def keep_old_current(
     with explained(table):
         require_own_history(context.instance, table, migration)
         result = keep_companion(migration)
-    _tag_without_old_model(context, table, result.is_kept)
+    _tag_without_old_model(context, result.is_kept)
     _tag_left_pending(context, result.pending, result.rows)
     context.log_event(dg.AssetObservation(table.key(BACKFILLED), metadata=as_dagster_metadata(result.as_metadata())))
 
 
-def _tag_without_old_model(context: dg.OpExecutionContext, table: ServedTable, is_kept: bool | None) -> None:
+def _tag_without_old_model(context: dg.OpExecutionContext, is_kept: bool | None) -> None:
     if is_kept is False:
-        context.instance.add_run_tags(context.run_id, {WITHOUT_OLD_MODEL_TAG: table.name or "true"})
+        tag_itself(context.instance, context.run_id, WITHOUT_OLD_MODEL_TAG)
 
 
 def _tag_left_pending(context: dg.OpExecutionContext, pending: int, done: int) -> None:
     if pending and not done:
-        context.instance.add_run_tags(context.run_id, {LEFT_PENDING_TAG: str(pending)})
+        tag_itself(context.instance, context.run_id, LEFT_PENDING_TAG, str(pending))
 
 
 class PauseConfig(dg.Config):

@@ -13,10 +13,13 @@ from bge_pipeline.orchestration.names import (
     BACKFILL_JOB,
     BACKFILLED,
     BUDGET_SPENT_TAG,
+    EMBED_PENDING_JOB,
+    KEEP_OLD_CURRENT_JOB,
     LEFT_PENDING_TAG,
     SCHEMA,
     WITHOUT_OLD_MODEL_TAG,
 )
+from bge_pipeline.orchestration.own_tags import own_tag
 from bge_pipeline.orchestration.partitions import known_keys, targeted_keys
 from bge_pipeline.orchestration.progress import Overall
 from bge_pipeline.orchestration.rerun_policy import Attempt
@@ -32,6 +35,7 @@ _BACKFILL_TAG = "dagster/backfill"
 _RUNS_PER_QUERY = 500
 _RUNS_PER_LOOK = 50
 _OLD_MODEL_PAUSE_SECONDS = 3_600.0
+_LONGEST_REASON = 1_000
 
 
 @dataclass(frozen=True)
@@ -225,18 +229,26 @@ def consecutive_failures(instance: dg.DagsterInstance, job_name: str) -> list[At
     failed = []
     for record in instance.get_run_records(filters=dg.RunsFilter(job_name=job_name), limit=20):
         run = record.dagster_run
-        if run.status == dg.DagsterRunStatus.SUCCESS and LEFT_PENDING_TAG not in run.tags:
+        if run.status == dg.DagsterRunStatus.SUCCESS and own_tag(run, LEFT_PENDING_TAG) is None:
             break
         failed.append(_attempt(record))
     return failed[::-1]
 
 
 def lately_without_old_model(instance: dg.DagsterInstance, table: ServedTable) -> bool:
-    """Whether a run of the last hour found no old model for the rows that wait for one; the next may be on another host."""
-    # Compared here: a point in time that is given to the storage is taken for one of its own time zone.
-    found = instance.get_run_records(dg.RunsFilter(tags={WITHOUT_OLD_MODEL_TAG: table.name or "true"}), limit=1)
-    ended_at = (record.end_time for record in found)
-    return any(ended is None or time.time() - ended < _OLD_MODEL_PAUSE_SECONDS for ended in ended_at)
+    """Whether the last run that looked for the old model, in the last hour, found none; the next may be on another host."""
+    told = [
+        record
+        for job in (EMBED_PENDING_JOB, KEEP_OLD_CURRENT_JOB)
+        for record in instance.get_run_records(dg.RunsFilter(job_name=table.called(job)), limit=_RUNS_PER_LOOK)
+        if record.dagster_run.is_success or own_tag(record.dagster_run, WITHOUT_OLD_MODEL_TAG) is not None
+    ]
+    if not told:
+        return False
+    last = max(told, key=lambda record: record.create_timestamp)
+    if own_tag(last.dagster_run, WITHOUT_OLD_MODEL_TAG) is None:
+        return False
+    return last.end_time is None or time.time() - last.end_time < _OLD_MODEL_PAUSE_SECONDS
 
 
 def failed_check(instance: dg.DagsterInstance, asset: dg.AssetKey, check: str) -> str | None:
@@ -250,16 +262,33 @@ def failed_check(instance: dg.DagsterInstance, asset: dg.AssetKey, check: str) -
     return None if evaluation.passed else evaluation.description
 
 
+def runs_by_id(instance: dg.DagsterInstance, run_ids: set[str]) -> dict[str, dg.DagsterRun]:
+    """These runs, without those whose records were deleted."""
+    return {run_id: record.dagster_run for run_id, record in _run_records(instance, run_ids).items()}
+
+
+def failure_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
+    """Why a run failed: what its last failed step says, or else what is said of the run."""
+    failures = {dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE}
+    records = instance.get_records_for_run(run.run_id, of_type=failures).records
+    events = [event for record in records if (event := record.event_log_entry.dagster_event) is not None]
+    of_steps = [event.step_failure_data.user_failure_data for event in events if event.is_step_failure]
+    described = of_steps[-1].description if of_steps and of_steps[-1] is not None else None
+    of_run = [event.message for event in events if not event.is_step_failure]
+    return (described or (of_run or [None])[-1] or "no reason was given")[:_LONGEST_REASON]
+
+
 def _attempt(record: dg.RunRecord) -> Attempt:
     run = record.dagster_run
+    left_pending = own_tag(run, LEFT_PENDING_TAG)
     return Attempt(
         run_id=run.run_id,
         failed_at=(record.end_time or record.update_timestamp.timestamp()) if run.is_finished else None,
         was_cancelled=run.status == dg.DagsterRunStatus.CANCELED,
         # Once the retry is there, it is an attempt of its own.
         is_retried_by_dagster=run.tags.get(WILL_RETRY_TAG) == "true" and _RETRIED_BY_TAG not in run.tags,
-        left_pending=int(run.tags[LEFT_PENDING_TAG]) if run.is_success and LEFT_PENDING_TAG in run.tags else None,
-        has_spent_budget=BUDGET_SPENT_TAG in run.tags,
+        left_pending=int(left_pending) if run.is_success and left_pending is not None else None,
+        has_spent_budget=own_tag(run, BUDGET_SPENT_TAG) is not None,
     )
 
 

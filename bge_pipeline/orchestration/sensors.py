@@ -10,20 +10,28 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from bge_pipeline.database.heartbeat import Worker, read_workers
+from bge_pipeline.database.heartbeat import read_silent_runs, read_workers
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.orchestration import partitions, run_history
 from bge_pipeline.orchestration.asset_jobs import backfill_job, compare_job, status_job
 from bge_pipeline.orchestration.embedding_requests import request_embedding
 from bge_pipeline.orchestration.jobs import embed_pending_job, keep_old_current_job
-from bge_pipeline.orchestration.names import BACKFILL_JOB, BACKFILLED, EXPAND_JOB, SCHEMA, SWAPPED
+from bge_pipeline.orchestration.names import (
+    BACKFILL_JOB,
+    BACKFILLED,
+    EMBED_PENDING_JOB,
+    EXPAND_JOB,
+    KEEP_OLD_CURRENT_JOB,
+    SCHEMA,
+    SWAPPED,
+)
 from bge_pipeline.orchestration.own_history import require_own_history
 from bge_pipeline.orchestration.per_table import PerTable, per_table
 from bge_pipeline.orchestration.priorities import RERUN, priority
 from bge_pipeline.orchestration.rerun_policy import Decision, GiveUp, Rerun, RerunPolicy
 from bge_pipeline.orchestration.served import ServedTable
 from bge_pipeline.orchestration.status_check import seen_now
-from bge_pipeline.orchestration.workers import fail_runs_without_process
+from bge_pipeline.orchestration.workers import Heard, fail_runs_without_process
 from bge_pipeline.phases.application_vectors import written_since
 from bge_pipeline.phases.companion import count_companion_pending
 from bge_pipeline.phases.migration import Migration
@@ -38,8 +46,6 @@ _LISTED = 5
 _PARTITIONS_PER_TICK = 1_000
 """Failed partitions that one tick of rerun_failed_partitions decides about; the next goes on behind them."""
 _ATTEMPT_TAG = "bge_pipeline/attempt"
-_EMBED_PENDING = "embed_pending_job"
-_KEEP_OLD_CURRENT = "keep_old_current_job"
 
 
 @per_table(
@@ -57,7 +63,7 @@ def rerun_failed_partitions(context: dg.SensorEvaluationContext, table: ServedTa
         settings = table.settings()
     except BgePipelineError as error:
         return dg.SkipReason(table.worded(str(error)))
-    for orphan in fail_runs_without_process(context.instance, lambda: _silent(settings)):
+    for orphan in fail_runs_without_process(context.instance, lambda run_ids: _heard(settings, run_ids)):
         context.log.warning("the process of run %s is gone; the run no longer counts as under way", orphan.run_id)
     policy = RerunPolicy(settings.max_partition_attempts, settings.retry_backoff_seconds)
     found = run_history.unmaterialized(context.instance, table)
@@ -96,16 +102,17 @@ def _next_of(failed: Sequence[str], last: str | None) -> Sequence[str]:
     return (behind or failed)[:_PARTITIONS_PER_TICK]
 
 
-def _silent(settings: Settings) -> dict[str, Worker]:
-    """The last entry of each process whose every heartbeat stopped long ago; none where the database cannot be asked."""
+def _heard(settings: Settings, run_ids: Sequence[str]) -> Heard:
+    """What heartbeats say of these runs and of all processes; nothing where the database cannot be asked."""
     try:
         with Migration.looked_at(settings) as migration, migration.database.autocommit() as connection:
+            runs = read_silent_runs(connection, migration.target, run_ids)
             workers = read_workers(connection, migration.target)
     except BgePipelineError:
-        return {}
+        return Heard()
     alive = {worker.process for worker in workers if not worker.is_gone}
     # In their order, so that the last entry of a process counts.
-    return {worker.process: worker for worker in workers if worker.process not in alive}
+    return Heard(runs, {worker.process: worker for worker in workers if worker.process not in alive})
 
 
 @per_table(
@@ -124,7 +131,7 @@ def _silent(settings: Settings) -> dict[str, Worker]:
 def embed_new_rows(context: dg.SensorEvaluationContext, table: ServedTable) -> dg.SensorResult | dg.SkipReason:
     """Request what the table's new rows need."""
     instance = context.instance
-    jobs = [EXPAND_JOB, _EMBED_PENDING, BACKFILL_JOB, _KEEP_OLD_CURRENT]
+    jobs = [EXPAND_JOB, EMBED_PENDING_JOB, BACKFILL_JOB, KEEP_OLD_CURRENT_JOB]
     if under_way := run_history.unfinished_run(instance, table, jobs):
         return dg.SkipReason(f"{under_way.job_name} is queued or under way in run {under_way.run_id[:8]}")
     if backfills := run_history.backfills_under_way(instance, table):
@@ -153,7 +160,7 @@ def _requests_for_new_rows(
     beside = _pending_beside(instance, table, migration)
     if why := _why_nobody_began(instance, table, state):
         if beside:
-            return request_embedding(instance, migration.settings, table.called(_KEEP_OLD_CURRENT), beside)
+            return request_embedding(instance, migration.settings, table.called(KEEP_OLD_CURRENT_JOB), beside)
         return dg.SkipReason(f"the table is in phase {phase} and {why}")
     if grown := partitions.new_full_ranges(instance, table, migration):
         return dg.SensorResult(
@@ -166,7 +173,7 @@ def _requests_for_new_rows(
     pending = verify_nothing_pending(migration).pending
     if not pending and not beside:
         return dg.SkipReason(f"the table is in phase {phase} and nothing is pending")
-    job_name = table.called(_EMBED_PENDING if pending else _KEEP_OLD_CURRENT)
+    job_name = table.called(EMBED_PENDING_JOB if pending else KEEP_OLD_CURRENT_JOB)
     return request_embedding(instance, migration.settings, job_name, pending or beside)
 
 

@@ -1,8 +1,12 @@
 """Fixtures of the Dagster tests: a Dagster home on the test server, its records in a database cloned from a template."""
 
+import json
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs
 
 import dagster as dg
 import pytest
@@ -17,6 +21,8 @@ from bge_pipeline.orchestration.in_process import keep_connections
 from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.support import administer, copy_database, execute
+
+SLACK_TOKEN = "xoxb-canary-4711"
 
 PARTITION_ROWS = 100
 """Rows of a partition here: three partitions of the demo table."""
@@ -163,8 +169,90 @@ def request_backfill(instance: dg.DagsterInstance, keys: list[str]) -> None:
     ]
 
 
+def repeat(instance: dg.DagsterInstance, parent: dg.DagsterRun) -> dg.DagsterRun:
+    """The run that Re-execute in the UI, and Dagster's own retries, make of another; nothing executes it."""
+    from dagster._core.execution.plan.resume_retry import ReexecutionStrategy
+    from dagster._core.remote_origin import InProcessCodeLocationOrigin
+    from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+    from dagster._core.workspace.context import WorkspaceProcessContext
+    from dagster._core.workspace.load_target import WorkspaceLoadTarget
+
+    class ThisProcess(WorkspaceLoadTarget):
+        def create_origins(self) -> list[InProcessCodeLocationOrigin]:
+            module = LoadableTargetOrigin(module_name="bge_pipeline.definitions", attribute="defs")
+            return [InProcessCodeLocationOrigin(module, location_name="bge_pipeline")]
+
+    with WorkspaceProcessContext(instance, ThisProcess()) as workspace:
+        request = workspace.create_request_context()
+        (location,) = request.code_locations
+        (repository,) = location.get_repositories().values()
+        return instance.create_reexecuted_run(
+            request_context=request,
+            parent_run=parent,
+            code_location=location,
+            remote_job=repository.get_full_job(parent.job_name),
+            strategy=ReexecutionStrategy.ALL_STEPS,
+            use_parent_run_tags=True,
+        )
+
+
+def report(instance: dg.DagsterInstance, run: dg.DagsterRun, *events: dg.DagsterEventType) -> dg.DagsterRun:
+    """The run as it is after these events of it."""
+    for event in events:
+        instance.report_dagster_event(dg.DagsterEvent(event.value, run.job_name), run.run_id)
+    found = instance.get_run_by_id(run.run_id)
+    assert found is not None
+    return found
+
+
 def checks_of(instance: dg.DagsterInstance, run_id: str) -> list[str]:
     """Names of the checks that a run has answered."""
     records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
     events = [record.event_log_entry.dagster_event for record in records]
     return [event.asset_check_evaluation_data.check_name for event in events if event is not None]
+
+
+class Slack:
+    """A server that takes messages as Slack does, and keeps them."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, str]] = []
+        self.tokens: list[str] = []
+        self.answer = '{"ok": true, "ts": "1"}'
+        keeper = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                is_json = "json" in self.headers["Content-Type"]
+                fields = json.loads(body) if is_json else {key: values[0] for key, values in parse_qs(body).items()}
+                keeper.messages.append(fields | {"path": self.path})
+                keeper.tokens.append(self.headers["Authorization"])
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.end_headers()
+                self.wfile.write(keeper.answer.encode())
+
+            def log_message(self, *_arguments: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_address[1]}/api/"
+
+
+@pytest.fixture
+def slack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slack]:
+    """A channel that is listened to, and the settings that name it."""
+    pytest.importorskip("dagster_slack", reason="needs the extra `slack`")
+    slack = Slack()
+    threading.Thread(target=slack.server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("SLACK_TOKEN", SLACK_TOKEN)
+    monkeypatch.setenv("SLACK_CHANNEL", "#search")
+    monkeypatch.setenv("SLACK_API_URL", slack.url)
+    monkeypatch.setenv("DAGSTER_URL", "http://127.0.0.1:3000")
+    yield slack
+    slack.server.shutdown()
+    slack.server.server_close()
