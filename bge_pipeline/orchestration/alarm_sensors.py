@@ -1,13 +1,16 @@
-"""Sensors that alarm a person: a backfill that stands still, one a table, and a run that failed, one for all of them."""
+"""Sensors that alarm a person: a backfill that stands still, one a table, and runs that failed, one for all of them."""
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import dagster as dg
 
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.orchestration import run_history
+from bge_pipeline.orchestration.cursors import read_kept
 from bge_pipeline.orchestration.jobs import JOBS
 from bge_pipeline.orchestration.movement_check import evaluate_movement
 from bge_pipeline.orchestration.names import BACKFILLED
@@ -24,8 +27,9 @@ from bge_pipeline.settings import DagsterSettings
 _INTERVAL_SECONDS = 60
 _QUIET_SECONDS = 600.0
 """After a message about failed runs: ten thousand partitions that fail for one reason are one alarm."""
-_TOLD = "bge_pipeline/failures_told"
-_LONGEST_REASON = 1_000
+_FAILURES_PER_TICK = 500
+"""Failed runs that one tick of tell_failures takes in; the next goes on behind them."""
+_TOLD = "failures_told"
 
 
 @per_table(
@@ -91,63 +95,133 @@ class _Watched:
     @classmethod
     def of(cls, cursor: str | None) -> "_Watched":
         """From a cursor; that of an earlier version is the answer alone."""
-        if cursor is None:
-            return cls()
-        return cls(**json.loads(cursor)) if cursor.startswith("{") else cls(cursor)
+        if cursor in ("still", "moving"):
+            return cls(cursor)
+        return read_kept(cls, cursor) or cls()
 
     def as_cursor(self) -> str:
         return json.dumps(asdict(self))
 
 
-@dg.run_failure_sensor(
+@dg.sensor(
     name="tell_failures",
     minimum_interval_seconds=_INTERVAL_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description=(
         "Tells Slack of a run that failed, where SLACK_TOKEN and SLACK_CHANNEL are set: of a partition after its last attempt, "
-        "of other runs unless Dagster starts them again; at most one message in ten minutes, which counts the others."
+        "of other runs unless Dagster starts them again; at most one message in ten minutes and table, which counts the others."
     ),
 )
-def tell_failures(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
-    """Tell of one failed run, or count it."""
-    run = context.dagster_run
+def tell_failures(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """Tell the channel of each table of the runs that failed since the last tick, or count them.
+
+    No run failure sensor of Dagster's, which ends its tick at the first run that it does not tell of, and is shown no run of
+    `dagster job execute`.
+    """
     try:
-        table = _table_of(run)
-        settings = (table or THE_TABLE).settings()
+        tables = served_tables()
     except BgePipelineError as error:
         return dg.SkipReason(str(error))
-    if silent := why_silent(settings):
-        return dg.SkipReason(silent)
-    if is_tried_again(context.instance, table, settings, run):
-        return dg.SkipReason(f"run {run.run_id[:8]} is tried again")
-    told = json.loads(context.instance.daemon_cursor_storage.get_cursor_values({_TOLD}).get(_TOLD, "{}"))
-    left = told.get("at", 0.0) + _QUIET_SECONDS - time.time()
-    if left > 0:
-        _keep(context.instance, told | {"others": told.get("others", 0) + 1})
-        return dg.SkipReason(f"run {run.run_id[:8]} is counted, and told with the next failure after {left:.0f} s")
-    prevented = tell_slack(settings, _told_failure(context, told.get("others", 0)), f"/runs/{run.run_id}")
-    if prevented is not None:
-        _keep(context.instance, told | {"others": told.get("others", 0) + 1})
-        return dg.SkipReason(prevented)
-    _keep(context.instance, {"at": time.time()})
-    return None
+    behind, failed = _failed_since(context.instance, context.cursor)
+    by_table: dict[ServedTable | None, list[dg.DagsterRun]] = {table: [] for table in tables}
+    for run in failed:
+        table = _table_of(run, tables)
+        if _is_of_this_location(context, run, table):
+            by_table.setdefault(table, []).append(run)
+    said = [_tell_of_table(context, table, runs) for table, runs in by_table.items()]
+    context.update_cursor(str(behind))
+    return dg.SkipReason("; ".join(filter(None, said)) or "no run has failed since the last look")
 
 
-def _table_of(run: dg.DagsterRun) -> ServedTable | None:
+def _failed_since(instance: dg.DagsterInstance, cursor: str | None) -> tuple[int, list[dg.DagsterRun]]:
+    """How far the records were read, as a storage id, and the runs that failed behind the cursor, in order; none at first."""
+    kept: Any = read_kept(int, cursor)
+    if kept is None:
+        # That of an earlier version, by Dagster's run failure sensor.
+        kept = (read_kept(dict[str, Any], cursor) or {}).get("record_id")
+    if not isinstance(kept, int):
+        last = instance.fetch_run_status_changes(dg.DagsterEventType.RUN_FAILURE, limit=1).records
+        return (last[0].storage_id if last else 0), []
+    new = dg.RunStatusChangeRecordsFilter(dg.DagsterEventType.RUN_FAILURE, after_storage_id=kept)
+    records = instance.fetch_run_status_changes(new, limit=_FAILURES_PER_TICK, ascending=True).records
+    runs = run_history.runs_by_id(instance, {record.run_id for record in records})
+    found = [runs[record.run_id] for record in records if record.run_id in runs]
+    return (records[-1].storage_id if records else kept), found
+
+
+def _is_of_this_location(context: dg.SensorEvaluationContext, run: dg.DagsterRun, table: ServedTable | None) -> bool:
+    """Whether this code location launched it; one that `dagster job execute` ran names none, and is known by its table."""
+    if run.remote_job_origin is None:
+        return table is not None
+    repository, location = run.remote_job_origin.repository_origin, context.code_location_origin
+    return (
+        location is not None
+        and repository.code_location_origin.location_name == location.location_name
+        and repository.repository_name == context.repository_name
+    )
+
+
+def _table_of(run: dg.DagsterRun, tables: Sequence[ServedTable]) -> ServedTable | None:
     """The table that a run is about; None where the code location does not serve it any more."""
     keys = [*(run.asset_selection or ()), *(check.asset_key for check in run.asset_check_selection or ())]
-    for table in served_tables():
+    for table in tables:
         is_own = any(table.key(key.path[-1]) == key for key in keys)
         if is_own or any(job.of(table).name == run.job_name for job in JOBS):
             return table
     return None
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What `tell_failures` keeps of a table.
+
+    Attributes:
+        at: when its channel was told last, in seconds since the epoch.
+        others: runs that failed since, or that Slack did not take.
+        last: id of the last of them.
+    """
+
+    at: float = 0.0
+    others: int = 0
+    last: str | None = None
+
+
+def _tell_of_table(
+    context: dg.SensorEvaluationContext, table: ServedTable | None, failed: Sequence[dg.DagsterRun]
+) -> str | None:
+    """Tell its channel of these runs and of those that were counted before, in one message; says what came of it."""
+    instance = context.instance
+    try:
+        settings = (table or THE_TABLE).settings()
+    except BgePipelineError as error:
+        return str(error) if failed else None
+    if silent := why_silent(settings):
+        return silent if failed else None
+    of_table = f" of {table.name}" if table is not None and table.name else ""
+    untold = [run for run in failed if not is_tried_again(instance, table, settings, run)]
+    key = (table or THE_TABLE).kept_as(_TOLD)
+    kept = read_kept(_Told, instance.daemon_cursor_storage.get_cursor_values({key}).get(key)) or _Told()
+    now = replace(kept, others=kept.others + len(untold), last=untold[-1].run_id if untold else kept.last)
+    if not now.others:
+        return f"{len(failed):,} failed runs{of_table} are tried again" if failed else None
+    left = kept.at + _QUIET_SECONDS - time.time()
+    if left > 0:
+        said = f"{now.others:,} failed runs{of_table} are counted, and told after {left:.0f} s"
+    elif prevented := tell_slack(settings, _told_failures(instance, now), f"/runs/{now.last}" if now.last else "/runs"):
+        said = prevented
+    else:
+        said, now = f"told of {now.others:,} failed runs{of_table}", _Told(at=time.time())
+    if now != kept:
+        instance.daemon_cursor_storage.set_cursor_values({key: json.dumps(asdict(now))})
+    return said
+
+
 def is_tried_again(
     instance: dg.DagsterInstance, table: ServedTable | None, settings: DagsterSettings, run: dg.DagsterRun
 ) -> bool:
     """Whether Dagster, or the sensor rerun_failed_partitions of its table, starts it again, or a part of its partitions."""
-    if run.tags.get(WILL_RETRY_TAG) == "true":
+    # Dagster cannot start again what it did not launch, though it says so of that too.
+    if run.tags.get(WILL_RETRY_TAG) == "true" and run.remote_job_origin is not None:
         return True
     if table is None or not run_history.is_about_backfill(run, table):
         return False
@@ -165,19 +239,15 @@ def is_tried_again(
     )
 
 
-def _told_failure(context: dg.RunFailureSensorContext, others: int) -> str:
-    run, event = context.dagster_run, context.failure_event
-    steps = context.get_step_failure_events()
-    data = steps[-1].step_failure_data if steps else None
-    described = data.user_failure_data.description if data is not None and data.user_failure_data is not None else None
-    reason = (described or event.message or "no reason was given")[:_LONGEST_REASON]
-    partition = f", partition {run.tags[PARTITION_TAG]}," if PARTITION_TAG in run.tags else ""
+def _told_failures(instance: dg.DagsterInstance, untold: _Told) -> str:
+    """The last of them with its reason, and how many others there are; the number alone where its records were deleted."""
+    run = instance.get_run_by_id(untold.last) if untold.last is not None else None
+    if run is None:
+        return f"{untold.others:,} runs have failed since the last message."
+    others = untold.others - 1
     more = f"\n{others:,} other runs have failed since the last message." if others else ""
-    return f"{run.job_name}{partition} failed in run {run.run_id[:8]}: {reason}{more}"
-
-
-def _keep(instance: dg.DagsterInstance, told: dict[str, float]) -> None:
-    instance.daemon_cursor_storage.set_cursor_values({_TOLD: json.dumps(told)})
+    partition = f", partition {run.tags[PARTITION_TAG]}," if PARTITION_TAG in run.tags else ""
+    return f"{run.job_name}{partition} failed in run {run.run_id[:8]}: {run_history.failure_of(instance, run)}{more}"
 
 
 ALARM_SENSORS = [watch_movement]

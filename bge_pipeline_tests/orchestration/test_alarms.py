@@ -1,13 +1,10 @@
 """What alarms a person: a backfill that stands still, failed runs; told in the UI, and to a real server in Slack's place."""
 
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs
 
 import dagster as dg
 import pytest
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.heartbeat import Heartbeat
@@ -21,58 +18,10 @@ from bge_pipeline.phases.movement import read_movement
 from bge_pipeline.phases.pause import pause
 from bge_pipeline.phases.row_totals import BackfillTotals
 from bge_pipeline.settings import load_settings
-from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, insert_segment
+from bge_pipeline_tests.orchestration.conftest import KEYS, SLACK_TOKEN, Runner, Slack, insert_segment
 from bge_pipeline_tests.support import execute
 
 pytestmark = pytest.mark.pgvector
-
-TOKEN = "xoxb-canary-4711"
-
-
-class Slack:
-    """A server that takes messages as Slack does, and keeps them."""
-
-    def __init__(self) -> None:
-        self.messages: list[dict[str, str]] = []
-        self.tokens: list[str] = []
-        self.answer = '{"ok": true, "ts": "1"}'
-        keeper = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-                is_json = "json" in self.headers["Content-Type"]
-                fields = json.loads(body) if is_json else {key: values[0] for key, values in parse_qs(body).items()}
-                keeper.messages.append(fields | {"path": self.path})
-                keeper.tokens.append(self.headers["Authorization"])
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.end_headers()
-                self.wfile.write(keeper.answer.encode())
-
-            def log_message(self, *_arguments: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}/api/"
-
-
-@pytest.fixture
-def slack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slack]:
-    """A channel that is listened to, and the settings that name it."""
-    pytest.importorskip("dagster_slack", reason="needs the extra `slack`")
-    slack = Slack()
-    threading.Thread(target=slack.server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("SLACK_TOKEN", TOKEN)
-    monkeypatch.setenv("SLACK_CHANNEL", "#search")
-    monkeypatch.setenv("SLACK_API_URL", slack.url)
-    monkeypatch.setenv("DAGSTER_URL", "http://127.0.0.1:3000")
-    yield slack
-    slack.server.shutdown()
-    slack.server.server_close()
 
 
 @pytest.fixture
@@ -122,7 +71,7 @@ class TestStandstill:
         assert message["path"] == "/api/chat.postMessage"
         assert "stands still: 300 rows wait" in message["text"]
         assert "<http://127.0.0.1:3000/assets/backfilled_embeddings?view=checks|Dagster UI>" in message["text"]
-        assert slack.tokens == [f"Bearer {TOKEN}"]
+        assert slack.tokens == [f"Bearer {SLACK_TOKEN}"]
 
         instance.report_runless_asset_event(evaluation)
         assert "stands still" in str(tick(instance, cursor=told.cursor))
@@ -221,41 +170,148 @@ class TestStandstill:
         assert not evaluation.passed
 
 
+OURS, THEIRS = RegisteredCodeLocationOrigin("ours"), RegisteredCodeLocationOrigin("theirs")
+
+
+class Failures:
+    """Ticks of tell_failures as the daemon evaluates them, each with the cursor of the one before."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.instance = instance
+        self.cursor: str | None = None
+        self.tick()
+
+    def tick(self) -> str:
+        """What the tick says."""
+        with dg.SensorEvaluationContext(
+            instance_ref=None,
+            last_tick_completion_time=None,
+            last_run_key=None,
+            cursor=self.cursor,
+            repository_name="__repository__",
+            instance=self.instance,
+            code_location_origin=OURS,
+        ) as context:
+            found = tell_failures.evaluate_tick(context)
+        self.cursor = found.cursor
+        return str(found.skip_message)
+
+    def fail(
+        self, number: int = 1, *, launched_by: RegisteredCodeLocationOrigin | None = OURS, is_retried: bool = False
+    ) -> dg.DagsterRun:
+        """So many runs fail, by `dagster job execute` where no code location launched them; returns the last."""
+        repository = RemoteRepositoryOrigin(launched_by, "__repository__") if launched_by is not None else None
+        for _ in range(number):
+            run = self.instance.create_run_for_job(
+                defs.resolve_job_def("status_job"),
+                status=dg.DagsterRunStatus.STARTED,
+                remote_job_origin=RemoteJobOrigin(repository, "status_job") if repository is not None else None,
+                tags={"dagster/max_retries": "3" if is_retried else "0"},
+            )
+            self.instance.report_run_failed(run, "its machine is gone")
+        return run
+
+
+@pytest.fixture
+def failures(instance: dg.DagsterInstance) -> Failures:
+    return Failures(instance)
+
+
 class TestFailures:
-    @pytest.fixture
-    def failed(self, run: Runner) -> dg.ExecuteInProcessResult:
-        """A swap that is refused, since nothing is embedded."""
-        assert run("expand_job").success
-        result = run("swap_job")
-        assert not result.success
-        return result
-
-    def tell(self, instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> str:
-        run = instance.get_run_by_id(result.run_id)
-        (event,) = [event for event in result.all_events if event.event_type == dg.DagsterEventType.PIPELINE_FAILURE]
-        with dg.build_run_status_sensor_context(
-            sensor_name="tell_failures", dagster_instance=instance, dagster_run=run, dagster_event=event
-        ).for_run_failure() as context:
-            found = tell_failures(context)
-        return str(found.skip_message) if found is not None else "told"
-
+    @pytest.mark.usefixtures("expanded")
     def test_a_failed_run_is_told_with_its_reason_and_others_are_counted(
-        self,
-        instance: dg.DagsterInstance,
-        failed: dg.ExecuteInProcessResult,
-        slack: Slack,
-        monkeypatch: pytest.MonkeyPatch,
+        self, failures: Failures, run: Runner, slack: Slack, monkeypatch: pytest.MonkeyPatch
     ):
-        assert self.tell(instance, failed) == "told"
+        failed = run.rollback()  # refused, since nothing was exchanged
+        assert failures.tick() == "told of 1 failed runs"
         text = slack.messages[0]["text"]
-        assert f"swap_job failed in run {failed.run_id[:8]}: " in text
+        assert f"rollback_job failed in run {failed.run_id[:8]}: " in text
+        assert "there is no old column to go back to" in text
         assert f"<http://127.0.0.1:3000/runs/{failed.run_id}|Dagster UI>" in text
 
-        assert "is counted" in self.tell(instance, failed)
+        failures.fail(2)
+        assert "2 failed runs are counted, and told after" in failures.tick()
         assert len(slack.messages) == 1
         monkeypatch.setattr(alarm_sensors, "_QUIET_SECONDS", 0.0)
-        assert self.tell(instance, failed) == "told"
-        assert "1 other runs have failed since the last message." in slack.messages[1]["text"]
+        last = failures.fail()
+        assert failures.tick() == "told of 3 failed runs"
+        text = slack.messages[1]["text"]
+        assert f"status_job failed in run {last.run_id[:8]}: its machine is gone" in text
+        assert "2 other runs have failed since the last message." in text
+        assert failures.tick() == "no run has failed since the last look"
+
+    def test_thirty_failures_are_read_in_one_tick_whether_told_or_not(self, failures: Failures, slack: Slack):
+        failures.fail(15)
+        failures.fail(15, is_retried=True)
+
+        assert failures.tick() == "told of 15 failed runs"
+        assert "14 other runs have failed" in slack.messages[0]["text"]
+        assert failures.tick() == "no run has failed since the last look"
+
+    def test_more_failures_than_a_tick_takes_in_are_read_in_the_next(
+        self, failures: Failures, slack: Slack, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(alarm_sensors, "_FAILURES_PER_TICK", 2)
+        failures.fail(5)
+
+        assert failures.tick() == "told of 2 failed runs"
+        assert "2 failed runs are counted" in failures.tick()
+        assert "3 failed runs are counted" in failures.tick()
+        assert len(slack.messages) == 1
+
+    def test_a_failure_in_the_quiet_time_is_told_after_it_without_another(
+        self, failures: Failures, slack: Slack, monkeypatch: pytest.MonkeyPatch
+    ):
+        failures.fail()
+        failures.tick()
+        last = failures.fail()
+        assert "1 failed runs are counted" in failures.tick()
+        assert len(slack.messages) == 1
+        monkeypatch.setattr(alarm_sensors, "_QUIET_SECONDS", 0.0)
+
+        assert failures.tick() == "told of 1 failed runs"
+        assert f"status_job failed in run {last.run_id[:8]}: its machine is gone" in slack.messages[1]["text"]
+        assert failures.tick() == "no run has failed since the last look"
+
+    def test_what_slack_did_not_take_is_told_at_the_next_tick(self, failures: Failures, slack: Slack):
+        taken, slack.answer = slack.answer, '{"ok": false, "error": "internal_error"}'
+        failures.fail(3)
+        assert "Slack did not take it" in failures.tick()
+        assert len(slack.messages) == 1
+        slack.answer = taken
+
+        assert failures.tick() == "told of 3 failed runs"
+
+    def test_what_failed_before_the_sensor_began_is_not_told(self, instance: dg.DagsterInstance, failures: Failures):
+        failures.fail()
+        assert Failures(instance).tick() == "no run has failed since the last look"
+
+    def test_it_goes_on_behind_the_cursor_of_an_earlier_version(self, failures: Failures, slack: Slack):
+        before = str(failures.cursor)
+        failures.fail()
+        failures.cursor = json.dumps({"__class__": "RunStatusSensorCursor", "record_id": int(before)})
+
+        assert failures.tick() == "told of 1 failed runs"
+        assert len(slack.messages) == 1
+
+    @pytest.mark.parametrize(("launched_by", "messages"), [(OURS, 1), (THEIRS, 0), (None, 1)])
+    def test_runs_of_dagster_job_execute_are_told_and_those_of_another_code_location_are_not(
+        self,
+        failures: Failures,
+        slack: Slack,
+        launched_by: RegisteredCodeLocationOrigin | None,
+        messages: int,
+    ):
+        failures.fail(launched_by=launched_by)
+        failures.tick()
+        assert len(slack.messages) == messages
+
+    @pytest.mark.usefixtures("slack")
+    def test_a_run_that_dagster_starts_again_is_not_told_unless_it_did_not_launch_it(self, failures: Failures):
+        failures.fail(is_retried=True)
+        assert failures.tick() == "1 failed runs are tried again"
+        failures.fail(is_retried=True, launched_by=None)
+        assert failures.tick() == "told of 1 failed runs"
 
     @pytest.mark.usefixtures("expanded")
     def test_a_partition_is_told_after_its_last_attempt(
@@ -296,25 +352,24 @@ class TestFailures:
 
         assert not is_tried_again(instance, THE_TABLE, load_settings(), instance.get_run_by_id(failed.run_id))
 
-    def test_without_slack_it_says_why_nobody_is_told(
-        self, instance: dg.DagsterInstance, failed: dg.ExecuteInProcessResult
-    ):
-        assert self.tell(instance, failed) == "SLACK_TOKEN and SLACK_CHANNEL are not set"
+    def test_without_slack_it_says_why_nobody_is_told(self, failures: Failures):
+        failures.fail()
+        assert failures.tick() == "SLACK_TOKEN and SLACK_CHANNEL are not set"
 
     def test_what_slack_refuses_is_said_without_the_token(self, slack: Slack):
         slack.answer = '{"ok": false, "error": "channel_not_found"}'
         prevented = tell_slack(load_settings(), "a <!channel> & more")
         assert "channel_not_found" in str(prevented) or "Slack did not take it" in str(prevented)
-        assert TOKEN not in str(prevented)
+        assert SLACK_TOKEN not in str(prevented)
         assert "a &lt;!channel&gt; &amp; more" in slack.messages[0]["text"]
 
     def test_a_slack_that_cannot_be_reached_stops_nothing(self):
-        settings = load_settings(slack_token=TOKEN, slack_channel="#x", slack_api_url="http://127.0.0.1:1/api/")
+        settings = load_settings(slack_token=SLACK_TOKEN, slack_channel="#x", slack_api_url="http://127.0.0.1:1/api/")
         prevented = tell_slack(settings, "a message")
         assert "refused" in str(prevented)
-        assert TOKEN not in str(prevented)
+        assert SLACK_TOKEN not in str(prevented)
 
     def test_a_missing_library_is_named(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr("bge_pipeline.orchestration.slack.find_spec", lambda _: None)
-        told = why_silent(load_settings(slack_token=TOKEN, slack_channel="#x"))
+        told = why_silent(load_settings(slack_token=SLACK_TOKEN, slack_channel="#x"))
         assert "pip install 'bge-pipeline[slack]'" in str(told)

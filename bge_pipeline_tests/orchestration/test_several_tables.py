@@ -14,6 +14,7 @@ import pytest
 from bge_pipeline.database.connection import Database
 from bge_pipeline.definitions import defs
 from bge_pipeline.errors import ConfigurationError
+from bge_pipeline.orchestration import alarm_sensors
 from bge_pipeline.orchestration.alarm_sensors import tell_failures
 from bge_pipeline.orchestration.code_location import code_location
 from bge_pipeline.orchestration.dagster_home import environment, for_dagsters_commands
@@ -25,7 +26,7 @@ from bge_pipeline.orchestration.served import THE_TABLE, ServedTable, served_tab
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import Status, read_status
 from bge_pipeline.settings import Settings
-from bge_pipeline_tests.orchestration.conftest import KEYS, insert_segment
+from bge_pipeline_tests.orchestration.conftest import KEYS, Slack, insert_segment
 from bge_pipeline_tests.orchestration.test_processes import dagster, dagster_daemon, taken_at, wait_until
 from bge_pipeline_tests.support import execute
 
@@ -40,6 +41,8 @@ class Location:
     def __init__(self, instance: dg.DagsterInstance, tables: list[ServedTable]) -> None:
         self._instance = instance
         self.defs = code_location(tables)
+        self._failures_cursor: str | None = None
+        self.told_failures()
 
     def run(
         self, table: ServedTable, job: str, *, partitions: tuple[str, str] | None = None, run_config: object = None
@@ -61,6 +64,14 @@ class Location:
             return str(result.skip_message)
         assert isinstance(result, dg.SensorResult)
         return result
+
+    def told_failures(self) -> str:
+        """What came of the runs that failed since the last time."""
+        cursor = self._failures_cursor
+        with dg.build_sensor_context(instance=self._instance, definitions=self.defs, cursor=cursor) as context:
+            found = tell_failures.evaluate_tick(context)
+        self._failures_cursor = found.cursor
+        return str(found.skip_message)
 
 
 @pytest.fixture
@@ -184,22 +195,31 @@ def test_a_failed_partition_is_told_by_its_own_tables_limit_whatever_failed_in_a
         assert table.env_file is not None
         table.env_file.write_text(table.env_file.read_text() + "EMBEDDING_DIMENSIONS=256\n")
     for table in reversed(tables):  # the key of both has then failed twice, that of papers once
-        failed = location.run(table, "backfill_job", partitions=(KEYS[0], KEYS[0]))
+        assert not location.run(table, "backfill_job", partitions=(KEYS[0], KEYS[0])).success
 
-        told = tell(instance, failed)
+        told = location.told_failures()
 
-        assert ("is tried again" in told) == (table.name == "papers"), told
+        assert ("1 failed runs of papers are tried again" in told) == (table.name == "papers"), told
 
 
-def tell(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> str:
-    (event,) = [event for event in result.all_events if event.event_type == dg.DagsterEventType.PIPELINE_FAILURE]
-    run = instance.get_run_by_id(result.run_id)
-    assert run is not None
-    with dg.build_run_status_sensor_context(
-        sensor_name="tell_failures", dagster_instance=instance, dagster_run=run, dagster_event=event
-    ).for_run_failure() as context:
-        found = tell_failures(context)
-    return str(found.skip_message) if found is not None else "told"
+def test_a_failure_of_one_table_leaves_the_channel_of_another_open(
+    instance: dg.DagsterInstance, serve: Serve, talks: dict[str, str], slack: Slack, monkeypatch: pytest.MonkeyPatch
+):
+    for variable in ("SLACK_TOKEN", "SLACK_CHANNEL"):
+        monkeypatch.delenv(variable)
+    papers, notes = tables = serve(
+        papers={"SLACK_TOKEN": "xoxb-1", "SLACK_CHANNEL": "#papers"},
+        notes=talks | {"SLACK_TOKEN": "xoxb-2", "SLACK_CHANNEL": "#notes"},
+    )
+    location = Location(instance, tables)
+    for table in (papers, notes, papers):
+        assert not location.run(table, "swap_job").success
+        location.told_failures()
+
+    assert [message["channel"] for message in slack.messages] == ["#papers", "#notes"]
+    assert slack.messages[1]["text"].startswith("notes_swap_job failed in run")
+    monkeypatch.setattr(alarm_sensors, "_QUIET_SECONDS", 0.0)
+    assert location.told_failures() == "told of 1 failed runs of papers"
 
 
 def test_errors_name_the_file_by_which_the_table_is_reached(instance: dg.DagsterInstance, serve: Serve):
