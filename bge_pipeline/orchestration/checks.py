@@ -124,7 +124,8 @@ def right_embedding_space(
                 description=(
                     "Search with the new vectors is as good as before, by the bounds of the quality gate: neighbours, known "
                     "items, vectors made again, and nDCG@20 where EVAL_QUERIES is set. It compares the whole table, and so is "
-                    "measured once in a backfill, by the run of its last partition, and skipped by the others. The swap "
+                    "measured once in a backfill, by the run of its last partition, and skipped by the others; one that "
+                    "the sensor repeats leaves it to the swap. The swap "
                     "takes this verdict within a quarter of an hour and measures its index; later it asks the whole gate again."
                 ),
             )

@@ -47,7 +47,7 @@ class BackfillSettings(Group):
         None,
         gt=1,
         description="a backfill pauses between batches while the p95 of a probe search is more than so many times what it "
-        "was before the backfill; unset: it does not look",
+        "was as the run began; unset: it does not look",
     )
 
     @property
