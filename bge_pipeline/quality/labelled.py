@@ -16,7 +16,7 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import QueryEncoder
 from bge_pipeline.embedding.reranker import Reranker, best_first, try_to_score
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.errors import ConfigurationError
+from bge_pipeline.errors import BgePipelineError, ConfigurationError
 from bge_pipeline.quality.columns import ComparedColumns
 from bge_pipeline.quality.judgements import JudgedQueries, load_judged_queries
 from bge_pipeline.quality.metrics import ranking_quality
@@ -126,10 +126,17 @@ class _Comparison:
         ndcg_new = self._ndcg(self.columns.new.name, self.service.encode_queries(texts), asked, reranker)
         ndcg_old = None
         if self.columns.old is not None and self.old_encoder is not None:
-            queries = self.old_encoder.encode(self.old_encoder.tokenize_queries(texts))
-            ndcg_old = self._ndcg(self.columns.old.name, queries, asked, reranker)
+            queries = self._of_old_model(self.old_encoder, texts)
+            ndcg_old = None if queries is None else self._ndcg(self.columns.old.name, queries, asked, reranker)
         absent = len(self.judged) - len(self.there)
         return LabelledQuality(ndcg_old, ndcg_new, len(asked), len(self.judged), reranker is not None, absent)
+
+    def _of_old_model(self, encoder: QueryEncoder, texts: list[str]) -> NDArray[np.float32] | None:
+        try:
+            return encoder.encode(encoder.tokenize_queries(texts))
+        except BgePipelineError as error:
+            logger.warning("the old model fails, so nDCG@20 of the new vectors is measured alone: %s", error.message)
+            return None
 
     def _ndcg(
         self, column: str, queries: NDArray[np.float32], asked: JudgedQueries, reranker: Reranker | None

@@ -10,27 +10,49 @@ from bge_pipeline.database.catalog import Column
 from bge_pipeline.database.sampling import sample_vectors
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import QueryEncoder
+from bge_pipeline.embedding.endpoint.address import is_of_endpoint
 from bge_pipeline.embedding.loading import load_encoder_named, load_encoder_of
-from bge_pipeline.errors import ConfigurationError, ModelUnavailable
+from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.quality.columns import ComparedColumns
 from bge_pipeline.quality.label_free import stored_vectors_match
 from bge_pipeline.search.column import SEARCHABLE_TYPES
 from bge_pipeline.settings import Settings
+from bge_pipeline.space import EmbeddingSpace
 
 logger = logging.getLogger(__name__)
 
 _DECLARED_SAMPLE_ROWS = 32
+_PLAIN_SENTENCE = "The quick brown fox jumps over the lazy dog."
 
 
 def old_encoder(connection: Connection, settings: Settings, columns: ComparedColumns) -> QueryEncoder | None:
-    """The encoder that made the old column's vectors, where it is at hand: noted with the column, or declared."""
+    """The encoder that made the old column's vectors, where it is at hand: noted with the column, or declared.
+
+    One that fails on a plain sentence is not; nor, with KEEP_OLD_CURRENT=off, is one behind an endpoint.
+    """
     if columns.old is None or columns.old.type_name not in SEARCHABLE_TYPES:
         return None
     if columns.old_space is not None:
-        return load_encoder_of(columns.old_space, settings)
+        return _recorded_encoder(columns.old_space, settings)
     if "legacy_model" not in settings.model_fields_set:
         return None
     return _declared_encoder(connection, settings, columns.table.target, columns.old)
+
+
+def _recorded_encoder(space: EmbeddingSpace, settings: Settings) -> QueryEncoder | None:
+    if is_of_endpoint(space) and settings.keep_old_current == "off":
+        return None
+    encoder = None
+    try:
+        encoder = load_encoder_of(space, settings)
+        if encoder is not None:
+            encoder.encode(encoder.tokenize_queries([_PLAIN_SENTENCE]))
+    except BgePipelineError as error:
+        logger.warning("%s, the model of the old vectors, cannot be asked: %s", space.model, error.message)
+        if encoder is not None:
+            encoder.close()
+        return None
+    return encoder
 
 
 def _declared_encoder(
@@ -42,10 +64,10 @@ def _declared_encoder(
         return None
     try:
         encoder = load_encoder_named(settings.legacy_model, sample.vectors[column.name].shape[1], settings)
-    except (ModelUnavailable, ConfigurationError) as error:
+        made = encoder.encode(encoder.tokenize(sample.texts))
+    except BgePipelineError as error:
         logger.warning("LEGACY_MODEL=%s cannot be used: %s", settings.legacy_model, error.message)
         return None
-    made = encoder.encode(encoder.tokenize(sample.texts))
     found = stored_vectors_match(sample.vectors[column.name], made)
     if found.matching_share < 0.5:
         logger.warning(

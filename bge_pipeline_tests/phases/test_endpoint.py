@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bge_pipeline.cli import examining
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.quarantine import list_quarantined
 from bge_pipeline.embedding.endpoint.encoder import EndpointEncoder
 from bge_pipeline.embedding.endpoint.limits import shared_limits
-from bge_pipeline.errors import BudgetSpent, ConfigurationError, EmbeddingSpaceMismatch, EncodingError, ModelUnavailable
+from bge_pipeline.embedding.loading import load_encoder_of
+from bge_pipeline.errors import (
+    BudgetSpent,
+    ConfigurationError,
+    ConsentRequired,
+    EmbeddingSpaceMismatch,
+    EncodingError,
+    ModelUnavailable,
+)
 from bge_pipeline.phases.backfill import BackfillResult, backfill
+from bge_pipeline.phases.compare_models import compare_models
+from bge_pipeline.phases.compare_search import compare_search
+from bge_pipeline.phases.doctor import examine
 from bge_pipeline.phases.embed import embed_pending
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.last_rows import StillPending, embed_last_rows
 from bge_pipeline.phases.migrate import migrate, open_service
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
-from bge_pipeline.phases.state import require_table
+from bge_pipeline.phases.state import read_state, require_table
 from bge_pipeline.phases.status import read_status
-from bge_pipeline.phases.swap import swap
+from bge_pipeline.phases.swap import SwapResult, swap
 from bge_pipeline.search import Retriever
 from bge_pipeline.settings import Settings
 from bge_pipeline_tests.endpoint_server import DROPPED, KEY, EndpointServer, error, serving
@@ -281,3 +295,157 @@ def test_an_address_that_serves_another_model_by_now_writes_nothing_into_either_
 
     assert (result.rows, result.companion_rows, result.companion_pending) == (300, 0, 1)
     assert pending_ids(database, "embedding") == [5]
+
+
+def go_all_the_way(database: Database, settings: Settings) -> None:
+    """Migrate the table, without its gate."""
+    quiet = settings.model_copy(update={"quality_gate": "off"})
+    with open_service(Migration(database, quiet)) as service:
+        migrate(Migration(database, agreed(Migration(database, quiet))), service)
+
+
+def measured_alone(result: SwapResult, server: EndpointServer, question: str) -> bool:
+    """Whether the new model alone was measured by the labelled question."""
+    assert result.gate is not None
+    (check,) = [check for check in result.gate.checks if check.name == "ndcg_retained"]
+    asked = [request["model"] for request in server.requests if question in request["input"]]
+    return (check.value, "the-next" in asked) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("reply", "keep"),
+    [
+        ((404, {}, error("no such model")), "auto"),
+        ("another name", "auto"),
+        ((404, {}, error("no such model")), "off"),
+    ],
+)
+def test_an_old_model_that_the_endpoint_serves_no_more_stops_neither_gate_nor_comparison(
+    reply: Any, keep: str, database: Database, server: EndpointServer, configured: MakeSettings, tmp_path: Path
+) -> None:
+    go_all_the_way(database, configured())
+    retire(Migration(database, configured()))
+    rows = execute(database, "SELECT id, text FROM segments ORDER BY id LIMIT 20")
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text("\n".join(json.dumps({"query": row.text[:60], "relevant": [row.id]}) for row in rows))
+
+    def of_old_model(request: dict[str, Any]) -> Any:
+        if request["model"] != "some-model":
+            return None
+        return (200, {}, server.proper(request) | {"model": "the-next"}) if reply == "another name" else reply
+
+    server.rule = of_old_model
+    server.requests.clear()
+    following = configured(embedding_model="the-next", eval_queries=queries, keep_old_current=keep)
+    fill(database, following)
+    with open_service(Migration(database, following)) as service:
+        compared = compare_search(Migration(database, following), service, ["open a file"])
+        result = swap(Migration(database, agreed(Migration(database, following))), service)
+
+    assert result.exchanged
+    assert measured_alone(result, server, rows[0].text[:60])
+    assert "the old model is not at hand" in compared.source
+    asked = [text for request in server.requests if request["model"] == "some-model" for text in request["input"]]
+    assert set(asked) <= ({"The quick brown fox jumps over the lazy dog."} if keep == "auto" else set())
+
+
+def test_an_old_model_that_fails_on_the_questions_alone_leaves_the_new_one_measured(
+    database: Database, server: EndpointServer, configured: MakeSettings, tmp_path: Path
+) -> None:
+    go_all_the_way(database, configured())
+    retire(Migration(database, configured()))
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text('{"query": "poison", "relevant": [1]}')
+    server.rule = lambda request: (
+        (400, {}, error("no poison")) if (request["model"], request["input"]) == ("some-model", ["poison"]) else None
+    )
+    following = configured(embedding_model="the-next", eval_queries=queries, gate_override="one query")
+    fill(database, following)
+    with open_service(Migration(database, following)) as service:
+        result = swap(Migration(database, agreed(Migration(database, following))), service)
+    assert measured_alone(result, server, "poison")
+
+
+def test_an_alias_is_good_for_the_recorded_model_too(
+    database: Database, server: EndpointServer, configured: MakeSettings
+) -> None:
+    server.rule = lambda request: (200, {}, server.proper(request) | {"model": "bge-small"})
+    settings = configured(embedding_model="prod", embedding_served_model="bge-small")
+    go_all_the_way(database, settings)
+    with database.autocommit() as connection:
+        space = read_state(connection, SEGMENTS).current_space
+    assert space is not None
+    encoder = load_encoder_of(space, settings)
+    assert encoder is not None
+    assert encoder.encode(encoder.tokenize(["a text"])).shape == (1, 384)
+    assert {
+        finding.grade for finding in examine(Migration(database, settings)).findings if finding.name == "model"
+    } == {"ok"}
+
+    another = load_encoder_of(space, configured(embedding_model="the-next", embedding_served_model="bge-small"))
+    assert another is not None
+    with pytest.raises(EmbeddingSpaceMismatch, match="made some of bge-small"):
+        another.encode(another.tokenize(["a text"]))
+
+
+class TestWithAModelOfThisMachineByNow:
+    """The searched vectors are an endpoint's, whose address and key are still set."""
+
+    @pytest.fixture
+    def local(
+        self, database: Database, server: EndpointServer, configured: MakeSettings, make_settings: MakeSettings
+    ) -> Settings:
+        go_all_the_way(database, configured())
+        server.requests.clear()
+        return make_settings(embedding_api_url=server.url, embedding_api_key=KEY)
+
+    @pytest.fixture
+    def _in_environment(self, local: Settings, server: EndpointServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in {
+            "DATABASE_URL": local.database_url.get_secret_value(),  # type: ignore[union-attr]
+            "BGE_PIPELINE_HOME": str(local.bge_pipeline_home),
+            "EMBEDDING_MODEL": "hashing",
+            "EMBEDDING_API_URL": server.url,
+            "EMBEDDING_API_KEY": KEY,
+        }.items():
+            monkeypatch.setenv(name, value)
+
+    @pytest.mark.usefixtures("_in_environment")
+    def test_compare_asks_before_it_sends_the_texts_to_the_model_of_today(self, server: EndpointServer) -> None:
+        with pytest.raises(
+            ConsentRequired, match=r"queries made of them, are sent to 127.0.0.1 for some-model of today"
+        ):
+            examining.compare_command(["hashing"])
+        assert server.requests == []
+        examining.compare_command(["hashing"], texts=100, yes=True)
+        assert len(server.texts) == 8 + 100 + 100
+
+    def test_a_comparison_that_nobody_agreed_to_leaves_that_model_out_and_says_so(
+        self, database: Database, server: EndpointServer, local: Settings
+    ) -> None:
+        found = compare_models(Migration(database, local), ["hashing"])
+        assert [candidate.model for candidate in found.candidates] == ["hashing"]
+        assert found.failed.keys() == {"some-model"}
+        assert server.requests == []
+
+    def test_doctor_sends_nothing_and_says_how_it_would(
+        self, database: Database, server: EndpointServer, local: Settings
+    ) -> None:
+        (told,) = [finding for finding in examine(Migration(database, local)).findings if finding.name == "model"]
+        assert (told.grade, told.next_step) == ("note", "bge-pipeline doctor --set EMBEDDING_PROVIDER=openai")
+        assert server.requests == []
+        agreed_to = local.model_copy(update={"embedding_provider": "openai"})
+        (told,) = [finding for finding in examine(Migration(database, agreed_to)).findings if finding.name == "model"]
+        assert told.grade == "ok"
+        assert len(server.texts) == 256
+
+
+def test_doctor_goes_on_where_the_endpoint_refuses_the_key(
+    database: Database, server: EndpointServer, configured: MakeSettings
+) -> None:
+    go_all_the_way(database, configured())
+    server.rule = lambda _: (401, {}, error("who are you"))
+    findings = {finding.name: finding for finding in examine(Migration(database, configured())).findings}
+    assert findings["model"].grade == "note"
+    assert "EMBEDDING_API_KEY is missing or not accepted" in findings["model"].told
+    assert {"vectors", "index", "upkeep"} <= findings.keys()
