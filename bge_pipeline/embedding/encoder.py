@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,11 +22,13 @@ class TokenizedTexts:
         payload: the encoder's own representation; nobody else looks inside.
         token_counts: int32 (n,), tokens that the encoder will read of each text.
         truncated: bool (n,), whether the text was longer than the encoder reads.
+        abandoned: set when nobody wants the vectors any more; an encoder whose texts cost something sends no more of them.
     """
 
     payload: Any
     token_counts: NDArray[np.int32]
     truncated: NDArray[np.bool_]
+    abandoned: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.token_counts)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 
 from bge_pipeline.embedding.agreement import Agreement
 from bge_pipeline.embedding.calibration import CalibrationTexts
-from bge_pipeline.embedding.encoder import QueryEncoder, TokenizedTexts
+from bge_pipeline.embedding.encoder import QueryEncoder, TextsRefused, TokenizedTexts
+from bge_pipeline.embedding.forked import in_forked_child
 from bge_pipeline.embedding.loading import load_encoder, road_of
 from bge_pipeline.embedding.reranker import Reranker, best_first, load_reranker, try_to_score
 from bge_pipeline.embedding.road import Road
@@ -28,6 +28,9 @@ _log = logging.getLogger(__name__)
 
 _WINDOW_TEXTS = 4_096
 """Texts tokenised and sorted by length together."""
+
+_Window = tuple[NDArray[np.float32], Mapping[int, str]]
+"""Vectors, and why some texts have none that means anything, by their positions."""
 
 
 class EmbeddingsService:
@@ -155,16 +158,21 @@ class EmbeddingsService:
                 the device has memory for. Fewer go together where texts are long.
 
         Raises:
+            TextsRefused: the model does not take some of the texts; it has the vectors of the others.
             EncodingError: the model failed on these texts.
         """
         batch_size = batch_size or self.settings.embedding_batch_size
         vectors = np.empty((len(texts), self.dimensions), np.float32)
+        refused: dict[int, str] = {}
         windows = (
             (first, self.encoder.tokenize(texts[first : first + _WINDOW_TEXTS]))
             for first in range(0, len(texts), _WINDOW_TEXTS)
         )
-        for first, window in self._encode_concurrently(windows, batch_size):
+        for first, (window, reasons) in self._encode_concurrently(windows, batch_size):
             vectors[first : first + len(window)] = window
+            refused.update({first + position: reason for position, reason in reasons.items()})
+        if refused:
+            raise TextsRefused(self.device, refused, vectors)
         return vectors
 
     @shared_method
@@ -206,27 +214,40 @@ class EmbeddingsService:
 
     def _encode_concurrently(
         self, windows: Iterator[tuple[int, TokenizedTexts]], batch_size: int | None
-    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    ) -> Iterator[tuple[int, _Window]]:
         """Encode windows on as many threads as the device wants, while the next one is being tokenised here."""
-        with ThreadPoolExecutor(self.encoder.concurrent_calls) as pool:
-            under_way: deque[tuple[int, Future[NDArray[np.float32]]]] = deque()
+        pool = ThreadPoolExecutor(self.encoder.concurrent_calls)
+        under_way: deque[tuple[int, TokenizedTexts, Future[_Window]]] = deque()
+        try:
             for first, tokens in windows:
-                under_way.append((first, pool.submit(self.encoder.encode, tokens, batch_size=batch_size)))
+                under_way.append((first, tokens, pool.submit(self._encode_window, tokens, batch_size)))
                 if len(under_way) > self.encoder.concurrent_calls:
-                    done, future = under_way.popleft()
-                    yield done, future.result()
-            for done, future in under_way:
-                yield done, future.result()
+                    yield under_way[0][0], under_way[0][2].result()
+                    under_way.popleft()
+            while under_way:
+                yield under_way[0][0], under_way[0][2].result()
+                under_way.popleft()
+        except BaseException as error:
+            for _, tokens, _ in under_way:
+                tokens.abandoned.set()
+            pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
+            raise
+        pool.shutdown()
+
+    def _encode_window(self, tokens: TokenizedTexts, batch_size: int | None) -> _Window:
+        try:
+            return self.encoder.encode(tokens, batch_size=batch_size), {}
+        except TextsRefused as refusal:
+            return refusal.vectors, refusal.reasons
 
 
 def _forget_in_child() -> None:
-    """A forked child has none of its parent's worker threads: it makes a service of its own when it asks for one."""
+    """A child makes a service of its own when it asks for one."""
     EmbeddingsService._instance = None  # noqa: SLF001
     EmbeddingsService._instance_lock = threading.Lock()  # noqa: SLF001
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
+in_forked_child(_forget_in_child)
 
 
 def _model_settings(settings: Settings) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,10 @@ from numpy.typing import NDArray
 
 from bge_pipeline.embedding.endpoint.address import Address
 from bge_pipeline.errors import EmbeddingSpaceMismatch, EncodingError
+
+_VERSION = re.compile(r"-\d{4}-?\d{2}(-?\d{2})?$|-\d{3,}$|:[^/]+$|(?<=text-embedding-ada-002)-v2$")
+"""Behind a model's name: a date, a number of three digits or more, a tag, and what OpenAI adds to one of its names. Any other
+ending is another model's, as with e5-small and e5-small-v2."""
 
 
 def vectors_of(address: Address, answer: Any, n: int) -> NDArray[np.float32]:
@@ -48,7 +53,7 @@ def vectors_of(address: Address, answer: Any, n: int) -> NDArray[np.float32]:
 def require_model(address: Address, answer: Any) -> None:
     """Pass an answer that names the model that was asked, or none; a server of one model may answer for any name.
 
-    A version behind the name, as OpenAI's, and an owner before either of the two names make no difference.
+    A date or a tag behind the name, and an owner before either of the two names, make no difference.
 
     Raises:
         EmbeddingSpaceMismatch: it names another one.
@@ -57,8 +62,9 @@ def require_model(address: Address, answer: Any) -> None:
     asked = address.served_model or address.model
     if not isinstance(said, str) or not said:
         return
-    if said.startswith(asked) or said.endswith(f"/{asked}") or asked.endswith(f"/{said}"):
-        return
+    for name in (said, _VERSION.sub("", said)):
+        if name == asked or name.endswith(f"/{asked}") or asked.endswith(f"/{name}"):
+            return
     said = address.without_key(said)[:100]
     raise EmbeddingSpaceMismatch(
         f"{address.url} was asked for vectors of {asked} and says that it has made some of {said}",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import httpx
 import numpy as np
@@ -17,10 +21,11 @@ from bge_pipeline.embedding.endpoint.address import Address
 from bge_pipeline.embedding.endpoint.answers import require_model, tokens_of, vectors_of
 from bge_pipeline.embedding.endpoint.limits import RateLimits
 from bge_pipeline.embedding.endpoint.refusals import Transient, explain
-from bge_pipeline.errors import EncodingError, ModelUnavailable
+from bge_pipeline.errors import ConfigurationError, EncodingError, ModelUnavailable
 
 logger = logging.getLogger(__name__)
 
+_PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
 _backoff = wait_random_exponential(multiplier=0.5, max=30)
 
 
@@ -41,6 +46,9 @@ class EndpointClient:
         connections: most requests at once.
         timeout_seconds: longest wait for a connection, and for an answer.
         max_attempts: of one request.
+
+    Raises:
+        ConfigurationError: the environment names a proxy or certificates that cannot be used.
     """
 
     def __init__(
@@ -50,14 +58,25 @@ class EndpointClient:
         self._limits = limits
         self._max_attempts = max_attempts
         self._closed = threading.Event()
+        self._sockets: WeakSet[socket.socket] = WeakSet()
+        self._sockets_lock = threading.Lock()
         key = address.key
-        self._http = httpx.Client(
-            headers={"User-Agent": "bge-pipeline"}
-            | ({"Authorization": f"Bearer {key.get_secret_value()}"} if key is not None else {}),
-            timeout=timeout_seconds,
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            follow_redirects=False,  # a redirect would carry the texts, and may carry the key, to another host
-        )
+        try:
+            self._http = httpx.Client(
+                headers={"User-Agent": "bge-pipeline"}
+                | ({"Authorization": f"Bearer {key.get_secret_value()}"} if key is not None else {}),
+                timeout=timeout_seconds,
+                limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+                follow_redirects=False,  # a redirect would carry the texts, and may carry the key, to another host
+            )
+        except OSError as error:
+            path = os.environ.get("SSL_CERT_FILE")
+            raise ConfigurationError(f"SSL_CERT_FILE={path}: expected certificates there: {error}") from error
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            raise ConfigurationError(
+                f"{_proxy_variables()}: expected a proxy that can be used here: {error}",
+                next_step="correct it, or except the endpoint's host in NO_PROXY; a SOCKS proxy needs pip install 'httpx[socks]'",
+            ) from error
 
     def embed(self, texts: Sequence[str], tokens: int) -> Answer:
         """The vectors of the texts, in order.
@@ -102,24 +121,47 @@ class EndpointClient:
             raise EncodingError(f"{self._address.url} was not asked: the encoder was shut down")
 
     def close(self) -> None:
-        """Close the connections; whoever waits for another attempt is told at once."""
+        """Close the connections; whoever waits for an answer or for another attempt is told at once."""
         self._closed.set()
+        with self._sockets_lock:
+            for opened in self._sockets:
+                _end(opened)
         self._http.close()
 
     def _post(self, texts: Sequence[str], tokens: int) -> Any:
         self._sleep(self._limits.seconds_to_wait(tokens))
+        while self._limits.is_held():
+            self._sleep(self._limits.seconds_to_wait(tokens))
         body: dict[str, Any] = {"model": self._address.model, "input": list(texts), "encoding_format": "float"}
         if self._address.asks_dimensions:
             body["dimensions"] = self._address.dimensions
         try:
-            response = self._http.post(f"{self._address.url}/embeddings", json=body)
-            if response.status_code != httpx.codes.OK:
-                raise explain(self._address, response)
-            return response.json()
+            response = self._http.post(
+                f"{self._address.url}/embeddings", json=body, extensions={"trace": self._note_connection}
+            )
         except httpx.RequestError as error:
             raise Transient(self._address.without_key(str(error) or type(error).__name__)) from error
+        except RuntimeError:
+            self.require_open()
+            raise
+        except UnicodeEncodeError as error:
+            raise EncodingError(f"expected texts that can be written as UTF-8: {error.reason}") from error
+        if response.status_code != httpx.codes.OK:
+            raise explain(self._address, response, texts)
+        try:
+            return response.json()
         except ValueError as error:
             raise Transient(f"its answer is no JSON: {error}") from error
+
+    def _note_connection(self, event: str, info: dict[str, Any]) -> None:
+        """Keep the socket, by which alone a wait for its answer can be ended: closing it wakes nobody."""
+        if not event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            return
+        opened = info["return_value"].get_extra_info("socket")
+        with self._sockets_lock:
+            self._sockets.add(opened)
+        if self._closed.is_set():
+            _end(opened)
 
     def _sleep(self, seconds: float) -> None:
         if seconds > 0:
@@ -140,3 +182,13 @@ def _wait(state: RetryCallState) -> float:
     asked = getattr(state.outcome.exception(), "wait_seconds", None) if state.outcome else None
     # A server that asks for no pause, or for one that has passed by this clock, is not hurried all the same.
     return max(asked or 0.0, _backoff(state))
+
+
+def _end(opened: socket.socket) -> None:
+    with suppress(OSError):  # the other side has closed it, or TLS goes on in another one
+        opened.shutdown(socket.SHUT_RDWR)
+
+
+def _proxy_variables() -> str:
+    """Those that are set, without their values, which may hold a password; ALL_PROXY where it is the system that names one."""
+    return ", ".join(name for name in _PROXIES if os.environ.get(name) or os.environ.get(name.lower())) or _PROXIES[0]

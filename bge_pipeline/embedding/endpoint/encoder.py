@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,13 +48,19 @@ class _Request:
     is_reserved: bool
     vectors: NDArray[np.float32]
     truncated: NDArray[np.bool_]
+    abandoned: threading.Event
     reasons: dict[int, str] = field(default_factory=dict)
 
     def part(self, positions: range) -> _Request:
         """Some of the texts, whose results are results of the whole, but for the reasons."""
         places = slice(positions.start, positions.stop)
         return _Request(
-            self.texts[places], self.counts[places], self.is_reserved, self.vectors[places], self.truncated[places]
+            self.texts[places],
+            self.counts[places],
+            self.is_reserved,
+            self.vectors[places],
+            self.truncated[places],
+            self.abandoned,
         )
 
     def take(self, part: _Request, first: int) -> None:
@@ -125,6 +131,7 @@ class EndpointEncoder:
             counted.is_reserved,
             np.empty((n, self.space.dimensions), np.float32),
             tokens.truncated,
+            tokens.abandoned,
         )
         most_texts = min(batch_size or self._most_texts, self._most_texts)
         ranges = list(requests_of(tokens.token_counts, most_texts, self._most_tokens))
@@ -138,7 +145,7 @@ class EndpointEncoder:
         return whole.vectors
 
     def close(self) -> None:
-        """Close the connections; requests that wait for another attempt give up."""
+        """Close the connections; requests that wait for an answer or for another attempt give up."""
         self._client.close()
         self._pool.shutdown()
 
@@ -146,13 +153,19 @@ class EndpointEncoder:
         return self._counter.count([prompt + text for text in texts], self.space.max_tokens)
 
     def _embed_all(self, requests: Sequence[_Request]) -> None:
-        """The requests at once; where one fails, those that have not gone yet never do."""
+        """The requests at once; where one fails, or Ctrl-C ends the wait, those that have not gone yet never do."""
         self._client.require_open()
-        under_way = [self._pool.submit(self._embed, request) for request in requests]
-        _, left = wait(under_way, return_when=FIRST_EXCEPTION)
-        for future in left:
-            future.cancel()
-        wait(left)
+        under_way: list[Future[None]] = []
+        try:
+            under_way.extend(self._pool.submit(self._embed, request) for request in requests)
+            _, left = wait(under_way, return_when=FIRST_EXCEPTION)
+            for future in left:
+                future.cancel()
+            wait(left)
+        except BaseException:
+            for request in requests:
+                request.abandoned.set()
+            raise
         for future in under_way:
             if not future.cancelled():
                 future.result()
@@ -160,6 +173,8 @@ class EndpointEncoder:
             self._client.require_open()
 
     def _embed(self, request: _Request) -> None:
+        if request.abandoned.is_set():
+            raise EncodingError(f"{self._address.url} was not asked: nobody waits for these vectors any more")
         expected = int(request.counts.sum())
         try:
             answer = self._client.embed(request.texts, expected)

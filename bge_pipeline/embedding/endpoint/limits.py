@@ -6,6 +6,8 @@ import threading
 import time
 from functools import lru_cache
 
+from bge_pipeline.embedding.forked import in_forked_child
+
 _CATCH_UP_SECONDS = 1.0
 """Time that was not used up and may be made up for."""
 
@@ -35,6 +37,11 @@ class RateLimits:
             self._due = max(self._due, self._held_until) + max(self._seconds_a_request, tokens * self._seconds_a_token)
             return starts - now
 
+    def is_held(self) -> bool:
+        """Whether no request may go now, not one either whose time has come: it takes another place."""
+        with self._lock:
+            return time.monotonic() < self._held_until
+
     def hold(self, seconds: float) -> None:
         """Let no request go before so many seconds from now: the server has asked for it."""
         with self._lock:
@@ -49,3 +56,6 @@ def shared_limits(
 ) -> RateLimits:
     """The limits of an endpoint, which every encoder of the process shares."""
     return RateLimits(requests_per_minute, tokens_per_minute)
+
+
+in_forked_child(shared_limits.cache_clear)

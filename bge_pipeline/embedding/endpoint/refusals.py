@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import httpx
 
@@ -23,7 +25,16 @@ _MISTAKES = {
     403: "EMBEDDING_API_KEY does not allow this",
     404: "EMBEDDING_API_URL or EMBEDDING_MODEL is not known there",
 }
-_ABOUT_LENGTH = re.compile(r"token|length|too (long|large)", re.IGNORECASE)
+_ABOUT_LENGTH = re.compile(
+    r"too[ _](long|large|many tokens)|longer than|exceed|at most|max(imum)?[ _]?(context|input|sequence|length)"
+    r"|max(imum)?\b.*\btokens|(less|fewer|more) than \d+ tokens|token limit|context (length|size|window)",
+    re.IGNORECASE,
+)
+_LONGEST_MESSAGE_CHARACTERS = 300
+_BEGINNING_CHARACTERS = 32
+"""Of a text, by which it is known where a server repeats it."""
+_SHORTEST_REPEATED_CHARACTERS = 8
+"""Shorter texts are words that a message may have of its own."""
 
 
 class Transient(Exception):
@@ -43,15 +54,16 @@ class Refused(Exception):
         self.is_length = is_length
 
 
-def explain(address: Address, response: httpx.Response) -> Exception:
-    """The exception that says what an answer other than 200 means."""
+def explain(address: Address, response: httpx.Response, texts: Sequence[str]) -> Exception:
+    """The exception that says what an answer other than 200 to these texts means, without what it repeats of them."""
     status = response.status_code
-    body = response.text[:2_000]
-    said = f"HTTP {status}, {_message(address, body)}"
+    body = response.text
+    message = address.without_key(_without_texts(_message(body), texts)).strip()
+    said = f"HTTP {status}, {message[:_LONGEST_MESSAGE_CHARACTERS]}"
     if status in _MISTAKES:
         return ConfigurationError(f"{address.url}: {_MISTAKES[status]}: {said}")
     if status in _TEXTS_REFUSED:
-        return Refused(said, is_length=status == 413 or bool(_ABOUT_LENGTH.search(body)))
+        return Refused(said, is_length=status == 413 or bool(_ABOUT_LENGTH.search(message)))
     if status in _TRANSIENT or (status == 429 and _NO_QUOTA not in body):
         wait_seconds = retry_after(response.headers.get("Retry-After"))
         if wait_seconds is None or wait_seconds <= _LONGEST_WAIT_SECONDS:
@@ -75,12 +87,34 @@ def retry_after(value: str | None) -> float | None:
         return None
 
 
-def _message(address: Address, body: str) -> str:
-    """What the server said, in OpenAI's form, in TEI's or as it is."""
+def _message(body: str) -> str:
+    """What the server said: in OpenAI's form, TEI's, vLLM's or FastAPI's, whose `input` is left out, or as it is."""
     try:
         answer = json.loads(body)
-        found = answer["error"]
-        said = found["message"] if isinstance(found, dict) else found
-    except (ValueError, KeyError, TypeError):
-        said = body
-    return address.without_key(str(said).strip())[:300]
+    except ValueError:
+        return body
+    if isinstance(answer, dict):
+        for said in (answer.get("error"), answer.get("detail"), answer):
+            if message := _words(said):
+                return message
+    return body
+
+
+def _words(said: Any) -> str:
+    if isinstance(said, list):
+        return "; ".join(filter(None, map(_words, said)))
+    if isinstance(said, dict):
+        said = said.get("message") or said.get("msg")
+    return said if isinstance(said, str) else ""
+
+
+def _without_texts(said: str, texts: Sequence[str]) -> str:
+    """What comes before the first text that is repeated, as it is or as Python and JSON write it."""
+    beginnings = {
+        written[:_BEGINNING_CHARACTERS]
+        for text in map(str.strip, texts)
+        if len(text) >= _SHORTEST_REPEATED_CHARACTERS
+        for written in (text, repr(text)[1:-1], json.dumps(text)[1:-1])
+    }
+    first = min((said.find(beginning) for beginning in beginnings if beginning in said), default=None)
+    return said if first is None else f"{said[:first]}[text]"

