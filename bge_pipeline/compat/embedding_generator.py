@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from bge_pipeline.embedding.endpoint.address import Address
+from bge_pipeline.embedding.forked import in_forked_child
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.settings import Settings, load_settings, settings_from_env
 
@@ -76,3 +77,13 @@ class EmbeddingGenerator:
 def _own_service(settings: Settings) -> EmbeddingsService:
     """The service of a model that is not the configured one, kept for the next generator that names it."""
     return EmbeddingsService.from_settings(settings)
+
+
+def _forget_in_child() -> None:
+    """A child makes services of its own, as it does with the process-wide one."""
+    global _loading  # noqa: PLW0603
+    _loading = threading.Lock()
+    _own_service.cache_clear()
+
+
+in_forked_child(_forget_in_child)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -182,6 +186,30 @@ def test_an_endpoint_is_asked_by_the_same_encoder_as_everywhere(monkeypatch: pyt
             ("some-model", None),
             ("text-embedding-3-small", 8),
         ]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_child_asks_by_a_service_of_its_own() -> None:
+    """As under gunicorn --preload."""
+    script = """
+import os
+from bge_pipeline import EmbeddingGenerator
+parents = EmbeddingGenerator(model_name="another").generate_embeddings(["a"])
+child = os.fork()
+if child == 0:
+    os._exit(0 if EmbeddingGenerator(model_name="another").generate_embeddings(["a"]) == parents else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    with serving(8) as server:
+        environment = os.environ | server.environment() | {"EMBEDDING_DIMENSIONS": "8"}
+        process = subprocess.Popen([sys.executable, "-c", script], env=environment, start_new_session=True)
+        try:
+            assert process.wait(timeout=60) == 0
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        assert [request["model"] for request in server.requests] == ["another"] * 2
 
 
 @pytest.mark.parametrize(
