@@ -187,7 +187,7 @@ def backfill(
                 )
                 heartbeat.held = lambda: pace.words
                 result = _fill(migration, encoder, column, id_range, on_progress, pace, totals)
-        kept = keeper.result()
+        kept = keeper.result_if_known()
         if id_range is None:
             _warn_of_strangers(migration, encoder)
         result = replace(

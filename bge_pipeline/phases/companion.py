@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from bge_pipeline.database.pause import read_pause
 from bge_pipeline.database.pending import count_pending, has_more_pending_than
 from bge_pipeline.embedding.encoder import QueryEncoder
+from bge_pipeline.embedding.endpoint.address import is_of_endpoint
 from bge_pipeline.embedding.loading import is_at_hand, load_encoder_of
 from bge_pipeline.errors import BgePipelineError, ModelUnavailable
 from bge_pipeline.phases.brakes import make_pace
@@ -67,8 +68,9 @@ class CompanionKeeper:
 
     The searched column comes first: what is pending in it is embedded before the block begins, every LOOK_SECONDS
     meanwhile in a thread beside the block, and at its end. The previous column, which nobody searches, comes at the end
-    alone. The block waits for PATIENCE_SECONDS at most. The model is loaded when a row first waits for it. What goes
-    wrong here is logged and tried again at the next look; it never stops the block.
+    alone. The block waits for PATIENCE_SECONDS at most, and then for the batch that a model on this machine has in hand; an
+    endpoint's is given up. The model is loaded when a row first waits for it. What goes wrong here is logged and tried
+    again at the next look; it never stops the block.
 
     Args:
         migration: among its settings KEEP_OLD_CURRENT, and what a backfill reads.
@@ -95,7 +97,8 @@ class CompanionKeeper:
         self._failures = 0
 
     def __enter__(self) -> CompanionKeeper:
-        if self._has_work() and self._state().new is not None:
+        state = self._state_if_known()
+        if self._has_work(state) and state is not None and state.new is not None:
             self._thread.start()
             try:
                 self._looked.wait(PATIENCE_SECONDS)
@@ -108,7 +111,7 @@ class CompanionKeeper:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if kind is None and not self._stop.is_set() and self._has_work():
+            if kind is None and not self._stop.is_set() and self._has_work(self._state_if_known()):
                 self._ended.set()
                 if self._thread.ident is None:
                     self._thread.start()
@@ -170,7 +173,11 @@ class CompanionKeeper:
             encoder.close()
 
     def result(self) -> CompanionResult:
-        """What was written so far, and what waits now."""
+        """What was written so far, and what waits now.
+
+        Raises:
+            SQLAlchemyError, BgePipelineError: the database does not answer.
+        """
         with self._database.autocommit() as connection:
             state = read_state(connection, self._target)
             if state.companion is None:
@@ -178,6 +185,14 @@ class CompanionKeeper:
             pending = count_pending(connection, self._target.companion, state.companion.name)
         is_kept = self._settings.keep_old_current != "off" and not self._missing
         return CompanionResult(state.companion.name, self._totals.written, pending, is_kept)
+
+    def result_if_known(self) -> CompanionResult:
+        """The same; what prevents it is logged, and nothing but the rows written is told then."""
+        try:
+            return self.result()
+        except (BgePipelineError, SQLAlchemyError) as error:
+            logger.warning("how many rows wait for the old model's vector is not known: %s", first_line(error))
+            return CompanionResult(rows=self._totals.written)
 
     def _watch(self) -> None:
         is_last = False
@@ -195,12 +210,22 @@ class CompanionKeeper:
     def _give_up(self) -> None:
         self._abandoned.set()
         self._ended.set()
+        encoder = self._encoder
+        if encoder is not None and is_of_endpoint(encoder.space):
+            encoder.close()  # it may be silent for minutes
         if self._thread.ident is not None:
             self._thread.join()
         self.close()
 
-    def _has_work(self) -> bool:
-        return self._settings.keep_old_current != "off" and self._state().companion is not None
+    def _has_work(self, state: MigrationState | None) -> bool:
+        return self._settings.keep_old_current != "off" and state is not None and state.companion is not None
+
+    def _state_if_known(self) -> MigrationState | None:
+        try:
+            return self._state()
+        except (BgePipelineError, SQLAlchemyError) as error:
+            logger.warning("whether rows wait for the old model's vector is not known: %s", first_line(error))
+            return None
 
     def _state(self) -> MigrationState:
         with self._database.autocommit() as connection:

@@ -12,9 +12,10 @@ import pytest
 from bge_pipeline.database.id_range import IdRange
 from bge_pipeline.database.ids import INTEGERS
 from bge_pipeline.database.quarantine import list_quarantined
+from bge_pipeline.embedding.endpoint.encoder import EndpointEncoder
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.errors import OutOfMemory, PhaseError
+from bge_pipeline.errors import DatabaseUnavailable, OutOfMemory, PhaseError
 from bge_pipeline.phases import backfill as backfill_module
 from bge_pipeline.phases import companion as companion_module
 from bge_pipeline.phases import swap as swap_module
@@ -29,6 +30,7 @@ from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback, rollback_cost
 from bge_pipeline.phases.status import read_status
+from bge_pipeline_tests.endpoint_server import serving
 from bge_pipeline_tests.support import (
     ENCODER,
     SEGMENTS,
@@ -189,6 +191,45 @@ class TestBesideALongBackfill:
         assert (result.rows, result.pending_after) == (300, 0)
         assert result.companion_rows > 1
         assert threading.active_count() == before
+
+
+def test_an_endpoint_that_never_answers_is_waited_for_no_longer_than_patience_lasts(
+    migrating, settings, make_settings, monkeypatch
+):
+    with serving() as server:
+        server.seconds = 60
+        named = {"embedding_provider": "openai", "embedding_model": "m", "embedding_api_url": server.url}
+        silent = EndpointEncoder(make_settings(**named))
+        monkeypatch.setattr(companion_module, "load_encoder_of", lambda *_: silent)
+        monkeypatch.setattr(companion_module, "PATIENCE_SECONDS", 1.0)
+        insert(migrating, "one")
+        started = time.monotonic()
+        result = backfill(Migration(migrating, settings), NEXT)
+        assert time.monotonic() - started < 30
+        assert (result.rows, result.companion_rows, result.companion_pending) == (301, 0, 1)
+        assert server.texts == ["one"]
+        ours = ("companion-keeper", "endpoint")
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith(ours)]
+
+
+@pytest.mark.parametrize(("step", "answers"), [("_state", 0), ("_state", 1), ("result", 0)])
+def test_a_database_that_is_away_for_a_moment_stops_no_block(migrating, settings, monkeypatch, caplog, step, answers):
+    ordinary, asked = getattr(CompanionKeeper, step), []
+
+    def away(keeper):
+        asked.append(step)
+        if threading.current_thread() is threading.main_thread() and len(asked) > answers:
+            raise DatabaseUnavailable("the server closed the connection")
+        return ordinary(keeper)
+
+    monkeypatch.setattr(CompanionKeeper, step, away)
+    (row,) = insert(migrating, "written before")
+    with caplog.at_level(logging.WARNING, logger="bge_pipeline"):
+        result = backfill(Migration(migrating, settings), NEXT)
+
+    assert (result.rows, result.pending_after) == (301, 0)
+    assert found_by_search(migrating, row) == (asked != ["_state"] * 2)
+    assert "is not known: the server closed the connection" in caplog.text
 
 
 def test_a_pause_holds_what_is_under_way(migrating, settings):
