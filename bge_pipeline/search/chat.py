@@ -66,12 +66,17 @@ class PassageWriter:
             raise self._unavailable(f"{endpoint}: {str(error) or type(error).__name__}") from error
         passage = _passage(answer)
         if not passage:
-            raise self._unavailable(f"{endpoint}: expected a chat completion with text, got {str(answer)[:200]}")
+            raise self._unavailable(
+                f"{endpoint}: expected a chat completion with text, got {self._without_key(str(answer))[:200]}"
+            )
         return passage
 
     def _unavailable(self, message: str) -> ModelUnavailable:
         """The error, without the key, should the server have repeated it."""
-        return ModelUnavailable(message.replace(self.key, "[key]") if self.key else message)
+        return ModelUnavailable(self._without_key(message))
+
+    def _without_key(self, said: str) -> str:
+        return said.replace(self.key, "[key]") if self.key else said
 
     def _request(self, endpoint: str, query: str) -> urllib.request.Request:
         messages = [{"role": "system", "content": _INSTRUCTION}, {"role": "user", "content": query}]
