@@ -7,9 +7,11 @@ from safetensors.numpy import save_file
 
 from bge_pipeline.embedding import model_folder
 from bge_pipeline.embedding.endpoint.token_counts import TokenizerCounts
-from bge_pipeline.embedding.loading import is_at_hand, load_encoder
+from bge_pipeline.embedding.library import load_by_library
+from bge_pipeline.embedding.loading import is_at_hand
 from bge_pipeline.embedding.model_folder import static_width
 from bge_pipeline.embedding.models import find_sentence_model
+from bge_pipeline.embedding.weights import load_transformer
 from bge_pipeline.errors import ModelUnavailable
 
 
@@ -85,20 +87,22 @@ def nothing(_content):
     return b""
 
 
-TORN = ["config.json", "modules.json", "1_Pooling/config.json", "model.safetensors", "tokenizer.json"]
-
-
 @pytest.mark.parametrize("damage", [half, zeros, nothing])
 class TestATornFile:
-    @pytest.mark.parametrize("backend", ["auto", "torch"])
-    @pytest.mark.parametrize(
-        "name", ["config.json", "modules.json", "1_Pooling/config.json", "model.safetensors", "tokenizer.json"]
-    )
-    def test_of_a_model_is_one_sentence(self, folder, settings, tmp_path, name, damage, backend):
-        own = {"embedding_model": str(folder), "embedding_dimensions": 32, "bge_pipeline_home": tmp_path / "home"}
+    @pytest.mark.parametrize("name", ["config.json", "modules.json", "1_Pooling/config.json"])
+    def test_of_what_a_model_says_of_itself_is_named(self, folder, name, damage):
         (folder / name).write_bytes(damage((folder / name).read_bytes()))
-        with pytest.raises(ModelUnavailable, match="my-model"):
-            load_encoder(settings.model_copy(update=own))
+        with pytest.raises(ModelUnavailable, match=f"my-model/{name}: expected JSON"):
+            find_sentence_model(str(folder))
+
+    def test_of_its_weights_is_one_sentence_whoever_loads_them(self, folder, damage):
+        weights = folder / "model.safetensors"
+        weights.write_bytes(damage(weights.read_bytes()))
+        model = find_sentence_model(str(folder))
+        with pytest.raises(ModelUnavailable, match=r"transformers cannot load .*my-model"):
+            load_transformer(model.files, model.task.name)
+        with pytest.raises(ModelUnavailable, match=r"sentence-transformers cannot load .*my-model"):
+            load_by_library(folder, "my-model", device="cpu")
 
     @pytest.mark.parametrize("name", ["config.json", "modules.json", "model.safetensors"])
     def test_of_an_old_model_means_that_it_is_not_at_hand(self, folder, settings, name, damage):
