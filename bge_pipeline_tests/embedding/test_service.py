@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from bge_pipeline.embedding import loading, service
+from bge_pipeline.embedding.encoder import TextsRefused
+from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConfigurationError, EncodingError
 from bge_pipeline.settings import load_settings
@@ -35,6 +37,23 @@ def bundled_service(settings):
 @pytest.fixture
 def hashing():
     return load_settings(embedding_model="hashing")
+
+
+def test_texts_that_are_refused_are_told_by_their_place_among_all_and_the_others_have_vectors(hashing, monkeypatch):
+    class Picky(HashingEncoder):
+        def encode(self, tokens, *, batch_size=None):
+            vectors = super().encode(tokens, batch_size=batch_size)
+            if len(tokens) > 2:
+                raise TextsRefused("it", {2: "no"}, vectors)
+            return vectors
+
+    monkeypatch.setattr(service, "_WINDOW_TEXTS", 4)
+    texts = [f"text {number}" for number in range(10)]
+    with pytest.raises(TextsRefused, match="2 of 10 texts") as refusal:
+        EmbeddingsService(Picky(), hashing).encode_texts(texts)
+    assert dict(refusal.value.reasons) == {2: "no", 6: "no"}
+    plain = HashingEncoder()
+    np.testing.assert_array_equal(refusal.value.vectors, plain.encode(plain.tokenize(texts)))
 
 
 def test_a_query_is_nearer_to_its_passage_than_to_another(bundled_service):
