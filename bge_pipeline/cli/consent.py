@@ -86,6 +86,16 @@ def rollback_warning(state: MigrationState, *, discard: bool) -> str | None:
     return f"This {drops}."
 
 
+def retire_warning(state: MigrationState, *, reclaim: bool) -> str | None:
+    """What `retire` would do to the table, None where it does nothing or is refused."""
+    warnings = []
+    if state.previous is not None:
+        warnings.append(f"This drops {state.previous.name!r} with the old vectors; there is no way back.")
+    if reclaim and state.phase in ("swapped", "retired"):
+        warnings.append(f"This locks readers and writers out of {state.table.target} while it is rewritten.")
+    return " ".join(warnings) or None
+
+
 def _show(plan: Plan, database: str) -> None:
     """The essentials of a plan, where the question is asked."""
     print_facts(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bge_pipeline.cli import printing
-from bge_pipeline.cli.consent import confirm, rollback_warning
+from bge_pipeline.cli.consent import confirm, retire_warning, rollback_warning
 from bge_pipeline.cli.invocation import Json, Wait, Yes, app, invocation, opened
 from bge_pipeline.cli.stopping import stopping_on_sigterm
 from bge_pipeline.cli.wording import worded
@@ -87,7 +87,7 @@ def rollback_command(
             stderr.print(f"rolled back at {already} already, nothing was changed; --discard drops the new column")
         with phase_line() as line:
             if state.phase in ("swapped", "retired"):
-                result = rollback(migration, on_progress=line.index, on_step=line.step)
+                result = rollback(migration, on_progress=line.index, on_step=line.step, seen=state)
                 facts = result.as_metadata()
                 for notice in result.notices:
                     stderr.print(notice)
@@ -112,8 +112,9 @@ def retire_command(
     invocation().wait_for_others(wait)
     with opened() as migration:
         state = require_table(migration)
-        if state.previous is not None:
-            confirm(f"This drops {state.previous.name!r} with the old vectors; there is no way back.", yes=yes)
+        warning = retire_warning(state, reclaim=reclaim)
+        if warning is not None:
+            confirm(warning, yes=yes)
         result = retire(migration, reclaim=reclaim, seen=state)
     printing.print_json(result) if json else printing.print_retirement(result)
 

@@ -39,12 +39,12 @@ def rolled_back(new: Column | None) -> str | None:
 
 
 def require_asked(target: TargetTable, asked: Column | None, found: Column | None) -> None:
-    """Refuse to drop a column that nobody was asked about: another process made it while this one waited for its turn.
+    """Refuse to act on a column that nobody was asked about: another process put it there while this one waited for its turn.
 
     Args:
         target: the table.
-        asked: the column that was to go before the wait.
-        found: the one that would go now.
+        asked: the column that was meant before the wait.
+        found: the one that would be dropped, or exchanged, now.
 
     Raises:
         ChangedMeanwhile: it is another.
@@ -52,8 +52,8 @@ def require_asked(target: TargetTable, asked: Column | None, found: Column | Non
     if found is not None and (asked is None or asked.number != found.number):
         raise ChangedMeanwhile(
             f"column {found.name!r} of {target} is there since another process was waited for",
-            state="nothing was dropped",
-            next_step="run the same command again if that column is to go",
+            state="nothing was changed",
+            next_step="run the same command again if that column is meant",
         )
 
 

@@ -20,7 +20,7 @@ from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import PhaseError
 from bge_pipeline.phases.collapse import restore_indexes
-from bge_pipeline.phases.consent import moment
+from bge_pipeline.phases.consent import moment, require_asked
 from bge_pipeline.phases.exchange import exchange_back_statements, lock_for_exchange
 from bge_pipeline.phases.index_names import (
     give_back_name,
@@ -28,7 +28,7 @@ from bge_pipeline.phases.index_names import (
     indexes_of_partitions,
 )
 from bge_pipeline.phases.migration import Migration
-from bge_pipeline.phases.state import read_state, space_of
+from bge_pipeline.phases.state import MigrationState, read_state, require_table, space_of
 from bge_pipeline.phases.swap_checks import check_dependents_on_current
 from bge_pipeline.phases.telling import untold
 from bge_pipeline.telemetry.observed import observed
@@ -71,6 +71,7 @@ def rollback(
     *,
     on_progress: Callable[[BuildProgress], None] | None = None,
     on_step: Callable[[str], None] = untold,
+    seen: MigrationState | None = None,
 ) -> RollbackResult:
     """Exchange the columns back: search reads the old vectors again, the new ones are kept beside them.
 
@@ -82,25 +83,31 @@ def rollback(
         migration: of the table; among its settings DEPENDENTS.
         on_progress: told how far the build of an index is.
         on_step: told what begins, in a word or two.
+        seen: what a person was asked about, or else it is read before another operator is waited for: columns that were
+            exchanged meanwhile are not exchanged back.
 
     Raises:
+        ChangedMeanwhile: there are such columns.
         PhaseError: the columns are not swapped, or the old one is gone.
         SwapRefused: something that was made since the swap depends on the new column.
         OperatorBusy: another process changes the table's schema now.
     """
+    seen = seen if seen is not None else require_table(migration)
     with migration.operating("rollback") as operator:
-        return _rollback(migration, operator, on_progress, on_step)
+        return _rollback(migration, operator, seen, on_progress, on_step)
 
 
 def _rollback(
     migration: Migration,
     operator: Operator,
+    seen: MigrationState,
     on_progress: Callable[[BuildProgress], None] | None,
     on_step: Callable[[str], None],
 ) -> RollbackResult:
     database, target = migration.database, migration.target
     with database.autocommit() as connection:
         state = read_state(connection, target)
+    require_asked(target, seen.previous, state.previous)
     if state.previous is None:
         raise PhaseError(
             f"{target} is in phase {state.phase}: there is no old column to go back to",

@@ -277,6 +277,29 @@ class TestRollback:
         assert read_status(Migration(swapped, settings)).embedded == 300
 
 
+class TestRetire:
+    def test_wants_yes_to_lock_a_retired_table_while_it_is_rewritten(self, run: Run, finished: Database) -> None:
+        file = "SELECT pg_relation_filenode('segments')"
+        before = execute(finished, file)
+
+        refused = run("retire", "--reclaim")
+
+        assert refused.returncode == 2
+        assert "locks readers and writers out" in words(refused.stderr)
+        assert "while it is rewritten" in words(refused.stderr)
+        assert execute(finished, file) == before
+        assert run("retire").returncode == 0, "there is nothing to ask"
+        assert run("retire", "--reclaim", "--yes").returncode == 0
+        assert execute(finished, file) != before
+
+    def test_names_both_in_one_question(self, run: Run, swapped: Database) -> None:
+        before = table(swapped)
+        declined = run("retire", "--reclaim", answer="n")
+        assert (declined.returncode, table(swapped)) == (1, before)
+        assert "drops 'embedding_1536'" in words(declined.stderr)
+        assert "locks readers and writers out" in words(declined.stderr)
+
+
 class TestAfterARollback:
     def test_cron_does_not_go_forward(self, run: Run, went_back: Database, settings: Settings) -> None:
         before, when = table(went_back), read_status(Migration(went_back, settings)).rolled_back

@@ -12,7 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import text
+from typer.testing import CliRunner
 
+from bge_pipeline.cli import app
 from bge_pipeline.database.index_build import build_concurrently
 from bge_pipeline.database.operator import operating
 from bge_pipeline.embedding.hashing import HashingEncoder
@@ -167,7 +169,7 @@ def test_every_act_that_changes_the_schema_is_refused_while_another_operates(dat
 
 
 class TestWhatNobodyWasAskedAbout:
-    """A command that waits for another finds a column to drop that was not there when it asked its person."""
+    """A command that waits for another finds a column to drop or exchange that was not there when it asked its person."""
 
     def test_the_old_column_of_a_swap_that_was_waited_for_is_not_dropped(self, database, migration):
         asked = require_table(migration)
@@ -176,7 +178,7 @@ class TestWhatNobodyWasAskedAbout:
             ChangedMeanwhile, match=r"column 'embedding_1536' .* is there since another process"
         ) as refused:
             retire(migration, seen=asked)
-        assert refused.value.state == "nothing was dropped"
+        assert refused.value.state == "nothing was changed"
         assert "embedding_1536" in columns_of(database)
         assert retire(migration, seen=require_table(migration)).dropped_column == "embedding_1536"
 
@@ -187,17 +189,40 @@ class TestWhatNobodyWasAskedAbout:
             collapse(migration, seen=asked)
         assert "embedding_384" in columns_of(database)
 
-    def test_who_waits_has_looked_before(self, database, settings, make_settings):
-        waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'bge-pipeline retire (pro%'"
+    def test_a_swap_that_came_while_rollback_asked_is_not_undone(
+        self, database, migration, settings, make_settings, monkeypatch
+    ):
+        fill_and_swap(migration)
+        next_one = Migration(database, make_settings(embedding_dimensions=256))
+        questions = []
+
+        def answer_late(question, **_):
+            questions.append(question)
+            retire(next_one)
+            fill_and_swap(next_one, HashingEncoder(256))
+
+        monkeypatch.setattr("bge_pipeline.cli.operating.confirm", answer_late)
+        refused = CliRunner().invoke(app, ["rollback"], env=environment(settings)).exception
+
+        assert "'embedding_1536'" in questions[0]
+        assert isinstance(refused, ChangedMeanwhile)
+        assert "column 'embedding_384'" in str(refused)
+        state = require_table(next_one)
+        assert (state.phase, state.table.embedding.dimensions, state.previous.dimensions) == ("swapped", 256, 384)
+        assert rollback(next_one, seen=state).kept_column == "embedding_256"
+
+    @pytest.mark.parametrize("act", [retire, rollback], ids=["retire", "rollback"])
+    def test_who_waits_has_looked_before(self, database, settings, make_settings, act):
+        waits = f"SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'bge-pipeline {act.__name__} (pro%'"
         patient = Migration(database, make_settings(operator_wait_seconds=60))
         with ThreadPoolExecutor(1) as pool:
             with operating(database, settings, "migrate"):
-                retiring = pool.submit(retire, patient)
+                waiting = pool.submit(act, patient)
                 wait_until(lambda: scalar(database, waits) > 0, 60)
                 fill_and_swap(Migration(database, settings))
             with pytest.raises(ChangedMeanwhile, match="column 'embedding_1536'"):
-                retiring.result()
-        assert "embedding_1536" in columns_of(database)
+                waiting.result()
+        assert require_table(Migration(database, settings)).phase == "swapped"
 
 
 def test_operators_of_two_tables_do_not_meet(database, make_settings):
