@@ -29,6 +29,7 @@ _ROOM_TO_GROW = 2
 """The numbers of keys are padded as far as a table of twice as many partitions needs for them to sort."""
 _NUMBER = re.compile(r"\d+")
 _SEPARATORS_OF_A_CUT_KEY = 3
+_LAST_OF_CUT = "last_of_cut"
 _HALF_AN_ESCAPE = re.compile("%.?$")
 
 
@@ -43,6 +44,7 @@ def recut(instance: dg.DagsterInstance, table: ServedTable, migration: Migration
     keys = _named(instance, ranges, 1, digits=max(_FEWEST_DIGITS, len(str(_ROOM_TO_GROW * len(ranges)))))
     for key in known_keys(instance, table):
         instance.delete_dynamic_partition(str(table.partitions.name), key)
+    _keep_last_of_cut(instance, table, keys[-1] if keys else "")
     instance.add_dynamic_partitions(str(table.partitions.name), keys)
     return keys
 
@@ -57,6 +59,28 @@ def new_full_ranges(instance: dg.DagsterInstance, table: ServedTable, migration:
         return []
     above = range_of(instance, keys[-1]).upper
     return _named(instance, _cut(migration, above=above)[:-1], len(keys) + 1, digits=_digits_of(keys[-1]))
+
+
+def grown_keys(instance: dg.DagsterInstance, table: ServedTable) -> Sequence[str]:
+    """The keys behind those of the cut: what the table has grown by since.
+
+    None in an instance of an earlier version, which `note_cut` ends.
+    """
+    kept = table.kept_as(_LAST_OF_CUT)
+    last = instance.daemon_cursor_storage.get_cursor_values({kept}).get(kept)
+    keys = known_keys(instance, table)
+    return keys[keys.index(last) + 1 :] if last in keys else []
+
+
+def note_cut(instance: dg.DagsterInstance, table: ServedTable) -> None:
+    """Take the partitions that are there for those of the cut, where an earlier version did not keep which those are."""
+    kept = table.kept_as(_LAST_OF_CUT)
+    if kept not in instance.daemon_cursor_storage.get_cursor_values({kept}):
+        _keep_last_of_cut(instance, table, known_keys(instance, table)[-1])
+
+
+def _keep_last_of_cut(instance: dg.DagsterInstance, table: ServedTable, key: str) -> None:
+    instance.daemon_cursor_storage.set_cursor_values({table.kept_as(_LAST_OF_CUT): key})
 
 
 def add(instance: dg.DagsterInstance, table: ServedTable, keys: Sequence[str]) -> None:

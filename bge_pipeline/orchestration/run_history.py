@@ -103,6 +103,12 @@ def never_materialized(instance: dg.DagsterInstance, table: ServedTable) -> list
     return [key for key in known_keys(instance, table) if materialized.get(key, 0) <= since]
 
 
+def never_begun(instance: dg.DagsterInstance, table: ServedTable, keys: Sequence[str]) -> list[str]:
+    """Of these partitions, those that no run has materialized, or was to, since they are of the column that they are of."""
+    missing = set(never_materialized(instance, table)).intersection(keys) if keys else set()
+    return sorted(missing - attempts_at(instance, table, sorted(missing)).keys())
+
+
 def is_of_another_column(instance: dg.DagsterInstance, table: ServedTable, state: MigrationState) -> bool:
     """Whether the partitions, and what is materialized of them, are of another column than the one that waits for its swap."""
     kept = kept_column(instance, table)

@@ -14,6 +14,7 @@ from bge_pipeline.database.heartbeat import read_silent_runs, read_workers
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.orchestration import partitions, run_history
 from bge_pipeline.orchestration.asset_jobs import backfill_job, compare_job, status_job
+from bge_pipeline.orchestration.cursors import read_kept
 from bge_pipeline.orchestration.embedding_requests import request_embedding
 from bge_pipeline.orchestration.jobs import embed_pending_job, keep_old_current_job
 from bge_pipeline.orchestration.names import (
@@ -158,16 +159,21 @@ def _requests_for_new_rows(
         begin = table.key(SCHEMA).to_user_string()
         return dg.SkipReason(f"the table is in phase legacy: materialize {begin} to begin a migration")
     beside = _pending_beside(instance, table, migration)
-    if why := _why_nobody_began(instance, table, state):
+    # Their run was lost: the daemon was killed between adding them and asking for it, or somebody deleted them and it.
+    without_run = run_history.never_begun(instance, table, partitions.grown_keys(instance, table))
+    if why := _why_nobody_began(instance, table, state, without_run):
         if beside:
             return request_embedding(instance, migration.settings, table.called(KEEP_OLD_CURRENT_JOB), beside)
         return dg.SkipReason(f"the table is in phase {phase} and {why}")
-    if grown := partitions.new_full_ranges(instance, table, migration):
+    grown = partitions.new_full_ranges(instance, table, migration)
+    if grown:
+        partitions.note_cut(instance, table)
+    if grown or without_run:
+        # No run_key, since a partition may be deleted and added again; that a run was planned ends the asking.
         return dg.SensorResult(
-            dynamic_partitions_requests=[table.partitions.build_add_request(grown)],
+            dynamic_partitions_requests=[table.partitions.build_add_request(grown)] if grown else [],
             run_requests=[
-                dg.RunRequest(job_name=table.called(BACKFILL_JOB), partition_key=key, run_key=f"grown:{key}")
-                for key in grown
+                dg.RunRequest(job_name=table.called(BACKFILL_JOB), partition_key=key) for key in (*without_run, *grown)
             ],
         )
     pending = verify_nothing_pending(migration).pending
@@ -177,15 +183,20 @@ def _requests_for_new_rows(
     return request_embedding(instance, migration.settings, job_name, pending or beside)
 
 
-def _why_nobody_began(instance: dg.DagsterInstance, table: ServedTable, state: MigrationState) -> str | None:
-    """Why what is pending is the backfill's, which a person launches; None where the partitions are done, or the swap is."""
+def _why_nobody_began(
+    instance: dg.DagsterInstance, table: ServedTable, state: MigrationState, without_run: Sequence[str]
+) -> str | None:
+    """Why what is pending is the backfill's, which a person launches; None where the partitions are done, or the swap is.
+
+    Those that the sensor added and that no run was asked for are the sensor's.
+    """
     if state.new is None:
         return None
     if run_history.is_of_another_column(instance, table, state):
         begin = table.key(SCHEMA).to_user_string()
         return f"its partitions were cut for another column: materialize {begin}, which cuts them anew"
     keys, missing = partitions.known_keys(instance, table), run_history.never_materialized(instance, table)
-    if keys and not missing:
+    if keys and set(missing) <= set(without_run):
         return None
     backfill = table.key(BACKFILLED).to_user_string()
     return f"{len(missing)} of {len(keys)} partitions have not been materialized: launch the backfill of {backfill}"
@@ -214,7 +225,7 @@ def notice_old_vectors(context: dg.SensorEvaluationContext, table: ServedTable) 
     """Request a comparison when vectors were written since the last one."""
     try:
         with Migration.looked_at(table.settings()) as migration:
-            found = written_since(migration, int(context.cursor) if context.cursor else None)
+            found = written_since(migration, read_kept(int, context.cursor))
     except BgePipelineError as error:
         return dg.SkipReason(table.worded(str(error)))
     if found is None:
@@ -246,12 +257,19 @@ def watch_status(context: dg.SensorEvaluationContext, table: ServedTable) -> dg.
     if under_way := context.instance.get_run_ids(of_job, limit=1):
         return dg.SkipReason(f"{of_job.job_name} is queued or under way in run {under_way[0][:8]}")
     try:
-        with Migration.looked_at(table.settings()) as migration:
+        settings = table.settings()
+        with Migration.looked_at(settings) as migration:
             cursor, is_due = seen_now(migration, context.cursor)
     except BgePipelineError as error:
         return dg.SkipReason(table.worded(str(error)))
     if not is_due:
-        return dg.SkipReason("nothing that migration_status tells has changed since the last look")
+        failed = run_history.consecutive_failures(context.instance, table.called("status_job"))
+        if not failed:
+            return dg.SkipReason("nothing that migration_status tells has changed since the last look")
+        policy = RerunPolicy(settings.max_partition_attempts, settings.retry_backoff_seconds)
+        left = (failed[-1].failed_at or 0.0) + policy.pause_seconds(len(failed)) - time.time()
+        if left > 0:
+            return dg.SkipReason(f"{of_job.job_name} did not succeed {len(failed)} times, next try in {left:.0f} s")
     return dg.SensorResult(run_requests=[dg.RunRequest()], cursor=cursor)
 
 

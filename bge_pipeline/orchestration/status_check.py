@@ -2,11 +2,13 @@
 
 import json
 import time
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import dagster as dg
 
 from bge_pipeline.embedding.loading import configured_space
+from bge_pipeline.orchestration.cursors import read_kept
 from bge_pipeline.orchestration.failures import explained
 from bge_pipeline.orchestration.metadata import as_dagster_metadata
 from bge_pipeline.orchestration.names import SWAPPED
@@ -70,10 +72,25 @@ def log_status(context: dg.OpExecutionContext, table: ServedTable, migration: Mi
     context.log_event(evaluation)
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What the sensor keeps of its last look.
+
+    Attributes:
+        seen: what a change of which calls for another.
+        written: rows that were written so far.
+        at: when it was, in seconds since the epoch.
+    """
+
+    seen: str
+    written: int
+    at: float
+
+
 def seen_now(migration: Migration, cursor: str | None) -> tuple[str, bool]:
     """What there is to be seen, as the sensor's next cursor, and whether it calls for another look than the last."""
     seen, written = outline(migration, configured_space(migration.settings))
     now = time.time()
-    last = json.loads(cursor) if cursor else {}
-    is_due = last.get("seen") != seen or (last["written"] != written and now - last["at"] >= _AGAIN_SECONDS)
-    return (json.dumps({"seen": seen, "written": written, "at": now}) if is_due else str(cursor)), is_due
+    last = read_kept(_Seen, cursor)
+    is_due = last is None or last.seen != seen or (last.written != written and now - last.at >= _AGAIN_SECONDS)
+    return (json.dumps(asdict(_Seen(seen, written, now))) if is_due else str(cursor)), is_due

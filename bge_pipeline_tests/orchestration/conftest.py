@@ -74,6 +74,16 @@ def instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
+UNREADABLE = [
+    "{",
+    "still",
+    "[]",
+    '{"seen": 1}',
+    '{"at": "noon", "waiting_since": "noon", "record_id": "first"}',
+    "\x00",
+]
+"""Cursors that no version of a sensor wrote for itself."""
+
 CONFIRMED = "public.segments"
 
 

@@ -1,6 +1,9 @@
 """What alarms a person: a backfill that stands still, failed runs; told in the UI, and to a real server in Slack's place."""
 
 import json
+import socket
+import threading
+from contextlib import suppress
 
 import dagster as dg
 import pytest
@@ -18,7 +21,7 @@ from bge_pipeline.phases.movement import read_movement
 from bge_pipeline.phases.pause import pause
 from bge_pipeline.phases.row_totals import BackfillTotals
 from bge_pipeline.settings import load_settings
-from bge_pipeline_tests.orchestration.conftest import KEYS, SLACK_TOKEN, Runner, Slack, insert_segment
+from bge_pipeline_tests.orchestration.conftest import KEYS, SLACK_TOKEN, UNREADABLE, Runner, Slack, insert_segment
 from bge_pipeline_tests.support import execute
 
 pytestmark = pytest.mark.pgvector
@@ -173,6 +176,18 @@ class TestStandstill:
 OURS, THEIRS = RegisteredCodeLocationOrigin("ours"), RegisteredCodeLocationOrigin("theirs")
 
 
+@pytest.mark.usefixtures("expanded")
+@pytest.mark.parametrize("cursor", UNREADABLE)
+def test_a_cursor_that_cannot_be_read_counts_as_none(instance: dg.DagsterInstance, cursor: str):
+    assert isinstance(tick(instance, cursor), dg.SensorResult)
+
+
+@pytest.mark.usefixtures("expanded")
+def test_a_field_of_a_later_version_is_left_out_of_a_cursor(instance: dg.DagsterInstance):
+    later = '{"said": "moving", "waiting_since": null, "is_untold": false, "colour": "green"}'
+    assert "the last vector or phase was" in str(tick(instance, later))
+
+
 class Failures:
     """Ticks of tell_failures as the daemon evaluates them, each with the cursor of the one before."""
 
@@ -286,6 +301,19 @@ class TestFailures:
         failures.fail()
         assert Failures(instance).tick() == "no run has failed since the last look"
 
+    @pytest.mark.parametrize("cursor", UNREADABLE)
+    def test_a_cursor_that_cannot_be_read_counts_as_none(self, failures: Failures, cursor: str):
+        behind = failures.cursor
+        failures.cursor = cursor
+        assert failures.tick() == "no run has failed since the last look"
+        assert failures.cursor == behind
+
+    def test_what_is_kept_of_a_table_and_cannot_be_read_counts_as_nothing(self, failures: Failures, slack: Slack):
+        failures.instance.daemon_cursor_storage.set_cursor_values({"bge_pipeline/failures_told": '{"at": "noon"}'})
+        failures.fail()
+        assert failures.tick() == "told of 1 failed runs"
+        assert len(slack.messages) == 1
+
     def test_it_goes_on_behind_the_cursor_of_an_earlier_version(self, failures: Failures, slack: Slack):
         before = str(failures.cursor)
         failures.fail()
@@ -369,7 +397,28 @@ class TestFailures:
         assert "refused" in str(prevented)
         assert SLACK_TOKEN not in str(prevented)
 
+    @pytest.mark.parametrize(
+        "answer", [b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n{", b""]
+    )
+    def test_an_answer_that_is_no_http_stops_nothing(self, answer: bytes):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            threading.Thread(target=answer_each, args=(server, answer), daemon=True).start()
+            url = f"http://127.0.0.1:{server.getsockname()[1]}/api/"
+            prevented = tell_slack(load_settings(slack_token=SLACK_TOKEN, slack_channel="#x", slack_api_url=url), "hi")
+        assert str(prevented).startswith("Slack did not take it: ")
+        assert SLACK_TOKEN not in str(prevented)
+
     def test_a_missing_library_is_named(self, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr("bge_pipeline.orchestration.slack.find_spec", lambda _: None)
         told = why_silent(load_settings(slack_token=SLACK_TOKEN, slack_channel="#x"))
         assert "pip install 'bge-pipeline[slack]'" in str(told)
+
+
+def answer_each(server: socket.socket, answer: bytes) -> None:
+    """Answer all who connect with these bytes and hang up, until the server is closed."""
+    with suppress(OSError):
+        while True:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65_536)
+                connection.sendall(answer)

@@ -20,7 +20,14 @@ from bge_pipeline.orchestration.workers import WORKER_TAG
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.process import this_process
-from bge_pipeline_tests.orchestration.conftest import KEYS, Runner, consenting, insert_segment, request_backfill
+from bge_pipeline_tests.orchestration.conftest import (
+    KEYS,
+    UNREADABLE,
+    Runner,
+    consenting,
+    insert_segment,
+    request_backfill,
+)
 from bge_pipeline_tests.support import SEGMENTS, execute, forget_old_model
 
 pytestmark = pytest.mark.pgvector
@@ -58,6 +65,15 @@ def broken(expanded: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None
 def requests(result: dg.SensorResult | str) -> list[tuple[str | None, str | None]]:
     assert isinstance(result, dg.SensorResult), result
     return [(request.job_name, request.partition_key) for request in result.run_requests or ()]
+
+
+def grow(database: Database, rows: int) -> None:
+    """So many new rows, the first with id 1,001."""
+    execute(
+        database,
+        "INSERT INTO segments (id, source_id, video_id, start_sec, end_sec, text) "
+        f"SELECT id + 1000, source_id, video_id, start_sec + 1e6, end_sec, text FROM segments WHERE id <= {rows}",
+    )
 
 
 def tell_of(database: Database, worker: str, minutes: int, run_id: str | None = None) -> None:
@@ -384,11 +400,7 @@ class TestEmbedNewRows:
         self, tick: Tick, database: Database, migration: Migration, run: Runner, instance: dg.DagsterInstance
     ):
         run.migrate()
-        execute(
-            database,
-            "INSERT INTO segments (id, source_id, video_id, start_sec, end_sec, text) "
-            "SELECT id + 1000, source_id, video_id, start_sec + 1e6, end_sec, text FROM segments WHERE id <= 250",
-        )
+        grow(database, 250)
 
         result = tick(embed_new_rows)
 
@@ -401,6 +413,57 @@ class TestEmbedNewRows:
         assert known_keys(instance, THE_TABLE) == [*KEYS, *new]
         assert read_status(migration).pending == 50
         assert requests(tick(embed_new_rows)) == [("embed_pending_job", None)]
+
+    @pytest.mark.usefixtures("expanded")
+    def test_asks_again_for_the_run_of_a_grown_partition_that_was_lost_and_not_for_one_that_came(
+        self, tick: Tick, database: Database, run: Runner, instance: dg.DagsterInstance
+    ):
+        assert run.backfill().success
+        grow(database, 250)
+        new = ["04_301-1100", "05_1101-1200"]
+        first = tick(embed_new_rows)
+        assert [request.run_key for request in first.run_requests] == [None, None]
+        instance.add_dynamic_partitions("id_ranges", new)  # and the daemon is killed
+
+        again = tick(embed_new_rows)
+
+        assert requests(again) == [("backfill_job", key) for key in new]
+        assert not again.dynamic_partitions_requests
+        assert run("backfill_job", new[0]).success
+        assert requests(tick(embed_new_rows)) == [("backfill_job", new[1])]
+        instance.report_run_canceled(
+            instance.create_run_for_job(
+                defs.resolve_job_def("backfill_job"),
+                status=dg.DagsterRunStatus.STARTED,
+                tags={"dagster/partition": new[1]},
+            )
+        )
+        assert "1 of 5 partitions have not been materialized" in tick(embed_new_rows), "what ran is a person's"
+
+    @pytest.mark.usefixtures("expanded")
+    def test_a_grown_partition_that_somebody_deleted_is_added_and_run_again(
+        self, tick: Tick, database: Database, run: Runner, instance: dg.DagsterInstance
+    ):
+        assert run.backfill().success
+        grow(database, 150)
+        assert requests(tick(embed_new_rows)) == [("backfill_job", "04_301-1100")]
+        instance.add_dynamic_partitions("id_ranges", ["04_301-1100"])
+        instance.delete_dynamic_partition("id_ranges", "04_301-1100")
+
+        again = tick(embed_new_rows)
+
+        assert requests(again) == [("backfill_job", "04_301-1100")]
+        assert list(again.dynamic_partitions_requests[0].partition_keys) == ["04_301-1100"]
+        assert again.run_requests[0].run_key is None, "Dagster drops a key that it has run"
+
+    @pytest.mark.usefixtures("expanded")
+    def test_partitions_of_the_cut_wait_for_a_person_whatever_grew_behind_them(
+        self, tick: Tick, run: Runner, instance: dg.DagsterInstance
+    ):
+        assert run.backfill(KEYS[0], KEYS[1]).success
+        instance.add_dynamic_partitions("id_ranges", ["04_301-1100"])
+
+        assert "2 of 4 partitions have not been materialized" in tick(embed_new_rows)
 
     def test_waits_for_a_run_that_is_under_way(self, tick: Tick, instance: dg.DagsterInstance):
         instance.create_run_for_job(defs.resolve_job_def("embed_pending_job"), status=dg.DagsterRunStatus.STARTED)
@@ -573,7 +636,8 @@ class TestNoticeOldVectors:
             with dg.build_sensor_context(instance=instance, definitions=defs, cursor=cursor) as context:
                 return notice_old_vectors.of(THE_TABLE)(context)
 
-        assert "none of the old model was seen" in str(look(None).skip_message)
+        for cursor in (None, *UNREADABLE):
+            assert "none of the old model was seen" in str(look(cursor).skip_message)
         execute(database, f"UPDATE segments SET text = 'x', embedding = '{[1.0] + [0.0] * 383}' WHERE id = 7")
         result = look(None)
         assert requests(result) == [(None, None)]

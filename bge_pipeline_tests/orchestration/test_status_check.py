@@ -12,7 +12,7 @@ from bge_pipeline.orchestration.sensors import watch_status
 from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.rollback import rollback
-from bge_pipeline_tests.orchestration.conftest import Runner, insert_segment
+from bge_pipeline_tests.orchestration.conftest import UNREADABLE, Runner, insert_segment, report
 from bge_pipeline_tests.support import execute
 
 pytestmark = pytest.mark.pgvector
@@ -157,6 +157,35 @@ class TestWatchStatus:
         assert isinstance(second, dg.SensorResult)
         assert second.cursor != first.cursor
         assert isinstance(tick(second.cursor), dg.SkipReason)
+
+    def test_a_look_that_failed_is_asked_for_again_and_later_each_time(
+        self,
+        instance: dg.DagsterInstance,
+        tick: Callable[[str | None], dg.SensorResult | dg.SkipReason],
+        monkeypatch: pytest.MonkeyPatch,
+    ):
+        first = tick(None)
+        assert isinstance(first, dg.SensorResult)
+        for end in (instance.report_run_failed, instance.report_run_canceled):
+            end(instance.create_run_for_job(defs.resolve_job_def("status_job"), status=dg.DagsterRunStatus.STARTED))
+
+        again = tick(first.cursor)
+        assert isinstance(again, dg.SensorResult)
+        assert len(again.run_requests or ()) == 1
+        assert again.cursor == first.cursor
+        monkeypatch.setenv("RETRY_BACKOFF_SECONDS", "600")
+        assert "status_job did not succeed 2 times, next try in 1" in str(tick(first.cursor))
+
+        looked = instance.create_run_for_job(defs.resolve_job_def("status_job"))
+        report(instance, looked, dg.DagsterEventType.RUN_SUCCESS)
+        assert isinstance(tick(first.cursor), dg.SkipReason)
+        assert "has changed since the last look" in str(tick(first.cursor))
+
+    @pytest.mark.parametrize("cursor", UNREADABLE)
+    def test_a_cursor_that_cannot_be_read_counts_as_none(
+        self, tick: Callable[[str | None], dg.SensorResult | dg.SkipReason], cursor: str
+    ):
+        assert isinstance(tick(cursor), dg.SensorResult)
 
     def test_a_table_that_is_gone_is_said_and_no_failure(
         self, database: Database, tick: Callable[[str | None], dg.SensorResult | dg.SkipReason]
