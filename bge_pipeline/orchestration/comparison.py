@@ -1,5 +1,7 @@
 """The asset that compares candidates for the next model; beside the migration, and no part of it."""
 
+from pathlib import Path
+
 import dagster as dg
 from pydantic import Field
 
@@ -12,7 +14,7 @@ from bge_pipeline.orchestration.served import ServedTable
 from bge_pipeline.phases.compare_models import ENDPOINT, TEXTS, compare_models
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.quality.judgements import load_judged_queries
-from bge_pipeline.report.comparison import as_html, as_markdown
+from bge_pipeline.report.comparison import ModelComparison, as_html, as_markdown
 
 
 class Candidates(dg.Config):
@@ -71,14 +73,25 @@ def model_comparison(
             on_step=context.log.info,
         )
     page = migration.settings.home / "reports" / f"{table.called('model-comparison')}.html"
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(as_html(found), encoding="utf-8")
     facts = {"best": found.candidates[0].model, "metric": found.metric, "texts": found.texts, "queries": found.queries}
     failed = {"not_measured": found.failed} if found.failed else {}
     return dg.MaterializeResult(
         metadata={
             "leaderboard": dg.MetadataValue.md(as_markdown(found)),
-            "page": dg.MetadataValue.path(str(page)),
+            **_page(context, found, page),
             **as_dagster_metadata(facts | failed),
         }
     )
+
+
+def _page(
+    context: dg.AssetExecutionContext, found: ModelComparison, page: Path
+) -> dict[str, dg.MetadataValue[str | None]]:
+    """Where the page is; nothing where none can be written on this machine, so that what was measured is not lost."""
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(as_html(found), encoding="utf-8")
+    except OSError as error:
+        context.log.warning("the leaderboard is shown here alone, its page could not be written: %s", error)
+        return {}
+    return {"page": dg.MetadataValue.path(str(page))}

@@ -1,6 +1,7 @@
 """Telling a Slack channel, by dagster-slack, where SLACK_TOKEN and SLACK_CHANNEL are set; it never fails what it tells of."""
 
 import logging
+from http.client import HTTPException
 from importlib.util import find_spec
 
 from bge_pipeline.settings import TelemetrySettings
@@ -36,7 +37,7 @@ def tell_slack(settings: TelemetrySettings, message: str, page: str = "") -> str
     link = f"\n<{settings.dagster_url}{page}|Dagster UI>" if settings.dagster_url is not None else ""
     try:
         client.chat_postMessage(channel=str(settings.slack_channel), text=_literal(message) + link)
-    except (SlackClientError, OSError) as error:
+    except (SlackClientError, OSError, HTTPException) as error:
         # One line: the answer may come as a page of a proxy.
         return f"Slack did not take it: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
     return None
