@@ -14,8 +14,10 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from bge_pipeline.database.catalog import Column
 from bge_pipeline.database.pause import read_pause
 from bge_pipeline.database.pending import count_pending, has_more_pending_than
+from bge_pipeline.database.turn import turn
 from bge_pipeline.embedding.encoder import QueryEncoder
 from bge_pipeline.embedding.endpoint.address import is_of_endpoint
 from bge_pipeline.embedding.loading import is_at_hand, load_encoder_of
@@ -149,22 +151,30 @@ class CompanionKeeper:
         self._idle_looks = self._idle_looks + 1 if is_idle else 0
         if self._idle_looks >= _IDLE_LOOKS:
             self.close()
-        encoder = None if is_idle else self._encoder_of(space)
-        if encoder is not None:
-            pace = make_pace(self._migration, stop, is_throttled=self._is_throttled)
-            with pace.running(lambda: None):
-                fill_column(
-                    self._database,
-                    self._settings,
-                    self._target.companion,
-                    column.number,
-                    encoder,
-                    totals=self._totals,
-                    pace=pace,
-                )
-        elif not is_idle:
+        if is_idle:
+            return
+        # Each of a fleet looks, and all would encode the same rows, which an endpoint counts.
+        with turn(self._database, self._target, "the old model's vectors") as is_ours:
+            if is_ours:
+                self._fill(column, space, stop, is_before_swap=state.new is not None)
+
+    def _fill(self, column: Column, space: EmbeddingSpace, stop: threading.Event, *, is_before_swap: bool) -> None:
+        encoder = self._encoder_of(space)
+        if encoder is None:
             self._missing.add(space.fingerprint)
-            logger.warning("%s", missing_model(space, is_before_swap=state.new is not None))
+            logger.warning("%s", missing_model(space, is_before_swap=is_before_swap))
+            return
+        pace = make_pace(self._migration, stop, is_throttled=self._is_throttled)
+        with pace.running(lambda: None):
+            fill_column(
+                self._database,
+                self._settings,
+                self._target.companion,
+                column.number,
+                encoder,
+                totals=self._totals,
+                pace=pace,
+            )
 
     def close(self) -> None:
         """Release the model."""

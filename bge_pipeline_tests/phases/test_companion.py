@@ -193,6 +193,22 @@ class TestBesideALongBackfill:
         assert threading.active_count() == before
 
 
+def test_of_several_runs_one_encodes_for_the_old_model_and_the_others_leave_it_to_it(migrating, settings, monkeypatch):
+    encoded, others = [], []
+
+    def see(texts):
+        encoded.append(texts)
+        if not others:
+            others.append(keep_companion(Migration(migrating, settings)))
+
+    monkeypatch.setattr(companion_module, "load_encoder_of", lambda *_: Hooked(see, 384))
+    insert(migrating, "one", "two")
+    kept = keep_companion(Migration(migrating, settings))
+    assert (kept.rows, kept.pending) == (2, 0)
+    assert [(other.rows, other.pending) for other in others] == [(0, 2)]
+    assert sum(encoded) == 2
+
+
 def test_an_endpoint_that_never_answers_is_waited_for_no_longer_than_patience_lasts(
     migrating, settings, make_settings, monkeypatch
 ):
