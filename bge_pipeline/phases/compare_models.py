@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 from sqlalchemy import Connection
 
 from bge_pipeline.database.ids import id_as_text
@@ -255,7 +256,7 @@ def _agreement(sample: SampledRows, column: str, task: Task, embedded: EmbeddedT
     if len(sample) < MIN_ROWS_PER_NEIGHBOUR * _NEIGHBOURS:
         return None
     places = {text: place for place, text in enumerate(task.texts)}
-    has_vector = embedded.passages.any(axis=1)
+    has_vector = np.asarray(embedded.passages.any(axis=1))
     rows = [(row, places[text]) for row, text in enumerate(sample.texts) if text in places and has_vector[places[text]]]
     if len(rows) < MIN_ROWS_PER_NEIGHBOUR * _NEIGHBOURS:
         return None

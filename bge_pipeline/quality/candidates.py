@@ -46,7 +46,7 @@ class Task:
 
         0 where the query or that text has no vector, but zeros: nothing is nearer to zeros than anything else.
         """
-        is_asked = queries.any(axis=1)
+        is_asked = np.asarray(queries.any(axis=1))
         if self.judged is None:
             found = known_item_search(queries, passages, range(len(queries)), k=_RANKS)
             is_asked &= passages[: len(queries)].any(axis=1)
