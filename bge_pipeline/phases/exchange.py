@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from sqlalchemy import Connection, TextClause
+from sqlalchemy.exc import SQLAlchemyError
 
 from bge_pipeline.database.catalog import Column
 from bge_pipeline.database.column_grants import copy_column_grants_statement
@@ -14,7 +17,11 @@ from bge_pipeline.database.quarantine import drop_quarantine_statement
 from bge_pipeline.database.table_lock import lock_table
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.trigger import trigger_function_statement
+from bge_pipeline.errors import BgePipelineError
+from bge_pipeline.phases.row_writing import first_line
 from bge_pipeline.phases.state import MigrationState, require_same_parts
+
+logger = logging.getLogger(__name__)
 
 ALONE = "ACCESS EXCLUSIVE"
 """The lock that keeps readers and writers off the table."""
@@ -28,6 +35,15 @@ def lock_for_exchange(connection: Connection, state: MigrationState) -> None:
     """
     lock_table(connection, state.table.target, ALONE)
     require_same_parts(connection, state)
+
+
+@contextmanager
+def behind_exchange(target: TargetTable, what: str) -> Iterator[None]:
+    """Work that may be wanting behind an exchange that is done: what prevents it is logged, as nothing has to be repeated."""
+    try:
+        yield
+    except (BgePipelineError, SQLAlchemyError) as error:
+        logger.warning("the columns of %s are exchanged, and %s: %s", target, what, first_line(error))
 
 
 def exchange_statements(

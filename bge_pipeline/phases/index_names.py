@@ -20,6 +20,8 @@ from bge_pipeline.space import EmbeddingSpace
 
 logger = logging.getLogger(__name__)
 
+NAMES_STAY = "the partitions' indexes keep their names; nothing goes by them"
+
 
 def name_to_take_over(connection: Connection, state: MigrationState) -> str | None:
     """Name of the index by which the application searches, or searched before expand dropped it; None where there is none."""

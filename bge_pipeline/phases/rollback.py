@@ -21,8 +21,9 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import PhaseError
 from bge_pipeline.phases.collapse import restore_indexes
 from bge_pipeline.phases.consent import moment, require_asked
-from bge_pipeline.phases.exchange import exchange_back_statements, lock_for_exchange
+from bge_pipeline.phases.exchange import behind_exchange, exchange_back_statements, lock_for_exchange
 from bge_pipeline.phases.index_names import (
+    NAMES_STAY,
     give_back_name,
     give_back_partition_names,
     indexes_of_partitions,
@@ -146,12 +147,17 @@ def _rollback(
     operator.change(migration.settings, "rollback: exchange the columns back", exchange_back)
     milliseconds = (time.perf_counter() - locked_at) * 1_000
     if of_partitions:
-        operator.change(
-            migration.settings,
-            "rollback: name the partitions' indexes",
-            lambda connection: give_back_partition_names(connection, of_partitions, previous.name, kept_column, space),
-        )
-    missing = count_lacking_within(database, target, target.embedding_column, _COUNT_AFTER_MS)
+        with behind_exchange(target, NAMES_STAY):
+            operator.change(
+                migration.settings,
+                "rollback: name the partitions' indexes",
+                lambda connection: give_back_partition_names(
+                    connection, of_partitions, previous.name, kept_column, space
+                ),
+            )
+    missing = None
+    with behind_exchange(target, "rows without an old vector were not counted"):
+        missing = count_lacking_within(database, target, target.embedding_column, _COUNT_AFTER_MS)
     result = RollbackResult(
         table=str(target),
         column=target.embedding_column,
@@ -162,7 +168,8 @@ def _rollback(
         rolled_back=now,
         notices=_rollback_notices(target, missing, previous.note),
     )
-    record(database, target, "rollback", result.as_metadata())
+    with behind_exchange(target, "the journal does not tell of it"):
+        record(database, target, "rollback", result.as_metadata())
     return result
 
 

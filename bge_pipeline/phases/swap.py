@@ -26,8 +26,9 @@ from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.companion import CompanionKeeper
 from bge_pipeline.phases.consent import require_forward
-from bge_pipeline.phases.exchange import exchange_statements, lock_for_exchange
+from bge_pipeline.phases.exchange import behind_exchange, exchange_statements, lock_for_exchange
 from bge_pipeline.phases.index_names import (
+    NAMES_STAY,
     indexes_of_partitions,
     name_to_take_over,
     take_over_name,
@@ -187,7 +188,8 @@ def _swap(
     kept = target.column_for(state.table.embedding.dimensions) if settings.old_embedding == "keep" else None
     notices = swap_notices(settings, old, space)
     result = _result(state, index, plan, kept, gate, exchange, notices)
-    record(database, target, "swap", result.as_metadata())
+    with behind_exchange(target, "the journal does not tell of it"):
+        record(database, target, "swap", result.as_metadata())
     for notice in result.notices:
         logger.warning("%s", notice)
     return result
@@ -245,11 +247,12 @@ def _exchange_when_caught_up(
     done.ended_at = time.monotonic()
     if of_partitions:
         previous = target.column_for(old.dimensions)
-        operator.change(
-            settings,
-            "swap: name the partitions' indexes",
-            lambda connection: take_over_partition_names(connection, of_partitions, previous),
-        )
+        with behind_exchange(target, NAMES_STAY):
+            operator.change(
+                settings,
+                "swap: name the partitions' indexes",
+                lambda connection: take_over_partition_names(connection, of_partitions, previous),
+            )
     return done
 
 

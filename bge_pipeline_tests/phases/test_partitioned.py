@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -14,7 +15,8 @@ from bge_pipeline.database.catalog import describe_table
 from bge_pipeline.database.size import table_bytes
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.errors import TargetTableError
+from bge_pipeline.errors import LockNotAcquired, TargetTableError
+from bge_pipeline.phases import rollback as rollback_module
 from bge_pipeline.phases import swap as swap_module
 from bge_pipeline.phases.application_vectors import compare_application_vectors
 from bge_pipeline.phases.backfill import backfill
@@ -251,6 +253,22 @@ def test_rows_that_come_at_the_last_moment_are_embedded_under_the_lock(database,
     assert (result.exchanged, result.last_rows) == (True, 3)
     assert pending_ids(database, "embedding") == []
     assert wrong_vectors(database, ENCODER, "embedding") == []
+
+
+def test_a_partition_that_is_busy_behind_the_exchange_fails_neither_the_swap_nor_the_way_back(
+    database, migration, monkeypatch, caplog
+):
+    def busy(*_):
+        raise LockNotAcquired("the table was never free")
+
+    divide(database, "list")
+    for module, name in ((swap_module, "take_over_partition_names"), (rollback_module, "give_back_partition_names")):
+        monkeypatch.setattr(module, name, busy)
+    with caplog.at_level(logging.WARNING, logger="bge_pipeline"):
+        assert fill_and_swap(migration).exchanged
+        assert rollback(migration).column == "embedding"
+    assert caplog.text.count("keep their names; nothing goes by them: the table was never free") == 2
+    assert swap(Migration(database, migration.settings)).exchanged
 
 
 def test_old_vectors_that_the_application_still_writes_are_seen_in_any_partition(database, make_settings):

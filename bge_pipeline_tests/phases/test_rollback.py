@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from bge_pipeline.database.catalog import describe_table
 from bge_pipeline.database.notes import comment_statement
-from bge_pipeline.errors import LockNotAcquired, PhaseError
+from bge_pipeline.errors import DatabaseUnavailable, LockNotAcquired, PhaseError
 from bge_pipeline.phases import rollback as rollback_module
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.collapse import collapse, restore_indexes
@@ -181,6 +183,22 @@ def test_a_busy_table_is_given_up_with_the_index_already_there_and_a_second_call
     assert "(embedding_1536 vector_cosine_ops)" in index_definition(database, KEPT_INDEX)
     rollback(migration)
     assert "(embedding vector_cosine_ops)" in index_definition(database)
+
+
+@pytest.mark.parametrize("wanting", ["count_lacking_within", "record"])
+def test_what_fails_behind_the_exchange_is_logged_and_fails_nothing(database, migration, monkeypatch, caplog, wanting):
+    fill_and_swap(migration)
+
+    def away(*_, **__):
+        raise DatabaseUnavailable("the server closed the connection")
+
+    monkeypatch.setattr(rollback_module, wanting, away)
+    with caplog.at_level(logging.WARNING, logger="bge_pipeline"):
+        result = rollback(migration)
+    assert (result.rows_without_old_vector is None) == (wanting == "count_lacking_within")
+    assert require_table(migration).phase == "backfilled"
+    assert "are exchanged, and" in caplog.text
+    assert "the server closed the connection" in caplog.text
 
 
 @pytest.mark.parametrize(
