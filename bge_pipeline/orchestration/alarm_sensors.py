@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -198,7 +199,8 @@ def _tell_of_table(
     if silent := why_silent(settings):
         return silent if failed else None
     of_table = f" of {table.name}" if table is not None and table.name else ""
-    untold = [run for run in failed if not is_tried_again(instance, table, settings, run)]
+    again = tried_again(instance, table, settings, failed)
+    untold = [run for run in failed if run.run_id not in again]
     key = (table or THE_TABLE).kept_as(_TOLD)
     kept = read_kept(_Told, instance.daemon_cursor_storage.get_cursor_values({key}).get(key)) or _Told()
     now = replace(kept, others=kept.others + len(untold), last=untold[-1].run_id if untold else kept.last)
@@ -216,27 +218,29 @@ def _tell_of_table(
     return said
 
 
-def is_tried_again(
-    instance: dg.DagsterInstance, table: ServedTable | None, settings: DagsterSettings, run: dg.DagsterRun
-) -> bool:
-    """Whether Dagster, or the sensor rerun_failed_partitions of its table, starts it again, or a part of its partitions."""
+def tried_again(
+    instance: dg.DagsterInstance, table: ServedTable | None, settings: DagsterSettings, runs: Sequence[dg.DagsterRun]
+) -> set[str]:
+    """Ids of the runs that Dagster, or the sensor rerun_failed_partitions of their table, starts again, be it in part."""
     # Dagster cannot start again what it did not launch, though it says so of that too.
-    if run.tags.get(WILL_RETRY_TAG) == "true" and run.remote_job_origin is not None:
-        return True
-    if table is None or not run_history.is_about_backfill(run, table):
-        return False
-    try:
-        keys = targeted_keys(instance, table, run.tags)
-    except BgePipelineError:
-        return False  # its partitions are no more
+    found = {run.run_id for run in runs if run.tags.get(WILL_RETRY_TAG) == "true" and run.remote_job_origin is not None}
+    if table is None:
+        return found
+    keys_of: dict[str, list[str]] = {}
+    for run in runs:
+        with suppress(BgePipelineError):  # its partitions are no more
+            if run_history.is_about_backfill(run, table):
+                keys_of[run.run_id] = targeted_keys(instance, table, run.tags)
     policy = RerunPolicy(settings.max_partition_attempts, settings.retry_backoff_seconds)
-    attempts = run_history.attempts_at(instance, table, keys)
+    attempts = run_history.attempts_at(instance, table, sorted({key for keys in keys_of.values() for key in keys}))
     claimed = run_history.claimed_by_backfills(instance, table, attempts)
     now = time.time()
-    return any(
-        not isinstance(policy.decide(key, runs, now, is_claimed=key in claimed), GiveUp)
-        for key, runs in attempts.items()
-    )
+    again = {
+        key
+        for key, own in attempts.items()
+        if not isinstance(policy.decide(key, own, now, is_claimed=key in claimed), GiveUp)
+    }
+    return found | {run_id for run_id, keys in keys_of.items() if again.intersection(keys)}
 
 
 def _told_failures(instance: dg.DagsterInstance, untold: _Told) -> str:

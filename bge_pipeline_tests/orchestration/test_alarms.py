@@ -13,7 +13,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.heartbeat import Heartbeat
 from bge_pipeline.definitions import defs
 from bge_pipeline.orchestration import alarm_sensors
-from bge_pipeline.orchestration.alarm_sensors import is_tried_again, tell_failures, watch_movement
+from bge_pipeline.orchestration.alarm_sensors import tell_failures, tried_again, watch_movement
 from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.orchestration.slack import tell_slack, why_silent
 from bge_pipeline.phases.migration import Migration
@@ -348,9 +348,9 @@ class TestFailures:
         monkeypatch.setenv("EMBEDDING_DIMENSIONS", "256")
         first = instance.get_run_by_id(run("backfill_job", KEYS[0]).run_id)
         settings = load_settings()
-        assert is_tried_again(instance, THE_TABLE, settings, first)
+        assert tried_again(instance, THE_TABLE, settings, [first])
         last = instance.get_run_by_id(run("backfill_job", KEYS[0]).run_id)
-        assert not is_tried_again(instance, THE_TABLE, settings, last)
+        assert not tried_again(instance, THE_TABLE, settings, [last])
 
     @pytest.mark.usefixtures("expanded")
     def test_a_range_of_partitions_is_told_after_its_last_attempt(
@@ -358,13 +358,13 @@ class TestFailures:
     ):
         monkeypatch.setenv("EMBEDDING_DIMENSIONS", "256")
         first = instance.get_run_by_id(run.backfill().run_id)
-        assert is_tried_again(instance, THE_TABLE, load_settings(), first)
+        assert tried_again(instance, THE_TABLE, load_settings(), [first])
         run("backfill_job", KEYS[0])
         one_is_left = instance.get_run_by_id(run("backfill_job", KEYS[1]).run_id)
-        assert not is_tried_again(instance, THE_TABLE, load_settings(), one_is_left)
-        assert is_tried_again(instance, THE_TABLE, load_settings(), first)
+        assert not tried_again(instance, THE_TABLE, load_settings(), [one_is_left])
+        assert tried_again(instance, THE_TABLE, load_settings(), [first])
         last = instance.get_run_by_id(run.backfill().run_id)
-        assert not is_tried_again(instance, THE_TABLE, load_settings(), last)
+        assert not tried_again(instance, THE_TABLE, load_settings(), [last])
 
     @pytest.mark.usefixtures("expanded")
     def test_a_failed_check_of_a_partition_is_told_since_nothing_runs_it_again(
@@ -378,7 +378,7 @@ class TestFailures:
         failed = run("backfill_job", KEYS[0])
         assert not failed.success
 
-        assert not is_tried_again(instance, THE_TABLE, load_settings(), instance.get_run_by_id(failed.run_id))
+        assert not tried_again(instance, THE_TABLE, load_settings(), [instance.get_run_by_id(failed.run_id)])
 
     def test_without_slack_it_says_why_nobody_is_told(self, failures: Failures):
         failures.fail()
