@@ -11,7 +11,7 @@ DATA := .bge-pipeline
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all test-frameworks test-endpoint test-celery test-deployment test-servers test-pythons chaos docs lint format dev benchmark clean clean-data
+.PHONY: help install demo test test-all test-frameworks test-endpoint test-celery test-deployment test-servers test-pythons chaos docs lint lint-style lint-types lint-imports lint-docs format dev benchmark clean clean-data
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-17s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,13 +72,21 @@ $(DOCS)/.installed: pyproject.toml | $(INSTALLED)
 	$(DOCS)/bin/pip install --quiet --group docs
 	touch $@
 
-lint: $(INSTALLED) $(DOCS)/.installed  ## Check style, types, the direction of imports, declared imports, and the documents' links.
+lint: lint-style lint-types lint-imports lint-docs  ## Check style, types, the direction of imports, declared imports, and the documents' links.
+
+lint-style: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+lint-types: $(INSTALLED)
 	$(BIN)/mypy
+
+lint-imports: $(INSTALLED)
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/deptry bge_pipeline migrations
 	$(BIN)/deptry . --ignore DEP002,DEP004
+
+lint-docs: $(DOCS)/.installed
 	$(MKDOCS) build --strict --site-dir $(DOCS)/site
 
 format: $(INSTALLED)  ## Put the code into shape.

@@ -11,6 +11,7 @@ from alembic import context
 from bge_pipeline.database.connection import Database
 from bge_pipeline.database.pooler import require_session
 from bge_pipeline.embedding.loading import configured_space
+from bge_pipeline.embedding.model_folder import recorded_name
 from bge_pipeline.errors import ConfigurationError, ModelUnavailable, TargetTableError
 from bge_pipeline.phases.consent import rolled_back
 from bge_pipeline.phases.migration import Migration
@@ -112,7 +113,8 @@ def is_wanted(space: EmbeddingSpace, settings: Settings) -> bool:
 
     A model of the hub is not looked for under the name that was recorded, since looking may download it.
     """
-    is_named = space.model == settings.embedding_model and space.dimensions == settings.embedding_dimensions
+    names = (settings.embedding_model, recorded_name(settings.embedding_model))
+    is_named = space.model in names and space.dimensions == settings.embedding_dimensions
     if is_named and not Path(space.model).expanduser().is_dir():
         return True
     try:

@@ -34,6 +34,9 @@ SILENT_SECONDS = 60.0
 GONE_SECONDS = 180.0
 """And after so long its work is given to another, which does no harm should it come back: rows are written once."""
 
+_END_SECONDS = 10.0
+"""For which the end of the work waits for a heartbeat that is under way."""
+
 _RENEW = (
     "UPDATE {journal} SET at = clock_timestamp(), facts = CAST(:facts AS jsonb) WHERE number = :number AND act = :act"
 )
@@ -139,8 +142,9 @@ class _Entry(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
-        self._thread.join()
-        self._beat(ended=True)
+        self._thread.join(_END_SECONDS)
+        if not self._thread.is_alive():  # or else the database does not answer, and would not now
+            self._beat(ended=True)
 
     @abstractmethod
     def _facts(self) -> dict[str, Any]:
@@ -247,12 +251,20 @@ class RunHeartbeat(_Entry):
         super().__init__(database, target, RUN)
         self._self = {"process": this_process(), "run_id": run_id}
 
+    def __enter__(self) -> RunHeartbeat:
+        self._thread.start()  # a run does not wait for it
+        return self
+
+    def _go_on(self) -> None:
+        self._beat()
+        super()._go_on()
+
     def _facts(self) -> dict[str, Any]:
         return self._self
 
 
-def read_silent_runs(connection: Connection, target: TargetTable, run_ids: Sequence[str]) -> dict[str, float]:
-    """Seconds since the last heartbeat of each of these runs that told of itself and did not say that it had ended."""
+def seconds_since_heard(connection: Connection, target: TargetTable, run_ids: Sequence[str]) -> dict[str, float]:
+    """Since the last heartbeat of each of these runs that told of itself and did not say that it had ended."""
     if not run_ids or not journal_is_readable(connection, target):
         return {}
     rows = connection.execute(target.sql(_READ_RUNS), {"act": RUN, "runs": list(run_ids)})

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from bge_pipeline.errors import EncodingError
 from bge_pipeline.space import EmbeddingSpace
 
+PLAIN_SENTENCE = "The quick brown fox jumps over the lazy dog."
+"""What every encoder that works embeds: one that fails on it is at fault, and no text of anybody's."""
+
 
 @dataclass(frozen=True)
 class TokenizedTexts:
@@ -81,6 +84,7 @@ class TextsRefused(EncodingError):
     """An encoder does not take some texts, knows which, and has the vectors of the others.
 
     Attributes:
+        encoder: who does not take them, in words.
         reasons: why, by the position of the text.
         vectors: float32 (n, dimensions) of all n texts; those of the refused ones mean nothing.
     """
@@ -90,5 +94,6 @@ class TextsRefused(EncodingError):
         super().__init__(
             f"{encoder} does not embed {len(reasons)} of {len(vectors)} texts; the first: {reasons[first]}"
         )
+        self.encoder = encoder
         self.reasons = reasons
         self.vectors = vectors

@@ -35,14 +35,21 @@ def find_folder(name: str, setting: str, *, allow_pickle: bool = False) -> tuple
         ModelUnavailable: no such folder, the hub does not have it or cannot be reached, or an extra is missing.
     """
     if name == BUNDLED:
-        return BUNDLED_NAME, _bundled_folder(setting)
+        return recorded_name(name), _bundled_folder(setting)
     folder = Path(name).expanduser()
     if folder.is_dir():
         return name, folder.resolve()
     if _LOCAL_NAME.search(name):
         raise ModelUnavailable(f"{setting}={name}: there is no such folder")
-    hub_name = name if "/" in name else f"sentence-transformers/{name}"
+    hub_name = recorded_name(name)
     return hub_name, _hub_folder(hub_name, setting, allow_pickle=allow_pickle)
+
+
+def recorded_name(name: str) -> str:
+    """The model's own name, for a setting that is no folder: the one that a column's note has."""
+    if name == BUNDLED:
+        return BUNDLED_NAME
+    return name if "/" in name else f"sentence-transformers/{name}"
 
 
 def _bundled_folder(setting: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 _WINDOW_TEXTS = 4_096
 """Texts tokenised and sorted by length together."""
 
-_Window = tuple[NDArray[np.float32], Mapping[int, str]]
+_Window = tuple[NDArray[np.float32], TextsRefused | None]
 """Vectors, and why some texts have none that means anything, by their positions."""
 
 
@@ -164,15 +164,18 @@ class EmbeddingsService:
         batch_size = batch_size or self.settings.embedding_batch_size
         vectors = np.empty((len(texts), self.dimensions), np.float32)
         refused: dict[int, str] = {}
+        by = ""
         windows = (
             (first, self.encoder.tokenize(texts[first : first + _WINDOW_TEXTS]))
             for first in range(0, len(texts), _WINDOW_TEXTS)
         )
-        for first, (window, reasons) in self._encode_concurrently(windows, batch_size):
+        for first, (window, refusal) in self._encode_concurrently(windows, batch_size):
             vectors[first : first + len(window)] = window
-            refused.update({first + position: reason for position, reason in reasons.items()})
+            if refusal is not None:
+                by = refusal.encoder
+                refused.update({first + position: reason for position, reason in refusal.reasons.items()})
         if refused:
-            raise TextsRefused(self.device, refused, vectors)
+            raise TextsRefused(by, refused, vectors)
         return vectors
 
     @shared_method
@@ -236,9 +239,9 @@ class EmbeddingsService:
 
     def _encode_window(self, tokens: TokenizedTexts, batch_size: int | None) -> _Window:
         try:
-            return self.encoder.encode(tokens, batch_size=batch_size), {}
+            return self.encoder.encode(tokens, batch_size=batch_size), None
         except TextsRefused as refusal:
-            return refusal.vectors, refusal.reasons
+            return refusal.vectors, refusal
 
 
 def _forget_in_child() -> None:

@@ -124,7 +124,7 @@ def tell_failures(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     except BgePipelineError as error:
         return dg.SkipReason(str(error))
     behind, failed = _failed_since(context.instance, context.cursor)
-    by_table: dict[ServedTable | None, list[dg.DagsterRun]] = {table: [] for table in tables}
+    by_table: dict[ServedTable | None, list[dg.DagsterRun]] = {None: []} | {table: [] for table in tables}
     for run in failed:
         table = _table_of(run, tables)
         if _is_of_this_location(context, run, table):

@@ -78,7 +78,8 @@ def keep_old_current(
         require_own_history(context.instance, table, migration)
         result = keep_companion(migration)
     _tag_without_old_model(context, result.is_kept)
-    _tag_left_pending(context, result.pending, result.rows)
+    if not result.is_left:
+        _tag_left_pending(context, result.pending, result.rows)
     context.log_event(dg.AssetObservation(table.key(BACKFILLED), metadata=as_dagster_metadata(result.as_metadata())))
 
 

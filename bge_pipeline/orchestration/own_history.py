@@ -25,7 +25,7 @@ def require_own_history(instance: dg.DagsterInstance, table: ServedTable, migrat
     if foreign := _foreign(instance, table, configured):
         raise HistoryOfAnotherTable(
             told_foreign(foreign, configured),
-            state="nothing was changed in either table",
+            state="no row and no column was changed in either table",
             next_step="give the table of the settings a history of its own: DAGSTER_DATABASE_URL with an empty database, or "
             "another BGE_PIPELINE_HOME, and start again. If it is the same table in another place, "
             f"launch {table.called('adopt_table_job')}",

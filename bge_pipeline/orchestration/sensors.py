@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from bge_pipeline.database.heartbeat import read_silent_runs, read_workers
+from bge_pipeline.database.heartbeat import read_workers, seconds_since_heard
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.orchestration import partitions, run_history
 from bge_pipeline.orchestration.asset_jobs import backfill_job, compare_job, status_job
@@ -107,7 +107,7 @@ def _heard(settings: Settings, run_ids: Sequence[str]) -> Heard:
     """What heartbeats say of these runs and of all processes; nothing where the database cannot be asked."""
     try:
         with Migration.looked_at(settings) as migration, migration.database.autocommit() as connection:
-            runs = read_silent_runs(connection, migration.target, run_ids)
+            runs = seconds_since_heard(connection, migration.target, run_ids)
             workers = read_workers(connection, migration.target)
     except BgePipelineError:
         return Heard()

@@ -29,7 +29,7 @@ from bge_pipeline.phases.migration_times import MigrationTimes, migration_times
 from bge_pipeline.phases.state import MigrationState, read_state, require_space, seeing_same_parts, space_of
 from bge_pipeline.phases.verdict import Verdict, compared_columns, judge_quality
 from bge_pipeline.quality.columns import ComparedColumns
-from bge_pipeline.quality.old_model import old_encoder
+from bge_pipeline.quality.old_model import old_encoder, released
 from bge_pipeline.quality.own_queries import own_queries
 from bge_pipeline.quality.search_runs import SearchedColumns, search_runs
 from bge_pipeline.quality.side_by_side import Comparison
@@ -72,15 +72,16 @@ def benchmark(
             on_step("the old model")
             with migration.database.autocommit() as connection:
                 encoder = old_encoder(connection, migration.settings, found.columns)
-            encode = _encode(service, found.sample, batch_sizes, notes, on_step)
-            rerank = _rerank(service, found.sample, migration.settings, notes, on_step)
-            on_step("quality")
-            verdict = _verdict(migration, service, found.state, notes)
-            on_step("search")
-            recall = verdict.measured.ann_recall if verdict is not None else None
-            searched = _searched(found, encoder, recall)
-            search = search_runs(migration.database, migration.settings, service, searched, notes)
-            compared = _compared(migration, service, found, encoder, on_step)
+            with released(encoder):
+                encode = _encode(service, found.sample, batch_sizes, notes, on_step)
+                rerank = _rerank(service, found.sample, migration.settings, notes, on_step)
+                on_step("quality")
+                verdict = _verdict(migration, service, found.state, notes)
+                on_step("search")
+                recall = verdict.measured.ann_recall if verdict is not None else None
+                searched = _searched(found, encoder, recall)
+                search = search_runs(migration.database, migration.settings, service, searched, notes)
+                compared = _compared(migration, service, found, encoder, on_step)
     return BenchmarkReport(
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         table=str(migration.target),

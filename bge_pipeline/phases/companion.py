@@ -53,12 +53,14 @@ class CompanionResult:
         rows: vectors written to it.
         pending: rows that still wait for one.
         is_kept: None without such a column; False with KEEP_OLD_CURRENT=off or where its model is not at hand.
+        is_left: another process was at it, and the rows that wait were left to that one.
     """
 
     column: str | None = None
     rows: int = 0
     pending: int = 0
     is_kept: bool | None = None
+    is_left: bool = False
 
     def as_metadata(self) -> dict[str, Any]:
         """Plain values."""
@@ -97,10 +99,12 @@ class CompanionKeeper:
         self._idle_looks = 0
         self._missing: set[str] = set()
         self._failures = 0
+        self._is_left = False
 
     def __enter__(self) -> CompanionKeeper:
         state = self._state_if_known()
-        if self._has_work(state) and state is not None and state.new is not None:
+        # Where the state is not known now, the looks find it out.
+        if self._settings.keep_old_current != "off" and (state is None or (state.companion and state.new)):
             self._thread.start()
             try:
                 self._looked.wait(PATIENCE_SECONDS)
@@ -155,6 +159,7 @@ class CompanionKeeper:
             return
         # Each of a fleet looks, and all would encode the same rows, which an endpoint counts.
         with turn(self._database, self._target, "the old model's vectors") as is_ours:
+            self._is_left = not is_ours
             if is_ours:
                 self._fill(column, space, stop, is_before_swap=state.new is not None)
 
@@ -194,7 +199,7 @@ class CompanionKeeper:
                 return CompanionResult()
             pending = count_pending(connection, self._target.companion, state.companion.name)
         is_kept = self._settings.keep_old_current != "off" and not self._missing
-        return CompanionResult(state.companion.name, self._totals.written, pending, is_kept)
+        return CompanionResult(state.companion.name, self._totals.written, pending, is_kept, self._is_left)
 
     def result_if_known(self) -> CompanionResult:
         """The same; what prevents it is logged, and nothing but the rows written is told then."""

@@ -12,7 +12,7 @@ from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import MigrationState, require_table, space_of
 from bge_pipeline.phases.verdict import compared_columns
 from bge_pipeline.quality.columns import ComparedColumns
-from bge_pipeline.quality.old_model import old_encoder
+from bge_pipeline.quality.old_model import old_encoder, released
 from bge_pipeline.quality.own_queries import own_queries
 from bge_pipeline.quality.side_by_side import RESULTS, Comparison, compare_questions, compare_rows
 from bge_pipeline.search.column import SEARCHABLE_TYPES
@@ -64,7 +64,8 @@ def compare_search(
     with migration.database.autocommit() as connection:
         questions = questions or own_queries(connection, migration.settings, QUESTIONS)
         encoder = old_encoder(connection, migration.settings, columns) if questions else None
-    return compare_columns(migration, service, columns, encoder, questions, source=source, results=results)
+    with released(encoder):
+        return compare_columns(migration, service, columns, encoder, questions, source=source, results=results)
 
 
 def compare_columns(

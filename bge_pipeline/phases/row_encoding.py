@@ -9,13 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_pipeline.database.pending_reader import PendingBatch
-from bge_pipeline.embedding.encoder import Encoder, TextsRefused, TokenizedTexts
+from bge_pipeline.embedding.encoder import PLAIN_SENTENCE, Encoder, TextsRefused, TokenizedTexts
 from bge_pipeline.errors import BgePipelineError, EncodingError
 from bge_pipeline.quality.bounds import UNIT_LENGTH_TOLERANCE
 
 logger = logging.getLogger(__name__)
-
-_PROBE = "The quick brown fox jumps over the lazy dog."
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ class BatchEncoder:
     def _require_working_encoder(self, cause: Exception | None) -> None:
         """Tell a bad text from a broken encoder: an encoder that fails on a plain sentence is broken."""
         try:
-            vector = self._encoder.encode(self._encoder.tokenize([_PROBE]))
+            vector = self._encoder.encode(self._encoder.tokenize([PLAIN_SENTENCE]))
         except Exception as error:  # noqa: BLE001 - whatever it is, the encoder does not work
             raise self._broken(f"{type(error).__name__}: {error}") from (cause or error)
         length = float(np.linalg.norm(vector))

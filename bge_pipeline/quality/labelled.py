@@ -16,11 +16,11 @@ from bge_pipeline.database.target import TargetTable
 from bge_pipeline.embedding.encoder import QueryEncoder
 from bge_pipeline.embedding.reranker import Reranker, best_first, try_to_score
 from bge_pipeline.embedding.service import EmbeddingsService
-from bge_pipeline.errors import BgePipelineError, ConfigurationError
+from bge_pipeline.errors import BgePipelineError, ConfigurationError, OutOfMemory
 from bge_pipeline.quality.columns import ComparedColumns
 from bge_pipeline.quality.judgements import JudgedQueries, load_judged_queries
 from bge_pipeline.quality.metrics import ranking_quality
-from bge_pipeline.quality.old_model import old_encoder
+from bge_pipeline.quality.old_model import old_encoder, released
 from bge_pipeline.quality.recall_queries import exact_ranking
 from bge_pipeline.settings import Settings
 
@@ -87,11 +87,14 @@ def measure_labelled(
             state="nothing was compared",
             next_step="give ids as the table has them: see the file of EVAL_QUERIES in the migration guide",
         )
-    encoder = old_encoder(connection, settings, columns)
-    if encoder is None:
-        logger.info("the old model is not at hand: nDCG@20 of the new vectors is measured alone")
-    comparison = _Comparison(connection, settings, service, columns, judged, there, encoder, on_rows)
-    reranker = service.reranker if settings.enable_reranker else None
+    with released(old_encoder(connection, settings, columns)) as encoder:
+        if encoder is None:
+            logger.info("the old model is not at hand: nDCG@20 of the new vectors is measured alone")
+        comparison = _Comparison(connection, settings, service, columns, judged, there, encoder, on_rows)
+        return _by_one_reranker(comparison, service.reranker if settings.enable_reranker else None)
+
+
+def _by_one_reranker(comparison: _Comparison, reranker: Reranker | None) -> LabelledQuality:
     if reranker is not None:
         model = reranker.model
         try:
@@ -134,6 +137,8 @@ class _Comparison:
     def _of_old_model(self, encoder: QueryEncoder, texts: list[str]) -> NDArray[np.float32] | None:
         try:
             return encoder.encode(encoder.tokenize_queries(texts))
+        except OutOfMemory:
+            raise
         except BgePipelineError as error:
             logger.warning("the old model fails, so nDCG@20 of the new vectors is measured alone: %s", error.message)
             return None

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from sqlalchemy import Connection
 
 from bge_pipeline.database.catalog import Column
 from bge_pipeline.database.sampling import sample_vectors
 from bge_pipeline.database.target import TargetTable
-from bge_pipeline.embedding.encoder import QueryEncoder
+from bge_pipeline.embedding.encoder import PLAIN_SENTENCE, QueryEncoder
 from bge_pipeline.embedding.endpoint.address import is_of_endpoint
 from bge_pipeline.embedding.loading import load_encoder_named, load_encoder_of
-from bge_pipeline.errors import BgePipelineError
+from bge_pipeline.errors import BgePipelineError, OutOfMemory
 from bge_pipeline.quality.columns import ComparedColumns
 from bge_pipeline.quality.label_free import stored_vectors_match
 from bge_pipeline.search.column import SEARCHABLE_TYPES
@@ -22,7 +24,6 @@ from bge_pipeline.space import EmbeddingSpace
 logger = logging.getLogger(__name__)
 
 _DECLARED_SAMPLE_ROWS = 32
-_PLAIN_SENTENCE = "The quick brown fox jumps over the lazy dog."
 
 
 def old_encoder(connection: Connection, settings: Settings, columns: ComparedColumns) -> QueryEncoder | None:
@@ -39,6 +40,16 @@ def old_encoder(connection: Connection, settings: Settings, columns: ComparedCol
     return _declared_encoder(connection, settings, columns.table.target, columns.old)
 
 
+@contextmanager
+def released(encoder: QueryEncoder | None) -> Iterator[QueryEncoder | None]:
+    """The same encoder, if there is one, whose memory and connections are given back at the end of the block."""
+    try:
+        yield encoder
+    finally:
+        if encoder is not None:
+            encoder.close()
+
+
 def _recorded_encoder(space: EmbeddingSpace, settings: Settings) -> QueryEncoder | None:
     if is_of_endpoint(space) and settings.keep_old_current == "off":
         return None
@@ -46,7 +57,9 @@ def _recorded_encoder(space: EmbeddingSpace, settings: Settings) -> QueryEncoder
     try:
         encoder = load_encoder_of(space, settings)
         if encoder is not None:
-            encoder.encode(encoder.tokenize_queries([_PLAIN_SENTENCE]))
+            encoder.encode(encoder.tokenize_queries([PLAIN_SENTENCE]))
+    except OutOfMemory:
+        raise  # the model is at hand: what is measured without it would pass for whole
     except BgePipelineError as error:
         logger.warning("%s, the model of the old vectors, cannot be asked: %s", space.model, error.message)
         if encoder is not None:
@@ -65,6 +78,8 @@ def _declared_encoder(
     try:
         encoder = load_encoder_named(settings.legacy_model, sample.vectors[column.name].shape[1], settings)
         made = encoder.encode(encoder.tokenize(sample.texts))
+    except OutOfMemory:
+        raise
     except BgePipelineError as error:
         logger.warning("LEGACY_MODEL=%s cannot be used: %s", settings.legacy_model, error.message)
         return None

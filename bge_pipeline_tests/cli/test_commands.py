@@ -122,6 +122,7 @@ def test_rollback_discards_a_migration_that_was_not_swapped_yet(run: Run, databa
 
 
 @pytest.mark.pgvector
+@pytest.mark.thorough
 def test_a_table_with_awkward_names_and_uuid_ids_is_migrated(run: Run, database: Database) -> None:
     with database.transaction() as connection:
         connection.execute(

@@ -200,6 +200,7 @@ def test_a_demo_that_failed_goes_on_by_the_command_that_it_names(run: Run, serve
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_an_interrupt_while_the_table_is_loaded_names_no_migration_that_resumes(home: Path, tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "bge_pipeline", "demo", "--rows", "100000"],

@@ -87,6 +87,7 @@ def every_way(tiny_models, home):
     return run
 
 
+@pytest.mark.thorough
 def test_bert(tiny_models, every_way):
     files = tiny_models["bert"]
     assert family_of(files.config) is BERT

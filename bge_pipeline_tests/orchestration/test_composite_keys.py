@@ -34,7 +34,8 @@ def settings(keyed: Database, settings: Settings) -> Settings:
     return settings
 
 
-@pytest.mark.parametrize("keyed", [CHUNKS, pytest.param(TENANTS, marks=pytest.mark.thorough)], indirect=True)
+@pytest.mark.thorough
+@pytest.mark.parametrize("keyed", [CHUNKS, TENANTS], indirect=True)
 def test_a_whole_migration_by_partitions(keyed: Database, settings: Settings):
     migration = migrate_through_dagster(settings)
 

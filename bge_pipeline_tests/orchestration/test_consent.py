@@ -133,6 +133,7 @@ def test_after_a_rollback_no_job_goes_forward_by_itself(
     assert run(job, run_config=consenting(forward_after_rollback=moment)).success
 
 
+@pytest.mark.thorough
 def test_the_whole_migration_at_once_stops_at_a_rollback(database: Database, settings: Settings, run: Runner):
     run.migrate()
     run.rollback()

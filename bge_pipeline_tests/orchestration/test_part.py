@@ -15,6 +15,7 @@ from bge_pipeline_tests.support import ENCODER, columns_of, execute, wrong_vecto
 pytestmark = pytest.mark.pgvector
 
 
+@pytest.mark.thorough
 def test_a_part_with_a_text_of_several_columns_goes_through_every_asset(database: Database, settings: Settings):
     execute(database, "UPDATE segments SET speaker_label = 'x'")
     part = {"target_where": "id % 3 = 1", "target_text": "text || ''", "partition_rows": 1_000}

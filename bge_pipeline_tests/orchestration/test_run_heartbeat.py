@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from bge_pipeline.database.connection import Database
-from bge_pipeline.database.heartbeat import read_silent_runs, read_workers
+from bge_pipeline.database.heartbeat import read_workers, seconds_since_heard
 from bge_pipeline.database.journal import read_journal
 from bge_pipeline.database.movement import seconds_since_movement
 from bge_pipeline.definitions import defs
@@ -68,7 +68,7 @@ def test_every_run_tells_of_itself_and_that_it_has_ended(run: Runner, database: 
     told = execute(database, f"SELECT facts->>'run_id', facts->'ended' FROM {SEGMENTS.journal} WHERE act = 'run'")
     assert set(told) == {(one.run_id, True) for one in done}
     with database.autocommit() as connection:
-        assert read_silent_runs(connection, SEGMENTS, [one.run_id for one in done]) == {}
+        assert seconds_since_heard(connection, SEGMENTS, [one.run_id for one in done]) == {}
         assert read_workers(connection, SEGMENTS) == []
         assert "run" not in {entry.act for entry in read_journal(connection, SEGMENTS)}
 

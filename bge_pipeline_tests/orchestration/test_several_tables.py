@@ -134,6 +134,7 @@ def test_everything_of_a_table_bears_its_name_and_nothing_of_the_one_table_does(
     assert THE_TABLE.partitions.name == "id_ranges"
 
 
+@pytest.mark.thorough
 def test_tables_of_one_and_of_two_databases_know_nothing_of_each_other(
     instance: dg.DagsterInstance, serve: Serve, talks: dict[str, str], new_database_url: Callable[[], str]
 ):

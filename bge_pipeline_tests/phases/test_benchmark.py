@@ -228,6 +228,7 @@ def test_a_text_that_the_model_refuses_is_no_part_of_the_sample_once_it_is_in_qu
     assert [run.texts for run in after.encode] == [299]
 
 
+@pytest.mark.thorough
 def test_the_rates_of_the_backfill_are_not_those_of_the_rows_that_come_after_the_swap(
     database: Database, migration: Migration, settings: Settings
 ) -> None:
@@ -270,6 +271,7 @@ def test_an_old_column_without_vectors_is_left_out_and_the_new_one_measured(
     assert "search of 'embedding_1536' was not measured: no vector of it was found" in report.notes
 
 
+@pytest.mark.thorough
 def test_with_the_gate_off_the_new_index_is_measured_all_the_same(
     database: Database, migration: Migration, make_settings: Callable[..., Settings]
 ) -> None:

@@ -205,7 +205,8 @@ def test_of_several_runs_one_encodes_for_the_old_model_and_the_others_leave_it_t
     insert(migrating, "one", "two")
     kept = keep_companion(Migration(migrating, settings))
     assert (kept.rows, kept.pending) == (2, 0)
-    assert [(other.rows, other.pending) for other in others] == [(0, 2)]
+    assert [(other.rows, other.pending, other.is_left) for other in others] == [(0, 2, True)]
+    assert not kept.is_left
     assert sum(encoded) == 2
 
 

@@ -42,7 +42,7 @@ TYPES = {
     "sparse, longer than a vector can be": "sparsevec(30522)",
     "bits": "bit(1536)",
 }
-EVERY_TIME = ("halfvec", "sparse")
+EVERY_TIME = ("sparse",)
 SINCE_07 = [
     pytest.param(name, marks=[pytest.mark.pgvector("0.7"), *([] if name in EVERY_TIME else [pytest.mark.thorough])])
     for name in TYPES

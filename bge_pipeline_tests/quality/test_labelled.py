@@ -14,6 +14,7 @@ from bge_pipeline.errors import ConfigurationError, OutOfMemory
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.state import require_table
 from bge_pipeline.phases.verdict import compared_columns
+from bge_pipeline.quality import old_model
 from bge_pipeline.quality.labelled import measure_labelled
 from bge_pipeline_tests.support import ENCODER, execute, fill, store_vectors
 
@@ -62,6 +63,15 @@ class TestOnAFirstMigration:
             found = measured(database, make_settings(eval_queries=queries_file, legacy_model="hashing"))
         assert found.ndcg_old is None
         assert "LEGACY_MODEL=hashing did not make the vectors" in caplog.text
+
+    def test_want_of_memory_for_the_old_one_is_no_measurement(self, database, make_settings, queries_file, monkeypatch):
+        def no_memory(*_):
+            raise OutOfMemory("there was no memory for a second model")
+
+        made_by(database, HashingEncoder(1536))
+        monkeypatch.setattr(old_model, "load_encoder_named", no_memory)
+        with pytest.raises(OutOfMemory, match="a second model"):
+            measured(database, make_settings(eval_queries=queries_file, legacy_model="hashing"))
 
 
 def test_the_reranker_of_the_application_is_part_of_what_is_measured(database, make_settings, queries_file):

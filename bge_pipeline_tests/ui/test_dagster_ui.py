@@ -76,6 +76,7 @@ def test_a_migration_by_clicks_with_a_failed_partition_and_a_report(
     page.close()
 
 
+@pytest.mark.thorough
 def test_a_rollback_at_the_terminal_turns_the_graph_red_and_says_why(
     ui: DagsterUI, migration: Migration, tmp_path: Path
 ):

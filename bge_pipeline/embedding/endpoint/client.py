@@ -6,7 +6,8 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ from bge_pipeline.errors import ConfigurationError, EncodingError, ModelUnavaila
 
 logger = logging.getLogger(__name__)
 
+_LOOK_SECONDS = 0.25
+"""Between two looks, while a request waits for its turn, at whether anybody still waits for it."""
 _PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
 _backoff = wait_random_exponential(multiplier=0.5, max=30)
 
@@ -73,36 +76,41 @@ class EndpointClient:
             path = os.environ.get("SSL_CERT_FILE")
             raise ConfigurationError(f"SSL_CERT_FILE={path}: expected certificates there: {error}") from error
         except (ImportError, ValueError, httpx.InvalidURL) as error:
-            raise ConfigurationError(
-                f"{_proxy_variables()}: expected a proxy that can be used here: {error}",
+            raise ConfigurationError(  # the error may repeat a part of the value
+                f"{_proxy_variables()}: expected a proxy that can be used here",
                 next_step="correct it, or except the endpoint's host in NO_PROXY; a SOCKS proxy needs pip install 'httpx[socks]'",
             ) from error
 
-    def embed(self, texts: Sequence[str], tokens: int) -> Answer:
+    def embed(self, texts: Sequence[str], tokens: int, abandoned: threading.Event | None = None) -> Answer:
         """The vectors of the texts, in order.
 
         Rate limits (429, honouring Retry-After), server errors, lost connections and answers that are no JSON are tried again.
 
         Args:
             tokens: that the texts are expected to have.
+            abandoned: set where nobody waits for the vectors any more; nothing is sent then.
 
         Raises:
             Refused: the server does not take these texts.
             ModelUnavailable: it cannot be reached, or does not answer as it should, after all attempts.
             ConfigurationError: it does not accept the key, or does not know the model.
             EmbeddingSpaceMismatch: its vectors are of another model, or do not have EMBEDDING_DIMENSIONS dimensions.
-            EncodingError: its answer is another than was asked for, or the client was closed.
+            EncodingError: its answer is another than was asked for, the client was closed, or nobody waits for the vectors.
         """
+
+        def sleep(seconds: float) -> None:
+            self._sleep(seconds, abandoned)
+
         retrying = Retrying(
             stop=stop_after_attempt(self._max_attempts),
             wait=_wait,
             retry=retry_if_exception_type(Transient),
             before_sleep=self._note_retry,
-            sleep=self._sleep,
+            sleep=sleep,
             reraise=True,
         )
         try:
-            answer = retrying(self._post, texts, tokens)
+            answer = retrying(self._post, texts, tokens, sleep)
         except Transient as error:
             raise ModelUnavailable(
                 f"{self._address.url} did not embed {len(texts)} texts in {self._max_attempts} attempts: {error}",
@@ -128,10 +136,10 @@ class EndpointClient:
                 _end(opened)
         self._http.close()
 
-    def _post(self, texts: Sequence[str], tokens: int) -> Any:
-        self._sleep(self._limits.seconds_to_wait(tokens))
+    def _post(self, texts: Sequence[str], tokens: int, sleep: Callable[[float], None]) -> Any:
+        sleep(self._limits.seconds_to_wait(tokens))
         while self._limits.is_held():
-            self._sleep(self._limits.seconds_to_wait(tokens))
+            sleep(self._limits.seconds_to_wait(tokens))
         body: dict[str, Any] = {"model": self._address.model, "input": list(texts), "encoding_format": "float"}
         if self._address.asks_dimensions:
             body["dimensions"] = self._address.dimensions
@@ -163,10 +171,14 @@ class EndpointClient:
         if self._closed.is_set():
             _end(opened)
 
-    def _sleep(self, seconds: float) -> None:
-        if seconds > 0:
-            self._closed.wait(seconds)
+    def _sleep(self, seconds: float, abandoned: threading.Event | None = None) -> None:
+        until = time.monotonic() + seconds
+        is_over = self._closed.is_set if abandoned is None else lambda: self._closed.is_set() or abandoned.is_set()
+        while not is_over() and (left := until - time.monotonic()) > 0:
+            self._closed.wait(min(left, _LOOK_SECONDS))
         self.require_open()
+        if abandoned is not None and abandoned.is_set():
+            raise EncodingError(f"{self._address.url} was not asked: nobody waits for these vectors any more")
 
     def _note_retry(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
@@ -186,7 +198,8 @@ def _wait(state: RetryCallState) -> float:
 
 def _end(opened: socket.socket) -> None:
     with suppress(OSError):  # the other side has closed it, or TLS goes on in another one
-        opened.shutdown(socket.SHUT_RDWR)
+        # TLS's own shutdown would let a request that is just being written go on without it.
+        socket.socket.shutdown(opened, socket.SHUT_RDWR)
 
 
 def _proxy_variables() -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_pipeline.embedding.encoder import TextsRefused, TokenizedTexts
+from bge_pipeline.embedding.encoder import PLAIN_SENTENCE, TextsRefused, TokenizedTexts
 from bge_pipeline.embedding.endpoint.address import Address, endpoint_space
 from bge_pipeline.embedding.endpoint.batches import requests_of
 from bge_pipeline.embedding.endpoint.budget import Budget
@@ -36,7 +36,6 @@ _CALLS = 4
 _SHORTER = 0.75
 """What is left of a text that the server finds too long, each time it does."""
 _SHORTEST_CHARACTERS = 64
-_PLAIN_SENTENCE = "The quick brown fox jumps over the lazy dog."
 
 
 @dataclass
@@ -173,11 +172,9 @@ class EndpointEncoder:
             self._client.require_open()
 
     def _embed(self, request: _Request) -> None:
-        if request.abandoned.is_set():
-            raise EncodingError(f"{self._address.url} was not asked: nobody waits for these vectors any more")
         expected = int(request.counts.sum())
         try:
-            answer = self._client.embed(request.texts, expected)
+            answer = self._client.embed(request.texts, expected, request.abandoned)
         except Refused as refusal:
             if len(request.texts) > 1:
                 self._embed_halves(request, refusal)
@@ -206,9 +203,9 @@ class EndpointEncoder:
         with self._asking:
             if self._has_answered:
                 return
-            counted = self._counted([_PLAIN_SENTENCE], "")
+            counted = self._counted([PLAIN_SENTENCE], "")
             try:
-                self._client.embed([_PLAIN_SENTENCE], int(counted.token_counts.sum()))
+                self._client.embed([PLAIN_SENTENCE], int(counted.token_counts.sum()))
             except Refused as refusal:
                 raise EncodingError(
                     f"{self._address.host} fails on a plain sentence: {refusal}",

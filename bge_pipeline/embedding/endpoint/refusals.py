@@ -26,8 +26,9 @@ _MISTAKES = {
     404: "EMBEDDING_API_URL or EMBEDDING_MODEL is not known there",
 }
 _ABOUT_LENGTH = re.compile(
-    r"too[ _](long|large|many tokens)|longer than|exceed|at most|max(imum)?[ _]?(context|input|sequence|length)"
-    r"|max(imum)?\b.*\btokens|(less|fewer|more) than \d+ tokens|token limit|context (length|size|window)",
+    r"too[ _](long|large|many[ _]tokens)|(longer|larger|shorter) than|exceed|at most|up to \d"
+    r"|max(imum)?[ _]?(context|input|sequence|length)|max(imum)?\b.*\btokens|(less|fewer|more) than \d+ tokens"
+    r"|token (limit|count)|(context|input|text|sequence|prompt)[ _](length|size|window)|reduce\b.*\blength",
     re.IGNORECASE,
 )
 _LONGEST_MESSAGE_CHARACTERS = 300
@@ -63,7 +64,7 @@ def explain(address: Address, response: httpx.Response, texts: Sequence[str]) ->
     if status in _MISTAKES:
         return ConfigurationError(f"{address.url}: {_MISTAKES[status]}: {said}")
     if status in _TEXTS_REFUSED:
-        return Refused(said, is_length=status == 413 or bool(_ABOUT_LENGTH.search(message)))
+        return Refused(said, is_length=status == 413 or bool(_ABOUT_LENGTH.search(f"{message} {_kinds(body)}")))
     if status in _TRANSIENT or (status == 429 and _NO_QUOTA not in body):
         wait_seconds = retry_after(response.headers.get("Retry-After"))
         if wait_seconds is None or wait_seconds <= _LONGEST_WAIT_SECONDS:
@@ -89,22 +90,30 @@ def retry_after(value: str | None) -> float | None:
 
 def _message(body: str) -> str:
     """What the server said: in OpenAI's form, TEI's, vLLM's or FastAPI's, whose `input` is left out, or as it is."""
+    return next(filter(None, (_words(said, "message", "msg") for said in _parts(body))), body)
+
+
+def _kinds(body: str) -> str:
+    """The names that the server has for what is wrong, `context_length_exceeded` for one."""
+    return " ".join(
+        _words(said, name) for said in _parts(body) if not isinstance(said, str) for name in ("code", "type")
+    )
+
+
+def _parts(body: str) -> tuple[Any, ...]:
     try:
         answer = json.loads(body)
     except ValueError:
-        return body
-    if isinstance(answer, dict):
-        for said in (answer.get("error"), answer.get("detail"), answer):
-            if message := _words(said):
-                return message
-    return body
+        return ()
+    return (answer.get("error"), answer.get("detail"), answer) if isinstance(answer, dict) else ()
 
 
-def _words(said: Any) -> str:
+def _words(said: Any, *names: str) -> str:
+    """The first of these fields that is there; of a list those of all its parts; a text as it is."""
     if isinstance(said, list):
-        return "; ".join(filter(None, map(_words, said)))
+        return "; ".join(filter(None, (_words(part, *names) for part in said)))
     if isinstance(said, dict):
-        said = said.get("message") or said.get("msg")
+        said = next(filter(None, map(said.get, names)), None)
     return said if isinstance(said, str) else ""
 
 

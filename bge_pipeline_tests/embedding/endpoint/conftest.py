@@ -64,7 +64,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + sum(slept))
     monkeypatch.setattr("bge_pipeline.embedding.endpoint.limits.time", clock)
 
-    def sleep(_: object, seconds: float) -> None:
+    def sleep(_: object, seconds: float, _abandoned: object = None) -> None:
         if seconds > 0:
             slept.append(seconds)
 

@@ -70,10 +70,10 @@ def test_a_rate_limit_holds_a_request_that_has_its_place_already(
     asked.embed(["a"], 1)
     sleep, is_asleep = asked._sleep, threading.Event()
 
-    def told(seconds: float) -> None:
+    def told(seconds: float, *abandoned: object) -> None:
         if seconds > 0:
             is_asleep.set()
-        sleep(seconds)
+        sleep(seconds, *abandoned)
 
     monkeypatch.setattr(asked, "_sleep", told)
     with ThreadPoolExecutor(1) as pool:
@@ -122,6 +122,7 @@ def test_a_text_that_cannot_be_sent_is_not_the_servers_fault(
     [
         ("ALL_PROXY", f"gopher://me:{KEY}@127.0.0.1"),
         ("https_proxy", f"http://me:{KEY}@127.0.0.1:port"),
+        ("https_proxy", f"http://me:{KEY}/and@127.0.0.1:1"),
         ("SSL_CERT_FILE", "/missing/certificates.pem"),
     ],
 )

@@ -219,6 +219,11 @@ def test_what_a_server_repeats_of_a_text_decides_nothing_and_is_told_to_nobody(
             "error_type": "Validation",
         },
         {"error": "the input length exceeds the context length"},
+        error("Range of input length should be [1, 8192]"),
+        error("input token count is 20451 but the model supports up to 20000"),
+        {"detail": "must be shorter than 512 tokens"},
+        {"detail": "Please reduce the length of what is sent"},
+        {"error": {"message": "this does not go", "type": "invalid_request_error", "code": "context_length_exceeded"}},
         {"detail": "Input length 1204 exceeds maximum allowed token size 512"},
         {"detail": [{"type": "string_too_long", "msg": "String should have at most 600 characters", "input": "words"}]},
         b"input is too large to process. increase the physical batch size",
@@ -306,12 +311,18 @@ def test_closing_ends_a_wait_for_an_answer_too(server: EndpointServer, make_enco
         assert time.monotonic() - started < 30
 
 
-@pytest.mark.parametrize("way", ["encode_texts", "encode_queries"])
+@pytest.mark.parametrize(
+    ("way", "a_minute", "in_hand"),
+    [("encode_texts", None, 4), ("encode_queries", None, 4), ("encode_texts", 300, 1)],
+    ids=["texts", "queries", "texts, spaced out"],
+)
 def test_ctrl_c_ends_the_wait_and_what_was_not_sent_is_not_paid_for(
-    way: str, server: EndpointServer, endpoint_settings: Any
+    way: str, a_minute: int | None, in_hand: int, server: EndpointServer, endpoint_settings: Any
 ) -> None:
     server.seconds = 0.05
-    service = EmbeddingsService.from_settings(endpoint_settings(embedding_batch_size=10, embedding_concurrency=4))
+    service = EmbeddingsService.from_settings(
+        endpoint_settings(embedding_batch_size=10, embedding_concurrency=4, embedding_requests_per_minute=a_minute)
+    )
     assert isinstance(service.encoder, EndpointEncoder)
 
     def interrupt() -> None:
@@ -332,7 +343,7 @@ def test_ctrl_c_ends_the_wait_and_what_was_not_sent_is_not_paid_for(
     service.encoder._pool.shutdown()
 
     assert sent < 1_000
-    assert len(server.texts) <= sent + 4 * 10, "those in hand, and no other"
+    assert len(server.texts) <= sent + in_hand * 10, "those in hand, and no other"
     service.shutdown()
 
 

@@ -12,7 +12,9 @@ pytest.importorskip("openvino")
 LEAST_COSINE = {"fp32": 0.999999, "auto": 0.999, "int8": 0.97}
 
 
-@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.thorough), "auto", "int8"])
+@pytest.mark.parametrize(
+    "precision", ["auto", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("fp32", "int8"))]
+)
 def test_vectors_agree_with_sentence_transformers(load, reference, precision):
     if precision == "int8":
         pytest.importorskip("nncf")
@@ -29,6 +31,7 @@ def test_vectors_agree_with_sentence_transformers(load, reference, precision):
         assert encoder.backend.quantization.is_enough
 
 
+@pytest.mark.thorough
 def test_the_order_of_the_texts_is_kept(load):
     encoder = load(embedding_precision="fp32")
     texts = [f"{'word ' * (number * 37 % 100)} number {number}" for number in range(80)]

@@ -55,6 +55,7 @@ def test_a_conversion_that_was_killed_leaves_no_half_model(bundled, tmp_path, mo
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
+@pytest.mark.thorough
 def test_where_nothing_can_be_kept_the_model_runs_on_pytorch(settings, tmp_path, caplog):
     (tmp_path / "models").write_text("a file, where a folder would be made")
     elsewhere = settings.model_copy(update={"bge_pipeline_home": tmp_path, "embedding_precision": "fp32"})
