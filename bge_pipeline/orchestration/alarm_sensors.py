@@ -124,7 +124,9 @@ def tell_failures(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     except BgePipelineError as error:
         return dg.SkipReason(str(error))
     behind, failed = _failed_since(context.instance, context.cursor)
-    by_table: dict[ServedTable | None, list[dg.DagsterRun]] = {None: []} | {table: [] for table in tables}
+    by_table: dict[ServedTable | None, list[dg.DagsterRun]] = {table: [] for table in tables}
+    if THE_TABLE not in tables:
+        by_table[None] = []  # what was counted of tables that are served no more
     for run in failed:
         table = _table_of(run, tables)
         if _is_of_this_location(context, run, table):
