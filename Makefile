@@ -74,19 +74,19 @@ $(DOCS)/.installed: pyproject.toml | $(INSTALLED)
 
 lint: lint-style lint-types lint-imports lint-docs  ## Check style, types, the direction of imports, declared imports, and the documents' links.
 
-lint-style: $(INSTALLED)
+lint-style: $(INSTALLED)  ## Of lint, style.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-lint-types: $(INSTALLED)
+lint-types: $(INSTALLED)  ## Of lint, types.
 	$(BIN)/mypy
 
-lint-imports: $(INSTALLED)
+lint-imports: $(INSTALLED)  ## Of lint, the direction of imports, and whether they are declared.
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/deptry bge_pipeline migrations
 	$(BIN)/deptry . --ignore DEP002,DEP004
 
-lint-docs: $(DOCS)/.installed
+lint-docs: $(DOCS)/.installed  ## Of lint, the documents' links.
 	$(MKDOCS) build --strict --site-dir $(DOCS)/site
 
 format: $(INSTALLED)  ## Put the code into shape.

@@ -133,9 +133,10 @@ class Sessions:
 
         def dial() -> RawConnection:
             strings = " -c standard_conforming_strings=on" if self._strings_were_off else ""
-            # The look at the connection comes before our settings, and may take longer than the role's own limit.
-            limit = f" -c statement_timeout={self._limits.get('statement_timeout', '0')}"
-            options = f"{own} -c {MARKER}={self._marker}{limit}{strings}".strip()
+            # The look at the connection comes before our settings. It may begin later, on a busy machine, and take longer
+            # than the role's own limits allow.
+            limits = f" -c statement_timeout={self._limits.get('statement_timeout', '0')} -c idle_session_timeout=0"
+            options = f"{own} -c {MARKER}={self._marker}{limits}{strings}".strip()
             return cast("RawConnection", dialect.connect(*arguments, **parameters | {"options": options}))
 
         connection = dial()

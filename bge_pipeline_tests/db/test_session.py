@@ -130,6 +130,18 @@ def test_a_first_look_that_takes_longer_than_statements_of_the_role_may_is_taken
     assert scalar(fresh(), "SHOW statement_timeout") == "0"
 
 
+def test_a_first_look_that_begins_later_than_sessions_of_the_role_may_be_idle_is_taken(database, fresh, monkeypatch):
+    configure(database, idle_session_timeout="'40ms'")
+    look = session.Sessions._look
+
+    def look_late(*arguments):
+        time.sleep(0.3)
+        look(*arguments)
+
+    monkeypatch.setattr(session.Sessions, "_look", look_late)
+    assert scalar(fresh(), "SHOW idle_session_timeout") == "0"
+
+
 def test_every_setting_is_in_force_and_has_a_reason(database):
     for setting in FIXED_SETTINGS:
         held = scalar(database, "SELECT current_setting(:name, true)", name=setting.name)
