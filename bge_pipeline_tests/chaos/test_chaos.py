@@ -17,7 +17,7 @@ pytestmark = pytest.mark.pgvector
     [
         pytest.param(16, id="command, HNSW, three kills"),
         pytest.param(18, id="command, two operators, there and back", marks=pytest.mark.thorough),
-        pytest.param(20, id="Alembic, the server goes down"),
+        pytest.param(20, id="Alembic, the server goes down", marks=pytest.mark.thorough),
         pytest.param(23, id="Dagster, two kills", marks=pytest.mark.thorough),
     ],
 )

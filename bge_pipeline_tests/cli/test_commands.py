@@ -113,6 +113,7 @@ def test_a_second_migrate_changes_nothing(run: Run) -> None:
 
 
 @pytest.mark.pgvector
+@pytest.mark.thorough
 def test_rollback_discards_a_migration_that_was_not_swapped_yet(run: Run, database: Database) -> None:
     run("migrate")
     run("rollback", "--yes")
@@ -302,6 +303,7 @@ def test_importing_the_package_and_the_command_loads_no_model_library() -> None:
 
 
 @pytest.mark.pgvector
+@pytest.mark.thorough
 def test_alembic_runs_its_revisions_with_the_settings_of_the_command(run: Run) -> None:
     done = run("--set", "OLD_INDEX=keep", "alembic", "upgrade", "005")
 

@@ -16,6 +16,7 @@ from bge_pipeline_tests.support import execute, pending_ids, put_in_quarantine
 
 
 @pytest.mark.pgvector
+@pytest.mark.thorough
 def test_expand_backfill_and_swap_are_what_migrate_does(run: Run, database: Database) -> None:  # noqa: F811
     too_early = run("backfill")
     assert (too_early.returncode, "bge-pipeline migrate" in too_early.stderr) == (3, True)
@@ -35,6 +36,7 @@ def test_expand_backfill_and_swap_are_what_migrate_does(run: Run, database: Data
 
 
 @pytest.mark.pgvector
+@pytest.mark.thorough
 def test_quarantine_is_listed_let_go_and_tried_again(run: Run, database: Database) -> None:  # noqa: F811
     assert json.loads(run("quarantine", "list", "--json").stdout)["rows"] == 0
     assert run("expand").returncode == 0
@@ -93,6 +95,7 @@ def test_status_has_the_next_step_for_programs(run: Run) -> None:  # noqa: F811
 
 
 @pytest.mark.pgvector
+@pytest.mark.thorough
 def test_explain_is_for_people_and_the_servers_plan_is_asked_for(run: Run) -> None:  # noqa: F811
     assert run("migrate", QUALITY_GATE="off").returncode == 0
 

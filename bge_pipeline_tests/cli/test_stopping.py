@@ -116,6 +116,7 @@ class TestSigterm:
 
 
 class TestPause:
+    @pytest.mark.thorough
     def test_a_run_of_another_process_waits_and_goes_on(self, slow, start, run):  # noqa: F811
         process = start("migrate")
         wait_until(lambda: embedded(slow) > 0, 60)
@@ -145,6 +146,7 @@ class TestPause:
 
 
 class TestUntil:
+    @pytest.mark.thorough
     def test_it_ends_with_0_and_what_comes_next(self, database, run):  # noqa: F811
         first = run("migrate", "--until", "50%", QUALITY_GATE="off", BACKFILL_BATCH_ROWS="40")
         assert first.returncode == 0, first.stderr

@@ -26,7 +26,7 @@ from bge_pipeline_tests.roads import ROOT, environment
 SCENARIOS = read_scenarios()
 RUN = kinds(
     {scenario.name: scenario for scenario in SCENARIOS},
-    *("command", "application"),
+    "command",
 )
 
 

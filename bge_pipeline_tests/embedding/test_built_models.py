@@ -91,6 +91,7 @@ def test_what_openvino_runs_gives_them_too_and_what_it_cannot_goes_to_pytorch(se
 
 
 @pytest.mark.skipif(not find_spec("openvino"), reason="the extra `openvino` is not installed")
+@pytest.mark.thorough
 def test_openvino_that_was_asked_for_and_cannot_says_why_in_one_line(settings_of):
     with pytest.raises(ModelUnavailable, match=r"cannot convert the model for OpenVINO: \w+: .") as caught:
         load_encoder(settings_of("modernbert", embedding_backend="openvino"))

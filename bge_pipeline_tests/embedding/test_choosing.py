@@ -92,6 +92,7 @@ def reference_vectors(tiny_sentence_model):
     return SentenceTransformer(str(tiny_sentence_model), device="cpu").encode(TEXTS, normalize_embeddings=True)
 
 
+@pytest.mark.thorough
 def test_whoever_insists_on_a_way_that_does_not_agree_is_refused(settings, monkeypatch):
     pytest.importorskip("openvino")
     wrong(monkeypatch)

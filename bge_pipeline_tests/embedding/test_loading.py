@@ -15,6 +15,7 @@ def test_auto_chooses_bf16_where_the_processor_is_quicker_in_it_and_openvino_on_
     encoder.close()
 
 
+@pytest.mark.thorough
 def test_without_openvino_the_model_runs_on_torch(settings, monkeypatch):
     monkeypatch.setattr("bge_pipeline.embedding.loading.find_spec", lambda _name: None)
     encoder = load_encoder(settings)

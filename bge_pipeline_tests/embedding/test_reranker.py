@@ -52,6 +52,7 @@ def test_scores_are_those_of_the_model_in_the_order_of_the_passages(settings, ex
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_the_same_scores_come_from_openvino(settings, expected):
     pytest.importorskip("openvino")
     reranker = load_reranker(settings.model_copy(update={"embedding_backend": "openvino"}))

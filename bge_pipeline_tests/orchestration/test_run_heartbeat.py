@@ -40,7 +40,10 @@ def tell(database: Database, run_id: str, minutes: int, *, ended: bool = False) 
 
 
 @pytest.mark.usefixtures("expanded")
-@pytest.mark.parametrize("job", ["swap_job", "keep_old_current_job", "backfill_job"])
+@pytest.mark.parametrize(
+    "job",
+    ["swap_job", *(pytest.param(job, marks=pytest.mark.thorough) for job in ("keep_old_current_job", "backfill_job"))],
+)
 @pytest.mark.parametrize(
     ("minutes", "ended", "is_failed"),
     [(10, False, True), (3 * 24 * 60, False, True), (1, False, False), (10, True, False)],

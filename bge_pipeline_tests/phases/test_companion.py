@@ -293,6 +293,7 @@ class TestTheOldModel:
         assert len(loaded[0]) == 1
         assert loaded[1] == loaded[0]
 
+    @pytest.mark.thorough
     def test_may_be_a_real_one(self, database, make_settings):
         real = {"embedding_model": "bundled", "embedding_backend": "torch", "quality_gate": "off", "search_probes": 10}
         settings = make_settings(**real)

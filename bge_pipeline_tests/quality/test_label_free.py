@@ -113,6 +113,7 @@ def test_too_few_rows_prove_nothing_and_are_refused() -> None:
         exact_neighbours(random_vectors(5, 8), 5)
 
 
+@pytest.mark.thorough
 def test_rounding_to_half_precision_is_the_same_vector() -> None:
     agreement = stored_vectors_match(right().astype(np.float16), right())
 
