@@ -106,7 +106,8 @@ def _wait_while_starting(data_folder: Path, deadline: float) -> None:
     while True:
         time.sleep(_LOOK_SECONDS)
         lines = _postmaster_file(data_folder)
-        is_starting = bool(lines) and lines[-1].strip() != "ready" and psutil.pid_exists(int(lines[0]))
+        pid = _process_of(lines)
+        is_starting = pid is not None and lines[-1].strip() != "ready" and psutil.pid_exists(pid)
         if not is_starting or time.monotonic() >= deadline:
             return
 
@@ -116,6 +117,12 @@ def _postmaster_file(data_folder: Path) -> list[str]:
     with suppress(FileNotFoundError):
         return (data_folder / "postmaster.pid").read_text(encoding="utf-8").splitlines()
     return []
+
+
+def _process_of(lines: list[str]) -> int | None:
+    """The process that wrote this; None where it has not yet. Who makes the data folder writes a negative number."""
+    number = re.match(r"-?(\d+)", lines[0]) if lines else None
+    return int(number[1]) if number else None
 
 
 def _forget_killed_users(server: PostgresServer) -> None:
@@ -157,10 +164,11 @@ def _is_strangers(lines: list[str]) -> bool:
     """Whether the process of that number is alive and no PostgreSQL."""
     import psutil
 
-    if not lines:
+    pid = _process_of(lines)
+    if pid is None:
         return False
     try:
-        return not psutil.Process(int(lines[0])).name().startswith("postgres")
+        return not psutil.Process(pid).name().startswith("postgres")
     except psutil.Error:
         return False
 

@@ -202,7 +202,8 @@ def test_half_a_list_of_users_is_made_whole(users):
         assert_answers(server)
 
 
-def test_a_killed_server_whose_number_another_program_has_is_started_again(folder):
+@pytest.mark.parametrize("sign", ["", "-"], ids=["a server", "one that was making the folder"])
+def test_a_killed_server_whose_number_another_program_has_is_started_again(folder, sign):
     data = folder / "data"
     server = start_embedded_server(data)
     file = data / "postmaster.pid"
@@ -211,7 +212,7 @@ def test_a_killed_server_whose_number_another_program_has_is_started_again(folde
 
     with subprocess.Popen(["sleep", "600"]) as stranger:
         try:
-            file.write_text("\n".join([str(stranger.pid), *others, ""]))
+            file.write_text("\n".join([f"{sign}{stranger.pid}", *others, ""]))
             assert_answers(start_embedded_server(data))
             assert stranger.poll() is None
         finally:
