@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from sqlalchemy import Connection
 
@@ -53,18 +53,18 @@ def released(encoder: QueryEncoder | None) -> Iterator[QueryEncoder | None]:
 def _recorded_encoder(space: EmbeddingSpace, settings: Settings) -> QueryEncoder | None:
     if is_of_endpoint(space) and settings.keep_old_current == "off":
         return None
-    encoder = None
-    try:
-        encoder = load_encoder_of(space, settings)
-        if encoder is not None:
-            encoder.encode(encoder.tokenize_queries([PLAIN_SENTENCE]))
-    except OutOfMemory:
-        raise  # the model is at hand: what is measured without it would pass for whole
-    except BgePipelineError as error:
-        logger.warning("%s, the model of the old vectors, cannot be asked: %s", space.model, error.message)
-        if encoder is not None:
-            encoder.close()
-        return None
+    with ExitStack() as stack:
+        try:
+            encoder = load_encoder_of(space, settings)
+            if encoder is not None:
+                stack.callback(encoder.close)
+                encoder.encode(encoder.tokenize_queries([PLAIN_SENTENCE]))
+        except OutOfMemory:
+            raise  # the model is at hand: what is measured without it would pass for whole
+        except BgePipelineError as error:
+            logger.warning("%s, the model of the old vectors, cannot be asked: %s", space.model, error.message)
+            return None
+        stack.pop_all()
     return encoder
 
 
@@ -75,21 +75,24 @@ def _declared_encoder(
     sample = sample_vectors(connection, target, [column.name], _DECLARED_SAMPLE_ROWS)
     if not len(sample):
         return None
-    try:
-        encoder = load_encoder_named(settings.legacy_model, sample.vectors[column.name].shape[1], settings)
-        made = encoder.encode(encoder.tokenize(sample.texts))
-    except OutOfMemory:
-        raise
-    except BgePipelineError as error:
-        logger.warning("LEGACY_MODEL=%s cannot be used: %s", settings.legacy_model, error.message)
-        return None
-    found = stored_vectors_match(sample.vectors[column.name], made)
-    if found.matching_share < 0.5:
-        logger.warning(
-            "LEGACY_MODEL=%s did not make the vectors in %r (%s): the new vectors are measured alone",
-            settings.legacy_model,
-            column.name,
-            found.summary(),
-        )
-        return None
+    with ExitStack() as stack:
+        try:
+            encoder = load_encoder_named(settings.legacy_model, sample.vectors[column.name].shape[1], settings)
+            stack.callback(encoder.close)
+            made = encoder.encode(encoder.tokenize(sample.texts))
+        except OutOfMemory:
+            raise
+        except BgePipelineError as error:
+            logger.warning("LEGACY_MODEL=%s cannot be used: %s", settings.legacy_model, error.message)
+            return None
+        found = stored_vectors_match(sample.vectors[column.name], made)
+        if found.matching_share < 0.5:
+            logger.warning(
+                "LEGACY_MODEL=%s did not make the vectors in %r (%s): the new vectors are measured alone",
+                settings.legacy_model,
+                column.name,
+                found.summary(),
+            )
+            return None
+        stack.pop_all()
     return encoder
