@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Measurement, Results
-from bge_pipeline.database.connection import Database
+from benchmarks.tuned_server import shown_settings, start_tuned_server
+from bge_pipeline.database.connection import Database, embedded_folder
 from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
@@ -36,12 +37,19 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000], help="table sizes, each run by itself")
     parser.add_argument("--no-swap", action="store_true", help="stop after the backfill: no index, no exchange")
     parser.add_argument("--name", default="backfill", help="of the file with the results")
+    parser.add_argument(
+        "--server",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the embedded server, which has a quarter of the memory as shared_buffers by default",
+    )
     parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only is not None:
-        print(json.dumps(run(arguments.only, swaps=not arguments.no_swap)))
+        print(json.dumps(run(arguments.only, arguments.server, swaps=not arguments.no_swap)))
         return
-    flags = ["--no-swap"] if arguments.no_swap else []
+    flags = [*(["--no-swap"] if arguments.no_swap else []), *(f"--server={setting}" for setting in arguments.server)]
     results = [in_a_process_of_its_own(rows, flags) for rows in arguments.rows]
     filled = [
         [
@@ -55,7 +63,10 @@ def main() -> None:
     ]
     shares = ["share of time in " + stage.removesuffix("_seconds") for stage in STAGES]
     tables = [Results("Expand and backfill", ["rows", "rows/s", "rows/s of the writer", *shares, "peak MiB"], filled)]
-    notes = ["The stages run at the same time, so that their shares add up to more than 100%."]
+    notes = [
+        f"The server: {results[0]['server']}.",
+        "The stages run at the same time, so that their shares add up to more than 100%.",
+    ]
     if not arguments.no_swap:
         tables.append(
             Results(
@@ -99,17 +110,20 @@ def in_a_process_of_its_own(rows: int, flags: list[str]) -> dict[str, Any]:
     return found
 
 
-def run(rows: int, *, swaps: bool) -> dict[str, Any]:
+def run(rows: int, server: list[str], *, swaps: bool) -> dict[str, Any]:
     """Figures of one size, on an embedded server made for it and removed after it."""
     with tempfile.TemporaryDirectory(prefix="bge-benchmark-", ignore_cleanup_errors=True) as home:
         settings = settings_of(home)
         # The table is made in a process of its own too, whose memory is not the backfill's.
-        subprocess.run([sys.executable, "-c", _LOAD, home, str(rows)], check=True, cwd=Path(__file__).parent.parent)
+        subprocess.run(
+            [sys.executable, "-c", _LOAD, home, str(rows), *server], check=True, cwd=Path(__file__).parent.parent
+        )
         steps = Steps()
         with Database.from_settings(settings) as database, open_service(Migration(database, settings)) as service:
+            memory = {"server": shown_settings(database.url)}
             if not swaps:
                 expand(Migration(database, settings), service.space)
-                return backfill(Migration(database, settings), service.encoder).as_metadata()
+                return backfill(Migration(database, settings), service.encoder).as_metadata() | memory
             result = migrate(Migration(database, settings), service, on_step=steps.begin)
             assert result.swap is not None
             steps.begin("rollback")
@@ -121,6 +135,7 @@ def run(rows: int, *, swaps: bool) -> dict[str, Any]:
             steps.begin("end")
         return (
             result.backfill.as_metadata()
+            | memory
             | {name: getattr(result.swap, name) for name in ("index_seconds", "lock_milliseconds")}
             | {"gate_seconds": steps.seconds["quality gate"], "rollback_lock_milliseconds": back.lock_milliseconds}
             | {f"{name}_seconds": steps.seconds[name] for name in ("exchange", "rollback", "forward", "retire")}
@@ -155,13 +170,14 @@ class Steps:
 _LOAD = """
 import sys
 from benchmarks.backfill import load
-load(sys.argv[1], int(sys.argv[2]))
+load(sys.argv[1], int(sys.argv[2]), sys.argv[3:])
 """
 
 
-def load(home: str, rows: int) -> None:
-    """Make the demo table; the server stays for the process that waits for this one."""
+def load(home: str, rows: int, server: list[str]) -> None:
+    """Make the demo table on a server with these settings, which it has again when the next process starts it."""
     settings = settings_of(home)
+    start_tuned_server(embedded_folder(settings), server)
     with Database.from_settings(settings) as database:
         create_demo_table(database, settings, rows, with_index=False)
 

@@ -29,10 +29,12 @@ from benchmarks.live_application import Application, Latencies
 from benchmarks.live_picture import draw
 from benchmarks.live_table import Clone, Sizes, make_template
 from benchmarks.live_tools import PhaseWatch, Tool, busy, nothing, ours, vecshift
+from benchmarks.tuned_server import shown_settings, start_tuned_server
 from bge_pipeline.database.connection import normalise_url
-from bge_pipeline.database.local_server import start_embedded_postgres
 
-BEFORE_SECONDS = 20.0
+WARM_UP_SECONDS = 30.0
+"""A copy of the table begins with nothing of it in memory, and its first searches say nothing of later ones."""
+BEFORE_SECONDS = 30.0
 AFTER_SECONDS = 10.0
 
 
@@ -72,6 +74,7 @@ class LiveMeasurement(Measurement):
 def main() -> None:
     arguments = _arguments()
     tools = [ours("keep", arguments.set), ours("drop", arguments.set)]
+    tools += [ours("keep", [*arguments.set, setting], also=setting) for setting in arguments.also]
     if arguments.alone is not None:
         tools += [nothing(arguments.alone), busy(arguments.alone)]
     if arguments.vecshift is not None:
@@ -79,7 +82,12 @@ def main() -> None:
     tools = [tool for tool in tools if not arguments.tools or tool.name in arguments.tools]
     races: list[Race] = []
     with tempfile.TemporaryDirectory(prefix="bge-live-", ignore_cleanup_errors=True) as folder:
-        server = normalise_url(arguments.database_url or start_embedded_postgres(Path(folder) / "postgres"))
+        server = (
+            normalise_url(arguments.database_url)
+            if arguments.database_url
+            else start_tuned_server(Path(folder) / "postgres", arguments.server)
+        )
+        memory = shown_settings(server)
         for old_index in arguments.old_index:
             for rows in arguments.rows:
                 with make_template(server, rows, old_index, Path(folder)) as template:
@@ -89,7 +97,7 @@ def main() -> None:
                             race = run_race(server, template, tool, rows, old_index, Path(folder))
                             print(_line(race), flush=True)
                             races.append(race)
-    publish(races, arguments.name, arguments.rounds, arguments.pictures)
+    publish(races, arguments.name, arguments.rounds, arguments.pictures, memory)
 
 
 def _arguments() -> argparse.Namespace:
@@ -106,7 +114,21 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--tools", nargs="+", help="names of the tools to run, as the tables have them; all by default")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting for ours")
+    parser.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="ours once more, with that setting beside the others",
+    )
     parser.add_argument("--database-url", help="a server with pgvector; an embedded one by default")
+    parser.add_argument(
+        "--server",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the embedded server, which has a quarter of the memory as shared_buffers by default",
+    )
     parser.add_argument("--name", default="live", help="of the results, and how the pictures' names begin")
     parser.add_argument(
         "--pictures", type=Path, default=Path(__file__).parent.parent / "docs" / "images", help="folder of the pictures"
@@ -115,7 +137,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def run_race(server: URL, template: str, tool: Tool, rows: int, old_index: str, folder: Path) -> Race:
-    """One tool on a fresh copy of the table, with the application at work from ten seconds before to ten seconds after."""
+    """One tool on a fresh copy of the table, with the application at work from before to after the tool."""
     with Clone(server, template) as clone, tempfile.TemporaryDirectory(dir=folder) as home:
         sizes_before, updates_before = clone.sizes(), clone.updates()
         application, watch = Application(clone.dsn, rows), PhaseWatch(clone.dsn)
@@ -124,6 +146,8 @@ def run_race(server: URL, template: str, tool: Tool, rows: int, old_index: str, 
         for thread in threads:
             thread.start()
         try:
+            time.sleep(WARM_UP_SECONDS)
+            application.forget()
             time.sleep(BEFORE_SECONDS)
             began = time.time()
             error = tool.run(clone.dsn, Path(home))
@@ -158,7 +182,7 @@ def run_race(server: URL, template: str, tool: Tool, rows: int, old_index: str, 
         )
 
 
-def publish(races: Sequence[Race], name: str, rounds: int, pictures: Path) -> None:
+def publish(races: Sequence[Race], name: str, rounds: int, pictures: Path, memory: str) -> None:
     """Tables by old index and size, the course of each race in the JSON, and a picture of each comparison."""
     tables, notes = [], []
     groups = list(dict.fromkeys((race.old_index, race.rows) for race in races))
@@ -185,11 +209,13 @@ def publish(races: Sequence[Race], name: str, rounds: int, pictures: Path) -> No
     notes.append(
         "Reader and writer each wait for their own statement: a long wait is one sample, so look at the longest too."
     )
+    notes.append(f"The server: {memory}.")
     notes.append(f"Load of the machine at the end: {os.getloadavg()[1]:.1f} on {os.cpu_count()} cores.")
     LiveMeasurement(
         name,
         "A search every 20 ms and a write every 50 ms while a tool migrates 1536-dimensional vectors to 384 with a new HNSW "
-        f"index; no network embeds anything. {rounds} turn(s) of each tool, on copies of one table. `during` ends with the "
+        f"index; no network embeds anything. {rounds} turn(s) of each tool, on copies of one table, whose application had been "
+        f"at work for {WARM_UP_SECONDS:.0f} s before anything was noted. `during` ends with the "
         f"exchange of the columns, `after` is {AFTER_SECONDS:.0f} s from it.",
         tables,
         notes,

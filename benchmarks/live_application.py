@@ -33,6 +33,10 @@ class Latencies:
         """Note a statement that began at that reading of the clock and has just ended."""
         self._seen.append((time.time(), time.perf_counter() - began))
 
+    def forget(self) -> None:
+        """Begin anew."""
+        self._seen = []
+
     def between(self, first: float, last: float) -> list[float]:
         """Milliseconds of the statements that ended in that span."""
         return [seconds * 1e3 for at, seconds in self._seen if first <= at < last]
@@ -73,6 +77,11 @@ class Application:
     def work(self) -> tuple[Callable[[threading.Event], None], ...]:
         """Each runs until its event is set."""
         return self._read, self._write
+
+    def forget(self) -> None:
+        """What it noted so far was for getting warm."""
+        self.searches.forget()
+        self.writes.forget()
 
     def _read(self, stop: threading.Event) -> None:
         """Search; after a change of dimensions with vectors of the new ones, as an application that has changed over."""

@@ -36,8 +36,8 @@ class Tool:
     run: Callable[[str, Path], str | None]
 
 
-def ours(old_index: str, assignments: Sequence[str]) -> Tool:
-    """`bge-pipeline migrate` with OLD_INDEX=keep or drop, and with further settings as NAME=VALUE."""
+def ours(old_index: str, assignments: Sequence[str], *, also: str | None = None) -> Tool:
+    """`bge-pipeline migrate` with OLD_INDEX=keep or drop, and with further settings as NAME=VALUE; `also` names it."""
 
     def run(dsn: str, home: Path) -> str | None:
         settings = {
@@ -52,7 +52,7 @@ def ours(old_index: str, assignments: Sequence[str]) -> Tool:
         } | dict(assignment.split("=", 1) for assignment in assignments)
         return _run([[sys.executable, "-m", "bge_pipeline", "migrate"]], settings, home)
 
-    return Tool(f"ours, OLD_INDEX={old_index}", run)
+    return Tool(f"ours, {also or f'OLD_INDEX={old_index}'}", run)
 
 
 def nothing(seconds: float) -> Tool:

@@ -32,6 +32,7 @@ from bge_pipeline_tests.support import administer, copy_database
 _IN_MEMORY = Path("/dev/shm")
 _ROOM = 4 * 2**30
 """Bytes; a run takes not quite half of it."""
+_LONGEST = ("ui/", "orchestration/test_processes.py")
 SEGMENTS = 300
 """Rows of the demo table in the template: enough for every behaviour, embedded in a blink."""
 
@@ -63,6 +64,11 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["BGE_PIPELINE_TESTS_FOLDER"] = str(folder)
     if in_memory and not config.option.basetemp:
         config.option.basetemp = f"{folder}/t"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, which mostly wait for other processes: at the end one worker would be left alone with them."""
+    items.sort(key=lambda item: not item.nodeid.removeprefix("bge_pipeline_tests/").startswith(_LONGEST))
 
 
 def _has_room(folder: Path) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from bge_pipeline.demo.prose import Passage, pack, passages
 from bge_pipeline.demo.python_docs import Document, language_reference, library_docstrings
@@ -62,7 +62,7 @@ def segments(rows: int | None = None) -> Iterator[Segment]:
     Raises:
         ValueError: `rows` is negative or more than recombination can make (tens of millions).
     """
-    corpus = _corpus()
+    corpus = _corpus().segments
     if rows is None or rows == len(corpus):
         return iter(corpus)
     if rows < 0:
@@ -74,7 +74,7 @@ def segments(rows: int | None = None) -> Iterator[Segment]:
 
 def sources(rows: int | None = None) -> Iterator[Source]:
     """The sources of exactly the segments that `segments(rows)` gives, in the order of their first segment."""
-    titles = _titles()
+    titles = _corpus().titles
     for video_id, _ in groupby(segment.video_id for segment in segments(rows)):
         original, _, part = video_id.partition("#")
         yield Source(video_id, f"{titles[original]} (part {part})" if part else titles[original])
@@ -82,24 +82,27 @@ def sources(rows: int | None = None) -> Iterator[Source]:
 
 def corpus_rows() -> int:
     """How many segments the corpus has before it is grown."""
-    return len(_corpus())
+    return len(_corpus().segments)
+
+
+class _Corpus(NamedTuple):
+    segments: tuple[Segment, ...]
+    titles: dict[str, str]
 
 
 @lru_cache(maxsize=1)
-def _corpus() -> tuple[Segment, ...]:
+def _corpus() -> _Corpus:
+    """Both in one reading: to parse the sources of the library takes seconds."""
     seen_passages: set[str] = set()
     seen_texts: set[str] = set()
     found: list[Segment] = []
+    titles: dict[str, str] = {}
     for video_id, documents in _documents_by_source():
+        titles[video_id] = _title(video_id, documents[0])
         texts = [text for text in dict.fromkeys(pack(_unseen(documents, seen_passages))) if text not in seen_texts]
         seen_texts.update(texts)
         found += _spoken(video_id, texts)
-    return tuple(found)
-
-
-@lru_cache(maxsize=1)
-def _titles() -> dict[str, str]:
-    return {video_id: _title(video_id, documents[0]) for video_id, documents in _documents_by_source()}
+    return _Corpus(tuple(found), titles)
 
 
 def _documents_by_source() -> Iterator[tuple[str, list[Document]]]:
@@ -146,7 +149,7 @@ def _grown(rows: int) -> Iterator[Segment]:
     Heads and tails are each without repetition and the stride shares no divisor with their number, so that no
     pair comes twice, and the joint makes the pair readable from the text: no two texts are equal.
     """
-    corpus = _corpus()
+    corpus = _corpus().segments
     halves = _halves(corpus)
     count = len(halves)
     if rows - len(corpus) > count * (count - 1):

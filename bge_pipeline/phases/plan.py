@@ -46,6 +46,7 @@ from bge_pipeline.phases.plan_words import (
     keeps_search_current,
     look_around,
     old_index_costs,
+    told_buffers,
     told_drops,
     told_notices,
 )
@@ -163,6 +164,8 @@ def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Pl
         around = look_around(connection, settings, state, service.space, pending)
         version = pgvector_version(connection)
         memory = _setting_bytes(connection, "maintenance_work_mem")
+        index_bytes = sum(old.bytes for old in old_indexes) if pending and settings.old_index == "keep" else 0
+        crowded = told_buffers(_setting_bytes(connection, "shared_buffers"), index_bytes)
         size = table_bytes(connection, target)
         disk = disk_bytes(connection, target, pending, index, vector)
         postgres, untested = server_version(connection), untested_versions(connection)
@@ -229,7 +232,7 @@ def plan(migration: Migration, service: EmbeddingsService | UnloadedModel) -> Pl
         pgvector_version=version,
         keeps_search_current=keeps_current,
         notices=(
-            *filter(None, [untested, part]),
+            *filter(None, [untested, part, crowded]),
             *partitions,
             *told_notices(settings, state, service.space, old, without_previous, keeps_current=keeps_current),
         ),

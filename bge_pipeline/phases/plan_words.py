@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from bge_pipeline.database.indexes import MEBIBYTE
 from bge_pipeline.database.privileges import missing_privileges
 from bge_pipeline.database.publications import find_replication, updates_fault
 from bge_pipeline.database.read_only import read_only_fault
@@ -19,9 +20,7 @@ from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.phases.application_vectors import same_dimensions
 from bge_pipeline.phases.companion import can_be_kept, missing_model
 from bge_pipeline.phases.old_vectors import OldVectors
-from bge_pipeline.phases.plan_rates import (
-    backfill_seconds,
-)
+from bge_pipeline.phases.plan_rates import backfill_seconds
 from bge_pipeline.phases.safeguards import taken_names
 from bge_pipeline.phases.state import MigrationState
 from bge_pipeline.phases.surroundings import hidden_changes, told_replication, told_rules, told_triggers, warnings_of
@@ -110,6 +109,17 @@ def old_index_costs(
         "drop": f"backfill {about(dropped)}; until the swap, search on the old column reads the whole table",
         "keep": f"search stays fast; backfill {about(kept)}{stays}",
     }
+
+
+def told_buffers(shared_buffers: int, index_bytes: int) -> str | None:
+    """What it means to searches of the old index that the server cannot keep the whole of it; both in bytes."""
+    if index_bytes <= shared_buffers:
+        return None
+    return (
+        f"shared_buffers has {shared_buffers / MEBIBYTE:,.0f} MB, the vector index that searches read meanwhile "
+        f"{index_bytes / MEBIBYTE:,.0f}: what is written takes room from it, and searches take longer; PostgreSQL's manual "
+        "advises a quarter of the server's memory (a restart)"
+    )
 
 
 def keeps_search_current(settings: Settings, state: MigrationState, space: EmbeddingSpace) -> bool | None:

@@ -17,7 +17,9 @@ from bge_pipeline.orchestration.per_table import PerTable
 from bge_pipeline.orchestration.sensors import embed_new_rows, notice_old_vectors, rerun_failed_partitions
 from bge_pipeline.orchestration.served import THE_TABLE
 from bge_pipeline.orchestration.workers import WORKER_TAG
+from bge_pipeline.phases.migrate import migrate, open_service
 from bge_pipeline.phases.migration import Migration
+from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.status import read_status
 from bge_pipeline.process import this_process
 from bge_pipeline_tests.orchestration.conftest import (
@@ -526,10 +528,11 @@ class TestTheNextMigration:
     """Of a table that this project keeps current: search reads vectors that it has to make."""
 
     @pytest.fixture
-    def begun(self, run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The second migration, to 256 dimensions, expanded; no partition has been materialized."""
-        run.migrate()
-        assert run.retire().success
+    def begun(self, run: Runner, migration: Migration, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The second migration, to 256 dimensions, expanded; the first was the command's. No partition is materialized."""
+        with open_service(migration) as service:
+            migrate(migration, service)
+        retire(migration)
         monkeypatch.setenv("EMBEDDING_DIMENSIONS", "256")
         assert run("expand_job", run_config=consenting(begin_next_migration="hashing")).success
 

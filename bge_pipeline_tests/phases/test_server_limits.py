@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.embedding.service import EmbeddingsService
 from bge_pipeline.errors import ConfigurationError, DiskFull, IndexBuildFailed
 from bge_pipeline.phases.backfill import backfill
@@ -16,6 +17,7 @@ from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.plan import plan
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.status import read_status
+from bge_pipeline_tests.own_server import OwnServer
 from bge_pipeline_tests.support import (
     ENCODER,
     columns_of,
@@ -125,6 +127,29 @@ class TestRetireThatReclaims:
         assert read_status(migration).phase == "retired"
         execute(database, "DROP INDEX depends")
         assert retire(migration, reclaim=True).rewritten
+
+
+def test_a_plan_says_where_the_server_cannot_keep_the_old_index_in_memory(make_settings):
+    server = OwnServer.temporary()
+    try:
+        server.set(shared_buffers="1MB")
+        settings = make_settings(database_url=server.url.render_as_string())
+        with Database(server.url) as database:
+            create_demo_table(database, settings, 200)
+
+            def crowded(**overrides):
+                migration = Migration(database, make_settings(database_url=settings.database_url, **overrides))
+                told = plan(migration, EmbeddingsService(ENCODER, migration.settings)).notices
+                return [notice for notice in told if "shared_buffers" in notice]
+
+            [notice] = crowded()
+            assert notice.startswith("shared_buffers has 1 MB, the vector index that searches read meanwhile ")
+            assert crowded(old_index="drop") == []
+            server.set(shared_buffers="128MB")
+            database.engine.dispose()
+            assert crowded() == []
+    finally:
+        server.remove()
 
 
 class TestPgvectorBefore07:
