@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from bge_pipeline.embedding.endpoint.address import Address
-from bge_pipeline.embedding.forked import in_forked_child
 from bge_pipeline.embedding.service import EmbeddingsService
+from bge_pipeline.forked import in_forked_child
 from bge_pipeline.settings import Settings, load_settings, settings_from_env
 
 _loading = threading.Lock()

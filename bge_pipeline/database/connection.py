@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import psycopg2
 from psycopg2.errors import DiskFull as ServerDiskFull
@@ -21,6 +22,7 @@ from bge_pipeline.database.login import refuses_login
 from bge_pipeline.database.session import Sessions
 from bge_pipeline.database.session_settings import Limits
 from bge_pipeline.errors import ConfigurationError, DatabaseUnavailable, DiskFull, LoginRefused, MissingPrivilege
+from bge_pipeline.forked import in_forked_child
 from bge_pipeline.postgres_url import parse_url, place, shown
 
 if TYPE_CHECKING:
@@ -60,6 +62,9 @@ def embedded_folder(settings: HomeSettings) -> Path:
     return settings.home / "postgres"
 
 
+_OPEN: WeakSet[Database] = WeakSet()
+
+
 class Database:
     """One PostgreSQL database; safe to share between threads.
 
@@ -78,6 +83,7 @@ class Database:
         self.sessions = Sessions(self.engine, limits)
         self._unpooled = create_engine(self.url, poolclass=NullPool, connect_args=connect_args)
         self._unpooled_sessions = Sessions(self._unpooled, limits)
+        _OPEN.add(self)
 
     @classmethod
     def from_settings(cls, settings: DatabaseSettings, *, limits: Limits | None = None) -> Database:
@@ -217,7 +223,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 def lacks_shared_memory(error: DBAPIError) -> bool:
     """Whether a parallel build ended since it keeps its graph in /dev/shm, which containers make 64 MB small."""
-    return "shared memory" in str(error.orig)
+    return "shared memory segment" in str(error.orig)
 
 
 def disk_full(error: DBAPIError, *, state: str = "what was committed before it stays") -> DiskFull:
@@ -232,3 +238,12 @@ def disk_full(error: DBAPIError, *, state: str = "what was committed before it s
 def server_version(connection: Connection) -> int:
     """PostgreSQL's version as `server_version_num`, for example 180004."""
     return int(connection.execute(text("SHOW server_version_num")).scalar_one())
+
+
+def _leave_to_parent() -> None:
+    """A forked child dials anew: two processes on one connection read each other's answers."""
+    for database in list(_OPEN):
+        database.engine.dispose(close=False)
+
+
+in_forked_child(_leave_to_parent)

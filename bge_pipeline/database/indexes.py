@@ -22,6 +22,8 @@ BESIDE_TRAFFIC = "CREATE INDEX CONCURRENTLY {index} ON {table}"
 """How a statement begins that builds an index, for `TargetTable.sql`."""
 OVER_PARTITIONS = "CREATE INDEX {index} ON ONLY {table}"
 """How one begins that makes the index of a partitioned table, which is whole when every partition's is attached to it."""
+OPERATORS = {"cosine": "<=>", "l2": "<->", "ip": "<#>", "l1": "<+>"}
+"""By metric, the one that an index of it answers."""
 _EXACT_METHODS = ("btree", "hash", "gin", "gist", "spgist", "brin")
 
 _TOKENS = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|[^\W\d][\w$]*|.""", re.DOTALL)

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from bge_pipeline.embedding.agreement import Agreement
 from bge_pipeline.embedding.calibration import CalibrationTexts
 from bge_pipeline.embedding.encoder import QueryEncoder, TextsRefused, TokenizedTexts
-from bge_pipeline.embedding.forked import in_forked_child
 from bge_pipeline.embedding.loading import load_encoder, road_of
 from bge_pipeline.embedding.reranker import Reranker, best_first, load_reranker, try_to_score
 from bge_pipeline.embedding.road import Road
 from bge_pipeline.embedding.shared import shared_end, shared_method, shared_property
 from bge_pipeline.embedding.transformer import TransformerEncoder
 from bge_pipeline.errors import ConfigurationError
+from bge_pipeline.forked import in_forked_child
 from bge_pipeline.settings import Settings, settings_from_env
 from bge_pipeline.space import EmbeddingSpace
 

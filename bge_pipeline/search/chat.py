@@ -62,7 +62,7 @@ class PassageWriter:
         except urllib.error.HTTPError as error:
             with error:
                 raise self._unavailable(f"{endpoint} answered {error.code} {error.reason}") from error
-        except (OSError, ValueError, HTTPException) as error:
+        except (OSError, ValueError, RecursionError, HTTPException) as error:
             raise self._unavailable(f"{endpoint}: {str(error) or type(error).__name__}") from error
         passage = _passage(answer)
         if not passage:
@@ -93,4 +93,7 @@ def _passage(answer: Any) -> str | None:
         passage = answer["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError):
         return None
-    return passage.strip() if isinstance(passage, str) else None
+    if not isinstance(passage, str):
+        return None
+    # Half of a character that the limit of tokens cut in two is no text to a tokenizer.
+    return passage.encode("utf-8", "replace").decode().strip()

@@ -21,7 +21,7 @@ from bge_pipeline.search.column import SearchedColumn, configured_scan, read_col
 from bge_pipeline.search.encoders import AnyQueryEncoder, ChosenEncoder, choose_encoder
 from bge_pipeline.search.expansion import ExpansionContext, QueryExpansion, expansion_from_settings
 from bge_pipeline.search.explanation import explain_search
-from bge_pipeline.search.first_stage import Found, Request, results_of, statement_for
+from bge_pipeline.search.first_stage import Found, Request, results_of, shortfall, statement_for
 from bge_pipeline.search.query import parse_query
 from bge_pipeline.search.reranking import Reranking
 from bge_pipeline.search.reranking import rerank as rerank_candidates
@@ -84,9 +84,14 @@ class Retriever:
 
     @classmethod
     def from_env(cls) -> Retriever:
-        """A retriever for the database and the model that the environment names."""
+        """A retriever for the database and the model that the environment names.
+
+        Its sessions keep the role's statement_timeout and lock_timeout.
+        """
         settings = settings_from_env()
-        return cls(Database.from_settings(settings), settings)
+        database = Database.from_settings(settings)
+        database.sessions.has_roles_limits = True
+        return cls(database, settings)
 
     @property
     def table(self) -> Table:
@@ -103,6 +108,10 @@ class Retriever:
         searched = self._read()
         self._encoder(searched)
         return searched
+
+    def close(self) -> None:
+        """Close the database's pooled connections, as an application does at its end; a further search opens new ones."""
+        self._database.close()
 
     def search(
         self,
@@ -125,7 +134,7 @@ class Retriever:
             top_k: results; RETURN_TOP_K when not given.
             where: condition on columns of the target table.
             columns: further columns to return.
-            explain: ask the server for its plan too; one more round trip.
+            explain: ask the server for its plan too; one more statement.
 
         Raises:
             EmbeddingSpaceMismatch: no encoder at hand makes vectors of the column's space.
@@ -164,7 +173,10 @@ class Retriever:
                 return work(searched)
             except _ColumnChanged:
                 logger.info("%s changed; searching again", searched)
-            except EmbeddingSpaceMismatch:
+            except (
+                EmbeddingSpaceMismatch,
+                ConfigurationError,
+            ):  # a column that was added since has no part in the signature
                 if is_fresh:
                     raise
             except DBAPIError:
@@ -193,10 +205,14 @@ class Retriever:
         rows = self._fetch(searched, session, statement)
         ended = time.perf_counter()
         plan = self._plan(session, statement) if request.explain else ()
+        candidates = results_of(searched, rows, request.columns)
+        missed = shortfall(searched, request, session, len(candidates))
+        if missed is not None:
+            warnings.append(missed)
         return Found(
             searched,
             session,
-            results_of(searched, rows, request.columns),
+            candidates,
             tuple(warnings),
             plan,
             encoded - started,

@@ -33,6 +33,7 @@ from sqlalchemy import (
     true,
 )
 
+from bge_pipeline.database.indexes import OPERATORS
 from bge_pipeline.search.column import SearchedColumn, signature_statement
 from bge_pipeline.search.expressions import column_of, materialized, on_target, text_config, text_of
 from bge_pipeline.search.query import ParsedQuery
@@ -47,8 +48,6 @@ the nearest rows are hard to displace: the row that leads by words weighs less t
 by scores, not ranks, since a list of words has a first rank where nothing in it answers, too (Bruch, Gai and Ingber, "An
 Analysis of Fusion Functions for Hybrid Retrieval", ACM TOIS 42(1), 2023). docs/search.md has the evidence for both values.
 """
-
-_OPERATORS = {"cosine": "<=>", "l2": "<->", "ip": "<#>", "l1": "<+>"}
 
 
 def dense_statement(
@@ -149,7 +148,7 @@ def _dense(
     """(id, distance, rank) of the nearest rows. MATERIALIZED and `+ 0`, since a relaxed iterative scan is not in order."""
     vector_type = (HALFVEC if searched.element == "halfvec" else VECTOR)(len(vector))
     stored: ColumnElement[Any] = literal_column(f"({searched.expression_for(len(vector))})")
-    compare: Any = stored.op(_OPERATORS[searched.metric], return_type=Double())
+    compare: Any = stored.op(OPERATORS[searched.metric], return_type=Double())
     distance: Label[float] = compare(cast(vector, vector_type)).label("distance")
     identity = searched.identity
     present: ColumnElement[bool] = stored.is_not(None)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 from sqlalchemy.exc import DBAPIError
 
@@ -40,6 +44,26 @@ class TestOnAServer:
         with pytest.raises(DBAPIError), database.transaction() as connection:
             connection.exec_driver_sql("INSERT INTO t VALUES (2), (1 / 0)")
         assert scalar(database, "SELECT array_agg(n) FROM t") == [1]
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+    def test_a_forked_child_has_a_connection_of_its_own(self, database_url):
+        script = """
+import os, sys
+from sqlalchemy import text
+from bge_pipeline.database.connection import Database
+database = Database(sys.argv[1])
+def backend():
+    with database.autocommit() as connection:
+        return connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+parents = backend()
+child = os.fork()
+if child == 0:
+    os._exit(0 if backend() != parents else 1)
+code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+assert backend() == parents
+raise SystemExit(code)
+"""
+        assert subprocess.run([sys.executable, "-c", script, database_url], check=False).returncode == 0
 
     def test_vectors_are_found_in_a_schema_that_is_not_on_the_path(self, database, database_url):
         execute(database, "CREATE SCHEMA extensions")

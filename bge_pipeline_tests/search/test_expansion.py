@@ -100,6 +100,11 @@ def test_the_endpoint_is_asked_as_openai_is(endpoint: Endpoint) -> None:
     assert body["messages"][-1] == {"role": "user", "content": "why?"}
 
 
+def test_half_a_character_at_the_end_of_an_answer_is_left_out(endpoint: Endpoint) -> None:
+    endpoint.body = json.dumps(completion("a dog \ud83d"))
+    assert PassageWriter(endpoint.url, "m")("why?") == "a dog ?"
+
+
 def test_without_a_key_none_is_sent(endpoint: Endpoint) -> None:
     PassageWriter(endpoint.url, "m")("why?")
     assert "Authorization" not in endpoint.requests[0][1]
@@ -113,6 +118,7 @@ def test_without_a_key_none_is_sent(endpoint: Endpoint) -> None:
         (200, "not json", "chat/completions"),
         (200, "{}", "expected a chat completion"),
         (200, "[]", "expected a chat completion"),
+        (200, "[" * 100_000, "chat/completions"),
         (200, json.dumps(completion(None)), "expected a chat completion"),
         (200, json.dumps(completion("  ")), "expected a chat completion"),
     ],

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from psycopg2.errors import LockNotAvailable, QueryCanceled
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 import bge_pipeline
 from bge_pipeline.database.connection import Database
@@ -20,9 +24,11 @@ from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.rollback import rollback
+from bge_pipeline.quality.server_search import missing_effort
 from bge_pipeline.search import Retriever
 from bge_pipeline.settings import Settings
-from bge_pipeline_tests.support import SEGMENTS, execute, scalar
+from bge_pipeline_tests.partitions import divide
+from bge_pipeline_tests.support import SEGMENTS, application, execute, scalar
 
 pytestmark = pytest.mark.pgvector
 
@@ -228,7 +234,7 @@ def test_the_environment_is_enough(
         assert ids(retriever) == ids(Retriever(database, settings))
     finally:
         EmbeddingsService.init_from_env(settings).shutdown()
-        retriever._database.close()
+        retriever.close()
 
 
 def test_columns_asked_for_come_back_with_python_types(retriever: Retriever, database: Database) -> None:
@@ -237,6 +243,12 @@ def test_columns_asked_for_come_back_with_python_types(retriever: Retriever, dat
     assert result.columns == dict(row._mapping)
     with pytest.raises(ConfigurationError, match="got 'nope'; its columns are id, "):
         retriever.search(QUERY, columns=["nope"])
+
+
+def test_a_column_that_was_added_since_the_first_search_is_found(retriever: Retriever, database: Database) -> None:
+    assert ids(retriever)
+    execute(database, "ALTER TABLE segments ADD COLUMN language text DEFAULT 'en'")
+    assert {row.columns["language"] for row in retriever.search(QUERY, columns=["language"]).results} == {"en"}
 
 
 def test_a_blank_query_finds_nothing_and_asks_nobody(retriever: Retriever, statements: Statements) -> None:
@@ -338,3 +350,55 @@ def test_parameters_last_for_one_search(
     with database.engine.connect() as connection:
         assert connection.execute(text("SHOW ivfflat.probes")).scalar_one() == "1"
         assert connection.execute(text("SHOW transaction_read_only")).scalar_one() == "off"
+
+
+def test_an_effort_that_was_measured_on_another_index_is_not_searched_with(
+    database: Database, retriever: Retriever, settings: Settings
+) -> None:
+    def note(**effort: object) -> None:
+        with database.transaction() as connection:
+            noted = replace(retriever.check().column.note, **effort)
+            connection.execute(note_statement(SEGMENTS, "embedding", noted))
+
+    def rebuilt(definition: str) -> str:
+        execute(database, "DROP INDEX segments_embedding_idx")
+        execute(database, f"CREATE INDEX segments_embedding_idx ON segments USING {definition}")
+        return retriever.search(QUERY).explanation
+
+    note(search_effort=3, search_effort_index="ivfflat, lists=9")
+    assert "ivfflat.probes=3," in rebuilt("ivfflat (embedding vector_cosine_ops) WITH (lists = 9)")
+    assert "ivfflat.probes=10," in rebuilt("ivfflat (embedding vector_cosine_ops) WITH (lists = 25)")
+    with database.autocommit() as connection:
+        assert missing_effort(connection, settings, "embedding").wanted == 10
+    assert "hnsw.ef_search=100" in rebuilt("hnsw (embedding vector_cosine_ops)")
+    note(search_effort=150, search_effort_index=None)
+    assert "hnsw.ef_search=150" in retriever.search(QUERY).explanation, "a note from before kinds were noted"
+
+
+def test_an_index_that_a_partition_has_by_itself_is_seen_to_come_and_go(
+    database: Database, retriever: Retriever
+) -> None:
+    divide(database, "hash", index=None)
+    assert "no ANN index" in retriever.search(QUERY).explanation
+    execute(database, "CREATE INDEX alone ON part_1 USING hnsw (embedding vector_cosine_ops)")
+    assert "index: alone (hnsw" in retriever.search(QUERY).explanation
+    execute(database, "DROP INDEX alone")
+    assert "no ANN index" in retriever.search(QUERY).explanation
+
+
+@pytest.mark.parametrize(
+    ("limit", "ended_by"), [("lock_timeout", LockNotAvailable), ("statement_timeout", QueryCanceled)]
+)
+def test_a_search_waits_no_longer_than_the_role_may(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch, limit: str, ended_by: type[Exception]
+) -> None:
+    execute(database, f"ALTER DATABASE {database.url.database} SET {limit} = '300ms'")
+    monkeypatch.setattr("bge_pipeline.search.retriever.settings_from_env", lambda: settings)
+    retriever = bge_pipeline.Retriever.from_env()
+    assert ids(retriever, "list", mode="lexical")
+    with ThreadPoolExecutor(1) as thread, application(database) as other:
+        other.exec_driver_sql("LOCK TABLE segments")
+        error = thread.submit(retriever.search, "list", mode="lexical").exception(timeout=20)
+    retriever.close()
+    assert isinstance(error, DBAPIError)
+    assert isinstance(error.orig, ended_by)

@@ -6,7 +6,7 @@ import threading
 import time
 from functools import lru_cache
 
-from bge_pipeline.embedding.forked import in_forked_child
+from bge_pipeline.forked import in_forked_child
 
 _CATCH_UP_SECONDS = 1.0
 """Time that was not used up and may be made up for."""
