@@ -31,6 +31,7 @@ class ColumnNote:
         embedding_column: on a `new` or `previous` column, the embedding column that it belongs to; a table may have
             several. None on an embedding column itself.
         search_effort: probes or ef_search with which the index reached the wanted recall when it was measured.
+        search_effort_index: the kind of index that it was measured on (`VectorIndex.kind`); None where nobody noted it.
         rolled_back: on a `new` column, when it was exchanged back (UTC), until somebody agrees to go forward again.
         tuple_target_before: on a column that this project fills, the table's `toast_tuple_target` before expand lowered it,
             0 for the default; None where it was not lowered.
@@ -46,6 +47,7 @@ class ColumnNote:
     embedding_column: str | None = None
     maintained: bool = False
     search_effort: int | None = None
+    search_effort_index: str | None = None
     rolled_back: str | None = None
     tuple_target_before: int | None = None
     text: str | None = None
@@ -56,25 +58,20 @@ class ColumnNote:
 
     def as_comment(self) -> str:
         """The note as the text of a column comment."""
+        held = {
+            "dropped_indexes": list(self.dropped_indexes) or None,
+            "not_null": self.not_null or None,
+            "comment": self.comment,
+            "embedding_column": self.embedding_column,
+            "maintained": self.maintained or None,
+            "search_effort": self.search_effort,
+            "search_effort_index": self.search_effort_index,
+            "rolled_back": self.rolled_back,
+            "tuple_target_before": self.tuple_target_before,
+            "text": self.text,
+        }
         note: dict[str, Any] = {"role": self.role, "space": self.space.as_dict() if self.space is not None else None}
-        if self.dropped_indexes:
-            note["dropped_indexes"] = list(self.dropped_indexes)
-        if self.not_null:
-            note["not_null"] = True
-        if self.comment is not None:
-            note["comment"] = self.comment
-        if self.embedding_column is not None:
-            note["embedding_column"] = self.embedding_column
-        if self.maintained:
-            note["maintained"] = True
-        if self.search_effort is not None:
-            note["search_effort"] = self.search_effort
-        if self.rolled_back is not None:
-            note["rolled_back"] = self.rolled_back
-        if self.tuple_target_before is not None:
-            note["tuple_target_before"] = self.tuple_target_before
-        if self.text is not None:
-            note["text"] = self.text
+        note |= {name: value for name, value in held.items() if value is not None}
         return json.dumps({_KEY: note}, ensure_ascii=False)
 
     @classmethod
@@ -97,6 +94,7 @@ class ColumnNote:
             embedding_column=note.get("embedding_column"),
             maintained=bool(note.get("maintained", False)),
             search_effort=note.get("search_effort"),
+            search_effort_index=note.get("search_effort_index"),
             rolled_back=note.get("rolled_back"),
             tuple_target_before=note.get("tuple_target_before"),
             text=note.get("text"),

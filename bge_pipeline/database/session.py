@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import psycopg2
 from sqlalchemy import Connection, Engine, event
 
-from bge_pipeline.database.session_settings import FIXED_SETTINGS, SEEN_BY_TRIGGERS, STRINGS, Limits
+from bge_pipeline.database.session_settings import FIXED_SETTINGS, LIMITS, SEEN_BY_TRIGGERS, STRINGS, Limits
 from bge_pipeline.database.sql import quote
 from bge_pipeline.errors import ConfigurationError
 
@@ -86,11 +86,14 @@ class Sessions:
 
     Attributes:
         kept: whether one connection keeps one backend; None as long as nobody has asked (`pooler.require_session`).
+        has_roles_limits: whether statement_timeout and lock_timeout stay as role, database or URL set them, for connections
+            to come.
     """
 
     def __init__(self, engine: Engine, limits: Limits | None = None) -> None:
         self._limits = limits.of_session() if limits is not None else {}
         self.kept: bool | None = None
+        self.has_roles_limits = False
         self._dialect = engine.dialect
         self._marker = uuid.uuid4().hex
         self._takes_options = True
@@ -135,7 +138,9 @@ class Sessions:
             strings = " -c standard_conforming_strings=on" if self._strings_were_off else ""
             # The look at the connection comes before our settings. It may begin later, on a busy machine, and take longer
             # than the role's own limits allow.
-            limits = f" -c statement_timeout={self._limits.get('statement_timeout', '0')} -c idle_session_timeout=0"
+            limits = " -c idle_session_timeout=0"
+            if not self.has_roles_limits:
+                limits += f" -c statement_timeout={self._limits.get('statement_timeout', '0')}"
             options = f"{own} -c {MARKER}={self._marker}{limits}{strings}".strip()
             return cast("RawConnection", dialect.connect(*arguments, **parameters | {"options": options}))
 
@@ -159,7 +164,8 @@ class Sessions:
                 next_step="connect to PostgreSQL itself, or: ALTER ROLE ... SET standard_conforming_strings = on;",
             )
         values = {setting.name: setting.value for setting in FIXED_SETTINGS} | self._limits
-        settings = [f"{name} = '{value}'" for name, value in values.items() if name in known]
+        left = LIMITS if self.has_roles_limits else ()
+        settings = [f"{name} = '{value}'" for name, value in values.items() if name in known and name not in left]
         schemas = ", ".join(dict.fromkeys(quote(name) for name in path)) or "''"
         session = Session(
             direct=marker == self._marker and pid == connection.get_backend_pid(),

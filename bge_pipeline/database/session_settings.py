@@ -81,6 +81,9 @@ LOOK = Limits(connect=10, lock=3, statement=45)
 """Of a look that is repeated every half minute by a process with few threads. Dagster ends its wait for a sensor after 60 s, and
 the thread behind it would go on."""
 
+LIMITS = ("statement_timeout", "lock_timeout")
+"""What bounds a wait of the server's. A search of the application leaves both as they are."""
+
 SEEN_BY_TRIGGERS = ("search_path", *(setting.name for setting in FIXED_SETTINGS if setting.seen_by_triggers))
 """The settings that `Sessions.roles_own_settings` takes away."""
 _AS_IT_IS = "SELECT pg_catalog.current_setting(name) FROM pg_catalog.unnest(CAST(:names AS pg_catalog.text[])) name"
@@ -101,5 +104,4 @@ def settings_put_back(connection: Connection) -> Iterator[None]:
 
 def unbounded_statements() -> list[TextClause]:
     """The statements by which a session for review may take its time, as ours do outside of short transactions."""
-    names = ("statement_timeout", "lock_timeout")
-    return [text(f"SET {setting.name} = '{setting.value}'") for setting in FIXED_SETTINGS if setting.name in names]
+    return [text(f"SET {setting.name} = '{setting.value}'") for setting in FIXED_SETTINGS if setting.name in LIMITS]

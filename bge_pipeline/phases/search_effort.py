@@ -35,8 +35,9 @@ def note_search_effort(operator: Operator, settings: Settings, state: MigrationS
     column = state.filled.name
     with operator.database.autocommit() as connection:
         searched = read_column(connection, settings, column)
-        if searched.effort is None:
+        if searched.index is None or searched.effort is None:
             return None
+        index = searched.index.kind
         vectors = sampled_queries(connection, searched, 2 * RECALL_QUERIES)
         if not len(vectors):
             return None  # an empty table
@@ -49,7 +50,8 @@ def note_search_effort(operator: Operator, settings: Settings, state: MigrationS
         require_same_parts(connection, state)
         noted = describe_table(connection, operator.target).columns[column].note
         assert noted is not None, "require_same_parts has seen the note's space"
-        connection.execute(note_statement(operator.target, column, replace(noted, search_effort=found.value)))
+        measured = replace(noted, search_effort=found.value, search_effort_index=index)
+        connection.execute(note_statement(operator.target, column, measured))
 
     operator.change(settings, f"swap: note {found.setting} with the column", note)
     return for_gate if len(for_gate.vectors) else None

@@ -58,7 +58,7 @@ BEGIN
     IF (CASE found.attname
       WHEN {embedding} THEN note ->> 'role' = 'current'
       WHEN {column} THEN {note} IS DISTINCT FROM
-        jsonb '{{"tuple_target_before": 0}}' || (note - 'space' - 'search_effort')
+        jsonb '{{"tuple_target_before": 0}}' || (note - 'space' - 'search_effort' - 'search_effort_index')
         OR (note -> 'space' @> {identity}) IS NOT TRUE
       ELSE note ->> 'embedding_column' = {embedding}
     END) THEN

@@ -12,6 +12,7 @@ from sqlalchemy.sql.elements import TextClause
 
 from bge_pipeline.database.catalog import Column, describe_table, pgvector_version, relation_exists, version_numbers
 from bge_pipeline.database.ids import IdKind
+from bge_pipeline.database.notes import ColumnNote
 from bge_pipeline.database.partitions import stored_tables
 from bge_pipeline.database.sql import quote
 from bge_pipeline.database.target import TargetTable
@@ -24,12 +25,14 @@ from bge_pipeline.space import EmbeddingSpace
 
 SEARCHABLE_TYPES = ("vector", "halfvec")
 
-# Everything that a statement of ours was built on: which column bears the name, what it holds, what is indexed.
+# Everything that a statement of ours was built on: which column bears the name, what it holds, what is indexed, in partitions
+# too. An ordinary table is in no tree.
 _SIGNATURE = """
 SELECT md5(concat_ws(' ', a.attrelid, a.attnum, format_type(a.atttypid, a.atttypmod),
                      col_description(a.attrelid, a.attnum),
                      (SELECT string_agg(i.indexrelid::text, ',' ORDER BY i.indexrelid) FROM pg_index i
-                      WHERE i.indrelid = a.attrelid AND i.indisvalid)))
+                      WHERE i.indisvalid AND i.indrelid IN (
+                        SELECT a.attrelid UNION SELECT relid FROM pg_partition_tree(a.attrelid)))))
 FROM pg_attribute a
 WHERE a.attrelid = CAST(:signature_table AS regclass) AND a.attname = :signature_column AND NOT a.attisdropped
 """
@@ -39,12 +42,18 @@ SELECT c.relname AS name, m.amname AS method, o.opcname AS operator_class,
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 JOIN pg_am m ON m.oid = c.relam JOIN pg_opclass o ON o.oid = i.indclass[0]
 WHERE i.indrelid = :oid AND i.indisvalid AND i.indnatts = 1
-  AND o.opcname ~ '^(vector|halfvec)_(cosine|l2|ip|l1)_ops$'
-  AND EXISTS (SELECT FROM pg_depend d
-              WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
-                AND d.refclassid = 'pg_class'::regclass AND d.refobjid = :oid AND d.refobjsubid = :number)
+  AND o.opcname ~ '^(vector|halfvec)_(cosine|l2|ip|l1)_ops$' AND i.indkey[0] IN (0, :number)
 ORDER BY i.indpred IS NOT NULL, o.opcname !~ 'cosine', c.relname
 """
+_MADE_OF = (
+    r"\(*(?:(?:{name}\.)?(?:subvector|l2_normalize)\(\(*)?{column}"
+    r"(?:\)|, \d+|::(?:{name}\.)?(?:vector|halfvec)(?:\(\d+\))?)*"
+)
+"""What an index may hold, as PostgreSQL prints it: the column, some of its dimensions or its unit vectors, of whichever type."""
+_MAX_SCAN_TUPLES = (
+    "SELECT CAST(COALESCE(NULLIF(current_setting('hnsw.max_scan_tuples', true), ''), '20000') AS integer)"
+)
+"""pgvector's default where nobody set it; its own library is loaded by the first search alone."""
 _HAS_TEXT_INDEX = """
 SELECT EXISTS (
   SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
@@ -70,6 +79,7 @@ class SearchedColumn:
         text_config: PostgreSQL's text search configuration.
         estimated_rows: the planner's.
         pgvector: version of the extension, for example (0, 8, 5).
+        max_scan_tuples: rows after which an iterative scan of HNSW ends.
     """
 
     target: TargetTable
@@ -82,6 +92,7 @@ class SearchedColumn:
     text_config: str
     estimated_rows: int
     pgvector: tuple[int, ...]
+    max_scan_tuples: int
 
     @property
     def identity(self) -> RowIdentity:
@@ -124,9 +135,9 @@ class SearchedColumn:
 
 
 def configured_scan(searched: SearchedColumn, settings: SearchSettings, candidates: int) -> Session:
-    """Parameters for a search: those of the settings, else what the swap measured and noted, else the defaults."""
+    """Parameters for a search: those of the settings, else what the swap measured on such an index, else the defaults."""
     note = searched.column.note
-    measured = note.search_effort if note is not None else None
+    measured = note.search_effort if note is not None and _was_measured_on(searched.index, note) else None
     return scan_settings(
         searched.index,
         searched.pgvector,
@@ -169,13 +180,13 @@ def read_column(connection: Connection, settings: Settings, name: str | None = N
         "column": target.text_column if by_column else "",
         "expression_index": None if by_column else text_index_name(target, settings.search_language),
     }
-    index = _vector_index(connection, described.oid, column.number)
+    index = _vector_index(connection, described.oid, column.number, name)
     if index is None and described.is_partitioned:  # those that the partitions have by themselves are of one kind
         index = next(
             (
                 found
                 for partition in stored_tables(connection, target)
-                if (found := _vector_index(connection, *_place(connection, partition, name))) is not None
+                if (found := _vector_index(connection, *_place(connection, partition, name), name)) is not None
             ),
             None,
         )
@@ -192,6 +203,7 @@ def read_column(connection: Connection, settings: Settings, name: str | None = N
         text_config=settings.search_language,
         estimated_rows=described.estimated_rows,
         pgvector=version_numbers(pgvector_version(connection)),
+        max_scan_tuples=connection.execute(text(_MAX_SCAN_TUPLES)).scalar_one(),
     )
 
 
@@ -204,8 +216,15 @@ def _place(connection: Connection, table: TargetTable, name: str) -> tuple[int, 
     return oid, number
 
 
-def _vector_index(connection: Connection, oid: int, number: int) -> VectorIndex | None:
-    row = connection.execute(text(_VECTOR_INDEXES), {"oid": oid, "number": number}).first()
+def _was_measured_on(index: VectorIndex | None, note: ColumnNote) -> bool:
+    return index is not None and note.search_effort_index in (None, index.kind)
+
+
+def _vector_index(connection: Connection, oid: int, number: int, column: str) -> VectorIndex | None:
+    either = f"(?:{re.escape(column)}|{re.escape(quote(column))})"
+    made_of_column = re.compile(_MADE_OF.format(column=either, name=r"(?:\w+|\"(?:[^\"]|\"\")+\")"))
+    rows = connection.execute(text(_VECTOR_INDEXES), {"oid": oid, "number": number})
+    row = next((row for row in rows if made_of_column.fullmatch(row.expression)), None)
     if row is None:
         return None
     element, metric, _ = row.operator_class.split("_")

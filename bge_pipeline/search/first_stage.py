@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Row, Select
 from bge_pipeline.search.column import SearchedColumn
 from bge_pipeline.search.query import ParsedQuery
 from bge_pipeline.search.results import RerankMode, SearchMode, SearchResult
-from bge_pipeline.search.scan import Session
+from bge_pipeline.search.scan import MAX_EF_SEARCH, Session, iterates
 from bge_pipeline.search.statements import dense_statement, hybrid_statement, lexical_statement
 
 
@@ -69,6 +69,29 @@ def statement_for(
         return dense_statement(searched, vector, limit, where=request.where, columns=request.columns)
     return hybrid_statement(
         searched, vector, request.parsed, request.depth, limit, where=request.where, columns=request.columns
+    )
+
+
+def shortfall(searched: SearchedColumn, request: Request, session: Session, found: int) -> str | None:
+    """Why a dense search by HNSW with a condition may have missed rows, and what to set; None where it cannot have."""
+    has_condition = request.where is not None or searched.target.condition is not None
+    if request.mode != "dense" or found >= request.top_k or not has_condition:
+        return None
+    if searched.index is None or searched.index.method != "hnsw":
+        return None
+    if iterates(searched.pgvector):
+        seen, setting = searched.max_scan_tuples, "hnsw.max_scan_tuples"
+        remedy = (
+            "raise it for the role (ALTER ROLE ... SET), and hnsw.scan_mem_multiplier where memory ends the scan before"
+        )
+    else:
+        seen, setting = int(session["hnsw.ef_search"]), "hnsw.ef_search"
+        remedy = f"raise SEARCH_EF_SEARCH, up to {MAX_EF_SEARCH:,}, or update pgvector to 0.8, whose scans go on"
+    if searched.estimated_rows <= seen:
+        return None
+    return (
+        f"found {found} of {request.top_k} rows, and more may pass the condition: a scan of {searched.index.name} ends after "
+        f"{setting} = {seen:,} of about {searched.estimated_rows:,} rows; {remedy}, or index the rows of the condition alone"
     )
 
 

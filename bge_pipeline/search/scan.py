@@ -47,6 +47,11 @@ class VectorIndex:
         """The parameter that says how thoroughly it is searched, `ivfflat.probes` or `hnsw.ef_search`; None for others."""
         return _EFFORT.get(self.method)
 
+    @property
+    def kind(self) -> str:
+        """Method and lists: what a measured effort holds for, whatever the index's name is."""
+        return f"{self.method}, lists={self.lists}" if self.lists else self.method
+
     def __str__(self) -> str:
         return (
             f"{self.name} ({self.method}, {self.element}, {self.metric}{f', lists={self.lists}' if self.lists else ''})"
@@ -77,9 +82,14 @@ def scan_settings(
         session["ivfflat.probes"] = min(probes or default_probes(index.lists), max(1, index.lists))
     else:
         session["hnsw.ef_search"] = min(ef_search or default_ef_search(candidates), MAX_EF_SEARCH)
-    if pgvector >= _ITERATIVE_SINCE:
+    if iterates(pgvector):
         session[f"{index.method}.iterative_scan"] = "relaxed_order"
     return session
+
+
+def iterates(pgvector: tuple[int, ...]) -> bool:
+    """Whether a scan goes on where too few of the rows it found pass a filter."""
+    return pgvector >= _ITERATIVE_SINCE
 
 
 def default_probes(lists: int) -> int:

@@ -27,6 +27,7 @@ notes = st.builds(
     embedding_column=st.none() | st.text(min_size=1),
     maintained=st.booleans(),
     search_effort=st.none() | st.integers(1),
+    search_effort_index=st.none() | st.text(),
     rolled_back=st.none() | st.text(min_size=1),
     tuple_target_before=st.none() | st.integers(0),
 )

@@ -216,6 +216,7 @@ def test_a_sound_column_passes_and_the_search_effort_is_noted(
         "attrelid = 'segments'::regclass AND attname = 'embedding'",
     )[0][0]
     assert "search_effort" in comment
+    assert '"search_effort_index": "ivfflat, lists=1"' in comment
 
 
 def test_labelled_queries_that_the_new_model_answers_worse_stop_the_swap(

@@ -10,11 +10,12 @@ from sqlalchemy import BigInteger, Column, MetaData, String, Table, exists, func
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from bge_pipeline.database.connection import Database
+from bge_pipeline.database.sql import quote
 from bge_pipeline.embedding.hashing import HashingEncoder
 from bge_pipeline.errors import ConfigurationError
 from bge_pipeline.search import Retriever, create_text_index
 from bge_pipeline.settings import Settings
-from bge_pipeline_tests.support import execute, scalar
+from bge_pipeline_tests.support import as_it_stands, execute, scalar
 
 pytestmark = pytest.mark.pgvector
 
@@ -196,3 +197,78 @@ def test_a_halfvec_column_is_searched_as_it_is(database: Database, make_settings
         )
     retriever = Retriever(database, make_settings(target_table="halves"), query_encoder=SMALL)
     assert retriever.search(passages[41], top_k=1).results[0].id == 42
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        "(other vector_cosine_ops) WHERE embedding IS NOT NULL",
+        "((COALESCE(other, embedding)::vector(32)) vector_cosine_ops)",
+    ],
+)
+def test_an_index_on_another_column_that_names_this_one_does_not_answer(
+    database: Database, many_rows: Retriever, definition: str
+) -> None:
+    execute(database, "DROP INDEX many_embedding_idx")
+    execute(database, "ALTER TABLE many ADD other vector(32)")
+    execute(database, "DELETE FROM many WHERE id > 100")
+    execute(database, f"CREATE INDEX decoy ON many USING hnsw {definition}".replace("::", "\\:\\:"))
+    assert many_rows.check().index is None
+    assert len(many_rows.search(QUERY, top_k=10).results) == 10
+
+
+@pytest.mark.pgvector("0.7")
+@pytest.mark.parametrize(
+    "key",
+    [
+        "{column}",
+        "({column}::halfvec(32))",
+        "({column}::vector(32))",
+        "(subvector({column}, 1, 8)::vector(8))",
+        "(subvector({column}, 1, 8)::halfvec(8))",
+        "(l2_normalize({column})::vector(32))",
+    ],
+)
+@pytest.mark.parametrize("column", ["embedding", 'Em"bed (ding)'])
+def test_an_index_on_the_column_or_on_what_is_made_of_it_alone_answers(
+    database: Database, make_settings: Callable[..., Settings], column: str, key: str
+) -> None:
+    operators = "halfvec_cosine_ops" if "halfvec" in key else "vector_cosine_ops"
+    as_it_stands(
+        database,
+        f"CREATE TABLE few (id bigint PRIMARY KEY, text text, {quote(column)} vector(32)); "
+        f"CREATE INDEX made ON few USING hnsw ({key.format(column=quote(column))} {operators})",
+    )
+    settings = make_settings(target_table="few", target_embedding_column=column)
+    assert Retriever(database, settings, query_encoder=SMALL).check().index.name == "made"
+
+
+@pytest.mark.pgvector("0.8")
+def test_a_scan_of_hnsw_that_ends_before_the_table_does_says_so(database: Database, many_rows: Retriever) -> None:
+    execute(database, "DROP INDEX many_embedding_idx")
+    execute(database, "CREATE INDEX graph ON many USING hnsw (embedding vector_cosine_ops)")
+    none = many_rows.table.c.id < 0
+    assert many_rows.search(QUERY, top_k=5, where=none).warnings == (), (
+        "it may look at 20,000 rows, and there are 3,000"
+    )
+    execute(database, f"ALTER DATABASE {database.url.database} SET hnsw.max_scan_tuples = 200")
+    database.close()
+    others = Retriever(database, many_rows._settings, query_encoder=SMALL)
+    found = others.search(QUERY, top_k=5, where=none)
+    assert found.results == ()
+    (warning,) = found.warnings
+    assert "found 0 of 5 rows" in warning
+    assert "a scan of graph ends after hnsw.max_scan_tuples = 200 of about 3,000 rows" in warning
+    assert warning in found.explanation
+    assert others.search(QUERY, top_k=5).warnings == ()
+    assert others.search(QUERY, top_k=5, where=none, mode="lexical").warnings == ()
+
+
+def test_without_iterative_scans_it_is_ef_search_that_ends_a_scan(
+    database: Database, many_rows: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(database, "DROP INDEX many_embedding_idx")
+    execute(database, "CREATE INDEX graph ON many USING hnsw (embedding vector_cosine_ops)")
+    monkeypatch.setattr("bge_pipeline.search.column.pgvector_version", lambda _connection: "0.7.4")
+    (warning,) = many_rows.search(QUERY, top_k=5, where=many_rows.table.c.id < 0).warnings
+    assert "hnsw.ef_search = 100 of about 3,000 rows; raise SEARCH_EF_SEARCH, up to 1,000" in warning
