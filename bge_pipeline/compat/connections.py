@@ -30,7 +30,9 @@ class ThreadConnections:
     """Opens a connection for each thread that asks, and gives it the same one while that works."""
 
     def __init__(self, url: URL) -> None:
-        self._dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        # Not as a string: libpq reads no + as a space, and of a parameter that is repeated the last alone.
+        self._arguments, parameters = url.get_dialect()().create_connect_args(url)
+        self._parameters = {"fallback_application_name": "bge-pipeline", "client_encoding": "UTF8", **parameters}
         self._own = _OfThread()
         self._open: WeakSet[Connection] = WeakSet()
         self._process = os.getpid()
@@ -45,9 +47,7 @@ class ThreadConnections:
         own = self._own
         if own.connection is not None and own.process == os.getpid() and _is_usable(own.connection):
             return own.connection
-        connection: Connection = psycopg2.connect(
-            self._dsn, connection_factory=Connection, fallback_application_name="bge-pipeline"
-        )
+        connection: Connection = psycopg2.connect(*self._arguments, **self._parameters, connection_factory=Connection)
         own.connection, own.process = connection, os.getpid()
         with self._lock:
             self._forget_parents()
