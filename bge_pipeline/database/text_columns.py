@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from psycopg2 import DataError
+from psycopg2 import DataError, NotSupportedError, ProgrammingError
 from psycopg2.errors import (
     FeatureNotSupported,
     InsufficientPrivilege,
@@ -15,22 +15,24 @@ from psycopg2.errors import (
     UndefinedColumn,
     UndefinedFunction,
 )
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.row_text import RowText
-from bge_pipeline.database.sql import Written, quote
+from bge_pipeline.database.sql import Written, quote, render
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import MissingPrivilege, TargetTableError
 
 _PROBE = "bge_pipeline_text_probe"
 
-# Two places that are closed in different ways: what leaves the parentheses of one is an error in the other. The server reads
-# a message to its end before it does anything, so that nothing behind a semicolon is ever run.
+# Two places that are closed in different ways: what leaves the parentheses of one is an error in the other.
 _PLACES = (
     "SELECT CASE WHEN ({one}\n) {fits} THEN 1 END FROM {table} LIMIT 0",
     "SELECT 1 FROM {table} WHERE (({one}\n) {fits}) LIMIT 0",
 )
+# The server reads a string of statements to its end before it runs the first, and this one's first ends it: the syntax of both
+# places is checked before either is run, and nothing behind a semicolon ever is.
+_READ_ALONE = "BEGIN EXECUTE {statements}; EXCEPTION WHEN division_by_zero THEN NULL; END;"
 _COLUMNS_OF_INDEX = """
 SELECT a.attname::text FROM pg_depend d JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
 WHERE d.classid = 'pg_class'::regclass AND d.objid = to_regclass('pg_temp.{index}') AND d.refclassid = 'pg_class'::regclass
@@ -108,9 +110,13 @@ def require_expression(connection: Connection, target: TargetTable) -> None:
         if one is None:
             continue
         try:
-            for place in _PLACES:
-                connection.execute(target.sql(place, one=Written(one), fits=Written(fits)))
+            statements = [target.sql(place, one=Written(one), fits=Written(fits)) for place in _PLACES]
+            connection.execute(text("DO :body"), {"body": _reading_alone(statements)})
+            for statement in statements:
+                connection.execute(statement)
         except DBAPIError as error:
+            if not _is_about_the_text(error):
+                raise
             raise _refusal(target, variable, one, error) from error
 
 
@@ -145,6 +151,8 @@ def find_text_columns(connection: Connection, target: TargetTable) -> TextColumn
                 state="nothing was changed",
                 next_step="GRANT TEMPORARY ON DATABASE ... TO ..., which the backfill needs too",
             ) from error
+        if not _is_about_the_text(error):
+            raise
         raise _refusal(target, _variables(target), str(target.row_text), error) from error
     savepoint.rollback()
     if not names:
@@ -185,6 +193,18 @@ def generated_columns(connection: Connection, target: TargetTable) -> dict[str, 
 def _variables(target: TargetTable) -> str:
     names = {"TARGET_TEXT": target.text_expression, "TARGET_WHERE": target.condition}
     return " and ".join(name for name, value in names.items() if value is not None) or "TARGET_TEXT_COLUMN"
+
+
+def _reading_alone(statements: Sequence[TextClause]) -> str:
+    """The body of a block that lets the server read each statement, and run none."""
+    unrun = [("SELECT 1 / 0; " + render(statement)).replace("'", "''") for statement in statements]
+    return "BEGIN " + " ".join(_READ_ALONE.format(statements=f"'{each}'") for each in unrun) + " END"
+
+
+def _is_about_the_text(error: DBAPIError) -> bool:
+    """Whether the server refused what it read; not that it gave no lock, no privilege, or no answer."""
+    about = isinstance(error.orig, (ProgrammingError, DataError, NotSupportedError))
+    return about and not isinstance(error.orig, InsufficientPrivilege)
 
 
 def _said(error: DBAPIError) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.catalog import describe_table
-from bge_pipeline.database.text_columns import find_text_columns
-from bge_pipeline.errors import TargetTableError
+from bge_pipeline.database.locks import is_lock_conflict
+from bge_pipeline.database.text_columns import find_text_columns, require_expression
+from bge_pipeline.errors import DatabaseUnavailable, MissingPrivilege, TargetTableError
 from bge_pipeline.settings.text_template import template_expression
-from bge_pipeline_tests.support import SEGMENTS, as_it_stands, scalar, schema_of
+from bge_pipeline_tests.support import SEGMENTS, application, as_it_stands, scalar, schema_of
 
 pytestmark = pytest.mark.pgvector
 
@@ -48,6 +50,8 @@ def test_the_columns_of_an_expression_are_found(database, expression, columns):
         "text); DROP TABLE sources; --",
         "text) IS NULL THEN 1 END FROM segments; DROP TABLE sources; SELECT CASE WHEN (text",
         "text) FROM segments --",
+        "text) IS NULL THEN 1 END FROM segments; CREATE TABLE made (); SELECT CASE WHEN (text",
+        "text) IS NULL); CREATE TABLE made (); SELECT ((text",
         "text)::text FROM segments UNION SELECT (text",
         "text) IS NULL THEN 1 WHEN (text",
         "SELECT text) UNION SELECT (text",
@@ -132,3 +136,38 @@ def test_a_template_names_columns_and_takes_null_for_nothing(database):
     for wrong in ("no column", "$", "100$%", "$1"):
         with pytest.raises(ValueError, match="expected"):
             template_expression(wrong)
+
+
+class TestWhatIsNotTheTextsFault:
+    """`with_lock_retries` and `reachable` know what to do about it."""
+
+    LOOKS = pytest.mark.parametrize("look", [require_expression, find_text_columns])
+
+    def look_after(self, database, look, before):
+        with database.transaction() as connection:
+            before(connection)
+            look(connection, replace(SEGMENTS, text_expression="speaker_label || text"))
+
+    @LOOKS
+    def test_a_lock_that_is_not_given(self, database, look):
+        with application(database) as other:
+            other.exec_driver_sql("LOCK TABLE segments")
+            with pytest.raises(DBAPIError) as given_up:
+                self.look_after(database, look, lambda ours: ours.exec_driver_sql("SET LOCAL lock_timeout = '50ms'"))
+        assert is_lock_conflict(given_up.value)
+
+    def test_a_privilege_that_is_missing(self, database):
+        with pytest.raises(MissingPrivilege, match="permission denied for table segments"):
+            self.look_after(
+                database, require_expression, lambda ours: ours.exec_driver_sql("SET LOCAL ROLE pg_monitor")
+            )
+
+    @LOOKS
+    def test_a_connection_that_ended(self, database, look):
+        def end(ours):
+            pid = ours.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+            with application(database) as other:
+                other.exec_driver_sql("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+
+        with pytest.raises(DatabaseUnavailable, match="ended the connection"):
+            self.look_after(database, look, end)
