@@ -29,10 +29,20 @@ SELECT c.oid, c.relkind, c.relispartition AS is_partition,
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = :schema AND c.relname = :table
 """
+# The statement that writes vectors runs by the role's own search_path, which may leave the type's schema out. A length would add
+# nothing to an id. The operator is that of the index, btree's strategy 3; a domain has that of the type below.
 _ID_TYPES = """
-SELECT format_type(atttypid, atttypmod) FROM pg_attribute
-WHERE attrelid = CAST(:table AS regclass) AND attname = ANY(:columns) AND NOT attisdropped
-ORDER BY array_position(:columns, attname::text)
+SELECT CASE WHEN n.nspname = 'pg_catalog' THEN format_type(a.atttypid, a.atttypmod)
+            ELSE format('%I.%I', n.nspname, t.typname) END,
+       COALESCE((
+         SELECT format('OPERATOR(%I.%s)', s.nspname, o.oprname) FROM pg_amop m
+         JOIN pg_am ON pg_am.oid = m.amopmethod AND amname = 'btree'
+         JOIN pg_operator o ON o.oid = m.amopopr JOIN pg_namespace s ON s.oid = o.oprnamespace
+         WHERE m.amopstrategy = 3 AND m.amoplefttype IN (t.oid, t.typbasetype) AND m.amoprighttype = m.amoplefttype
+           AND s.nspname <> 'pg_catalog' LIMIT 1), '=')
+FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace n ON n.oid = t.typnamespace
+WHERE a.attrelid = CAST(:table AS regclass) AND a.attname = ANY(:columns) AND NOT a.attisdropped
+ORDER BY array_position(:columns, a.attname::text)
 """
 _COLUMNS = """
 SELECT a.attname AS name, a.attnum AS number, t.typname AS type_name,
@@ -149,14 +159,14 @@ def describe_table(connection: Connection, target: TargetTable) -> TableDescript
     require_expression(connection, target)
     key = [columns[name] for name in target.id_columns]
     require_key(connection, target, row.oid, nullable=[column.name for column in key if not column.not_null])
-    rows, id_kind = estimated_rows(connection, target), kind_of([column.full_type for column in key])
-    return TableDescription(target, row.oid, rows, columns, id_kind, row.relkind == "p")
+    rows, is_partitioned = estimated_rows(connection, target), row.relkind == "p"
+    return TableDescription(target, row.oid, rows, columns, id_kind(connection, target), is_partitioned)
 
 
 def id_kind(connection: Connection, target: TargetTable) -> IdKind:
     """The kind of the table's ids, and nothing else about it."""
     values = {"table": str(target), "columns": list(target.id_columns)}
-    return kind_of(connection.execute(text(_ID_TYPES), values).scalars().all())
+    return kind_of([(row[0], row[1]) for row in connection.execute(text(_ID_TYPES), values)])
 
 
 def _check_extension(connection: Connection) -> None:

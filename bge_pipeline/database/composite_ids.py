@@ -74,9 +74,11 @@ def parse_composite(key: str) -> tuple[tuple[str, ...] | None, tuple[str, ...]] 
     return (_split(match[1]) if match[1] else None, _split(match[2])) if match is not None else None
 
 
-def kind_of(column_types: Sequence[str]) -> IdKind:
-    """The kind of a table's ids by the types of the key's columns, as `format_type` writes them."""
-    kinds = [_FIXED_LENGTH.get(column_type) or OtherIds(column_type) for column_type in column_types]
+def kind_of(column_types: Sequence[tuple[str, str]]) -> IdKind:
+    """The kind of a table's ids by type and operator of each column of the key, as `OtherIds` has both."""
+    kinds = [
+        _FIXED_LENGTH.get(column_type) or OtherIds(column_type, operator) for column_type, operator in column_types
+    ]
     return kinds[0] if len(kinds) == 1 else CompositeIds(tuple(kinds))
 
 

@@ -37,7 +37,7 @@ class IdRange:
                 return cls(*bounds, kind)
         together = parse_composite(key)
         if together is not None:
-            return cls(*together, kind_of(["text"] * len(together[1])))
+            return cls(*together, kind_of([("text", "=")] * len(together[1])))
         raise BgePipelineError(f"expected a partition key `<number>_<first id>-<last id>`, got {key!r}")
 
     def require_columns(self, kind: IdKind) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_pipeline.database.row_key import as_row, numbered
+from bge_pipeline.database.row_key import numbered
 
 ColumnId = int | str
 """An id of one column as it travels: an integer, or a string that the column's type reads."""
@@ -69,10 +69,15 @@ class IdKind(ABC):
         return list(zip(numbered("id", len(self.parts)), (part.sql_type for part in self.parts), strict=True))
 
     @property
-    def staged(self) -> str:
-        """SQL for the template of a statement: the id of a staged row `s` as the table's own columns compare it."""
+    def staged(self) -> list[str]:
+        """SQL for the template of a statement: the id of a staged row `s` as each of the key's own columns compares it."""
         names = numbered("s.id", len(self.parts))
-        return as_row([part.of_column(name) for part, name in zip(self.parts, names, strict=True)])
+        return [part.of_column(name) for part, name in zip(self.parts, names, strict=True)]
+
+    def same(self, columns: Sequence[str], others: Sequence[str]) -> str:
+        """SQL for the template of a statement: whether two ids are one, given the SQL of each column of both."""
+        pairs = zip(columns, self.parts, others, strict=True)
+        return " AND ".join(f"{column} {part.equals} {other}" for column, part, other in pairs)
 
 
 class ColumnIds(IdKind):
@@ -82,6 +87,11 @@ class ColumnIds(IdKind):
     """Type of an id in a staging table."""
     binary_type: ClassVar[str | None]
     """NumPy's type of the binary form; None where ids differ in length."""
+
+    @property
+    def equals(self) -> str:
+        """SQL for the template of a statement: the operator by which the id column's type finds two ids equal."""
+        return "="
 
     @property
     def parts(self) -> tuple[ColumnIds, ...]:
@@ -195,10 +205,12 @@ class OtherIds(ColumnIds):
     lower end.
 
     Attributes:
-        column_type: the id column's, with its length and the like, as `format_type` writes it.
+        column_type: the id column's in SQL that means the same by every search_path; a type of the server's own has its length.
+        operator: by which it finds two ids equal, in such SQL.
     """
 
     column_type: str = "text"
+    operator: str = "="
 
     sql_type = "text"
     binary_type = None
@@ -208,8 +220,12 @@ class OtherIds(ColumnIds):
 
     def of_column(self, staged: str) -> str:
         """The server reads the text as it reads a constant."""
-        written = self.column_type.replace("{", "{{").replace("}", "}}").replace(":", "\\:")
-        return f"CAST({staged} AS {written})"
+        return f"CAST({staged} AS {in_template(self.column_type)})"
+
+    @property
+    def equals(self) -> str:
+        """The type's own: that of text, which would be taken for one that is not on the search_path, has another index."""
+        return in_template(self.operator)
 
     def binary(self, ids: Sequence[ColumnId]) -> list[bytes]:
         """UTF-8."""
@@ -255,6 +271,11 @@ def readable(value: Id) -> str:
 def read_again(part: str) -> str:
     """The id again, from what `readable` gives."""
     return "" if part == _EMPTY else unquote(part)
+
+
+def in_template(sql: str) -> str:
+    """SQL as it stands in the template of a statement, whose braces and colons mean something else."""
+    return sql.replace("{", "{{").replace("}", "}}").replace(":", "\\:")
 
 
 def from_driver(values: Sequence[Any]) -> Any:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from sqlalchemy import TextClause, text
 
-from bge_pipeline.database.ids import IdKind
+from bge_pipeline.database.ids import IdKind, in_template
+from bge_pipeline.database.row_key import RowKey
+from bge_pipeline.database.sql import quote
 
 _STAGING = "bge_pipeline_staging"
 COPY_INTO_STAGING = f"COPY pg_temp.{_STAGING} FROM STDIN (FORMAT binary)"
@@ -28,7 +30,7 @@ _SAME_TEXT = "pg_catalog.md5(pg_catalog.convert_to({l_text}::text, 'UTF8'))::uui
 
 # The subquery locks the rows that nobody else has locked and whose text is as it was read; they cannot change after that.
 # A row whose version has changed may still have its text: one that the application touches all the time must not wait for ever.
-def update_template(kind: IdKind, *, of_partition: bool = False) -> str:
+def update_template(kind: IdKind, key: RowKey, *, of_partition: bool = False) -> str:
     """The UPDATE for `TargetTable.sql`, with the values of a column's table, name and number.
 
     Of a partition the text says that a row is the one that was read, and its place that it is the one that was locked: the id
@@ -37,6 +39,8 @@ def update_template(kind: IdKind, *, of_partition: bool = False) -> str:
     It returns for each row whether it stayed in its page, or NULL where a trigger took the vector away again. Nothing counts
     them on the server: an UPDATE in a WITH is refused where the table has a rule.
     """
+    is_staged = kind.same(_columns("l", key), kind.staged)
+    is_locked = kind.same(_columns("t", key), _columns("s", key.under("id")))
     is_the_column = IS_THE_COLUMN
     is_as_read, is_the_row = f"(l.xmin = s.version OR {_SAME_TEXT})", ""
     if of_partition:
@@ -45,12 +49,16 @@ def update_template(kind: IdKind, *, of_partition: bool = False) -> str:
     return f"""
 UPDATE {{table}} t SET {{column}} = s.vector FROM (
   SELECT {{l_ids_as_id}}, s.vector, l.ctid AS place FROM pg_temp.{_STAGING} s
-  JOIN {{table}} l ON {{l_id}} = {kind.staged}
+  JOIN {{table}} l ON {is_staged}
   WHERE l.{{column}} IS NULL AND {is_the_column} AND {is_as_read}
   FOR NO KEY UPDATE OF l SKIP LOCKED
-) s WHERE {{t_id}} = {{staged_id}}{is_the_row}
+) s WHERE {is_locked}{is_the_row}
 RETURNING CASE WHEN t.{{column}} IS NOT NULL THEN {_page("t.ctid")} = {_page("s.place")} END
 """
+
+
+def _columns(row: str, key: RowKey) -> list[str]:
+    return [f"{row}.{in_template(quote(name))}" for name in key.columns]
 
 
 def _page(place: str) -> str:

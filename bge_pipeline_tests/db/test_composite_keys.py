@@ -163,7 +163,7 @@ def test_rows_and_ranges_are_found_by_the_index(database, notes):
             "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; "
             f"CREATE TEMP TABLE bge_pipeline_staging ({key}, version xid, digest uuid, vector vector(2))"
         )
-        statement = notes.sql("EXPLAIN " + update_template(kind), column="v")
+        statement = notes.sql("EXPLAIN " + update_template(kind, notes.key), column="v")
         plan = "\n".join(connection.execute(statement, {"table": str(notes), "column": "v", "number": 3}).scalars())
         in_range = notes.sql(f"EXPLAIN SELECT FROM {{table}} t WHERE {first.condition} ORDER BY {{t_ids}} LIMIT 4")
         of_range = "\n".join(connection.execute(in_range, first.values).scalars())

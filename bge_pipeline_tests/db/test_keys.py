@@ -17,6 +17,7 @@ from bge_pipeline.database.pending import pending_index_statement
 from bge_pipeline.database.pending_reader import read_pending
 from bge_pipeline.database.quarantine import list_quarantined, quarantine_row, quarantine_statements
 from bge_pipeline.database.ranges import cut_ranges
+from bge_pipeline.database.sql import quote
 from bge_pipeline.database.update_statement import update_template
 from bge_pipeline.errors import TargetTableError
 from bge_pipeline_tests.db.keyed_rows import described, read, write_all, wrong_rows
@@ -82,6 +83,19 @@ def notes(request, database):
     return [row[0] for row in as_it_stands(database, "SELECT id::text FROM notes ORDER BY notes.id")]
 
 
+def update_plan(database, target, kind, settings="SELECT"):
+    """How the server would find the rows of a batch, with the settings of which the writer knows nothing."""
+    staging = ", ".join(f"{name} {sql_type}" for name, sql_type in kind.staging_columns)
+    with database.transaction() as connection:
+        connection.exec_driver_sql(
+            "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; "
+            f"CREATE TEMP TABLE bge_pipeline_staging ({staging}, version xid, digest uuid, vector vector(2)); {settings}"
+        )
+        statement = target.sql("EXPLAIN " + update_template(kind, target.key), column="v")
+        values = {"table": str(target), "column": "v", "number": 3}
+        return "\n".join(connection.execute(statement, values).scalars())
+
+
 def test_ranges_cover_every_row_once_in_the_order_of_the_index(database, notes):
     kind = described(database, NOTES).id_kind
     for rows in (1, 3, 100):
@@ -117,19 +131,44 @@ def test_every_row_is_read_and_written_once(database, notes):
     assert wrong_rows(database) == 0
 
 
+@pytest.mark.parametrize(
+    ("id_type", "prepare"),
+    [
+        ("vector(1)", "SELECT"),
+        ("citext", "CREATE EXTENSION citext SCHEMA extensions"),
+        ('extensions."a {type}:x"', 'CREATE DOMAIN extensions."a {type}:x" AS varchar(9)'),
+        ("grade", "CREATE TYPE extensions.grade AS ENUM ('1', '2', '3')"),
+        ("named", "CREATE DOMAIN extensions.named AS extensions.vector"),
+    ],
+    ids=["of an extension", "citext", "domain", "enum", "domain over one of an extension"],
+)
+@pytest.mark.parametrize("key", ["id", "id, part"])
+def test_a_type_that_is_on_no_search_path_of_the_role_is_found_by_its_index(database, id_type, prepare, key):
+    as_it_stands(database, "CREATE SCHEMA extensions")
+    as_it_stands(database, "ALTER EXTENSION vector SET SCHEMA extensions")
+    try:
+        as_it_stands(database, prepare)
+    except DBAPIError as error:
+        pytest.skip(str(error.orig))
+    as_it_stands(database, f"ALTER DATABASE {quote(database.url.database)} SET search_path = ''")
+    database.engine.dispose()
+    as_it_stands(
+        database,
+        f"CREATE TABLE public.notes (id {id_type}, text text, v vector(2), part int DEFAULT 1, PRIMARY KEY ({key}))",
+    )
+    ids = ["[1]", "[2]", "[3]"] if "vector" in id_type + prepare else ["1", "2", "3"]
+    for one in ids:
+        as_it_stands(database, f"INSERT INTO public.notes (id, text) VALUES ('{one}', 'note {one}')")
+    target = replace(NOTES, id_columns=tuple(key.split(", ")))
+    table = described(database, target)
+    assert update_plan(database, target, table.id_kind, "SET LOCAL search_path = ''").count("using notes_pkey") == 2
+    assert write_all(database, table) == 3
+    assert as_it_stands(database, "SELECT count(v) FROM public.notes") == [(3,)]
+
+
 @pytest.mark.thorough
 def test_rows_are_found_by_the_index_however_little_is_known_of_the_staging_table(database, notes):
-    kind = described(database, NOTES).id_kind
-    ((name, sql_type),) = kind.staging_columns
-    staging = f"{name} {sql_type}, version xid, digest uuid, vector vector(2)"
-    with database.transaction() as connection:
-        connection.exec_driver_sql(
-            "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; "
-            f"CREATE TEMP TABLE bge_pipeline_staging ({staging})"
-        )
-        statement = NOTES.sql("EXPLAIN " + update_template(kind), column="v")
-        values = {"table": str(NOTES), "column": "v", "number": 3}
-        plan = "\n".join(connection.execute(statement, values).scalars())
+    plan = update_plan(database, NOTES, described(database, NOTES).id_kind)
     assert plan.count("Index Cond: (") >= 2, plan
     assert plan.count("using notes_pkey") == 2, plan
 
