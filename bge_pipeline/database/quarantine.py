@@ -100,8 +100,13 @@ def quarantine_row(connection: Connection, target: TargetTable, batch: PendingBa
         "text_digest = EXCLUDED.text_digest"
     )
     digest = str(uuid.UUID(bytes=batch.digests[position]))
-    values = {"row_id": batch.ids[position], "digest": digest, "error": error[:2_000]}
+    values = {"row_id": batch.ids[position], "digest": digest, "error": _storable(error[:2_000])}
     return connection.execute(statement, values).rowcount == 1
+
+
+def _storable(error: str) -> str:
+    """The message without what no text of PostgreSQL can hold, which an endpoint's answer may."""
+    return error.replace("\0", "?").encode(errors="replace").decode()
 
 
 def has_quarantine(connection: Connection, target: TargetTable) -> bool:

@@ -102,6 +102,11 @@ def test_an_endless_error_is_cut(database, column, batch):
     assert scalar(database, "SELECT length(error) FROM notes_v_quarantine") == 2_000
 
 
+def test_an_error_that_no_text_of_the_database_can_hold_is_kept_without_it(database, column, batch):
+    assert put_aside(database, column, batch, 0, "an endpoint said \ud83d and \0")
+    assert scalar(database, "SELECT error FROM notes_v_quarantine") == "an endpoint said ? and ?"
+
+
 def test_all_rows_can_be_released(database, column, batch):
     put_aside(database, column, batch, 0)
     put_aside(database, column, batch, 1)
