@@ -8,6 +8,7 @@ from sqlalchemy import Connection, text
 
 # A role without pg_read_all_stats sees the senders' processes, and NULL in every other column; slots are seen by all.
 # A slot that a sender uses is the same standby: what it has replayed says more than what the slot still keeps for it.
+# For a slot that is lost the server keeps no log any more: it never catches up.
 _LAGS = """
 SELECT COALESCE(NULLIF(r.application_name, ''), 'walreceiver') AS name, 'standby' AS kind, true AS is_connected,
        pg_wal_lsn_diff(pg_current_wal_lsn(), r.replay_lsn)::bigint AS bytes
@@ -17,6 +18,7 @@ SELECT s.slot_name::text, 'replication slot', s.active,
        pg_wal_lsn_diff(pg_current_wal_lsn(), COALESCE(s.confirmed_flush_lsn, s.restart_lsn))::bigint
 FROM pg_replication_slots s
 WHERE COALESCE(s.confirmed_flush_lsn, s.restart_lsn) IS NOT NULL AND NOT s.temporary
+  AND s.wal_status IS DISTINCT FROM 'lost'
   AND NOT EXISTS (SELECT FROM pg_stat_replication r WHERE r.pid = s.active_pid AND r.replay_lsn IS NOT NULL)
 ORDER BY 4 DESC
 """

@@ -133,6 +133,23 @@ class TestReplication:
         assert result.held_seconds["replication"] > 0
         assert len(told(log, "goes on: no longer standby 'walreceiver'")) == 1
 
+    def test_a_slot_that_is_lost_lags_no_more(self):
+        server = OwnServer.temporary()
+        try:
+            server.set(wal_level="logical", max_slot_wal_keep_size="1MB", fsync="off")
+            with Database(server.url) as database:
+                execute(database, "SELECT pg_create_logical_replication_slot('lost', 'pgoutput')")
+                with database.autocommit() as connection:
+                    assert [lag.name for lag in find_lags(connection)] == ["lost"]
+                    for _ in range(2):
+                        connection.exec_driver_sql("SELECT pg_switch_wal()")
+                        self.fall_behind(database)
+                    connection.exec_driver_sql("CHECKPOINT")
+                    assert scalar(database, "SELECT wal_status FROM pg_replication_slots") == "lost"
+                    assert find_lags(connection) == []
+        finally:
+            server.remove()
+
     def test_a_lag_below_the_limit_is_nothing(self, database, make_settings):
         settings = make_settings(max_replication_lag_mb=1_000)
         expand(Migration(database, settings), ENCODER.space)
