@@ -13,7 +13,7 @@ from bge_pipeline.database.pending import (
     pending_share,
 )
 from bge_pipeline.database.privileges import owns
-from bge_pipeline.database.snapshots import old_snapshots
+from bge_pipeline.database.snapshots import old_transactions
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import OperatorBusy
 from bge_pipeline.phases.migration import Migration
@@ -80,7 +80,7 @@ def index_when_few_are_left(migration: Migration) -> None:
             not owns(connection, target)
             or pending_share(connection, target, state.new.name) > 2 * _FEW_SHARE
             or count_pending_at_most(connection, target, state.new.name, few + 1) > few
-            or old_snapshots(connection)  # for which the build would wait
+            or old_transactions(connection)  # for which the build would wait
         ):
             return
     try:
