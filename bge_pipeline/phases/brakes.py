@@ -15,7 +15,7 @@ from bge_pipeline.database.replication_lag import count_hidden_standbys, find_la
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.errors import BgePipelineError
 from bge_pipeline.phases.migration import Migration
-from bge_pipeline.phases.pace import PAUSED, Allowance, Brake, Pace
+from bge_pipeline.phases.pace import PAUSED, RATE, Allowance, Brake, Pace
 from bge_pipeline.phases.room_brake import RoomBrake
 from bge_pipeline.phases.row_totals import BackfillTotals
 from bge_pipeline.phases.search_brake import SearchBrake
@@ -166,7 +166,7 @@ class RateBrake:
         workers: gives how many they are; each takes an equal share.
     """
 
-    reason = "rate"
+    reason = RATE
 
     def __init__(self, max_rows_per_second: int, workers: Callable[[], int] = lambda: 1) -> None:
         self.words: str | None = None
@@ -188,6 +188,7 @@ class RateBrake:
             # From when the batch before was due, as this one took time itself; never more than a second is made up for.
             self._due = max(self._due, now - 1.0) + rows * self._workers() / self._max_rows_per_second
         left = self._due - now
+        self.words = None
         if left > 0:
             shared = f" among {count} processes" if (count := self._workers()) > 1 else ""
             self.words = f"at most {self._max_rows_per_second:,} rows/s{shared} (MAX_ROWS_PER_SECOND)"

@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 PAUSED = "paused"
 """The reason of a pause."""
+RATE = "rate"
+"""The reason of a limit of rows a second, which holds for a moment after each batch: the log says once that it does."""
 _LONGEST_WAIT_SECONDS = 1.0
 """Between two looks while something holds a backfill back, so that its progress shows it."""
 
@@ -152,6 +154,9 @@ class Pace:
             reason: in a word, under which the seconds are summed.
             words: what is waited for, in a short sentence.
         """
+        if self._beside is not None:  # reader and writer wait for the same lock: it is shown and counted once
+            self._stop.wait(_LONGEST_WAIT_SECONDS)
+            return not self.stopped
         self._beside = words
         try:
             self._report()
@@ -222,7 +227,7 @@ class Pace:
             if brake.words and brake.reason not in self._told:
                 logger.log(_level(brake), "the backfill is held back: %s", brake.words)
                 self._told[brake.reason] = brake.words
-            elif not brake.words and brake.reason in self._told:
+            elif not brake.words and brake.reason in self._told and brake.reason != RATE:
                 seconds = self._held.get(brake.reason, 0.0)
                 logger.log(
                     _level(brake),

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
@@ -16,9 +17,10 @@ from bge_pipeline.database.id_range import IdRange
 from bge_pipeline.database.pending_reader import PendingBatch, PendingReader
 from bge_pipeline.database.writer import CommitRules, Destination, VectorWriter
 from bge_pipeline.embedding.encoder import Encoder
-from bge_pipeline.errors import DatabaseUnavailable
+from bge_pipeline.errors import DatabaseUnavailable, Stopped
 from bge_pipeline.phases.channel import Abandoned, Channel
 from bge_pipeline.phases.pace import Pace
+from bge_pipeline.phases.readable import read_when_unlocked, waiting_briefly
 from bge_pipeline.phases.row_encoding import BatchEncoder, EncodedBatch, TokenizedBatch, UntokenizableBatch
 from bge_pipeline.phases.row_totals import BackfillTotals
 from bge_pipeline.phases.row_writing import BatchWriter, first_line, is_transient
@@ -52,6 +54,7 @@ class RowPath:
         self._rules = rules
         self._pace = pace
         self._max_attempts = max_attempts
+        self._abandoned = threading.Event()
 
     @property
     def stopped(self) -> bool:
@@ -70,6 +73,7 @@ class RowPath:
         to_write: Channel[EncodedBatch] = Channel(encoders + 2, producers=encoders)
 
         def abandon() -> None:
+            self._abandoned.set()
             to_encode.abandon()
             to_write.abandon()
 
@@ -134,16 +138,25 @@ class RowPath:
         attempts = 0
         while True:
             try:
-                with self._database.autocommit() as connection:
+                with waiting_briefly(self._database) as connection:
                     while not self.stopped:
                         started = time.perf_counter()
-                        batch = reader.read(connection)
+                        batch = read_when_unlocked(
+                            self._database,
+                            connection,
+                            self._destination.target,
+                            self._hold_reader,
+                            partial(reader.read, connection),
+                        )
                         totals.read_seconds += time.perf_counter() - started
                         wanted = self._pace.claim(len(batch)) if batch is not None else 0
                         if batch is None or not wanted:
                             return
                         yield batch.only(range(wanted)) if wanted < len(batch) else batch
                         attempts = 0
+                return
+            except Stopped as stopped:
+                logger.debug("the reader ended early: %s", stopped)
                 return
             except (DatabaseUnavailable, DBAPIError) as error:
                 attempts += 1
@@ -152,6 +165,10 @@ class RowPath:
                 metrics.RETRIES.labels("read").inc()
                 logger.warning("reading failed (%s), attempt %d of %d", first_line(error), attempts, self._max_attempts)
                 self.pause(2.0**attempts)
+
+    def _hold_reader(self, reason: str, words: str) -> bool:
+        is_wanted = not self._abandoned.is_set() and self._pace.hold(reason, words)
+        return is_wanted and not self._abandoned.is_set()
 
     def _encode(
         self,

@@ -99,6 +99,18 @@ def test_a_goal_is_met_to_the_row_and_rows_that_were_not_written_are_claimed_aga
     assert pace.is_over
 
 
+def test_what_two_stages_wait_for_at_once_is_counted_once():
+    reports, pace = [], Pace(threading.Event())
+    with pace.running(lambda: reports.append(pace.words)):
+        threads = [threading.Thread(target=pace.hold, args=("locked", "a lock")) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert reports == ["a lock"]
+    assert pace.held_seconds["locked"] < 1.5
+
+
 def test_few_rows_a_second_come_in_small_batches():
     assert Pace(threading.Event(), max_batch_rows=50).batch_rows(1_000) == 50
     assert Pace(threading.Event(), max_batch_rows=5_000).batch_rows(1_000) == 1_000
@@ -127,7 +139,17 @@ class TestRate:
         assert "100 rows/s" in brake.words
         clock[0] += 0.3
         assert brake.seconds_left(0, 0.3) <= 0
+        assert brake.words is None, "nothing that comes later is its doing"
         assert brake.seconds_left(50, 0.0) == pytest.approx(0.5)
+
+    def test_it_is_told_once_although_it_lets_go_after_each_batch(self, log):
+        pace = Pace(threading.Event(), [RateBrake(1_000)])
+        with pace.running(lambda: None):
+            for _ in range(3):
+                pace.between_batches(20)
+                assert pace.words is None
+            assert [line for line in log.messages if "1,000 rows/s" in line] == log.messages
+            assert len(log.messages) == 1
 
     def test_a_backfill_that_is_slower_is_not_held(self, clock):
         brake = RateBrake(100)
