@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,13 +14,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from psycopg2 import Error as DriverError
-from psycopg2.errors import DiskFull, InsufficientPrivilege, OutOfMemory, ProgramLimitExceeded
+from psycopg2.errors import DiskFull, InsufficientPrivilege, OutOfMemory
 from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.exc import DBAPIError
 
 from bge_pipeline.database.build_progress import BuildProgress, build_watcher
 from bge_pipeline.database.connection import Database, lacks_shared_memory
-from bge_pipeline.database.indexes import MEBIBYTE, depends_on_column, drop_index, index_bytes, index_is_valid
+from bge_pipeline.database.indexes import (
+    MEBIBYTE,
+    depends_on_column,
+    drop_index,
+    drop_index_statement,
+    index_bytes,
+    index_is_valid,
+)
 from bge_pipeline.database.lock_holders import (
     LockWatch,
     WaitLog,
@@ -38,6 +46,8 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
 _LEFTOVER_WAIT_MS = 1_000
+_TURN_WAIT_SECONDS = 1.0
+"""For the turn of a session that was ended, which the server gives back a moment later."""
 _UNCUT_BYTES = 50
 """PostgreSQL cuts a name to make room for `_ccnew`; so much of ours is there in any case."""
 _TURN = "hashtextextended(:name, 0)"
@@ -101,14 +111,13 @@ def build_concurrently(
             return BuildResult(name, False, 0.0, index_bytes(connection, target.schema, name), 0)
         if existing is False:
             logger.info("index %s is an invalid leftover of an interrupted build; building it again", name)
-            with naming_blockers(database, connection, f"dropping index {name}"):
-                drop_index(connection, target.schema, name)
+            _drop(database, connection, target.schema, name)
         megabytes = give_memory(connection, memory_bytes)
         _limit_workers(connection, database, workers)
         try:
             _execute_watched(database, connection, (target.schema, name), statement, on_progress)
         except BaseException as error:
-            _remove_leftover(database, target, name)
+            _remove_leftover(database, target, name, has_turn=not connection.invalidated)
             if isinstance(error, DBAPIError) and not error.connection_invalidated:
                 raise _failure(name, error, memory_bytes) from error
             raise
@@ -131,9 +140,20 @@ def rebuild_concurrently(
         beginning = name.encode()[:_UNCUT_BYTES].decode(errors="ignore")
         values = {"table": str(target), "beginning": beginning, "length": len(beginning)}
         for leftover in connection.execute(text(_REINDEX_LEFTOVERS), values).scalars().all():
-            drop_index(connection, target.schema, leftover)
-        with naming_blockers(database, connection, f"making index {name} anew"):
-            connection.execute(target.sql("REINDEX INDEX CONCURRENTLY {index}", index=(target.schema, name)))
+            _drop(database, connection, target.schema, leftover)
+        statement = target.sql("REINDEX INDEX CONCURRENTLY {index}", index=(target.schema, name))
+        try:
+            with naming_blockers(database, connection, f"making index {name} anew"):
+                _execute_in_thread(connection, statement)
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            raise _failure(name, error, 0) from error
+
+
+def _drop(database: Database, connection: Connection, schema: str, name: str) -> None:
+    with naming_blockers(database, connection, f"dropping index {name}"):
+        _execute_in_thread(connection, drop_index_statement(schema, name))
 
 
 @contextmanager
@@ -141,10 +161,10 @@ def _build_session(database: Database, target: TargetTable, name: str) -> Iterat
     """A session that alone builds or drops the index of that name, and whose settings end with it."""
     require_session(database)
     with database.autocommit() as connection:
-        turn = {"name": f"{target}.{name}"}
+        turn = _turn(target, name)
         log = WaitLog(f"another process is building index {name}")
         # Polled: a session that waits inside PostgreSQL holds a snapshot, and the other's build would wait for that.
-        while not connection.execute(text(f"SELECT pg_try_advisory_lock({_TURN})"), turn).scalar_one():
+        while not _takes_turn(connection, turn):
             log(find_advisory_holders(connection, connection.execute(text(f"SELECT {_TURN}"), turn).scalar_one()))
             time.sleep(_POLL_SECONDS)
         try:
@@ -156,6 +176,15 @@ def _build_session(database: Database, target: TargetTable, name: str) -> Iterat
                 ):  # it goes with the session at the latest, which the server may end a moment later
                     connection.execute(text(f"SELECT pg_advisory_unlock({_TURN})"), turn)
                 connection.invalidate()
+
+
+def _turn(target: TargetTable, name: str) -> dict[str, str]:
+    """What the turn goes by, for `_TURN`."""
+    return {"name": f"{target}.{name}"}
+
+
+def _takes_turn(connection: Connection, turn: dict[str, str]) -> bool:
+    return bool(connection.execute(text(f"SELECT pg_try_advisory_lock({_TURN})"), turn).scalar_one())
 
 
 def give_memory(connection: Connection, memory_bytes: int) -> int:
@@ -210,24 +239,19 @@ def _execute_watched(
     statement: TextClause,
     on_progress: Callable[[BuildProgress], None] | None,
 ) -> None:
+    watch = build_watcher(database, connection, index[1], on_progress)
     try:
-        _execute_in_thread(database, connection, index[1], statement, on_progress)
+        _execute_in_thread(connection, statement, watch)
     except DBAPIError as error:
         if not lacks_shared_memory(error):
             raise
         logger.warning("too little shared memory for a parallel build; using one process: %s", str(error.orig).strip())
-        drop_index(connection, *index)
+        _drop(database, connection, *index)
         connection.execute(_workers_statement(0))
-        _execute_in_thread(database, connection, index[1], statement, on_progress)
+        _execute_in_thread(connection, statement, watch)
 
 
-def _execute_in_thread(
-    database: Database,
-    connection: Connection,
-    name: str,
-    statement: TextClause,
-    on_progress: Callable[[BuildProgress], None] | None,
-) -> None:
+def _execute_in_thread(connection: Connection, statement: TextClause, watch: Callable[[], None] = lambda: None) -> None:
     """Run a long statement in a thread, so that this one can report progress and take an interrupt."""
     failures: list[BaseException] = []
     ended = threading.Event()  # a thread that is joined as an interrupt comes counts as ended: bpo-45274
@@ -240,7 +264,6 @@ def _execute_in_thread(
         finally:
             ended.set()
 
-    watch = build_watcher(database, connection, name, on_progress)
     server_side = cast("RawConnection", connection.connection.dbapi_connection)
     thread = threading.Thread(target=work, name="index-build")
     try:
@@ -258,15 +281,27 @@ def _execute_in_thread(
         raise failures[0]
 
 
-def _remove_leftover(database: Database, target: TargetTable, name: str) -> None:
-    """Drop the unfinished index, unless a transaction of the application would have to end first."""
+def _remove_leftover(database: Database, target: TargetTable, name: str, *, has_turn: bool) -> None:
+    """Drop the unfinished index, unless a transaction of the application would have to end first.
+
+    Without the turn it may be another's by now, or the server may still build it for a session that was cut off.
+    """
     watch = LockWatch(database, first_look_seconds=_LEFTOVER_WAIT_MS / 2_000)
     try:
         with watch.running() as follow, database.autocommit() as connection:
             try:
                 follow(connection)
-                connection.execute(text(f"SET lock_timeout = '{_LEFTOVER_WAIT_MS}ms'"))
-                drop_index(connection, target.schema, name)
+                deadline = time.monotonic() + _TURN_WAIT_SECONDS
+                while not (has_turn or _takes_turn(connection, _turn(target, name))):
+                    if time.monotonic() > deadline:
+                        logger.warning(
+                            "index %s is left to the session that builds it, which may be our own still", name
+                        )
+                        return
+                    time.sleep(_TURN_WAIT_SECONDS / 10)
+                if index_is_valid(connection, target.schema, name) is False:
+                    connection.execute(text(f"SET lock_timeout = '{_LEFTOVER_WAIT_MS}ms'"))
+                    drop_index(connection, target.schema, name)
             finally:
                 connection.invalidate()
     except (BgePipelineError, DBAPIError) as error:
@@ -277,12 +312,22 @@ def _remove_leftover(database: Database, target: TargetTable, name: str) -> None
 def _failure(name: str, error: DBAPIError, memory_bytes: int) -> IndexBuildFailed:
     state = "search is as it was"
     reason = str(error.orig).strip().splitlines()[0]
-    megabytes = math.ceil(memory_bytes / MEBIBYTE)
-    if isinstance(error.orig, (OutOfMemory, ProgramLimitExceeded)) or "maintenance_work_mem" in reason:
+    if "maintenance_work_mem" in reason:
+        megabytes = math.ceil(memory_bytes / MEBIBYTE)
         return IndexBuildFailed(
             f"index {name} needs about {megabytes} MB of maintenance_work_mem: {reason}",
             state=state,
             next_step=f"raise INDEX_MAX_MEMORY_MB or maintenance_work_mem to {megabytes} MB, or set fewer INDEX_LISTS",
         )
-    next_step = "free space, then run the same command again" if isinstance(error.orig, DiskFull) else None
-    return IndexBuildFailed(f"index {name}: {reason}", state=state, next_step=next_step or "run the same command again")
+    next_step = "run the same command again"
+    locks = re.search(r"max_(pred_)?locks_per_transaction", str(error.orig))
+    if isinstance(error.orig, DiskFull):
+        next_step = f"free space, then {next_step}"
+    elif locks is not None:
+        next_step = f"raise {locks[0]} (bge-pipeline plan counts the locks) and restart the server, then {next_step}"
+    elif isinstance(error.orig, OutOfMemory):
+        next_step = (
+            "the server's machine had no more memory: lower INDEX_MAX_MEMORY_MB or maintenance_work_mem, or set "
+            f"INDEX_BUILD_WORKERS=0, then {next_step}"
+        )
+    return IndexBuildFailed(f"index {name}: {reason}", state=state, next_step=next_step)

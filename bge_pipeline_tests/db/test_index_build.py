@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 import time
 
@@ -131,6 +132,84 @@ def test_a_build_whose_connection_is_ended_is_an_unavailable_database_and_leaves
     assert validity(database) is None
 
 
+def test_a_valid_index_of_that_name_is_not_taken_for_the_leftover_of_a_build_that_was_cut_off(database):
+    """As another makes it with the turn that came free, or the server for a session whose connection broke at the end."""
+
+    def cut_off(_look):
+        terminate_builder(database)
+        execute(database, "DROP INDEX ours")
+        execute(database, "CREATE INDEX ours ON segments (start_sec)")
+
+    with pytest.raises(DatabaseUnavailable):
+        build_concurrently(
+            database, SEGMENTS, "ours", slow_statement(database), column="start_sec", on_progress=cut_off
+        )
+    assert validity(database) is True
+
+
+def test_an_unfinished_index_is_left_to_who_has_the_turn(database, caplog):
+    with application(database) as other:
+
+        def cut_off(_look):
+            terminate_builder(database)
+            other.exec_driver_sql(f"SELECT pg_advisory_lock(hashtextextended('{SEGMENTS}.ours', 0))")
+
+        with pytest.raises(DatabaseUnavailable):
+            build_concurrently(
+                database, SEGMENTS, "ours", slow_statement(database), column="start_sec", on_progress=cut_off
+            )
+    assert validity(database) is False
+    assert "index ours is left to the session that builds it" in caplog.text
+
+
+def terminate_builder(database):
+    """End the session that builds, and wait until it has."""
+    execute(
+        database,
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_progress_create_index WHERE datname = current_database()",
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "hint", "next_step"),
+    [
+        ("out of memory", "", "lower INDEX_MAX_MEMORY_MB"),
+        (
+            "out of shared memory",
+            'You might need to increase "max_locks_per_transaction".',
+            "raise max_locks_per_transaction",
+        ),
+    ],
+)
+def test_what_a_server_without_memory_lacks_is_what_is_advised_and_it_is_not_asked_twice(
+    database, message, hint, next_step
+):
+    execute(database, "CREATE SEQUENCE asked")
+    execute(
+        database,
+        "CREATE FUNCTION refused(n float8) RETURNS float8 IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN "
+        f"PERFORM nextval('public.asked'); RAISE '{message}' USING ERRCODE = '53200', HINT = '{hint}'; END $$",
+    )
+    statement = text("CREATE INDEX CONCURRENTLY ours ON segments (refused(start_sec))")
+    with pytest.raises(IndexBuildFailed, match=f"index ours: {message}") as failed:
+        build_concurrently(database, SEGMENTS, "ours", statement, column="start_sec", memory_bytes=300 << 20)
+    assert next_step in failed.value.next_step
+    assert scalar(database, "SELECT last_value FROM asked") == 1
+    assert validity(database) is None
+
+
+def test_want_of_room_in_dev_shm_is_answered_by_a_build_of_one_process(database):
+    execute(
+        database,
+        "CREATE FUNCTION refused(n float8) RETURNS float8 IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN "
+        "IF current_setting('max_parallel_maintenance_workers') <> '0' THEN "
+        "RAISE 'could not resize shared memory segment \"/PostgreSQL.1\" to 9 bytes: No space left on device' "
+        "USING ERRCODE = '53100'; END IF; RETURN n; END $$",
+    )
+    statement = text("CREATE INDEX CONCURRENTLY ours ON segments (refused(start_sec))")
+    assert build_concurrently(database, SEGMENTS, "ours", statement, column="start_sec", workers=2).built
+
+
 def test_too_little_memory_is_explained_with_the_memory_it_takes(database, database_url):
     execute(database, f"ALTER DATABASE {database.url.database} SET maintenance_work_mem = '1MB'")
     options = (
@@ -213,6 +292,39 @@ def test_an_index_made_anew_has_no_entries_of_rows_that_left_it(database):
     rebuild_concurrently(database, SEGMENTS, "ours", partial, column="embedding")
     assert scalar(database, "SELECT pg_relation_size('ours')") < before
     assert validity(database) is True
+
+
+@pytest.mark.parametrize("act", ["make anew", "drop"])
+def test_ctrl_c_ends_a_wait_of_an_index_that_is_made_anew_or_dropped_at_once(database, held_up, act):
+    held_up.rollback()
+    if act == "make anew":
+        build_concurrently(database, SEGMENTS, "ours", STATEMENT, column="start_sec")
+    else:
+        leave_invalid(database)
+    held_up.exec_driver_sql("UPDATE segments SET speaker_label = 'x' WHERE id = 1")
+    timer = threading.Timer(1, _thread.interrupt_main)
+    before, started = threading.active_count(), time.perf_counter()
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        rebuild_concurrently(database, SEGMENTS, "ours", STATEMENT, column="start_sec")
+    assert time.perf_counter() - started < 5
+    wait_until(lambda: threading.active_count() == before)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query ~ '^(REINDEX|DROP)'"
+    assert scalar(database, waiting + " AND state = 'active'") == 0
+
+
+def test_what_prevents_that_an_index_is_made_anew_is_told_as_of_a_build(database):
+    execute(database, "CREATE TABLE allowed AS SELECT true AS at_all")
+    execute(
+        database,
+        "CREATE FUNCTION refusing(n float8) RETURNS float8 IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN "
+        "IF NOT (SELECT at_all FROM public.allowed) THEN RAISE 'no'; END IF; RETURN n; END $$",
+    )
+    statement = text("CREATE INDEX CONCURRENTLY ours ON segments (refusing(start_sec))")
+    build_concurrently(database, SEGMENTS, "ours", statement, column="start_sec")
+    execute(database, "UPDATE allowed SET at_all = false")
+    with pytest.raises(IndexBuildFailed, match="index ours: no"):
+        rebuild_concurrently(database, SEGMENTS, "ours", statement, column="start_sec")
 
 
 def test_an_index_that_is_missing_or_invalid_is_built_when_it_should_be_made_anew(database):
