@@ -12,9 +12,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from psycopg2.errors import CharacterNotInRepertoire
+from psycopg2.errors import CharacterNotInRepertoire, UntranslatableCharacter
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
@@ -30,9 +30,11 @@ _WINDOW_ROWS = 16_384
 """Rows whose places are known at once: several times the pages of a commit, and little memory."""
 
 _FEWEST_PAGES = 64
+_MOST_BYTES = 32 * 2**20
+"""Of texts in a batch, of which several are on their way at once; a longer text is a batch of its own."""
 
 _TURNS = """
-SELECT place::text AS place, block, {last} AS last FROM (
+SELECT place::text AS place, block, bytes, {last} AS last FROM (
   SELECT ctid AS place, (ctid::text::point)[0]::bigint AS block, {{t_ids_as_id}}, octet_length({{text}}::text) AS bytes
   FROM {{table}} t WHERE {where}
 ) pending ORDER BY row_number() OVER (PARTITION BY block ORDER BY least(bytes, 2000) DESC, place), place
@@ -41,10 +43,16 @@ _ROWS_AT = (
     "SELECT ctid::text AS place, {identity} AS identity, xmin::text::bigint AS version, {{text}} AS text "
     "FROM {{table}} t WHERE ctid = ANY(CAST(:places AS tid[])) AND {where}"
 )
-_ROWS_BY_ID = (
-    "SELECT {identity} AS identity, xmin::text::bigint AS version, {{text}} AS text "
-    "FROM {{table}} t WHERE {where} ORDER BY {{t_ids}} LIMIT :rows"
-)
+_ROWS_BY_ID = """
+SELECT identity, version, text FROM (
+  SELECT *, octet_length(text::text) AS bytes,
+         sum(octet_length(text::text)) OVER (ORDER BY {ids} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
+  FROM (
+    SELECT {{t_ids_as_id}}, {identity} AS identity, xmin::text::bigint AS version, {{text}} AS text
+    FROM {{table}} t WHERE {where} ORDER BY {{t_ids}} LIMIT :rows
+  ) found
+) counted WHERE bytes_before IS NULL OR bytes_before + bytes <= :most_bytes ORDER BY {ids}
+"""
 _SIZE = """
 SELECT pg_relation_size(c.oid) / current_setting('block_size')::bigint AS pages,
        CASE WHEN c.reltuples > 0 AND c.relpages > 0 THEN c.reltuples / c.relpages ELSE 64 END AS rows_in_page
@@ -122,21 +130,21 @@ class PendingReader:
         self._readers: list[_TableReader] | None = None
 
     def read(self, connection: Connection) -> PendingBatch | None:
-        """The next batch of at most `rows` rows; None at the end.
+        """The next batch of at most `rows` rows, and of 32 MB of texts or one row; None at the end.
 
         Raises:
-            TargetTableError: a text is no UTF-8, which a database of the encoding SQL_ASCII lets pass.
+            TargetTableError: a text is no UTF-8 and cannot be made into it, as a database of another encoding may have it.
         """
         try:
             return self._read(connection)
         except DBAPIError as error:
-            if not isinstance(error.orig, CharacterNotInRepertoire):
+            if not isinstance(error.orig, (CharacterNotInRepertoire, UntranslatableCharacter)):
                 raise
             raise TargetTableError(
                 f"a text of {self._target} is no UTF-8, which every model reads: {error.orig.diag.message_primary}",
                 state="what was committed is kept, the row waits for its vector",
-                next_step="the database's encoding is SQL_ASCII, which checks nothing: correct the text, or leave its row out by "
-                "TARGET_WHERE; then run the backfill again",
+                next_step="SHOW server_encoding tells the database's encoding, which lets such a text pass: correct it, or leave "
+                "its row out by TARGET_WHERE; then run the backfill again",
             ) from error
 
     def _read(self, connection: Connection) -> PendingBatch | None:
@@ -151,6 +159,14 @@ class PendingReader:
                 return batch
             del self._readers[0]
         return None
+
+
+class _Place(NamedTuple):
+    """Where a row was, in which page, and the bytes of its text."""
+
+    tid: str
+    block: int
+    bytes: int
 
 
 class _TableReader:
@@ -170,13 +186,13 @@ class _TableReader:
         self._kind: IdKind | None = None
         self._by_id: bool | None = None
         self._waits = ""
-        self._places: list[tuple[str, int]] = []
+        self._places: list[_Place] = []
         self._after: Any = None
         self._next_page = 0
         self._is_at_end = False
 
     def read(self, connection: Connection) -> PendingBatch | None:
-        """The next batch of at most `rows` rows; None at the end."""
+        """The next batch; None at the end."""
         if self._kind is None:
             self._kind = id_kind(connection, self._target)
         if self._by_id is None:
@@ -190,28 +206,41 @@ class _TableReader:
                     return None
                 self._places = list(self._next_window(connection, self._kind))
                 continue
-            batch = self._rows_at(connection, self._kind, self._places[: self._rows])
-            self._places = self._places[self._rows :]
+            rows = self._fitting_rows()
+            batch = self._rows_at(connection, self._kind, self._places[:rows])
+            self._places = self._places[rows:]
             if len(batch):
                 return batch
 
+    def _fitting_rows(self) -> int:
+        """How many of the places that come next make a batch."""
+        total = 0
+        for rows, place in enumerate(self._places[: self._rows]):
+            total += place.bytes
+            if rows and total > _MOST_BYTES:
+                return rows
+        return self._rows
+
     def _read_by_id(self, connection: Connection, kind: IdKind) -> PendingBatch | None:
         where, values = self._where()
-        statement = self._target.sql(_ROWS_BY_ID.format(where=where, identity=kind.as_it_travels), column=self._column)
-        found = connection.execute(statement, values | {"rows": self._rows}).all()
+        ids_as_id = self._target.key.under("id").listed()
+        statement = self._target.sql(
+            _ROWS_BY_ID.format(where=where, identity=kind.as_it_travels, ids=ids_as_id), column=self._column
+        )
+        found = connection.execute(statement, values | {"rows": self._rows, "most_bytes": _MOST_BYTES}).all()
         if not found:
             return None
         ids = [kind.plain(row.identity) for row in found]
         self._after = ids[-1]
         return PendingBatch(ids, [r.version for r in found], [r.text for r in found], partition=self._partition)
 
-    def _rows_at(self, connection: Connection, kind: IdKind, places: Sequence[tuple[str, int]]) -> PendingBatch:
+    def _rows_at(self, connection: Connection, kind: IdKind, places: Sequence[_Place]) -> PendingBatch:
         statement = self._target.sql(
             _ROWS_AT.format(where=self._waits, identity=kind.as_it_travels), column=self._column
         )
-        wanted = "{" + ",".join(f'"{place}"' for place, _ in places) + "}"
+        wanted = "{" + ",".join(f'"{place.tid}"' for place in places) + "}"
         found = {row.place: row for row in connection.execute(statement, {"places": wanted})}
-        rows = [(found[place], block) for place, block in places if place in found]
+        rows = [(found[place.tid], place.block) for place in places if place.tid in found]
         return PendingBatch(
             [kind.plain(row.identity) for row, _ in rows],
             [row.version for row, _ in rows],
@@ -220,9 +249,10 @@ class _TableReader:
             self._partition,
         )
 
-    def _next_window(self, connection: Connection, kind: IdKind) -> Iterator[tuple[str, int]]:
+    def _next_window(self, connection: Connection, kind: IdKind) -> Iterator[_Place]:
         where, values = self._where()
         last = "NULL"
+        next_page, is_at_end = self._next_page, self._is_at_end
         if self._id_range is not None:
             where += " ORDER BY {t_ids} LIMIT :window"
             values["window"] = _WINDOW_ROWS
@@ -235,16 +265,17 @@ class _TableReader:
             size = connection.execute(text(_SIZE), {"name": str(self._target)}).one()
             pages = max(_FEWEST_PAGES, int(_WINDOW_ROWS / max(size.rows_in_page, 1)))
             where += " AND ctid >= CAST(:first AS tid) AND ctid < CAST(:behind AS tid)"
-            values |= {"first": f"({self._next_page},0)", "behind": f"({self._next_page + pages},0)"}
-            self._next_page += pages
-            self._is_at_end = self._next_page >= size.pages
+            next_page += pages
+            values |= {"first": f"({self._next_page},0)", "behind": f"({next_page},0)"}
+            is_at_end = next_page >= size.pages
         found = connection.execute(
             self._target.sql(_TURNS.format(where=where, last=last), column=self._column), values
         ).all()
         if self._id_range is not None:
-            self._is_at_end = len(found) < _WINDOW_ROWS
+            is_at_end = len(found) < _WINDOW_ROWS
             self._after = kind.plain(found[0].last) if found else None
-        return ((row.place, row.block) for row in found)
+        self._next_page, self._is_at_end = next_page, is_at_end
+        return (_Place(row.place, row.block, row.bytes) for row in found)
 
     def _where(self) -> tuple[str, dict[str, Any]]:
         """What makes a row pending, in the range and behind the last id."""

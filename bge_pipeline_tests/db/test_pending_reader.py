@@ -7,6 +7,7 @@ import uuid
 from dataclasses import replace
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from bge_pipeline.database import pending_reader
 from bge_pipeline.database.connection import Database
@@ -43,6 +44,36 @@ def test_every_pending_row_is_read_once(database, column, id_range):
     wanted = range(1, 10) if id_range is None else range(2, 8)
     assert found == {10 * n: f"text {n}" for n in wanted}
     assert [len(batch) for batch in batches] == ([4, 4, 1] if id_range is None else [4, 2])
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("id_range", [None, IdRange(1, 100, INTEGERS)], ids=["table", "range"])
+def test_a_batch_has_no_more_bytes_than_it_may_and_a_row_at_least(database, column, id_range, monkeypatch):
+    monkeypatch.setattr(pending_reader, "_MOST_BYTES", 100)
+    execute(
+        database,
+        "INSERT INTO notes SELECT n, repeat('ü', CASE n WHEN 4 THEN 500 ELSE 20 END) FROM generate_series(1, 9) n",
+    )
+    batches = pages(database, column, 4, id_range=id_range)
+    assert sorted(i for batch in batches for i in batch.ids) == list(range(1, 10))
+    assert [batch.ids for batch in batches if len(batch) == 1 and len(batch.texts[0]) == 500] == [[4]]
+    assert max(len(batch) for batch in batches) == 2
+    assert len(batches) <= 6
+
+
+def test_a_window_whose_reading_failed_is_read_again(database, column):
+    execute(database, "INSERT INTO notes SELECT n, 'text' FROM generate_series(1, 3) n")
+    pending = PendingReader(column, "v", 2)
+    with database.autocommit() as connection, application(database) as other:
+        connection.exec_driver_sql("SET lock_timeout = '50ms'")
+        pending.read(connection)
+        other.exec_driver_sql("LOCK TABLE notes IN ACCESS EXCLUSIVE MODE")
+        pending = PendingReader(column, "v", 2)
+        with pytest.raises(OperationalError, match="lock timeout"):
+            pending.read(connection)
+        other.rollback()
+        assert len(pending.read(connection)) == 2
+        connection.invalidate()
 
 
 def test_rows_come_in_turns_of_the_pages_the_largest_of_each_first(database, column):
@@ -151,22 +182,27 @@ def test_uuids_are_read_as_strings(database):
     assert all(isinstance(i, str) for i in found)
 
 
-def test_a_text_that_is_no_utf_8_is_named(server_url):
-    """As databases of the encoding SQL_ASCII have it, which check nothing."""
+@pytest.mark.parametrize(
+    ("encoding", "octets", "said"),
+    [
+        ("SQL_ASCII", "736368f66e20", "invalid byte sequence .*: 0xf6 0x6e"),
+        ("WIN1252", "736381", "character with byte sequence 0x81 in encoding .* has no equivalent"),
+    ],
+)
+def test_a_text_that_is_no_utf_8_is_named(server_url, encoding, octets, said):
+    """As databases of the encoding SQL_ASCII have it, which check nothing, and those of a code page with gaps."""
     name = f"bge_test_{uuid.uuid4().hex[:12]}"
-    administer(server_url, f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+    administer(server_url, f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
     try:
         with Database(server_url.set(database=name)) as database:
             execute(database, "CREATE EXTENSION vector")
             execute(database, "CREATE TABLE notes (id bigint PRIMARY KEY, text text, v vector(2))")
-            latin = "convert_from(decode('736368f66e20', 'hex'), 'SQL_ASCII')"
+            latin = f"convert_from(decode('{octets}', 'hex'), '{encoding}')"
             execute(
                 database,
                 f"INSERT INTO notes SELECT n, CASE n WHEN 3 THEN {latin} ELSE 'text' END FROM generate_series(1, 5) n",
             )
-            with pytest.raises(
-                TargetTableError, match=r"is no UTF-8, which every model reads: invalid byte sequence .*: 0xf6 0x6e"
-            ):
+            with pytest.raises(TargetTableError, match=rf"is no UTF-8, which every model reads: {said}"):
                 pages(database, replace(SEGMENTS, table="notes", embedding_column="v"), 100)
     finally:
         administer(server_url, f"DROP DATABASE {name} WITH (FORCE)")
