@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -37,6 +38,7 @@ class RoomBrake:
         self.words: str | None = None
         self._database = database
         self._left = wait_seconds
+        self._asked_at = 0.0
         self._counts = counts
         self._looked_at = (0, 0)
         self._told: set[str] = set()
@@ -61,13 +63,16 @@ class RoomBrake:
         return self._wait()
 
     def _wait(self) -> float:
+        now = time.monotonic()
+        if self.words is not None:
+            self._left -= now - self._asked_at
+        self._asked_at = now
         holders = self._holders() if self._left > 0 else ()
         if not holders:
             self.words = None
             return 0.0
         self.words = f"an old snapshot keeps its pages full (BACKFILL_WAIT_FOR_SNAPSHOTS): {holders[0]}"
-        self._left -= _LOOK_SECONDS
-        return _LOOK_SECONDS
+        return min(_LOOK_SECONDS, self._left)
 
     def _tell(self, share: float) -> None:
         holders = self._holders()

@@ -10,6 +10,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from bge_pipeline.database import snapshots
+from bge_pipeline.database.connection import Database
 from bge_pipeline.database.pending import has_pending_index
 from bge_pipeline.phases import room_brake
 from bge_pipeline.phases.backfill import backfill
@@ -18,6 +19,7 @@ from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.pending_index import index_when_few_are_left
 from bge_pipeline.phases.room_brake import RoomBrake
 from bge_pipeline.phases.state import require_table
+from bge_pipeline_tests.own_server import OwnServer
 from bge_pipeline_tests.support import (
     ENCODER,
     SEGMENTS,
@@ -26,6 +28,7 @@ from bge_pipeline_tests.support import (
     fill_and_swap,
     pending_ids,
     scalar,
+    wait_until,
     wrong_vectors,
 )
 
@@ -133,13 +136,46 @@ class TestAnOldSnapshot:
         assert brake.seconds_left(0, 1.0) == 0.0, "it has ended"
         assert brake.words is None
 
-    def test_is_not_waited_for_longer_than_was_said(self, large):
+    def test_is_not_waited_for_longer_than_was_said_however_often_it_is_asked(self, large, monkeypatch):
+        now = [100.0]
+        monkeypatch.setattr("bge_pipeline.phases.room_brake.time.monotonic", lambda: now[0])
+
+        def asked():
+            now[0] += 0.5
+            return brake.seconds_left(0, 0.0)
+
         brake = RoomBrake(large, 2.0, lambda: (1_000, 10))
         with application(large) as other:
             other.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             other.exec_driver_sql("SELECT 1 FROM sources")
             time.sleep(0.2)
-            assert [brake.seconds_left(0, 0.0) > 0 for _ in range(3)] == [True, True, False]
+            assert [asked() for _ in range(5)] == [1.0, 1.0, 1.0, 0.5, 0.0]
+
+    def test_a_standby_that_tells_its_own_has_an_old_one_only_when_it_falls_behind(self, monkeypatch):
+        monkeypatch.setattr(snapshots, "_TRANSACTIONS", 20)
+        primary = OwnServer.temporary()
+        servers = [primary]
+        try:
+            primary.set(hot_standby_feedback="on", wal_receiver_status_interval="1s", fsync="off")
+            servers.append(primary.standby(follows=True))
+            with Database(primary.url) as database, Database(servers[1].url) as replica:
+                told = "SELECT backend_xmin IS NOT NULL FROM pg_stat_activity WHERE backend_type = 'walsender'"
+                wait_until(lambda: execute(database, told) == [(True,)], 30)
+                time.sleep(0.2)
+                with database.autocommit() as connection:
+                    assert snapshots.old_snapshots(connection) == ()
+                    with application(replica) as reader:
+                        reader.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                        reader.exec_driver_sql("SELECT count(*) FROM pg_class")
+                        for _ in range(50):
+                            connection.exec_driver_sql("SELECT txid_current()")
+                        wait_until(lambda: snapshots.old_snapshots(connection) != (), 30)
+                        (words,) = snapshots.old_snapshots(connection)
+                        assert "walreceiver" in words
+                        assert snapshots.old_transactions(connection) == (), "no index build waits for it"
+        finally:
+            for server in reversed(servers):
+                server.remove()
 
     def test_no_room_without_one_is_said_too(self, large, caplog):
         caplog.set_level(logging.INFO)
