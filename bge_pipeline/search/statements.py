@@ -199,5 +199,6 @@ def _with_rows(searched: SearchedColumn, found: CTE, columns: Sequence[str]) -> 
 
 
 def _guard(searched: SearchedColumn) -> CTE:
-    current = signature_statement(searched.target, searched.column.name).columns(column("signature", String))
+    signature = signature_statement(searched.target, searched.column.name, is_partitioned=searched.is_partitioned)
+    current = signature.columns(column("signature", String))
     return select(current.scalar_subquery().label("signature")).cte("guard")
