@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from functools import partial
 
 from psycopg2.errors import UndefinedColumn, UndefinedTable
 from sqlalchemy.exc import OperationalError, ProgrammingError
@@ -19,6 +20,7 @@ from bge_pipeline.database.writer import CommitRules, Destination
 from bge_pipeline.embedding.encoder import Encoder
 from bge_pipeline.errors import ChangedMeanwhile, DatabaseUnavailable, LoginRefused, PhaseError
 from bge_pipeline.phases.pace import Pace
+from bge_pipeline.phases.readable import read_when_unlocked, waiting_briefly
 from bge_pipeline.phases.row_path import RowPath
 from bge_pipeline.phases.row_totals import BackfillTotals
 from bge_pipeline.phases.row_writing import first_line
@@ -67,6 +69,7 @@ def fill_column(
         DiskFull: the server has no space left for more vectors.
         EncodingError: the encoder fails on every text.
         DatabaseUnavailable: the database went away and did not come back.
+        Stopped: somebody asked for the end while the table could not be read, so that nobody knows how many rows wait.
     """
     totals = totals if totals is not None else BackfillTotals()
     stalled_passes = 0
@@ -76,12 +79,13 @@ def fill_column(
         done = totals.written + totals.quarantined
         began: _Names | None = None
         try:
-            with database.autocommit() as connection:
-                table = describe_table(connection, target)
+            with waiting_briefly(database) as connection:
+                unlocked = partial(read_when_unlocked, database, connection, target, pace.hold)
+                table = unlocked(partial(describe_table, connection, target))
                 column = column_now(table, number)
-                target = with_quarantine_of(connection, target, number)
-                began = column.name, relations_read(connection, target)
-                pending = count_pending(connection, target, column.name, id_range)
+                target = unlocked(partial(with_quarantine_of, connection, target, number))
+                began = column.name, unlocked(partial(relations_read, connection, target))
+                pending = unlocked(partial(count_pending, connection, target, column.name, id_range))
             # What is left is locked, or edited as fast as it is embedded; another pass would find as much.
             stalled_passes = stalled_passes + 1 if pending > _AS_MANY * fewest else 0
             if not pending or pace.is_over or stalled_passes >= settings.backfill_max_attempts:

@@ -18,7 +18,7 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.id_range import IdRange
 from bge_pipeline.database.ids import INTEGERS
 from bge_pipeline.embedding.hashing import HashingEncoder
-from bge_pipeline.errors import DatabaseUnavailable, EmbeddingSpaceMismatch, EncodingError, PhaseError
+from bge_pipeline.errors import DatabaseUnavailable, EmbeddingSpaceMismatch, EncodingError, PhaseError, Stopped
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migration import Migration
@@ -32,6 +32,7 @@ from bge_pipeline_tests.support import (
     fill_and_swap,
     pending_ids,
     scalar,
+    wait_until,
     wrong_vectors,
 )
 
@@ -269,6 +270,75 @@ class TestATableThatSomebodyLocked:
             timer.join()
         assert result.rows == 0
         assert len(pending_ids(expanded)) == 300
+
+
+class TestATableThatSomebodyKeepsReadersOff:
+    """As VACUUM FULL does, for hours."""
+
+    @pytest.fixture
+    def other(self, expanded):
+        with application(expanded) as connection:
+            connection.exec_driver_sql("SET application_name = 'deployment'")
+            connection.commit()
+            yield connection
+
+    def lock_at(self, other, rows, then):
+        """Called with the progress: locks the table when so many rows are written."""
+
+        def look(progress):
+            if progress.written >= rows and not other.in_transaction():
+                other.exec_driver_sql("LOCK TABLE segments IN ACCESS EXCLUSIVE MODE")
+                then()
+
+        return look
+
+    def test_it_is_waited_for_and_who_it_is_is_told(self, expanded, make_settings, other, caplog):
+        settings, timers, words = make_settings(backfill_batch_rows=10), [], []
+
+        def unlock_later():
+            timers.append(threading.Timer(4, other.rollback))
+            timers[0].start()
+
+        lock = self.lock_at(other, 10, unlock_later)
+
+        def look(progress):
+            words.append(progress.held)
+            if not timers:
+                lock(progress)
+
+        result = backfill(Migration(expanded, settings), ENCODER, on_progress=look)
+        timers[0].join()
+        assert (result.rows, result.pending_after) == (300, 0)
+        assert 1 < result.held_seconds["locked"] < 8
+        assert '"segments" is locked, and cannot be read: waiting for pid' in caplog.text
+        assert "deployment" in caplog.text
+        assert any("deployment" in held for held in words if held)
+
+    def test_who_asks_for_the_end_does_not_wait_for_it(self, expanded, settings, other):
+        stop, before = threading.Event(), threading.active_count()
+        timer = threading.Timer(1, stop.set)
+        lock = self.lock_at(other, 300, timer.start)  # of the pass nothing is left but to count
+        with pytest.raises(Stopped, match=r"stopped, as asked: .*segments.* is locked by pid .*deployment"):
+            backfill(Migration(expanded, settings), ENCODER, on_progress=lock, stop=stop)
+        timer.join()
+        assert threading.active_count() == before
+
+    def test_ctrl_c_leaves_no_thread_that_waits_for_it(self, expanded, settings, other):
+        class LocksBehindTheFirstBatch(HashingEncoder):
+            def tokenize(self, texts):
+                if not other.in_transaction():
+                    other.exec_driver_sql("LOCK TABLE segments IN ACCESS EXCLUSIVE MODE")
+                return super().tokenize(texts)
+
+        def interrupt(_progress):
+            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessShareLock'"
+            wait_until(lambda: scalar(expanded, waiting) == 1)
+            raise KeyboardInterrupt
+
+        before = threading.active_count()
+        with pytest.raises(KeyboardInterrupt):
+            backfill(Migration(expanded, settings), LocksBehindTheFirstBatch(), on_progress=interrupt)
+        assert threading.active_count() == before
 
 
 class TestRowsThatCannotBeEmbedded:
