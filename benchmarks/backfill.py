@@ -5,6 +5,8 @@ The encoder is hashed words, so that the database's share is seen; each size run
 Run: python -m benchmarks.backfill --rows 100000 1000000     (1M rows of 1536 dimensions need some 15 GB of disk)
      LEGACY_DIMENSIONS=64 INDEX_LISTS=1000 python -m benchmarks.backfill --rows 1000000 10000000 --name backfill_10M
                                                                           (55 GB of disk, and an hour on two cores)
+     LEGACY_DIMENSIONS=64 python -m benchmarks.backfill --no-swap --rows 10000000 1000000 --name backfill_10M_rate
+                                                                          (half an hour: expand and backfill alone)
 """
 
 from __future__ import annotations
