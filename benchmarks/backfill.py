@@ -66,7 +66,7 @@ def main() -> None:
     shares = ["share of time in " + stage.removesuffix("_seconds") for stage in STAGES]
     tables = [Results("Expand and backfill", ["rows", "rows/s", "rows/s of the writer", *shares, "peak MiB"], filled)]
     notes = [
-        f"The server: {results[0]['server']}.",
+        f"The server has {results[0]['server']}.",
         "The stages run at the same time, so that their shares add up to more than 100%.",
     ]
     if not arguments.no_swap:

@@ -209,7 +209,7 @@ def publish(races: Sequence[Race], name: str, rounds: int, pictures: Path, memor
     notes.append(
         "Reader and writer each wait for their own statement: a long wait is one sample, so look at the longest too."
     )
-    notes.append(f"The server: {memory}.")
+    notes.append(f"The server has {memory}.")
     notes.append(f"Load of the machine at the end: {os.getloadavg()[1]:.1f} on {os.cpu_count()} cores.")
     LiveMeasurement(
         name,

@@ -45,8 +45,8 @@ def shown_settings(server: URL) -> str:
     with _cursor(server.set(drivername="postgresql").render_as_string(hide_password=False)) as cursor:
         for name in advised_settings():
             cursor.execute(sql.SQL("SHOW {}").format(sql.Identifier(name)))
-            found.append(f"{name} = {cursor.fetchone()[0]}")
-    return ", ".join(found)
+            found.append(f"{cursor.fetchone()[0]} of {name}")
+    return " and ".join(found)
 
 
 @contextmanager
