@@ -6,19 +6,21 @@ import logging
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import NoReturn
 
-from psycopg2.errors import UndefinedColumn, UndefinedTable
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from psycopg2.errors import ReadOnlySqlTransaction, UndefinedColumn, UndefinedTable
+from sqlalchemy.exc import InternalError, OperationalError, ProgrammingError
 
 from bge_pipeline.database.catalog import Column, TableDescription, describe_table
 from bge_pipeline.database.connection import Database, disk_full, is_disk_full
 from bge_pipeline.database.id_range import IdRange
 from bge_pipeline.database.partitions import relations_read
 from bge_pipeline.database.pending import count_pending
+from bge_pipeline.database.read_only import read_only_fault
 from bge_pipeline.database.target import TargetTable
 from bge_pipeline.database.writer import CommitRules, Destination
 from bge_pipeline.embedding.encoder import Encoder
-from bge_pipeline.errors import ChangedMeanwhile, DatabaseUnavailable, LoginRefused, PhaseError
+from bge_pipeline.errors import ChangedMeanwhile, DatabaseUnavailable, LoginRefused, PhaseError, ReadOnlyDatabase
 from bge_pipeline.phases.pace import Pace
 from bge_pipeline.phases.readable import read_when_unlocked, waiting_briefly
 from bge_pipeline.phases.row_path import RowPath
@@ -69,12 +71,14 @@ def fill_column(
         DiskFull: the server has no space left for more vectors.
         EncodingError: the encoder fails on every text.
         DatabaseUnavailable: the database went away and did not come back.
+        ReadOnlyDatabase: it takes no changes any more, as after a failover.
         Stopped: somebody asked for the end while the table could not be read, so that nobody knows how many rows wait.
     """
     totals = totals if totals is not None else BackfillTotals()
     stalled_passes = 0
     fewest = math.inf
     has_progressed = True
+    was_cut_short = False
     while True:
         done = totals.written + totals.quarantined
         began: _Names | None = None
@@ -87,7 +91,9 @@ def fill_column(
                 began = column.name, unlocked(partial(relations_read, connection, target))
                 pending = unlocked(partial(count_pending, connection, target, column.name, id_range))
             # What is left is locked, or edited as fast as it is embedded; another pass would find as much.
-            stalled_passes = stalled_passes + 1 if pending > _AS_MANY * fewest else 0
+            # A pass that was ended from outside says nothing of that, unless it wrote nothing either.
+            is_counted = not (was_cut_short and has_progressed)
+            stalled_passes = stalled_passes + is_counted if pending > _AS_MANY * fewest else 0
             if not pending or pace.is_over or stalled_passes >= settings.backfill_max_attempts:
                 return pending
             fewest = min(fewest, pending)
@@ -106,22 +112,45 @@ def fill_column(
             if stalled_passes and not has_progressed:
                 path.pause(2.0**stalled_passes)
             pace.begin_pass()
+            was_cut_short = True
             path.run(id_range, totals, report)
+            was_cut_short = False
         except (ChangedMeanwhile, ProgrammingError) as error:
             if isinstance(error, ProgrammingError):
                 _require_other_names(database, target, number, began, error, totals)
             logger.info("columns or partitions of %s were exchanged or dropped meanwhile; looking again", target)
         except LoginRefused:
             raise
-        except (OperationalError, DatabaseUnavailable) as error:
-            if isinstance(error, OperationalError) and is_disk_full(error):
-                raise disk_full(error, state=f"{totals.written} rows are committed, nothing is lost") from error
-            raise DatabaseUnavailable(
-                f"the database did not answer in {settings.backfill_max_attempts} attempts: {first_line(error)}",
-                state=f"{totals.written} rows are committed, nothing is lost",
-                next_step="run the backfill again when the database answers; it resumes",
-            ) from error
+        except (InternalError, OperationalError, DatabaseUnavailable) as error:
+            _give_up(database, settings, error, totals)
         has_progressed = totals.written + totals.quarantined > done
+
+
+def _give_up(
+    database: Database,
+    settings: BackfillSettings,
+    error: InternalError | OperationalError | DatabaseUnavailable,
+    totals: BackfillTotals,
+) -> NoReturn:
+    state = f"{totals.written} rows are committed, nothing is lost"
+    if isinstance(error, InternalError):
+        if not isinstance(error.orig, ReadOnlySqlTransaction):
+            raise error
+        with database.autocommit() as connection:
+            fault = read_only_fault(connection)
+        reason, remedy = fault or (first_line(error.orig), "see that DATABASE_URL leads to the primary server")
+        raise ReadOnlyDatabase(
+            f"{reason}: expected a database that takes changes, as it did when the backfill began",
+            state=state,
+            next_step=f"{remedy.rstrip(';')}, then run the backfill again; it resumes",
+        ) from error
+    if isinstance(error, OperationalError) and is_disk_full(error):
+        raise disk_full(error, state=state) from error
+    raise DatabaseUnavailable(
+        f"the database did not answer in {settings.backfill_max_attempts} attempts: {first_line(error)}",
+        state=state,
+        next_step="run the backfill again when the database answers; it resumes",
+    ) from error
 
 
 def _require_other_names(

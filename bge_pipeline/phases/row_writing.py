@@ -190,7 +190,7 @@ def is_refusal(error: DBAPIError) -> bool:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether another attempt can help: the connection broke, or the server ended the transaction to untie a knot, or it takes no
+    """Whether another attempt can help: the connection broke, the server ended the transaction to untie a knot, or it takes no
     changes, as in a failover.
 
     A full disk stays full for as long as a few attempts last.

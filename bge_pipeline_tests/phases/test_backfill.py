@@ -18,7 +18,15 @@ from bge_pipeline.database.connection import Database
 from bge_pipeline.database.id_range import IdRange
 from bge_pipeline.database.ids import INTEGERS
 from bge_pipeline.embedding.hashing import HashingEncoder
-from bge_pipeline.errors import DatabaseUnavailable, EmbeddingSpaceMismatch, EncodingError, PhaseError, Stopped
+from bge_pipeline.errors import (
+    DatabaseUnavailable,
+    EmbeddingSpaceMismatch,
+    EncodingError,
+    PhaseError,
+    ReadOnlyDatabase,
+    Stopped,
+)
+from bge_pipeline.phases import row_writing
 from bge_pipeline.phases.backfill import backfill
 from bge_pipeline.phases.expand import expand
 from bge_pipeline.phases.migration import Migration
@@ -32,6 +40,7 @@ from bge_pipeline_tests.support import (
     fill_and_swap,
     pending_ids,
     scalar,
+    statements_run_by,
     wait_until,
     wrong_vectors,
 )
@@ -243,6 +252,47 @@ class TestBesideALiveApplication:
         assert (result.rows, result.pending_after) == (300, 0)
 
 
+class TestALockThatATriggerWaitsFor:
+    """The application's trigger keeps something up to date that belongs to several rows, as a document does."""
+
+    def add_trigger(self, database, documents):
+        execute(
+            database, f"CREATE TABLE documents AS SELECT n AS id, 0 AS parts FROM generate_series(0, {documents - 1}) n"
+        )
+        execute(
+            database,
+            "CREATE FUNCTION count_part() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$ BEGIN UPDATE documents SET parts = parts + 1 WHERE id = NEW.id % {documents}; RETURN NULL; END $$; "
+            "CREATE TRIGGER counts AFTER UPDATE ON segments FOR EACH ROW EXECUTE FUNCTION count_part()",
+        )
+
+    def test_keeps_the_rows_that_belong_to_it_and_no_others(self, expanded, make_settings):
+        self.add_trigger(expanded, 100)
+        encoded = []
+        with application(expanded) as other:
+            other.exec_driver_sql("UPDATE documents SET parts = 0 WHERE id = 7")
+            settings = make_settings(backfill_batch_rows=150, backfill_max_attempts=1)
+            result = backfill(Migration(expanded, settings), Wrapped(before=encoded.extend))
+        assert pending_ids(expanded) == [7, 107, 207]
+        assert (result.rows, result.pending_after) == (297, 3)
+        assert len(encoded) == 303, "the rows that are left are tried once more, by themselves"
+        assert wrong_vectors(expanded, ENCODER, "embedding_384") == []
+
+    def test_is_not_looked_for_row_by_row_where_all_wait_for_it(self, expanded, make_settings, monkeypatch):
+        monkeypatch.setattr(row_writing, "_HALVING_SECONDS", 0.3)
+        self.add_trigger(expanded, 1)
+        settings = make_settings(backfill_batch_rows=50, backfill_max_attempts=1)
+
+        def run():
+            with application(expanded) as other:
+                other.exec_driver_sql("UPDATE documents SET parts = 0")
+                assert backfill(Migration(expanded, settings), ENCODER).rows == 0
+
+        tried = [statement for statement in statements_run_by(run) if "s.vector" in statement]
+        assert len(tried) < 50, "two passes over six batches, of each the first is halved"
+        assert backfill(Migration(expanded, settings), ENCODER).pending_after == 0
+
+
 class TestATableThatSomebodyLocked:
     """As a plain CREATE INDEX of the application's does: readers go on, writers wait."""
 
@@ -439,9 +489,25 @@ class TestRowsThatCannotBeEmbedded:
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'read only'; END $$",
         )
         execute(expanded, "CREATE TRIGGER refuses BEFORE UPDATE ON segments FOR EACH ROW EXECUTE FUNCTION refuse()")
-        with pytest.raises(PhaseError, match="read only"):
+        with pytest.raises(PhaseError, match="read only") as refused:
             backfill(Migration(expanded, settings), ENCODER)
         assert quarantined(expanded) == {}
+        assert "no row was quarantined" in refused.value.state
+
+    def test_nor_where_batches_are_so_small_that_it_could_be_theirs_for_a_while(self, expanded, make_settings):
+        execute(expanded, "ALTER TABLE segments ADD CONSTRAINT none CHECK (embedding_384 IS NULL)")
+        with pytest.raises(PhaseError, match="of 60 so far") as refused:
+            backfill(Migration(expanded, make_settings(backfill_batch_rows=20)), ENCODER)
+        assert len(quarantined(expanded)) == 40
+        assert "the first 40 of these rows are in quarantine" in refused.value.state
+
+    def test_the_last_rows_of_a_table_are_put_aside_though_all_of_them_are_refused(self, expanded, settings):
+        backfill(Migration(expanded, settings), ENCODER)
+        execute(expanded, "UPDATE segments SET text = 'frozen' WHERE id IN (5, 42)")
+        execute(expanded, "ALTER TABLE segments ADD CONSTRAINT f CHECK (text <> 'frozen' OR embedding_384 IS NULL)")
+        result = backfill(Migration(expanded, settings), ENCODER)
+        assert (result.rows, result.quarantined, result.pending_after) == (0, 2, 0)
+        assert sorted(quarantined(expanded)) == [5, 42]
 
 
 class TestFailuresOnTheWay:
@@ -495,6 +561,44 @@ class TestFailuresOnTheWay:
         left = len(pending_ids(expanded))
         assert 0 < left <= 300
         assert backfill(Migration(expanded, settings), ENCODER).rows == left
+
+    @pytest.fixture
+    def fail_over(self, expanded):
+        """What lets new sessions change nothing after the first commit, as where a replica took the address over."""
+        calls = []
+
+        def once(_progress):
+            calls.append(1)
+            if len(calls) == 1:
+                execute(expanded, f'ALTER DATABASE "{expanded.url.database}" SET default_transaction_read_only = on')
+                execute(
+                    expanded,
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+                    "AND pid <> pg_backend_pid()",
+                )
+
+        return once
+
+    @pytest.mark.usefixtures("waits")
+    def test_a_database_that_takes_no_changes_any_more_is_named(self, expanded, settings, fail_over):
+        with pytest.raises(ReadOnlyDatabase, match="default_transaction_read_only is on") as refused:
+            backfill(Migration(expanded, settings), ENCODER, on_progress=fail_over)
+        assert refused.value.state == "50 rows are committed, nothing is lost"
+        assert "RESET default_transaction_read_only" in refused.value.next_step
+
+    def test_one_that_takes_them_again_is_written_to(self, expanded, settings, fail_over, monkeypatch, caplog):
+        name = expanded.url.database
+
+        def pause(_path, seconds):
+            if threading.current_thread() is threading.main_thread() and seconds > 1:  # the writer's second
+                with Database(expanded.url.set(database="postgres")) as server:
+                    execute(server, f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+                expanded.engine.dispose()
+
+        monkeypatch.setattr("bge_pipeline.phases.row_path.RowPath.pause", pause)
+        result = backfill(Migration(expanded, settings), ENCODER, on_progress=fail_over)
+        assert "read-only transaction), attempt" in caplog.text
+        assert (result.rows, result.pending_after) == (300, 0)
 
     @pytest.mark.parametrize("batches", [1, 2, 4])
     def test_ctrl_c_keeps_what_was_committed_and_leaves_no_thread(self, expanded, settings, batches):

@@ -18,7 +18,7 @@ from bge_pipeline.phases.migration import Migration
 from bge_pipeline.phases.pending_index import index_when_few_are_left
 from bge_pipeline.phases.retire import retire
 from bge_pipeline.phases.status import read_status
-from bge_pipeline_tests.partitions import COLUMNS, divide
+from bge_pipeline_tests.partitions import COLUMNS, divide, make_small_partitions
 from bge_pipeline_tests.phases.test_partitioned import hnsw_of
 from bge_pipeline_tests.support import (
     ENCODER,
@@ -214,6 +214,23 @@ def test_partitions_that_go_during_a_backfill_are_left_alone(database, migration
     assert (result.pending_after, result.rows) == (0, left)
     assert scalar(database, "SELECT count(embedding_384) FROM part_1") == 0, "it is somebody else's table now"
     assert wrong_vectors(database, ENCODER, "embedding_384") == []
+
+
+def test_passes_that_a_dropped_partition_ends_are_no_standstill(database, make_settings):
+    make_small_partitions(database, 30, 5)
+    migration = Migration(database, make_settings(target_table="notes", backfill_batch_rows=5))
+    expand(migration, ENCODER.space)
+    dropped = []
+
+    def drop_the_next(_progress):
+        pending = "SELECT min(tableoid::regclass::text) FROM notes WHERE embedding_384 IS NULL"
+        if len(dropped) < 5:
+            dropped.append(scalar(database, pending))
+            on_its_own(database, f"DROP TABLE {dropped[-1]}")
+
+    result = backfill(migration, ENCODER, on_progress=drop_the_next)
+    assert len(dropped) == 5
+    assert (result.rows, result.pending_after) == (125, 0)
 
 
 def test_rows_that_move_while_they_are_embedded_are_found_where_they_are(database, make_settings):
