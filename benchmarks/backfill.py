@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Measurement, Results
-from benchmarks.tuned_server import shown_settings, start_tuned_server
+from benchmarks.tuned_server import add_server_argument, shown_settings, start_tuned_server
 from bge_pipeline.database.connection import Database, embedded_folder
 from bge_pipeline.demo.table import create_demo_table
 from bge_pipeline.phases.backfill import backfill
@@ -39,13 +39,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000], help="table sizes, each run by itself")
     parser.add_argument("--no-swap", action="store_true", help="stop after the backfill: no index, no exchange")
     parser.add_argument("--name", default="backfill", help="of the file with the results")
-    parser.add_argument(
-        "--server",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a setting of the embedded server, which has a quarter of the memory as shared_buffers by default",
-    )
+    add_server_argument(parser)
     parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only is not None:

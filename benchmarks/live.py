@@ -29,7 +29,7 @@ from benchmarks.live_application import Application, Latencies
 from benchmarks.live_picture import draw
 from benchmarks.live_table import Clone, Sizes, make_template
 from benchmarks.live_tools import PhaseWatch, Tool, busy, nothing, ours, vecshift
-from benchmarks.tuned_server import shown_settings, start_tuned_server
+from benchmarks.tuned_server import add_server_argument, shown_settings, start_tuned_server
 from bge_pipeline.database.connection import normalise_url
 
 WARM_UP_SECONDS = 30.0
@@ -122,13 +122,7 @@ def _arguments() -> argparse.Namespace:
         help="ours once more, with that setting beside the others",
     )
     parser.add_argument("--database-url", help="a server with pgvector; an embedded one by default")
-    parser.add_argument(
-        "--server",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a setting of the embedded server, which has a quarter of the memory as shared_buffers by default",
-    )
+    add_server_argument(parser)
     parser.add_argument("--name", default="live", help="of the results, and how the pictures' names begin")
     parser.add_argument(
         "--pictures", type=Path, default=Path(__file__).parent.parent / "docs" / "images", help="folder of the pictures"

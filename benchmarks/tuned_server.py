@@ -6,6 +6,7 @@ system's cache while a tool writes.
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -25,6 +26,17 @@ def advised_settings() -> dict[str, str]:
     Sources: the chapters "Resource Consumption" and "Populating a Database" of PostgreSQL's manual.
     """
     return {"shared_buffers": f"{virtual_memory().total // 4 // 2**20}MB", "max_wal_size": "8GB"}
+
+
+def add_server_argument(parser: ArgumentParser) -> None:
+    """Take `--server NAME=VALUE` as often as it is given, for `start_tuned_server`."""
+    parser.add_argument(
+        "--server",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the embedded server, which has a quarter of the memory as shared_buffers by default",
+    )
 
 
 def start_tuned_server(data_folder: Path, assignments: Sequence[str] = ()) -> URL:

@@ -173,11 +173,8 @@ class Retriever:
                 return work(searched)
             except _ColumnChanged:
                 logger.info("%s changed; searching again", searched)
-            except (
-                EmbeddingSpaceMismatch,
-                ConfigurationError,
-            ):  # a column that was added since has no part in the signature
-                if is_fresh:
+            except (EmbeddingSpaceMismatch, ConfigurationError):
+                if is_fresh:  # else it may be about a column that was added since, which has no part in the signature
                     raise
             except DBAPIError:
                 if self._read().signature == searched.signature:
