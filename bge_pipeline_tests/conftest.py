@@ -42,6 +42,8 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No variable and no .env of the machine reaches a test."""
     for name in (*Settings.model_fields, *OLD_NAMES):
         monkeypatch.delenv(name.upper(), raising=False)
+    # The workers of a run want every processor, and what gives way to them would come to no end.
+    monkeypatch.setenv("SESSION_PRIORITY", "normal")
     monkeypatch.chdir(tmp_path)
 
 

@@ -31,7 +31,8 @@ def test_every_variable_of_the_example_is_a_setting() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(Settings.model_fields))
-def test_the_example_shows_the_default(name: str, tmp_path: Path) -> None:
+def test_the_example_shows_the_default(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SESSION_PRIORITY")
     shown = dict(re.findall(r"^# ([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE)).get(name.upper(), "")
     if shown and name not in ("enable_reranker",):  # the block with the reranker shows what turns it on
         assert getattr(load_settings(**{name: shown}), name) == getattr(load_settings(), name)

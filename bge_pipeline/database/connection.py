@@ -17,6 +17,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
+from bge_pipeline.database.giving_way import give_way
 from bge_pipeline.database.local_server import start_embedded_postgres
 from bge_pipeline.database.login import refuses_login
 from bge_pipeline.database.session import Sessions
@@ -72,10 +73,19 @@ class Database:
         url: of the database.
         application_name: under which others see its sessions.
         limits: of what its sessions wait for; None: without end, as the phases need it.
+        gives_way: whether `give_way` does.
     """
 
-    def __init__(self, url: str | URL, *, application_name: str = "bge-pipeline", limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        url: str | URL,
+        *,
+        application_name: str = "bge-pipeline",
+        limits: Limits | None = None,
+        gives_way: bool = False,
+    ) -> None:
         self.url = normalise_url(url)
+        self._gives_way = gives_way
         connect_args: dict[str, str | int] = {"application_name": application_name, "client_encoding": "UTF8"}
         defaults = _SIGNS_OF_LIFE | ({"connect_timeout": limits.connect} if limits is not None else {})
         connect_args |= {name: value for name, value in defaults.items() if name not in self.url.query}
@@ -88,7 +98,7 @@ class Database:
     @classmethod
     def from_settings(cls, settings: DatabaseSettings, *, limits: Limits | None = None) -> Database:
         """The database of DATABASE_URL, or the embedded one."""
-        return cls(chosen_url(settings), limits=limits)
+        return cls(chosen_url(settings), limits=limits, gives_way=settings.session_priority == "idle")
 
     @property
     def is_on_this_machine(self) -> bool:
@@ -141,6 +151,14 @@ class Database:
                     text("SELECT set_config('application_name', :name, false)"), {"name": application_name}
                 )
             return connection
+
+    def give_way(self, connection: Connection) -> bool:
+        """Let that session take only the processor time that nobody else wants, if SESSION_PRIORITY says so and it can be done.
+
+        Returns:
+            Whether it does now, and so must end: no later user of the pool is to get it.
+        """
+        return self._gives_way and give_way(connection)
 
     def require_answer(self) -> None:
         """Return if the server lets this user in now.

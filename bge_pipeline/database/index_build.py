@@ -114,6 +114,12 @@ def build_concurrently(
             _drop(database, connection, target.schema, name)
         megabytes = give_memory(connection, memory_bytes)
         _limit_workers(connection, database, workers)
+        if database.give_way(connection):
+            logger.info(
+                "index %s is built with the processor time that nobody else wants; SESSION_PRIORITY=normal takes as much as "
+                "everybody",
+                name,
+            )
         try:
             _execute_watched(database, connection, (target.schema, name), statement, on_progress)
         except BaseException as error:
@@ -142,6 +148,7 @@ def rebuild_concurrently(
         for leftover in connection.execute(text(_REINDEX_LEFTOVERS), values).scalars().all():
             _drop(database, connection, target.schema, leftover)
         statement = target.sql("REINDEX INDEX CONCURRENTLY {index}", index=(target.schema, name))
+        database.give_way(connection)
         try:
             with naming_blockers(database, connection, f"making index {name} anew"):
                 _execute_in_thread(connection, statement)

@@ -65,6 +65,9 @@ _LOOK_ANEW = (
     "CREATE TEMPORARY TABLE IF NOT EXISTS bge_pipeline_nothing ()",
     "VACUUM pg_temp.bge_pipeline_nothing",
 )
+_STARVED = 4
+"""Times as long as it may, a commit holds the locks of its rows where processors are wanted by all: writers would wait for those
+who need not."""
 _MOST = 0.95
 """Share of a commit's rows that stayed in their page with which all is well."""
 
@@ -151,6 +154,9 @@ class VectorWriter:
             "number": destination.number,
         }
         self._commit_size = CommitSize(rules.max_lock_ms, rules.max_rows)
+        self._longest_seconds = _STARVED * rules.max_lock_ms / 1_000
+        self._is_to_give_way = True
+        self._gives_way = False
         self._skip_triggers = rules.skip_triggers
         self._updates = {
             is_one: update_template(destination.id_kind, destination.target.key, of_partition=is_one)
@@ -223,6 +229,13 @@ class VectorWriter:
         COMMIT_SECONDS.observe(held_seconds)
         if stored.in_page < _MOST * stored.rows:
             _look_anew(connection)
+        if self._gives_way and held_seconds > self._longest_seconds:
+            self._is_to_give_way = False
+            self.close()
+            logger.info(
+                "a commit held the locks of its rows for %.0f ms: from now on the session that writes gives way to nobody",
+                held_seconds * 1e3,
+            )
         return stored
 
     def _store(self, connection: Connection, batch: PendingBatch, vectors: NDArray[np.float32], wait: str) -> Stored:
@@ -277,6 +290,7 @@ class VectorWriter:
                 connection.close()
                 raise
             self._connection = connection
+            self._gives_way = self._is_to_give_way and self._database.give_way(connection)
         return self._connection
 
 

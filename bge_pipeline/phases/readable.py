@@ -26,13 +26,16 @@ Result = TypeVar("Result")
 
 @contextmanager
 def waiting_briefly(database: Database) -> Iterator[Connection]:
-    """An autocommit connection whose statements give up after a second's wait for a lock."""
+    """An autocommit connection whose statements give up after a second's wait for a lock, and which gives way to others'."""
     with database.autocommit() as connection:
+        is_to_end = database.give_way(connection)
         before = connection.execute(text("SHOW lock_timeout")).scalar_one()
         connection.execute(text(_SHORT_WAIT))
         try:
             yield connection
         finally:
+            if is_to_end:
+                connection.invalidate()
             if not connection.invalidated:
                 try:
                     connection.execute(text("SELECT set_config('lock_timeout', :before, false)"), {"before": before})

@@ -45,6 +45,12 @@ class DatabaseSettings(HomeSettings):
         "vector", description="type of the new column: float32, or float16 in half the space"
     )
 
+    session_priority: Literal["idle", "normal"] = Field(
+        "idle",
+        description="idle: on a server of this machine and this user, reached over its socket, the sessions that read, write and "
+        "build indexes take only the processor time that nobody else wants; normal: as much as everybody",
+    )
+
     @field_validator("target_schema", "target_table", "target_text_column", "target_embedding_column")
     @classmethod
     def _fits_an_identifier(cls, value: str) -> str:
