@@ -1,8 +1,8 @@
 """A session that takes only the processor time that nobody else on the server's machine wants, where that is this machine.
 
 Linux runs a process of its idle class, as `chrt --idle` does, when no other is ready, and stops it at once when one is. Of
-processes in different sessions of the system (a server's each have one) it weighs the sessions, so that its nice value has to be
-the lowest too: sched(7), "The autogroup feature".
+processes in different sessions of the system (a server's each have one) it weighs the sessions, so that theirs has to be lowered
+too: sched(7), "The autogroup feature". Without that the class alone changes nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
+from psycopg2 import Error as DriverError
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as RawConnection  # noqa: N812
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LOWEST = 19
+_NICE = 5
+"""Of its session: as little felt as 19, and a third of a processor's share where everybody wants one, not a seventieth."""
 _ATTEMPTS = 5
 _BETWEEN_ATTEMPTS_SECONDS = 0.11
 """The kernel changes one autogroup in a tenth of a second, and refuses the next with EAGAIN."""
@@ -64,7 +66,7 @@ def _own_server_process(raw: RawConnection) -> int | None:
         process: int = raw.info.backend_pid
         leads_its_session = os.getsid(process) == process
         return process if leads_its_session and psutil.Process(process).ppid() == listener else None
-    except (OSError, psutil.Error) as error:
+    except (OSError, DriverError, psutil.Error) as error:
         logger.debug("the server's process is not told to give way: %s", error)
         return None
 
@@ -72,7 +74,7 @@ def _own_server_process(raw: RawConnection) -> int | None:
 def _lower_autogroup(process: int) -> None:
     for _ in range(_ATTEMPTS):
         try:
-            Path(f"/proc/{process}/autogroup").write_text(str(_LOWEST))
+            Path(f"/proc/{process}/autogroup").write_text(str(_NICE))
             return
         except BlockingIOError:
             time.sleep(_BETWEEN_ATTEMPTS_SECONDS)

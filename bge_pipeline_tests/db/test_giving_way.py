@@ -95,7 +95,7 @@ def test_the_process_of_the_session_gives_way_and_no_other_does(polite):
         assert not gives_way(listener)
         group = Path(f"/proc/{process}/autogroup")
         if group.exists():
-            assert group.read_text().split()[-1] == "19"
+            assert group.read_text().split()[-1] == "5"
             assert Path(f"/proc/{listener}/autogroup").read_text().split()[-1] == "0"
         connection.invalidate()
 
