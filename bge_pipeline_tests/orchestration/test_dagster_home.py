@@ -56,7 +56,8 @@ def test_every_spelling_of_the_url_names_the_driver_that_dagster_needs(scheme: s
     assert dagster_database_url(settings).drivername == "postgresql+psycopg2"
 
 
-def test_the_environment_carries_what_was_set_and_nothing_else(tmp_path: Path):
+def test_the_environment_carries_what_was_set_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("SESSION_PRIORITY")
     settings = load_settings(bge_pipeline_home=tmp_path, database_url="postgresql://u:p@h/d", partition_rows=7)
 
     assert environment(settings) == {
