@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 from psycopg2 import Error as DriverError
 
 if TYPE_CHECKING:
@@ -57,6 +56,8 @@ def _own_server_process(raw: RawConnection) -> int | None:
 
     Number and parent alone would not do: a server in a container counts its processes anew, and a pooler listens for it.
     """
+    import psutil
+
     try:
         with socket.socket(fileno=os.dup(raw.fileno())) as channel:
             if channel.family != socket.AF_UNIX:

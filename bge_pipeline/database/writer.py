@@ -155,8 +155,7 @@ class VectorWriter:
         }
         self._commit_size = CommitSize(rules.max_lock_ms, rules.max_rows)
         self._longest_seconds = _STARVED * rules.max_lock_ms / 1_000
-        self._is_to_give_way = True
-        self._gives_way = False
+        self._gives_way = True
         self._skip_triggers = rules.skip_triggers
         self._updates = {
             is_one: update_template(destination.id_kind, destination.target.key, of_partition=is_one)
@@ -230,7 +229,7 @@ class VectorWriter:
         if stored.in_page < _MOST * stored.rows:
             _look_anew(connection)
         if self._gives_way and held_seconds > self._longest_seconds:
-            self._is_to_give_way = False
+            self._gives_way = False
             self.close()
             logger.info(
                 "a commit held the locks of its rows for %.0f ms: from now on the session that writes gives way to nobody",
@@ -290,7 +289,7 @@ class VectorWriter:
                 connection.close()
                 raise
             self._connection = connection
-            self._gives_way = self._is_to_give_way and self._database.give_way(connection)
+            self._gives_way = self._gives_way and self._database.give_way(connection)
         return self._connection
 
 
